@@ -1,0 +1,1 @@
+"""ELF files: headers as dataclasses, tables as NumPy views of the file."""
