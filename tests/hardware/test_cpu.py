@@ -1,0 +1,135 @@
+"""The CPU against page tables built by hand."""
+
+from unicorn import x86_const as x86
+
+from samepage.hardware.cpu import Cpu, Stop, Vector
+from samepage.hardware.paging import Access, Pte, walk
+from samepage.hardware.ram import PAGE_SIZE, Ram
+
+CODE = 0x400000
+DATA = 0x401000
+
+
+def machine(fault=lambda address, access: False):
+    """RAM with one address space: CODE -> frame 6 (r-x), DATA -> frame 7 (rw-)."""
+    ram = Ram(1 << 20)
+    for level, (index, target) in enumerate([(0, 2), (0, 3), (2, 4)], start=1):
+        ram.words[(level << 9) + index] = target << 12 | Pte.TABLE
+    ram.words[(4 << 9) + 0] = 6 << 12 | Pte.PRESENT | Pte.USER
+    ram.words[(4 << 9) + 1] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE | Pte.NX
+    cpu = Cpu(ram, fault)
+    cpu.load_page_table(1)
+    cpu.write(x86.UC_X86_REG_RIP, CODE)
+    return ram, cpu
+
+
+def load(ram, code, pfn=6):
+    ram.frame(pfn)[: len(code)] = code
+
+
+def pte(ram, address):
+    return ram.words[walk(ram, 1, address)]
+
+
+def test_walk_finds_entries_and_missing_tables():
+    ram, _ = machine()
+    assert walk(ram, 1, DATA) == (4 << 9) + 1
+    assert walk(ram, 1, 1 << 39) == 0
+    assert walk(ram, 1, 0x800000) == 0
+
+
+def test_syscall_stops_after_the_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x0f\x05")
+    assert cpu.run().reason is Stop.SYSCALL
+    assert cpu.pc == CODE + 2
+
+
+def test_accessed_on_read_and_dirty_only_on_write():
+    ram, cpu = machine()
+    load(ram, b"\x48\x8b\x03\x0f\x05\x48\x89\x03\x0f\x05")  # mov rax,[rbx]; mov [rbx],rax
+    cpu.write(x86.UC_X86_REG_RBX, DATA)
+    assert not pte(ram, DATA) & Pte.ACCESSED
+    cpu.run()
+    assert pte(ram, DATA) & Pte.ACCESSED
+    assert not pte(ram, DATA) & Pte.DIRTY
+    cpu.run()
+    assert pte(ram, DATA) & Pte.DIRTY
+
+
+def test_fault_reports_address_access_and_leaves_pc_on_the_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x90\x48\x89\x03")
+    cpu.write(x86.UC_X86_REG_RBX, 0x402008)
+    stop = cpu.run()
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0x402000, Access.WRITE)
+    assert cpu.pc == CODE + 1
+
+
+def test_fault_handler_can_map_the_page_and_the_access_is_done_again():
+    def handler(address, access):
+        ram.words[(4 << 9) + 2] = 8 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE
+        return True
+
+    ram, cpu = machine(handler)
+    load(ram, b"\x48\x89\x03\x0f\x05")
+    cpu.write(x86.UC_X86_REG_RBX, 0x402008)
+    cpu.write(x86.UC_X86_REG_RAX, 0x1122)
+    assert cpu.run().reason is Stop.SYSCALL
+    assert int.from_bytes(ram.frame(8)[8:16], "little") == 0x1122
+
+
+def test_execution_of_a_page_without_the_right_faults():
+    _, cpu = machine()
+    cpu.write(x86.UC_X86_REG_RIP, DATA)
+    stop = cpu.run()
+    assert (stop.reason, stop.access, stop.address) == (Stop.PAGE_FAULT, Access.EXECUTE, DATA)
+
+
+def test_exceptions_carry_their_vector():
+    ram, cpu = machine()
+    load(ram, b"\x31\xc9\xf7\xf1")  # xor ecx,ecx; div ecx
+    stop = cpu.run()
+    assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.DIVIDE_ERROR)
+    ram, cpu = machine()
+    load(ram, b"\x0f\x0b")  # ud2
+    stop = cpu.run()
+    assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.INVALID_OPCODE)
+
+
+def test_code_in_a_reused_frame_is_translated_anew_after_drop_code():
+    ram, cpu = machine()
+    load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")  # mov eax,1; syscall
+    cpu.run()
+    assert cpu.read(x86.UC_X86_REG_RAX) == 1
+    assert 6 in cpu.code_frames
+    cpu.drop_code(6)
+    load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05")
+    cpu.write(x86.UC_X86_REG_RIP, CODE)
+    cpu.run()
+    assert cpu.read(x86.UC_X86_REG_RAX) == 2
+
+
+def test_jump_to_null_is_a_page_fault():
+    ram, cpu = machine()
+    load(ram, b"\x31\xc0\xff\xe0")  # xor eax,eax; jmp rax
+    stop = cpu.run()
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0, Access.EXECUTE)
+
+
+def test_budget_ends_an_endless_loop():
+    ram, cpu = machine()
+    load(ram, b"\xeb\xfe")
+    assert cpu.run(max_instructions=1000).reason is Stop.BUDGET
+    assert cpu.pc == CODE
+
+
+def test_frames_are_views_of_the_same_bytes():
+    ram = Ram(3 * PAGE_SIZE + 5)
+    assert ram.n_frames == 3
+    ram.frame(1)[8] = 7
+    assert ram.words[WORD_OF_FRAME_1 := 512 + 1] == 7
+    ram.copy(1, 2)
+    assert ram.words[WORD_OF_FRAME_1 + 512] == 7
+    ram.clear(2)
+    assert not any(ram.frame(2))
