@@ -82,6 +82,8 @@ class Cpu:
         self._root = 0
         self._stop: CpuStop | None = None
         self.tlb_fills = 0
+        self._running = False
+        self._stale_tlb = True
         self._stale_code = False
         self.code_frames: set[int] = set()
         """Frames from which code was fetched: Unicorn may hold translations of them."""
@@ -104,22 +106,27 @@ class Cpu:
         """Switch to the address space whose top table is the frame `root`, as CR3 does."""
         if root != self._root:
             self._root = root
-            self.flush_tlb()
+            self._stale_tlb = True
 
     def flush_tlb(self) -> None:
-        """Forget all cached address translations; the kernel calls it after it took
-        rights or pages away."""
-        self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+        """Forget all cached address translations, before the next instruction.
+
+        The kernel calls it after it took rights or pages away. From within a page fault
+        that is not needed for the page at fault, whose entry is replaced.
+        """
+        self._stale_tlb = True
 
     def drop_code(self, pfn: int) -> None:
         """Forget translated code of a frame that the kernel is about to write to.
 
         Unicorn removes translations by virtual address only, and the frame may be mapped
-        at many: so all of them go, once, before the next instruction.
+        at many: so all of them go, once. If this happens in a page fault, the CPU stops
+        at the next chance, since translations cannot be dropped while they run.
         """
         if pfn in self.code_frames:
-            self.code_frames.discard(pfn)
             self._stale_code = True
+            if self._running:
+                self._uc.emu_stop()
 
     def save(self) -> Any:
         """All registers, as an opaque value for `restore`."""
@@ -140,6 +147,10 @@ class Cpu:
             self._stale_code = False
             self.code_frames.clear()
             self._uc.ctl_flush_tb()
+        if self._stale_tlb:
+            self._stale_tlb = False
+            self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+        self._running = True
         try:
             self._uc.emu_start(self.pc, _UNTIL, count=max_instructions)
         except unicorn.UcError as error:
@@ -147,6 +158,8 @@ class Cpu:
                 invalid = error.errno == unicorn.UC_ERR_INSN_INVALID
                 vector = Vector.INVALID_OPCODE if invalid else Vector.GENERAL_PROTECTION
                 return CpuStop(Stop.EXCEPTION, vector=vector)
+        finally:
+            self._running = False
         if self._stop is None and self.pc == _UNTIL:
             # Unicorn ends without a word at its end address; there is never a page there.
             return CpuStop(Stop.PAGE_FAULT, address=_UNTIL, access=Access.EXECUTE)

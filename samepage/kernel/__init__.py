@@ -1,1 +1,1 @@
-"""kernel."""
+"""The kernel: memory management, files, processes and system calls by Linux's rules."""

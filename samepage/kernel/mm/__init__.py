@@ -1,1 +1,15 @@
-"""mm."""
+"""Memory management, in modules named after their subject.
+
+Types: `frames` (who uses which frame), `vma` (what a range of addresses means),
+`address_space` (one process's VMAs, page tables and counters), `page_cache` (which file
+page is in which frame). What happens to them: `mmap` (system calls on ranges), `fault`
+(giving memory when it is touched), `fork` (copying an address space), `uaccess` (the
+kernel's own reads and writes of user memory).
+
+One file page mapped by two processes, drawn after each step:
+
+    mmap by A           A: VMA 7f00-7f10 -> libz.so+0        no frame in A's table
+    A reads 7f02        libz.so page 2 -> frame 900           A: 7f02 -> 900
+    mmap by B, reads    libz.so page 2 -> frame 900 (found)   B: 7e52 -> 900
+    A writes 7f02       frame 901 = copy of 900               A: 7f02 -> 901, B: 7e52 -> 900
+"""
