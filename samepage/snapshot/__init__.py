@@ -1,1 +1,1 @@
-"""snapshot."""
+"""The snapshot: physical memory at one instant as tables, and their storage."""

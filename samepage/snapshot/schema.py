@@ -1,0 +1,154 @@
+"""The one schema that both kernels fill in: physical memory at one instant, as tables.
+
+A snapshot is a set of Arrow tables. `pages` is the heart: it says which frame each present
+virtual page of each process has. Everything else gives names to what it refers to:
+
+    processes.pid <- vmas.pid <- pages.pid       who
+    pages.frame   -> frames.frame                which physical page
+    frames.file, vmas.file -> files.file         what of which file is in it
+
+Page numbers, not bytes, are the unit of `vpage`, `index` and all counts; addresses
+(`start`, `end`, `address`) and file sizes are in bytes. `files.file` is the row's own
+number, with -1 elsewhere for "no file". Frames are PFNs on a live kernel and frame
+numbers in the model; 0 means that the kernel did not tell.
+"""
+
+import enum
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of the old version could no longer understand a table."""
+
+
+class FrameKind(enum.IntEnum):
+    """What a frame holds."""
+
+    UNKNOWN = 0
+    FILE = 1
+    ANON = 2
+    SHMEM = 3
+    ZERO = 4
+    SPECIAL = 5
+    """A page of the kernel's own that it shows to programs: `[vdso]`, `[vvar]`."""
+    KSM = 6
+    HUGETLB = 7
+
+
+class PageFlags(enum.IntFlag):
+    """What is known of one virtual page of one process (a 16-bit set)."""
+
+    PRESENT = 1
+    SWAPPED = 2
+    FILE = 4
+    """A page of a file or of shared anonymous memory (pagemap bit 61)."""
+    EXCLUSIVE = 8
+    """Mapped exactly once (pagemap bit 56)."""
+    SOFT_DIRTY = 16
+    DIRTY = 32
+    """The page-table entry or the frame is dirty (what `smaps` calls dirty)."""
+    ACCESSED = 64
+    WRITABLE = 128
+    HUGE = 256
+    """Mapped by one entry of 2 MiB or more."""
+
+
+class FrameFlags(enum.IntFlag):
+    """What is known of a frame (a 32-bit set)."""
+
+    DIRTY = 1
+    REFERENCED = 2
+    LRU = 4
+    THP = 8
+    MLOCKED = 16
+
+
+PROCESSES = pa.schema(
+    [
+        ("pid", pa.int32()),
+        ("ppid", pa.int32()),
+        ("argv", pa.list_(pa.string())),
+        ("comm", pa.string()),
+        ("exe", pa.string()),
+        ("uid", pa.int32()),
+        ("cgroup", pa.string()),
+        ("container", pa.string()),
+        ("mnt_ns", pa.int64()),
+        ("exit_code", pa.int32()),  # null while it runs
+        ("minor_faults", pa.int64()),
+        ("major_faults", pa.int64()),
+    ]
+)
+
+VMAS = pa.schema(
+    [
+        ("pid", pa.int32()),
+        ("start", pa.uint64()),
+        ("end", pa.uint64()),
+        ("perms", pa.string()),  # as in /proc/PID/maps: "r-xp"
+        ("offset", pa.uint64()),  # bytes
+        ("file", pa.int32()),
+        ("name", pa.string()),  # the path, "[heap]", or ""
+    ]
+)
+
+PAGES = pa.schema(
+    [
+        ("pid", pa.int32()),
+        ("vpage", pa.uint64()),
+        ("frame", pa.uint64()),
+        ("flags", pa.uint16()),  # PageFlags
+    ]
+)
+
+FRAMES = pa.schema(
+    [
+        ("frame", pa.uint64()),
+        ("kind", pa.uint8()),  # FrameKind
+        ("file", pa.int32()),
+        ("index", pa.int64()),  # the page of the file
+        ("mapcount", pa.int32()),  # by all processes of the system, also those not captured
+        ("flags", pa.uint32()),  # FrameFlags
+    ]
+)
+
+FILES = pa.schema(
+    [
+        ("file", pa.int32()),
+        ("dev", pa.uint64()),
+        ("ino", pa.uint64()),
+        ("path", pa.string()),
+        ("deleted", pa.bool_()),
+        ("size", pa.int64()),  # bytes, null if it could not be told
+        ("build_id", pa.string()),  # hexadecimal, null if there is none
+    ]
+)
+
+EVENTS = pa.schema(
+    [
+        ("order", pa.int64()),
+        ("pid", pa.int32()),
+        ("kind", pa.string()),
+        ("address", pa.uint64()),
+        ("pages", pa.int64()),
+        ("frame", pa.uint64()),
+        ("file", pa.int32()),
+        ("index", pa.int64()),
+        ("cached", pa.bool_()),  # the page cache had it
+        ("ip", pa.uint64()),  # the instruction, 0 if the kernel itself did it
+        ("symbol", pa.string()),  # the function that holds it, null if unknown
+    ]
+)
+
+META = pa.schema([("key", pa.string()), ("value", pa.string())])
+
+TABLES: dict[str, pa.Schema] = {
+    "processes": PROCESSES,
+    "vmas": VMAS,
+    "pages": PAGES,
+    "frames": FRAMES,
+    "files": FILES,
+    "events": EVENTS,
+    "meta": META,
+}
+"""Every table by name; `events` is empty in a live capture."""
