@@ -1,1 +1,1 @@
-"""host."""
+"""The live kernel: what /proc tells about processes, their mappings and their frames."""

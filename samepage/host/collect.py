@@ -1,0 +1,228 @@
+"""Reading processes out of /proc as raw bytes, before anything is made of them.
+
+Collecting is system calls, one after the other; making sense of what they return is NumPy.
+The two are apart for three reasons. The raw part needs only the standard library, so that
+`samepage live` collects in a child process while it imports NumPy itself. It can be given up
+when a process cannot be read (`samepage.host.patience`). And it hands out bounded
+batches, so that a process with ten million pages is never held in raw form as a whole.
+
+What is read of a process, in this order: `maps` and `pagemap` are opened together, since
+each open file keeps the address space that the process had then, also across its exec;
+then the rest; then the pages. If pages are missing that the kernel had announced, the process
+exited or called exec meanwhile, and is read once more from the beginning.
+"""
+
+import os
+from array import array
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from samepage.host.pagemap import (
+    ENTRY_SIZE,
+    Range,
+    Scanner,
+    ScanUnsupported,
+    ranges_from_maps,
+)
+from samepage.host.procfs import Tally, read_all, read_file
+
+BATCH_ENTRIES = 1 << 17
+"""Entries of a batch: 1 MiB, which stays in the processor's second-level cache."""
+
+
+@dataclass(slots=True)
+class RawProcess:
+    """The files of /proc/PID as they were read; what could not be read is empty or 0."""
+
+    pid: int
+    maps: bytes
+    stat: bytes
+    status: bytes
+    cgroup: bytes
+    cmdline: bytes
+    exe: str
+    mnt_ns: int
+    huge: list[Range] = field(default_factory=list)
+    """Virtual pages that are mapped by an entry of 2 MiB or more."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A part of a capture.
+
+    `runs` holds three numbers for each piece of pagemap: the process, as a number that counts
+    processes from 0 in the order of all batches; its first virtual page; how many entries.
+    `entries` holds the entries of all runs, one run behind the other. A process whose
+    number is in `dropped` vanished: what earlier batches have of it does not count.
+    """
+
+    processes: list[RawProcess]
+    runs: array[int]
+    entries: memoryview | bytes
+    dropped: list[int]
+
+
+class Vanished(Exception):
+    """The process exited or called exec while it was read."""
+
+
+class Collector:
+    """Reads one process after the other.
+
+    `position` counts the processes that were begun, so that a watcher can see which one
+    holds everything up; `first_number` is the number of the first process captured.
+    """
+
+    def __init__(
+        self,
+        pids: Iterable[int],
+        *,
+        proc: str = "/proc",
+        first_number: int = 0,
+        batch_entries: int = BATCH_ENTRIES,
+    ) -> None:
+        self.pids = list(pids)
+        self.proc = proc
+        self.position = 0
+        self.next_number = first_number
+        self.tally = Tally()
+        self._scanner: Scanner | None = Scanner()
+        self._buffer = bytearray(batch_entries * ENTRY_SIZE)
+        self._view = memoryview(self._buffer)
+        self._filled = 0  # entries of the buffer in use
+        self._batch = Batch([], array("Q"), b"", [])
+        self._taken = 0  # batches handed out
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield everything, in batches; a batch is valid until the next one is asked for."""
+        for pid in self.pids:
+            self.position += 1
+            yield from self._process(pid)
+        yield self._take_batch()
+
+    def _process(self, pid: int) -> Iterator[Batch]:
+        for last_try in (False, True):
+            number, mark = self.next_number, (self._taken, len(self._batch.runs), self._filled)
+            try:
+                yield from self._attempt(pid, number, last_try)
+                return
+            except PermissionError:
+                self._undo(number, mark)
+                self.tally.denied += 1
+                return
+            except (Vanished, FileNotFoundError, ProcessLookupError):
+                self._undo(number, mark)
+        self.tally.vanished += 1
+
+    def _attempt(self, pid: int, number: int, last_try: bool) -> Iterator[Batch]:
+        base = f"{self.proc}/{pid}/"
+        maps_fd = os.open(base + "maps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(base + "pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(maps_fd)
+            raise
+        try:
+            maps = read_all(maps_fd)
+            if not maps:
+                self.tally.without_memory += 1
+                return
+            process = self._describe(pid, base, maps)
+            ranges = self._ranges(fd, process)
+            self._batch.processes.append(process)
+            self.next_number += 1
+            complete = yield from self._pages(fd, number, ranges)
+        finally:
+            os.close(fd)
+            os.close(maps_fd)
+        if not complete:
+            if not last_try or not os.path.exists(base):
+                raise Vanished
+            self.tally.changed += 1
+        self.tally.captured += 1
+
+    def _describe(self, pid: int, base: str, maps: bytes) -> RawProcess:
+        return RawProcess(
+            pid,
+            maps,
+            read_file(base + "stat"),
+            _optional(base + "status"),
+            _optional(base + "cgroup"),
+            _optional(base + "cmdline"),
+            _link(base + "exe"),
+            _inode(base + "ns/mnt"),
+        )
+
+    def _ranges(self, fd: int, process: RawProcess) -> list[Range]:
+        if self._scanner is not None:
+            try:
+                ranges, process.huge = self._scanner.scan(fd)
+                return ranges
+            except ScanUnsupported:
+                self._scanner = None
+        return ranges_from_maps(process.maps, self.proc, process.pid)
+
+    def _pages(self, fd: int, number: int, ranges: list[Range]) -> Generator[Batch, None, bool]:
+        """Read all entries of the ranges; the value is whether the kernel had them all."""
+        room = len(self._buffer) // ENTRY_SIZE
+        complete = True
+        for start, end in ranges:
+            while start < end:
+                if self._filled == room:
+                    yield self._take_batch()
+                count = min(end - start, room - self._filled)
+                low = self._filled * ENTRY_SIZE
+                view = self._view[low : low + count * ENTRY_SIZE]
+                got = os.preadv(fd, [view], start * ENTRY_SIZE) // ENTRY_SIZE
+                if got:
+                    self._batch.runs.extend((number, start, got))
+                    self._filled += got
+                    start += got
+                if got < count:
+                    complete = False
+                    break
+        return complete
+
+    def _undo(self, number: int, mark: tuple[int, int, int]) -> None:
+        """Take back what was collected of process `number` since `mark`."""
+        if number == self.next_number:
+            return
+        taken, runs, filled = mark
+        if taken == self._taken:
+            self._batch.processes.pop()
+            self.next_number = number
+        else:
+            # Its beginning is handed out already; this batch holds nothing but the process.
+            runs = filled = 0
+            self._batch.dropped.append(number)
+        del self._batch.runs[runs:]
+        self._filled = filled
+
+    def _take_batch(self) -> Batch:
+        batch, self._batch = self._batch, Batch([], array("Q"), b"", [])
+        batch.entries = self._view[: self._filled * ENTRY_SIZE]
+        self._filled = 0
+        self._taken += 1
+        return batch
+
+
+def _optional(path: str) -> bytes:
+    """Return a file that a report can do without: empty if it may not be read."""
+    try:
+        return read_file(path)
+    except PermissionError:
+        return b""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0

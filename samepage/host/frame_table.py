@@ -1,0 +1,168 @@
+"""The distinct frames of a capture, and what each is.
+
+The pages name some thousands to millions of frames, in any order and many times. Where the
+numbers are dense (they count the pages of one machine's RAM), a table indexed by frame
+number finds the distinct ones in two passes without sorting; where they are not (few
+processes on a large machine), sorting is cheap.
+
+What a frame is, follows from kpageflags (`stable_page_flags` in fs/proc/page.c):
+
+    ZERO_PAGE         the zero page, 4 KiB or 2 MiB
+    HUGE              hugetlb
+    KSM               anonymous, merged by KSM
+    ANON              anonymous
+    SWAPBACKED        of the others: tmpfs, shared memory, memfd
+    the rest          the page cache, or the kernel's own page if it is in `[vdso]`
+
+**Dirty** as smaps counts it is `pte_dirty || folio_test_dirty` (`smaps_page_accumulate`).
+The second is in kpageflags. The first is in no file of /proc; it follows from how PTEs
+become dirty:
+
+- Anonymous: the fault that makes the page makes the PTE dirty, and it stays so. It is clean
+  in two cases, and each shows in the flags: a page read back from swap that was not
+  written since (SWAPCACHE), and one given up by MADV_FREE (not SWAPBACKED). In these two
+  cases a PTE that was dirtied afterwards is not seen.
+- KSM marks the frame itself dirty when it merges it (`try_to_merge_one_page`).
+- Page cache: filesystems with dirty accounting write-protect clean pages, and the write fault
+  marks the folio (`fault_dirty_shared_page`), so the folio's flag is enough.
+- tmpfs has no such accounting: a page that was first *read* through a writable shared mapping
+  and then written there has a dirty PTE and a clean folio. `samepage.host.dirty`
+  asks smaps about such mappings.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.host import kpage
+from samepage.snapshot.schema import FrameFlags, FrameKind
+
+CHUNK = 1 << 18
+DENSE_FACTOR = 16
+DENSE_FLOOR = 1 << 20
+
+Numbers = npt.NDArray[np.uint64]
+
+
+@dataclass(slots=True)
+class FrameTable:
+    """Columns of the distinct frames.
+
+    Invariants: `frame` ascends strictly; all columns have its length; `file` and `index` are
+    -1 unless `kind` is FILE, SHMEM or HUGETLB.
+    """
+
+    frame: Numbers
+    kind: npt.NDArray[np.uint8]
+    mapcount: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint32]
+    dirty: npt.NDArray[np.bool_]
+    """Whether a page with this frame counts as dirty in smaps."""
+    resident: npt.NDArray[np.bool_]
+    """Whether it counts in RSS: the zero page and hugetlb do not."""
+    file: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def number_frames(frames: npt.NDArray[Any]) -> tuple[Numbers, npt.NDArray[Any]]:
+    """Return the distinct frames but 0, ascending, and make `frames` the rows of them.
+
+    `frames` is changed in place: each number becomes its row in the result, and 0 becomes
+    the number of rows (one past the last).
+    """
+    if not len(frames):
+        return np.zeros(0, dtype=np.uint64), frames
+    span = int(frames.max()) + 1
+    if span <= max(DENSE_FLOOR, DENSE_FACTOR * len(frames)):
+        seen = np.zeros(span, dtype=bool)
+        for first in range(0, len(frames), CHUNK):
+            seen[frames[first : first + CHUNK]] = True
+        seen[0] = False
+        distinct = np.flatnonzero(seen)
+        table = np.full(span, len(distinct), dtype=np.uint32)
+        table[distinct] = np.arange(len(distinct), dtype=np.uint32)
+        for first in range(0, len(frames), CHUNK):
+            part = frames[first : first + CHUNK]
+            part[:] = table[part]
+        return distinct.astype(np.uint64), frames
+    distinct = np.unique(frames)
+    if distinct[0] == 0:
+        distinct = distinct[1:]
+    for first in range(0, len(frames), CHUNK):
+        part = frames[first : first + CHUNK]
+        rows = np.searchsorted(distinct, part)
+        rows[part == 0] = len(distinct)
+        part[:] = rows
+    return distinct.astype(np.uint64), frames
+
+
+def first_pages(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Return for each of `count` frames the number of the first page that has it."""
+    first = np.zeros(count + 1, dtype=np.int64)
+    starts = range(0, len(rows), CHUNK)
+    for low in reversed(starts):
+        part = rows[low : low + CHUNK]
+        # Of equal indices the last assignment stays: so the highest page number comes first.
+        first[part[::-1]] = np.arange(low + len(part) - 1, low - 1, -1)
+    return first[:count]
+
+
+def classify(frames: Numbers, known: kpage.KernelPages | None) -> FrameTable:
+    """Return the table of `frames` by what the kernel says of them; without files yet.
+
+    If the kernel did not let its flags be read, kinds are UNKNOWN.
+    """
+    count = len(frames)
+    if known is None:
+        known = kpage.KernelPages(np.zeros(count, np.int32), np.zeros(count, np.uint64))
+        kind = np.zeros(count, dtype=np.uint8)
+    else:
+        kind = _kinds(known.flags)
+    flags = np.zeros(count, dtype=np.uint32)
+    for bit, flag in (
+        (kpage.DIRTY, FrameFlags.DIRTY),
+        (kpage.REFERENCED, FrameFlags.REFERENCED),
+        (kpage.LRU, FrameFlags.LRU),
+        (kpage.THP, FrameFlags.THP),
+        (kpage.MLOCKED, FrameFlags.MLOCKED),
+    ):
+        flags[_has(known.flags, bit)] |= np.uint32(flag)
+    return FrameTable(
+        frames,
+        kind,
+        known.counts,
+        flags,
+        _dirty(kind, known.flags),
+        (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
+        np.full(count, -1, dtype=np.int32),
+        np.full(count, -1, dtype=np.int64),
+    )
+
+
+def _has(flags: Numbers, bit: int) -> npt.NDArray[np.bool_]:
+    return (flags & np.uint64(bit)) != 0
+
+
+def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
+    kind = np.full(len(flags), FrameKind.FILE, dtype=np.uint8)
+    # From the weakest statement to the strongest, each overrules the ones before it.
+    for bit, value in (
+        (kpage.SWAPBACKED, FrameKind.SHMEM),
+        (kpage.ANON, FrameKind.ANON),
+        (kpage.KSM, FrameKind.KSM),
+        (kpage.HUGE, FrameKind.HUGETLB),
+        (kpage.ZERO_PAGE, FrameKind.ZERO),
+        (kpage.NOPAGE, FrameKind.UNKNOWN),
+    ):
+        kind[_has(flags, bit)] = value
+    return kind
+
+
+def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> npt.NDArray[np.bool_]:
+    may_be_clean = _has(flags, kpage.SWAPCACHE) | ~_has(flags, kpage.SWAPBACKED)
+    return _has(flags, kpage.DIRTY) | ((kind == FrameKind.ANON) & ~may_be_clean)

@@ -1,0 +1,109 @@
+"""Who a process is: its name, user, control group and container.
+
+`stat` and `status` are the kernel's (fs/proc/array.c); the name in `stat` may contain
+anything, also `)`, so the fields begin after the last one. A container is not a thing that
+the kernel knows: its id is told by the name that the runtime gave to the control group.
+"""
+
+import re
+from dataclasses import dataclass
+
+from samepage.host.collect import RawProcess
+
+_CONTAINERS = (
+    # docker, podman, containerd (CRI) and CRI-O under systemd: RUNTIME-ID.scope
+    (re.compile(r"(docker|libpod|cri-containerd|crio)-([0-9a-f]{64})\.scope"), None),
+    # the same with cgroupfs as the driver, and libpod's with cgroups v1
+    (re.compile(r"/(docker|libpod_parent/libpod|libpod)[/-]([0-9a-f]{64})(?:/|$)"), None),
+    (re.compile(r"/(kubepods)\b.*/([0-9a-f]{64})(?:/|$)"), None),
+    (re.compile(r"/(lxc)(?:\.payload\.|/)([^/]+)"), None),
+    (re.compile(r"/(machine)-([^/]+)\.scope"), "machine"),
+)
+_RUNTIMES = {
+    "libpod": "podman",
+    "libpod_parent/libpod": "podman",
+    "cri-containerd": "containerd",
+    "kubepods": "kubernetes",
+}
+_MEMORY_CONTROLLERS = ("memory", "name=systemd", "pids")
+_UID = re.compile(rb"^Uid:\t([0-9]+)", re.MULTILINE)
+_MAX_UID = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as the snapshot has it. `mnt_ns` is the inode of its mount namespace."""
+
+    pid: int
+    ppid: int
+    argv: list[str]
+    comm: str
+    exe: str
+    uid: int
+    cgroup: str
+    container: str
+    mnt_ns: int
+    minor_faults: int
+    major_faults: int
+
+
+def parse_process(raw: RawProcess) -> Process:
+    """Make sense of the files of one process; what is missing or damaged becomes 0 or ""."""
+    comm, ppid, minor, major = parse_stat(raw.stat)
+    cgroup = parse_cgroup(raw.cgroup)
+    uid = _UID.search(raw.status)
+    argv = raw.cmdline.removesuffix(b"\0").split(b"\0") if raw.cmdline else []
+    return Process(
+        raw.pid,
+        ppid,
+        [_text(word) for word in argv],
+        comm,
+        raw.exe,
+        min(int(uid[1]), _MAX_UID) if uid else 0,
+        cgroup,
+        find_container(cgroup),
+        raw.mnt_ns,
+        minor,
+        major,
+    )
+
+
+def parse_stat(stat: bytes) -> tuple[str, int, int, int]:
+    """Return name, parent, minor and major faults out of /proc/PID/stat."""
+    begin, end = stat.find(b"("), stat.rfind(b")")
+    fields = stat[end + 1 :].split()
+    if begin < 0 or end < begin or len(fields) < 10:
+        return "", 0, 0, 0
+    comm = _text(stat[begin + 1 : end])
+    try:
+        return comm, int(fields[1]), int(fields[7]), int(fields[9])
+    except ValueError:
+        return comm, 0, 0, 0
+
+
+def parse_cgroup(data: bytes) -> str:
+    """Return the control group that accounts memory: the unified one, or memory's of v1."""
+    paths: dict[str, str] = {}
+    for line in _text(data).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(","):
+            paths[controller] = path
+    for controller in _MEMORY_CONTROLLERS:
+        if paths.get(controller, "/") != "/":
+            return paths[controller]
+    return paths.get("", "")
+
+
+def find_container(cgroup: str) -> str:
+    """Return "RUNTIME:ID" for a control group of a container that is known, else ""."""
+    for pattern, runtime in _CONTAINERS:
+        match = pattern.search(cgroup)
+        if match:
+            name = runtime or _RUNTIMES.get(match[1], match[1])
+            return f"{name}:{match[2]}"
+    return ""
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

@@ -1,0 +1,96 @@
+"""A capture in the schema that the model shares: Arrow tables.
+
+The pages are expanded here from six bytes to the 22 of the schema, one process at a time.
+"""
+
+import os
+import time
+
+import numpy as np
+
+from samepage.host.capture import Capture
+from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.tables import Snapshot
+
+
+def to_snapshot(capture: Capture) -> Snapshot:
+    """Return the snapshot of a capture, with the counts of `Tally` in `meta`."""
+    builder = SnapshotBuilder(
+        "live",
+        kernel=os.uname().release,
+        host=os.uname().nodename,
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(capture.time_ns // 10**9)),
+        frames_visible="yes" if capture.frames_visible else "no",
+    )
+    tally = capture.tally
+    for name in tally.__slots__:
+        builder.add_meta(f"processes_{name}", str(getattr(tally, name)))
+    numbers = [
+        builder.add_file(
+            *(file.dev, file.ino, file.path),
+            deleted=file.deleted,
+            size=file.size,
+            build_id=file.build_id,
+        )
+        for file in capture.files
+    ]
+    _add_processes(builder, capture)
+    _add_vmas(builder, capture, numbers)
+    _add_pages(builder, capture)
+    frames = capture.frames
+    if len(frames):
+        file = np.append(np.array(numbers, dtype=np.int32), -1)[frames.file]
+        builder.add_frames(
+            *(frames.frame, frames.kind, file, frames.index, frames.mapcount, frames.flags)
+        )
+    return builder.build()
+
+
+def _add_processes(builder: SnapshotBuilder, capture: Capture) -> None:
+    for process in capture.processes:
+        builder.add_process(
+            process.pid,
+            ppid=process.ppid,
+            argv=process.argv,
+            comm=process.comm,
+            exe=process.exe,
+            uid=process.uid,
+            cgroup=process.cgroup,
+            container=process.container,
+            mnt_ns=process.mnt_ns,
+            minor_faults=process.minor_faults,
+            major_faults=process.major_faults,
+        )
+
+
+def _add_vmas(builder: SnapshotBuilder, capture: Capture, numbers: list[int]) -> None:
+    vmas = capture.vmas
+    pids = [process.pid for process in capture.processes]
+    for process, start, end, number in zip(
+        vmas.process.tolist(),
+        vmas.start.tolist(),
+        vmas.end.tolist(),
+        vmas.mapping.tolist(),
+        strict=True,
+    ):
+        mapping = vmas.mappings[number]
+        position = int(capture.mapping_file[number])
+        file = numbers[position] if position >= 0 else -1
+        builder.add_vma(
+            *(pids[process], start, end, mapping.perms, mapping.offset, file, mapping.name)
+        )
+
+
+def _add_pages(builder: SnapshotBuilder, capture: Capture) -> None:
+    pages = capture.pages
+    numbers = np.append(capture.frames.frame, np.uint64(0))
+    bounds = np.searchsorted(pages.run_process, np.arange(len(capture.processes) + 1))
+    firsts = np.append(pages.run_first, len(pages))[bounds].tolist()
+    for process, first, last in zip(capture.processes, firsts, firsts[1:], strict=False):
+        if first < last:
+            builder.add_pages(
+                process.pid,
+                pages.vpages(first, last),
+                numbers[pages.frame[first:last]],
+                pages.flags[first:last],
+            )
