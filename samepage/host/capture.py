@@ -32,11 +32,10 @@ from samepage.host.maps import MapsParser, Vmas
 from samepage.host.pages import Pages, PagesBuilder
 from samepage.host.processes import Process, parse_process
 from samepage.host.procfs import Tally, list_pids
-from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.kinds import FrameKind, PageFlags
 
 if TYPE_CHECKING:
     from samepage.snapshot.tables import Snapshot
-
 
 
 @dataclass(slots=True)

@@ -29,6 +29,9 @@ from samepage.host.procfs import Tally, read_all, read_file
 BATCH_ENTRIES = 1 << 17
 """Entries of a batch: 1 MiB, which stays in the processor's second-level cache."""
 
+_VSIZE_FIELD = 20
+"""The place of `vsize` in /proc/PID/stat, counted after the name."""
+
 
 @dataclass(slots=True)
 class RawProcess:
@@ -57,7 +60,7 @@ class Batch:
     """
 
     processes: list[RawProcess]
-    runs: array[int]
+    runs: "array[int]"
     entries: memoryview | bytes
     dropped: list[int]
 
@@ -112,7 +115,21 @@ class Collector:
                 return
             except (Vanished, FileNotFoundError, ProcessLookupError):
                 self._undo(number, mark)
+            if self._has_no_memory(pid):
+                self.tally.without_memory += 1
+                return
         self.tally.vanished += 1
+
+    def _has_no_memory(self, pid: int) -> bool:
+        """Whether it is a kernel thread or a zombie (no virtual memory at all in `stat`).
+
+        Linux since 6.17 answers ESRCH when the maps of one are opened; they were empty before.
+        """
+        try:
+            fields = read_file(f"{self.proc}/{pid}/stat").rpartition(b")")[2].split()
+        except OSError:
+            return False
+        return len(fields) > _VSIZE_FIELD and fields[_VSIZE_FIELD] == b"0"
 
     def _attempt(self, pid: int, number: int, last_try: bool) -> Iterator[Batch]:
         base = f"{self.proc}/{pid}/"

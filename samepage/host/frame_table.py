@@ -21,7 +21,8 @@ become dirty:
 - Anonymous: the fault that makes the page makes the PTE dirty, and it stays so. It is clean
   in two cases, and each shows in the flags: a page read back from swap that was not
   written since (SWAPCACHE), and one given up by MADV_FREE (not SWAPBACKED). In these two
-  cases a PTE that was dirtied afterwards is not seen.
+  cases a PTE that was dirtied afterwards is not seen; and the last few pages (at most 30 per
+  CPU) of MADV_FREE count as dirty until the kernel empties its batch of folios to mark.
 - KSM marks the frame itself dirty when it merges it (`try_to_merge_one_page`).
 - Page cache: filesystems with dirty accounting write-protect clean pages, and the write fault
   marks the folio (`fault_dirty_shared_page`), so the folio's flag is enough.
@@ -37,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host import kpage
-from samepage.snapshot.schema import FrameFlags, FrameKind
+from samepage.snapshot.kinds import FrameFlags, FrameKind
 
 CHUNK = 1 << 18
 DENSE_FACTOR = 16
@@ -145,7 +146,8 @@ def classify(frames: Numbers, known: kpage.KernelPages | None) -> FrameTable:
 
 
 def _has(flags: Numbers, bit: int) -> npt.NDArray[np.bool_]:
-    return (flags & np.uint64(bit)) != 0
+    found: npt.NDArray[np.bool_] = (flags & np.uint64(bit)) != 0
+    return found
 
 
 def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
@@ -165,4 +167,6 @@ def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
 
 def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> npt.NDArray[np.bool_]:
     may_be_clean = _has(flags, kpage.SWAPCACHE) | ~_has(flags, kpage.SWAPBACKED)
-    return _has(flags, kpage.DIRTY) | ((kind == FrameKind.ANON) & ~may_be_clean)
+    dirty: npt.NDArray[np.bool_] = _has(flags, kpage.DIRTY)
+    dirty |= (kind == FrameKind.ANON) & ~may_be_clean
+    return dirty

@@ -87,7 +87,7 @@ def _read(fd: int, frames: Numbers, missing: int) -> Numbers:
         lengths = (ends - starts).astype(np.int64)
         positions = np.cumsum(lengths) - lengths
         buffer = np.full(int(lengths.sum()), missing, dtype=np.uint64)
-        view = memoryview(buffer).cast("B")
+        view = buffer.data.cast("B")
         for start, low, length in zip(
             (starts * np.uint64(8)).tolist(),
             (positions * 8).tolist(),
@@ -95,8 +95,9 @@ def _read(fd: int, frames: Numbers, missing: int) -> Numbers:
             strict=True,
         ):
             os.preadv(fd, [view[low : low + length]], start)
-        run = np.repeat(positions - starts.astype(np.int64), np.diff(
-            np.concatenate(([0], breaks, [len(wanted)]))
-        ))
+        run = np.repeat(
+            positions - starts.astype(np.int64),
+            np.diff(np.concatenate(([0], breaks, [len(wanted)]))),
+        )
         out[first : first + _CHUNK] = buffer[run + wanted.astype(np.int64)]
     return out

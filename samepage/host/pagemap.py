@@ -93,9 +93,7 @@ class Scanner:
     def _take(self, count: int, ranges: list[Range], huge: list[Range]) -> None:
         regions = self._regions[: 3 * count]
         first, last = ranges.pop() if ranges else (0, -1)
-        for start, end, categories in zip(
-            regions[0::3], regions[1::3], regions[2::3], strict=True
-        ):
+        for start, end, categories in zip(regions[0::3], regions[1::3], regions[2::3], strict=True):
             start >>= PAGE_SHIFT
             end >>= PAGE_SHIFT
             if categories & _PAGE_IS_HUGE:

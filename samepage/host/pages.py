@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from samepage.host.collect import Batch
 from samepage.host.maps import Vmas
-from samepage.snapshot.schema import PageFlags
+from samepage.snapshot.kinds import PageFlags
 
 PFN_MASK = np.uint64((1 << 55) - 1)
 _GUARD_REGION = 1 << 10
@@ -162,16 +162,14 @@ class PagesBuilder:
             )
         sizes = np.array([len(part) for part in parts], dtype=np.int64)
         offsets = (np.cumsum(sizes) - sizes).tolist()
-        runs = [
+        run_first = [part.run_first + offset for part, offset in zip(parts, offsets, strict=True)]
+        return Pages(
             np.concatenate([part.run_process for part in parts]),
             np.concatenate([part.run_vpage for part in parts]),
-            np.concatenate(
-                [part.run_first + offset for part, offset in zip(parts, offsets, strict=True)]
-            ),
-        ]
-        flags = np.concatenate([part.flags for part in parts])
-        frame = np.concatenate([part.frame for part in parts])
-        return Pages(*runs, frame, flags)
+            np.concatenate(run_first),
+            np.concatenate([part.frame for part in parts]),
+            np.concatenate([part.flags for part in parts]),
+        )
 
 
 def _from_numbers(
@@ -194,7 +192,5 @@ def _from_numbers(
     return Pages(process[run], run_vpage, run_first, frame[numbers], flags[numbers])
 
 
-def _key(
-    process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.uint64]:
+def _key(process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return process.astype(np.uint64) << _VPAGE_BITS | np.minimum(vpage, _VPAGE_MAX)

@@ -13,55 +13,14 @@ number, with -1 elsewhere for "no file". Frames are PFNs on a live kernel and fr
 numbers in the model; 0 means that the kernel did not tell.
 """
 
-import enum
-
 import pyarrow as pa
+
+from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
+
+__all__ = ["SCHEMA_VERSION", "TABLES", "FrameFlags", "FrameKind", "PageFlags"]
 
 SCHEMA_VERSION = 1
 """Raised when a reader of the old version could no longer understand a table."""
-
-
-class FrameKind(enum.IntEnum):
-    """What a frame holds."""
-
-    UNKNOWN = 0
-    FILE = 1
-    ANON = 2
-    SHMEM = 3
-    ZERO = 4
-    SPECIAL = 5
-    """A page of the kernel's own that it shows to programs: `[vdso]`, `[vvar]`."""
-    KSM = 6
-    HUGETLB = 7
-
-
-class PageFlags(enum.IntFlag):
-    """What is known of one virtual page of one process (a 16-bit set)."""
-
-    PRESENT = 1
-    SWAPPED = 2
-    FILE = 4
-    """A page of a file or of shared anonymous memory (pagemap bit 61)."""
-    EXCLUSIVE = 8
-    """Mapped exactly once (pagemap bit 56)."""
-    SOFT_DIRTY = 16
-    DIRTY = 32
-    """The page-table entry or the frame is dirty (what `smaps` calls dirty)."""
-    ACCESSED = 64
-    WRITABLE = 128
-    HUGE = 256
-    """Mapped by one entry of 2 MiB or more."""
-
-
-class FrameFlags(enum.IntFlag):
-    """What is known of a frame (a 32-bit set)."""
-
-    DIRTY = 1
-    REFERENCED = 2
-    LRU = 4
-    THP = 8
-    MLOCKED = 16
-
 
 PROCESSES = pa.schema(
     [

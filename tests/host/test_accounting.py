@@ -1,0 +1,173 @@
+"""Our counts from frames against the kernel's smaps, for processes that stand still."""
+
+import os
+from collections.abc import Callable
+
+from live_processes import KEYS, group_members, needs_frames, read_smaps
+
+from samepage.host.accounting import account
+from samepage.host.capture import read_system
+from samepage.snapshot.kinds import FrameKind, PageFlags
+
+Start = Callable[[str], int]
+pytestmark = needs_frames
+
+FORKED = """
+import json, mmap, os, threading, time
+shared = mmap.mmap(-1, 64 * 4096)
+shared[:8 * 4096] = bytes(range(256)) * 128
+private = bytearray(b"x") * (3 << 20)
+ready, go = os.pipe()
+for worker in range(3):
+    if os.fork() == 0:
+        private[: 4096 * 100 * (worker + 1)] = b"y" * (4096 * 100 * (worker + 1))
+        shared[4096 * (9 + worker)] = 1
+        threads = [threading.Thread(target=time.sleep, args=(1000,), daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        os.write(go, b".")
+        time.sleep(1000)
+for worker in range(3):
+    os.read(ready, 1)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+SHARED_FILE = """
+import mmap, os, tempfile, time
+with tempfile.TemporaryFile(dir={directory!r}) as file:
+    file.truncate(64 * 4096)
+    view = mmap.mmap(file.fileno(), 64 * 4096)
+    view[: 5 * 4096] = b"a" * (5 * 4096)
+    os.fsync(file.fileno())
+    view[4096] = 7
+    other = mmap.mmap(file.fileno(), 64 * 4096, access=mmap.ACCESS_COPY)
+    other[8 * 4096] = 1
+    total = sum(other[::4096])
+    print("ready", flush=True)
+    time.sleep(1000)
+"""
+
+HUGE = """
+import mmap, os, time
+area = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area.madvise(mmap.MADV_HUGEPAGE)
+area[:: 4096] = b"h" * len(area[::4096])
+if os.fork() == 0:
+    area[0] = 1
+    time.sleep(1000)
+time.sleep(0.2)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+ZERO = """
+import mmap, time
+area = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+total = sum(area[::4096])
+area[4096] = 1
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+LAZY_FREE = """
+import mmap, os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+area = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area[::4096] = b"x" * 64
+area.madvise(mmap.MADV_FREE, 0, 16 * 4096)
+# The kernel marks the folios later, in batches per CPU; MADV_COLD drains this CPU's.
+MADV_COLD = 20
+area.madvise(MADV_COLD, 32 * 4096, 4096)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+KSM = """
+import mmap, time
+try:
+    before = open("/sys/kernel/mm/ksm/run").read()
+    area = mmap.mmap(-1, 256 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_MERGEABLE)
+    for page in range(256):
+        area[page * 4096 : page * 4096 + 4096] = bytes([page % 4 + 1]) * 4096
+    for name, value in ("pages_to_scan", "5000"), ("sleep_millisecs", "5"), ("run", "1"):
+        open("/sys/kernel/mm/ksm/" + name, "w").write(value)
+    end = time.monotonic() + 10
+    merged = 0
+    while merged < 250 and time.monotonic() < end:
+        merged = int(open("/proc/self/ksm_merging_pages").read())
+        time.sleep(0.05)
+    open("/sys/kernel/mm/ksm/run", "w").write("0")
+    print("ready" if merged >= 250 else f"KSM merged only {merged} pages", flush=True)
+except OSError as error:
+    print("no KSM:", error, flush=True)
+time.sleep(1000)
+"""
+
+
+def assert_equal_to_smaps(pids: list[int]) -> None:
+    """Every sum of every VMA of the processes is what smaps says: no page off."""
+    capture = read_system(pids)
+    assert [process.pid for process in capture.processes] == pids
+    sums = account(capture)
+    smaps = [read_smaps(pid) for pid in pids]
+    compared = 0
+    differences = []
+    for vma in range(len(capture.vmas)):
+        kernel = smaps[capture.vmas.process[vma]][int(capture.vmas.start[vma])]
+        pages = (
+            sums.shared_clean[vma],
+            sums.shared_dirty[vma],
+            sums.private_clean[vma],
+            sums.private_dirty[vma],
+            sums.swapped[vma],
+        )
+        ours = [int(sums.rss[vma]) * 4, int(sums.pss_kb[vma]), *(int(n) * 4 for n in pages)]
+        theirs = [kernel[key] for key in KEYS]
+        compared += 1
+        if ours != theirs:
+            name = capture.vmas.mappings[capture.vmas.mapping[vma]].name
+            differences.append((name, dict(zip(KEYS, zip(ours, theirs, strict=True), strict=True))))
+    assert compared == sum(len(vmas) for vmas in smaps)
+    assert differences == []
+
+
+def test_forked_workers_with_threads_and_shared_memory(stopped_program: Start) -> None:
+    leader = stopped_program(FORKED)
+    assert_equal_to_smaps(group_members(leader))
+
+
+def test_file_mapped_shared_and_private(stopped_program: Start, tmp_path: os.PathLike[str]) -> None:
+    pid = stopped_program(SHARED_FILE.format(directory=str(tmp_path)))
+    assert_equal_to_smaps([pid])
+
+
+def test_transparent_huge_pages(stopped_program: Start) -> None:
+    leader = stopped_program(HUGE)
+    pids = group_members(leader)
+    assert_equal_to_smaps(pids)
+    capture = read_system(pids)
+    huge = (capture.pages.flags & PageFlags.HUGE) != 0
+    assert huge.sum() >= 2 * 3 * 512  # the parent's last three, and the child's, at least
+
+
+def test_zero_pages_are_present_and_in_no_sum(stopped_program: Start) -> None:
+    pid = stopped_program(ZERO)
+    assert_equal_to_smaps([pid])
+    capture = read_system([pid])
+    zero = capture.frames.kind == FrameKind.ZERO
+    assert zero.sum() == 1
+    row = int(zero.nonzero()[0][0])
+    assert (capture.pages.frame == row).sum() >= 63
+
+
+def test_pages_given_up_by_madv_free_are_clean(stopped_program: Start) -> None:
+    assert_equal_to_smaps([stopped_program(LAZY_FREE)])
+
+
+def test_pages_merged_by_ksm(stopped_program: Start) -> None:
+    pid = stopped_program(KSM)
+    assert_equal_to_smaps([pid])
+    capture = read_system([pid])
+    assert (capture.frames.kind == FrameKind.KSM).sum() == 4
