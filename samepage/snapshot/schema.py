@@ -100,6 +100,11 @@ EVENTS = pa.schema(
 )
 
 META = pa.schema([("key", pa.string()), ("value", pa.string())])
+"""Facts about the whole: `version` and `source` ("model" or "live") always; where they are
+known `kernel` (release), `host`, `boot_id` (of /proc/sys/kernel/random; two live captures
+with the same one can be compared pid by pid), `time` (ISO 8601), `command`, and
+`unimplemented_syscall:NAME` with a count.
+"""
 
 TABLES: dict[str, pa.Schema] = {
     "processes": PROCESSES,

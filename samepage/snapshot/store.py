@@ -261,7 +261,8 @@ def _open_tables(target: str, shown: str, stack: contextlib.ExitStack) -> dict[s
             with contextlib.ExitStack() as attempt:
                 directory = _open_directory(target, shown, attempt)
                 try:
-                    files = {name: _open_table(directory, name, attempt) for name in TABLES}
+                    names = dict.fromkeys(["meta", *TABLES])  # without meta it is no snapshot
+                    files = {name: _open_table(directory, name, attempt) for name in names}
                 except FileNotFoundError as error:
                     if not _is_same(directory, target) and os.path.exists(target):
                         continue  # swapped out and removed under our hands

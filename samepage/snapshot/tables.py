@@ -7,9 +7,10 @@ Tables are kept in chunks as they came (one per process, or one per row group of
 a second copy.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from samepage.snapshot.schema import SCHEMA_VERSION, TABLES
 PAGE_SHIFT = 12
 BATCH_ROWS = 1 << 20
 """How many pages are looked at in one piece: a few dozen MB of temporaries."""
+
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 UNIMPLEMENTED_PREFIX = "unimplemented_syscall:"
 """`meta` keys of this form hold how often an unimplemented system call was asked for."""
@@ -79,10 +82,15 @@ class Snapshot:
             if key.startswith(UNIMPLEMENTED_PREFIX)
         }
 
-    def page_batches(self, rows: int = BATCH_ROWS) -> Iterator["PageBatch"]:
-        """Yield all pages in order, in pieces of at most `rows`, as NumPy views."""
-        first = 0
-        for batch in self.pages.to_batches(max_chunksize=rows):
+    def page_batches(
+        self, rows: int = BATCH_ROWS, *, pid: int | None = None
+    ) -> Iterator["PageBatch"]:
+        """Yield all pages, or those of one process, in order, as NumPy views.
+
+        Each piece has at least one row and at most `rows`.
+        """
+        first, count = (0, self.pages.num_rows) if pid is None else self._rows_of(pid)
+        for batch in self.pages.slice(first, count).to_batches(max_chunksize=rows):
             if not batch.num_rows:
                 continue
             yield PageBatch(
@@ -93,6 +101,18 @@ class Snapshot:
                 batch.column(3).to_numpy(),
             )
             first += batch.num_rows
+
+    def _rows_of(self, pid: int) -> tuple[int, int]:
+        """Return the first row and the number of rows that one process has in `pages`."""
+        first = count = 0
+        for chunk in self.pages["pid"].chunks:
+            pids = chunk.to_numpy()
+            low, high = (int(np.searchsorted(pids, pid, side=side)) for side in _SIDES)
+            first += low
+            count += high - low
+            if high < len(pids):
+                break
+        return first, count
 
     def check(self) -> None:
         """Raise `SamepageError`, naming table and row, if an invariant does not hold."""
@@ -110,6 +130,12 @@ class PageBatch:
     vpage: npt.NDArray[np.uint64]
     frame: npt.NDArray[np.uint64]
     flags: npt.NDArray[np.uint16]
+
+    def runs(self) -> Iterator[tuple[int, slice]]:
+        """Yield each process of the batch with where its pages are."""
+        heads = np.flatnonzero(self.pid[1:] != self.pid[:-1]) + 1
+        for low, high in itertools.pairwise([0, *heads.tolist(), len(self.pid)]):
+            yield int(self.pid[low]), slice(low, high)
 
 
 def column(table: pa.Table, name: str) -> npt.NDArray[Any]:

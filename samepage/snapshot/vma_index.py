@@ -5,8 +5,6 @@ its VMA: each VMA looks for its first and last page, which is some hundred binar
 per process however many pages it has.
 """
 
-import itertools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -24,20 +22,15 @@ class VmaIndex:
     def rows(self, batch: PageBatch) -> npt.NDArray[np.int32]:
         """Return for each page of the batch its row in `vmas`, or -1 if it is in none."""
         rows = np.full(len(batch.pid), -1, dtype=np.int32)
-        heads = np.flatnonzero(batch.pid[1:] != batch.pid[:-1]) + 1
-        bounds = [0, *heads.tolist(), len(batch.pid)]
-        for low, high in itertools.pairwise(bounds):
-            if low == high:
-                continue
-            pid = batch.pid[low]
+        for pid, run in batch.runs():
             v_low = int(np.searchsorted(self._pid, pid, side="left"))
             v_high = int(np.searchsorted(self._pid, pid, side="right"))
-            vpages = batch.vpage[low:high]
+            vpages = batch.vpage[run]
             first = np.searchsorted(vpages, self._first[v_low:v_high])
             end = np.searchsorted(vpages, self._end[v_low:v_high])
             inside = end - first
             taken = np.flatnonzero(inside > 0)
-            _fill(rows[low:high], first[taken], end[taken], (taken + v_low).astype(np.int32))
+            _fill(rows[run], first[taken], end[taken], (taken + v_low).astype(np.int32))
         return rows
 
 

@@ -1,0 +1,279 @@
+"""What changed between two snapshots: before and after, model and host, one host and another.
+
+Processes are matched first: by pid where both snapshots are of the same running system,
+else by what they run (exe and argv), in the order of their pids; of three before and two
+after with the same command line, two are matched and one is lost. Files are matched by path,
+since the inode of a path changes with an upgrade, and differs between hosts anyway: which
+is one of the things to see.
+
+Pages of a file are compared by their place in the file. Pages of a process are compared by
+address, which says something only if both have their files at the same addresses (the
+model, or a live process before and after); where they have not, `pages` is None.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.analysis.counting import Scope, has
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals, sum_fractions
+from samepage.snapshot.schema import PageFlags
+from samepage.snapshot.tables import Snapshot, column
+
+
+class Match(enum.Enum):
+    """How processes of two snapshots are taken for the same."""
+
+    PID = "pid"
+    PROGRAM = "program"
+    AUTO = "auto"
+    """PID if both are live captures of the same boot of the same host, else PROGRAM."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageChanges:
+    """The pages of one process before and after, by address.
+
+    `moved` are present in both, with another frame (compared only where frame numbers
+    mean the same, which is in live captures of one boot).
+    """
+
+    gained: int
+    lost: int
+    moved: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessChange:
+    """One process; `before` or `after` is None if it is new or lost."""
+
+    before: ProcessUse | None
+    after: ProcessUse | None
+    pages: PageChanges | None
+
+    @property
+    def rss(self) -> int:
+        """The growth of RSS in pages."""
+        return _rss(self.after) - _rss(self.before)
+
+    @property
+    def pss(self) -> Fraction:
+        """The growth of PSS in pages."""
+        return _pss(self.after) - _pss(self.before)
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether anything is different, be it only one page for another."""
+        if self.before is None or self.after is None:
+            return True
+        moved = self.pages is not None and self.pages != PageChanges(0, 0, 0)
+        return moved or self.before.usage != self.after.usage or bool(self.pss)
+
+
+@dataclass(frozen=True, slots=True)
+class FileTotals:
+    """All files of one path together (different inodes, if it was replaced)."""
+
+    inodes: tuple[tuple[int, int], ...]
+    build_ids: tuple[str, ...]
+    frames: int
+    mapped_pages: int
+    copied_pages: int
+    processes: int
+
+    @classmethod
+    def of(cls, files: list[FileUse]) -> "FileTotals":
+        """Add up files."""
+        return cls(
+            inodes=tuple(sorted((file.dev, file.inode) for file in files)),
+            build_ids=tuple(sorted({file.build_id for file in files if file.build_id})),
+            frames=sum(file.frames for file in files),
+            mapped_pages=sum(file.mapped_pages for file in files),
+            copied_pages=sum(file.copied_pages for file in files),
+            processes=len({mapper.pid for file in files for mapper in file.mappers}),
+        )
+
+
+NO_FILE = FileTotals((), (), 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One path; `before` or `after` is `NO_FILE` if nobody has it."""
+
+    path: str
+    before: FileTotals
+    after: FileTotals
+    gained: int
+    """Pages of the file that are mapped only after."""
+    lost: int
+    """Pages of the file that were mapped only before."""
+
+    @property
+    def content_changed(self) -> bool:
+        """Tell whether the build-ids are both known, and different."""
+        ids = self.before.build_ids, self.after.build_ids
+        return all(ids) and ids[0] != ids[1]
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether anything but the inode number is different."""
+        before, after = (
+            (use.frames, use.mapped_pages, use.copied_pages, use.processes)
+            for use in (self.before, self.after)
+        )
+        return before != after or bool(self.gained or self.lost) or self.content_changed
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """The whole comparison; `match` is PID or PROGRAM, as it was done."""
+
+    match: Match
+    before: Totals
+    after: Totals
+    pss: tuple[Fraction, Fraction]
+    processes: list[ProcessChange]
+    files: list[FileChange]
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether nothing changed."""
+        changes: Iterable[Any] = (*self.processes, *self.files)
+        return self.before == self.after and not any(change.changed for change in changes)
+
+
+def diff(before: Snapshot, after: Snapshot, match: Match = Match.AUTO) -> Diff:
+    """Compare two sound snapshots. The scope is that of the snapshots if they agree on it."""
+    same_boot = _same_boot(before, after)
+    if match is Match.AUTO:
+        match = Match.PID if same_boot else Match.PROGRAM
+    scopes = {Scope.of(before), Scope.of(after)}
+    scope = scopes.pop() if len(scopes) == 1 else Scope.GROUP
+    one, two = Sharing(before, scope), Sharing(after, scope)
+    processes = [
+        ProcessChange(old, new, _page_changes(one, two, old, new, same_boot))
+        for old, new in _matched(one.processes, two.processes, match)
+    ]
+    return Diff(
+        match=match,
+        before=one.totals,
+        after=two.totals,
+        pss=(_total_pss(one), _total_pss(two)),
+        processes=processes,
+        files=_file_changes(one, two),
+    )
+
+
+def _same_boot(before: Snapshot, after: Snapshot) -> bool:
+    one, two = before.meta_dict(), after.meta_dict()
+    return "boot_id" in one and one["boot_id"] == two.get("boot_id")
+
+
+def _matched(
+    before: list[ProcessUse], after: list[ProcessUse], match: Match
+) -> list[tuple[ProcessUse | None, ProcessUse | None]]:
+    def key(process: ProcessUse) -> Any:
+        if match is Match.PID:
+            return process.pid, process.exe  # a pid may have been given to another program
+        return process.exe, process.argv
+
+    waiting: dict[Any, list[ProcessUse]] = {}
+    for process in reversed(after):
+        waiting.setdefault(key(process), []).append(process)
+    pairs: list[tuple[ProcessUse | None, ProcessUse | None]] = []
+    taken = set()
+    for process in before:
+        candidates = waiting.get(key(process))
+        partner = candidates.pop() if candidates else None
+        pairs.append((process, partner))
+        taken.add(partner.pid if partner else None)
+    pairs += [(None, process) for process in after if process.pid not in taken]
+    return pairs
+
+
+def _page_changes(
+    one: Sharing, two: Sharing, old: ProcessUse | None, new: ProcessUse | None, same_boot: bool
+) -> PageChanges | None:
+    if old is None or new is None or not _same_addresses(one, two, old.pid, new.pid):
+        return None
+    pages, frames = _present(one.snapshot, old.pid)
+    new_pages, new_frames = _present(two.snapshot, new.pid)
+    common, here, there = np.intersect1d(pages, new_pages, assume_unique=True, return_indices=True)
+    moved = int((frames[here] != new_frames[there]).sum()) if same_boot else 0
+    return PageChanges(len(new_pages) - len(common), len(pages) - len(common), moved)
+
+
+def _same_addresses(one: Sharing, two: Sharing, old: int, new: int) -> bool:
+    """Tell whether the files that both map begin at the same addresses (no ASLR between)."""
+    starts = []
+    for sharing, pid in ((one, old), (two, new)):
+        first: dict[str, int] = {}
+        for vma in sharing.vmas(pid):
+            if vma.file >= 0:
+                first.setdefault(vma.name, vma.start)
+        starts.append(first)
+    common = starts[0].keys() & starts[1].keys()
+    return bool(common) and all(starts[0][name] == starts[1][name] for name in common)
+
+
+def _present(snapshot: Snapshot, pid: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    batches = list(snapshot.page_batches(pid=pid))
+    kept = [has(batch, PageFlags.PRESENT) for batch in batches]
+    empty = np.empty(0, dtype=np.uint64)
+    return (
+        np.concatenate([empty, *(b.vpage[k] for b, k in zip(batches, kept, strict=True))]),
+        np.concatenate([empty, *(b.frame[k] for b, k in zip(batches, kept, strict=True))]),
+    )
+
+
+def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:
+    sides = [_by_path(one), _by_path(two)]
+    pages = [_mapped_indexes(one), _mapped_indexes(two)]
+    changes = []
+    for path in sorted({*sides[0], *sides[1]}):
+        files = [side.get(path, []) for side in sides]
+        mapped = [
+            set().union(*(of_side.get(file.file, set()) for file in group))
+            for of_side, group in zip(pages, files, strict=True)
+        ]
+        before, after = (FileTotals.of(group) if group else NO_FILE for group in files)
+        gained, lost = len(mapped[1] - mapped[0]), len(mapped[0] - mapped[1])
+        changes.append(FileChange(path, before, after, gained, lost))
+    return changes
+
+
+def _by_path(sharing: Sharing) -> dict[str, list[FileUse]]:
+    paths: dict[str, list[FileUse]] = {}
+    for file in sharing.files:
+        if file.mappers or file.frames:
+            paths.setdefault(file.path, []).append(file)
+    return paths
+
+
+def _mapped_indexes(sharing: Sharing) -> dict[int, set[int]]:
+    """Return which pages of each file are mapped by somebody."""
+    frames = sharing.counted.frames
+    rows = np.flatnonzero((frames.file >= 0) & (frames.mapped > 0))
+    index = column(sharing.snapshot.frames, "index")[rows]
+    found: dict[int, set[int]] = {}
+    for file, page in zip(frames.file[rows].tolist(), index.tolist(), strict=True):
+        found.setdefault(file, set()).add(page)
+    return found
+
+
+def _rss(process: ProcessUse | None) -> int:
+    return process.usage.rss if process else 0
+
+
+def _pss(process: ProcessUse | None) -> Fraction:
+    return process.pss if process else Fraction(0)
+
+
+def _total_pss(sharing: Sharing) -> Fraction:
+    return sum_fractions(process.pss for process in sharing.processes)

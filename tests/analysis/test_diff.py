@@ -1,0 +1,68 @@
+"""Two snapshots compared: who is new, who is lost, and which pages changed."""
+
+from samepage.analysis.diff import NO_FILE, Match, PageChanges, diff
+from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.tables import Snapshot
+from tests.analysis.sample import COPY, LIBC, SHM, sample
+
+
+def world(*processes: tuple[int, str, list[int]], boot: str = "", shift: int = 0) -> Snapshot:
+    """Processes (pid, exe, pages of /lib/x that they have) on a machine booted as `boot`."""
+    builder = SnapshotBuilder("live", **({"boot_id": boot} if boot else {}))
+    for pid, exe, pages in processes:
+        builder.add_process(pid, argv=[exe], exe=exe)
+        file = builder.add_file(1, 1 + shift, "/lib/x", build_id=f"{shift}")
+        base = 0x100 + shift
+        builder.add_vma(pid, base << 12, (base + 9) << 12, "r-xp", 0, file, "/lib/x")
+        builder.add_pages(pid, [base + page for page in pages], [50 + page for page in pages],
+                          [5] * len(pages))  # fmt: skip
+        for page in pages:
+            builder.add_frames([50 + page], [1], [file], [page], [len(processes)], [0])
+    return builder.build()
+
+
+def test_a_snapshot_is_equal_to_itself() -> None:
+    result = diff(sample(), sample(seed=3))
+    assert result.equal
+    assert result.match is Match.PROGRAM
+    assert [change.pages for change in result.processes] == [PageChanges(0, 0, 0)] * 3
+    assert [change.path for change in result.files] == sorted([LIBC, COPY, SHM])
+
+
+def test_the_same_boot_is_matched_by_pid() -> None:
+    before = world((1, "/a", [0]), (2, "/b", [0]), boot="x")
+    after = world((2, "/b", [0, 3]), (9, "/a", [0]), (1, "/c", []), boot="x")
+    result = diff(before, after)
+    assert result.match is Match.PID
+    pids = [(c.before and c.before.pid, c.after and c.after.pid) for c in result.processes]
+    # pid 1 is another program now, so it is another process
+    assert pids == [(1, None), (2, 2), (None, 1), (None, 9)]
+    assert result.processes[1].pages == PageChanges(gained=1, lost=0, moved=0)
+    assert result.processes[1].rss == 1
+    assert not result.equal
+
+
+def test_other_machines_are_matched_by_program_as_often_as_it_runs() -> None:
+    before = world((1, "/a", [0]), (2, "/a", [0]), (3, "/a", [0]), boot="x")
+    after = world((7, "/a", [0]), (8, "/b", [0]), (9, "/a", [0]), boot="y")
+    pids = [
+        (c.before and c.before.pid, c.after and c.after.pid) for c in diff(before, after).processes
+    ]
+    assert pids == [(1, 7), (2, 9), (3, None), (None, 8)]
+
+
+def test_pages_at_other_addresses_are_not_compared_by_address() -> None:
+    result = diff(world((1, "/a", [0, 1])), world((1, "/a", [1, 2]), shift=0x10))
+    (process,), (file,) = result.processes, result.files
+    assert process.pages is None
+    # but by their place in the file they are
+    assert (file.gained, file.lost) == (1, 1)
+    assert file.content_changed
+
+
+def test_a_file_that_nobody_has_any_more_is_lost() -> None:
+    result = diff(world((1, "/a", [0, 1])), Snapshot.empty("live"))
+    (file,) = result.files
+    assert file.after == NO_FILE
+    assert (file.before.frames, file.before.mapped_pages, file.before.processes) == (2, 2, 1)
+    assert result.pss == (2, 0)

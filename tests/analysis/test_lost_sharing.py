@@ -1,0 +1,57 @@
+"""Lost sharing: which inodes hold the same, what one would save, and why they differ."""
+
+import pytest
+
+from samepage.analysis.lost_sharing import Cause, lost_sharing
+from samepage.analysis.sharing import Sharing
+from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.tables import Snapshot
+from tests.analysis.sample import sample
+
+
+def test_the_copy_in_the_container_is_found() -> None:
+    (lost,) = lost_sharing(Sharing(sample()))
+    assert (lost.name, lost.build_id) == ("libc.so.6", "c0ffee")
+    assert lost.frames == 6 + 2
+    assert lost.saved_frames == 2  # pages 0 and 1 are there twice
+    keep, twin = lost.twins
+    assert (keep.file.inode, keep.cause, keep.containers) == (100, None, ("",))
+    assert (twin.file.inode, twin.cause, twin.containers) == (900, Cause.CONTAINER, ("web",))
+
+
+def two_files(second: str, *, dev: int = 1, deleted: bool = False, **other: object) -> Snapshot:
+    """Two files of the same content; pages 0 and 1 of both, page 2 of the first one."""
+    builder = SnapshotBuilder("live")
+    content = {"size": 9999, "build_id": "aa", **other}
+    first = builder.add_file(1, 1, "/usr/lib/libx.so", size=9999, build_id="aa")
+    twin = builder.add_file(dev, 2, second, deleted=deleted, **content)
+    for pid, file, frames in ((1, first, [11, 12, 13]), (2, twin, [21, 22])):
+        builder.add_process(pid)
+        builder.add_vma(pid, 4096, 4 * 4096, "r-xp", 0, file, "libx.so")
+        count = len(frames)
+        builder.add_pages(pid, range(1, count + 1), frames, [5] * count)
+        builder.add_frames(
+            frames, [1] * count, [file] * count, range(count), [1] * count, [0] * count
+        )
+    return builder.build()
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "cause"),
+    [
+        (two_files("/usr/lib/libx.so", deleted=True), Cause.DELETED),
+        (two_files("/mnt/libx.so", dev=7), Cause.OTHER_DEVICE),
+        (two_files("/p/.venv/lib/libx.so"), Cause.VIRTUAL_ENVIRONMENT),
+        (two_files("/opt/lib/python3/site-packages/x.libs/libx.so"), Cause.VIRTUAL_ENVIRONMENT),
+        (two_files("/opt/libx.so"), Cause.COPY),
+    ],
+)
+def test_the_cause_is_told(snapshot: Snapshot, cause: Cause) -> None:
+    (lost,) = lost_sharing(Sharing(snapshot))
+    assert (lost.frames, lost.saved_frames) == (5, 2)
+    assert [twin.cause for twin in lost.twins] == [None, cause]
+
+
+@pytest.mark.parametrize("other", [{"size": 8888}, {"build_id": "bb"}, {"build_id": None}])
+def test_files_that_may_differ_are_not_taken_for_twins(other: dict[str, object]) -> None:
+    assert lost_sharing(Sharing(two_files("/opt/libx.so", **other))) == []
