@@ -25,6 +25,9 @@ class Pte:
     USER = 1 << 2
     ACCESSED = 1 << 5
     DIRTY = 1 << 6
+    PROTNONE = 1 << 8
+    """Set instead of PRESENT in an entry of a PROT_NONE range: the page stays, and every
+    access faults (`_PAGE_PROTNONE`, which is the global bit of a present entry)."""
     NX = 1 << 63
     FRAME = 0x000F_FFFF_FFFF_F000
     """The bits that hold the physical address of the frame."""

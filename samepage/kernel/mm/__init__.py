@@ -1,10 +1,14 @@
 """Memory management, in modules named after their subject.
 
 Types: `frames` (who uses which frame), `vma` (what a range of addresses means),
-`address_space` (one process's VMAs, page tables and counters), `page_cache` (which file
-page is in which frame). What happens to them: `mmap` (system calls on ranges), `fault`
-(giving memory when it is touched), `fork` (copying an address space), `uaccess` (the
-kernel's own reads and writes of user memory).
+`address_space` (one process's VMAs, page tables and counters), `page_table`, `page_cache`
+(which file page is in which frame) with `readahead` and `shmem`.
+
+What happens to them: `mmap`, `mprotect`, `mremap`, `madvise`, `mlock`, `msync` (system
+calls on ranges; `unmapped_area` finds a place, `vma_merge` splits and joins), `fault`
+(giving memory when it is touched), `gup` (giving it beforehand), `fork` (copying an
+address space), `uaccess` (the kernel's own reads and writes of user memory), `rmap` (who
+maps a frame).
 
 One file page mapped by two processes, drawn after each step:
 

@@ -2,7 +2,7 @@
 
 Invariants, held after every operation:
 - a present entry lies inside a VMA;
-- `rss` counts the present entries by kind, the zero page and special pages not counted;
+- `rss` counts the present entries by kind, the zero page and `[vvar]` not counted;
 - every present entry holds one reference and one mapcount of its frame.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
@@ -22,6 +22,7 @@ MMAP_BASE = 0x7FFF_F7FF_F000
 """The stack's top less 128 MiB of gap (`mmap_base` with an 8 MiB stack limit)."""
 MMAP_MIN_ADDR = 0x10000
 STACK_GUARD_GAP = 256 << PAGE_SHIFT
+RLIM_INFINITY = (1 << 64) - 1
 
 
 class RssKind(enum.IntEnum):
@@ -32,13 +33,24 @@ class RssKind(enum.IntEnum):
     SHMEM = 2
 
 
+_RSS_OF = [-1] * (max(FrameKind) + 1)
+_RSS_OF[FrameKind.FILE] = _RSS_OF[FrameKind.VDSO] = RssKind.FILE.value
+_RSS_OF[FrameKind.ANONYMOUS] = RssKind.ANON.value
+_RSS_OF[FrameKind.SHMEM] = RssKind.SHMEM.value
+RSS_OF_KIND = tuple(_RSS_OF)
+"""By frame kind: the index into `rss`, or -1 for pages that are not counted."""
+
+
 class EventKind(enum.Enum):
     """What the timeline tells."""
 
     MMAP = "mmap"
     MUNMAP = "munmap"
     MPROTECT = "mprotect"
+    MREMAP = "mremap"
+    MADVISE = "madvise"
     BRK = "brk"
+    FORK = "fork"
     FILE_READ = "file read fault"
     COW = "copy-on-write"
     REUSE = "write, page reused"
@@ -47,6 +59,7 @@ class EventKind(enum.Enum):
     SHARED = "shared write fault"
     SPECIAL = "special page"
     STACK = "stack growth"
+    RECLAIM = "reclaim"
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,11 +73,13 @@ class Event:
     file: str = ""
     index: int = 0
     cached: bool = True
+    """Of a fault on a file: the page cache had the page."""
 
 
 @dataclass(slots=True)
 class FaultCounts:
-    """`min_flt` and `maj_flt`."""
+    """`min_flt` and `maj_flt`: every fault that was resolved counts, those of the kernel's
+    own accesses too (`mm_account_fault`)."""
 
     minor: int = 0
     major: int = 0
@@ -78,10 +93,42 @@ class Brk:
     end: int = 0
 
 
+@dataclass(slots=True)
+class Layout:
+    """Where exec put things (the fields of `mm_struct`, shown in /proc/PID/stat)."""
+
+    start_code: int = 0
+    end_code: int = 0
+    start_data: int = 0
+    end_data: int = 0
+    start_stack: int = 0
+    arg_start: int = 0
+    arg_end: int = 0
+    env_start: int = 0
+    env_end: int = 0
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a process may take: its `RLIMIT_*` in bytes, and the system's own bounds.
+
+    `privileged` stands for CAP_IPC_LOCK: memory may be locked beyond `memlock`.
+    """
+
+    address_space: int = RLIM_INFINITY
+    data: int = RLIM_INFINITY
+    stack: int = 8 << 20
+    memlock: int = 8 << 20
+    max_map_count: int = 65530
+    privileged: bool = False
+
+
 class AddressSpace:
     """The memory of one process, or of several that share it (vfork, CLONE_VM).
 
     `flush_tlb` is called whenever rights or pages were taken away; `emit` gets the events.
+    `faults` are the counters of the task that runs: a scheduler may put that task's own
+    there. Raises `OutOfFrames` if there is no frame for the top table.
     """
 
     def __init__(
@@ -100,10 +147,15 @@ class AddressSpace:
         self.rss = [0, 0, 0]
         self.faults = FaultCounts()
         self.brk = Brk()
+        self.layout = Layout()
+        self.limits = Limits()
+        self.mmap_base = MMAP_BASE
+        self.default_flags = 0
+        """Flags that every new VMA gets: what `mlockall(MCL_FUTURE)` set (`def_flags`)."""
         self.users = 1
         self.special_pages: dict[tuple[str, int], int] = {}
         """(name, page index) -> frame, for `[vdso]` and its like."""
-        self.stack_limit = 8 << 20
+        cache.spaces[self] = None
 
     @property
     def rss_pages(self) -> int:
@@ -115,49 +167,144 @@ class AddressSpace:
         """Mapped pages, resident or not (`total_vm`)."""
         return sum(vma.pages for vma in self.vmas)
 
-    def rss_kind(self, vma: Vma, pfn: int) -> RssKind | None:
-        """How a mapped frame counts; None for the zero page and special pages."""
-        kind = self.frames.kinds[pfn]
-        if kind == FrameKind.ANONYMOUS:
-            return RssKind.ANON
-        if kind == FrameKind.FILE:
-            return RssKind.SHMEM if getattr(vma.file, "shmem", False) else RssKind.FILE
-        return None
+    @property
+    def data_pages(self) -> int:
+        """Pages of private writable mappings, the stack not counted (`data_vm`)."""
+        return sum(vma.pages for vma in self.vmas if is_data(vma.flags))
 
-    def set_pte(self, vma: Vma, slot: int, pfn: int, flags: int) -> None:
+    @property
+    def locked_pages(self) -> int:
+        """Pages of locked mappings (`locked_vm`)."""
+        return sum(vma.pages for vma in self.vmas if vma.flags & VmFlags.LOCKED)
+
+    def may_expand(self, flags: int, pages: int) -> bool:
+        """Whether the limits allow a mapping of `pages` more (`may_expand_vm`)."""
+        limits = self.limits
+        if (
+            limits.address_space != RLIM_INFINITY
+            and self.virtual_pages + pages > limits.address_space >> PAGE_SHIFT
+        ):
+            return False
+        return not (
+            limits.data != RLIM_INFINITY
+            and is_data(flags)
+            and self.data_pages + pages > limits.data >> PAGE_SHIFT
+        )
+
+    def enough_memory(self, pages: int) -> bool:
+        """Whether one request is not larger than all of RAM (`__vm_enough_memory` with the
+        default `vm.overcommit_memory` of 0)."""
+        return pages <= self.frames.ram.n_frames
+
+    def may_lock(self, flags: int, size: int) -> bool:
+        """Whether `size` more bytes with these flags keep RLIMIT_MEMLOCK
+        (`mlock_future_ok`)."""
+        if not flags & VmFlags.LOCKED or self.limits.privileged:
+            return True
+        return ((self.locked_pages << PAGE_SHIFT) + size) <= self.limits.memlock
+
+    def set_pte(self, slot: int, pfn: int, flags: int) -> None:
         """Fill an empty entry with a frame, and count it."""
-        self.frames.ram.words[slot] = pfn << PAGE_SHIFT | flags | Pte.PRESENT | Pte.USER
-        self.frames.map(pfn)
-        kind = self.rss_kind(vma, pfn)
-        if kind is not None:
+        frames = self.frames
+        frames.ram.words[slot] = pfn << PAGE_SHIFT | flags
+        frames.references[pfn] += 1
+        frames.mapcount[pfn] += 1
+        kind = RSS_OF_KIND[frames.kinds[pfn]]
+        if kind >= 0:
             self.rss[kind] += 1
 
-    def clear_pte(self, vma: Vma, slot: int) -> None:
+    def clear_pte(self, slot: int) -> None:
         """Empty a present entry; a dirty one leaves its mark on the file page."""
-        entry = self.frames.ram.words[slot]
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        self._forget([self.frames.ram.words[slot]])
         self.frames.ram.words[slot] = 0
-        kind = self.rss_kind(vma, pfn)
-        if kind is not None:
-            self.rss[kind] -= 1
-            if kind is not RssKind.ANON and entry & Pte.DIRTY:
-                self.cache.dirty.add(pfn)
-        self.frames.unmap(pfn)
 
-    def zap(self, vma: Vma, start: int, end: int) -> None:
-        """Drop the pages of [start, end), which lies in `vma` (`zap_page_range`)."""
-        for _, slot, _ in self.table.present(start, end):
-            self.clear_pte(vma, slot)
+    def _forget(self, entries: list[int]) -> None:
+        """Take entries out of the counts (`zap_present_ptes`)."""
+        kinds, rss = self.frames.kinds, self.rss
+        pfns = []
+        for entry in entries:
+            pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+            pfns.append(pfn)
+            kind = RSS_OF_KIND[kinds[pfn]]
+            if kind >= 0:
+                rss[kind] -= 1
+                if entry & Pte.DIRTY and kind != RssKind.ANON:
+                    self.cache.dirty.add(pfn)
+        self.frames.unmap_all(pfns)
+
+    def zap(self, start: int, end: int) -> None:
+        """Drop the pages of [start, end) (`zap_page_range`)."""
+        words = self.frames.ram.words
+        for _, slot, count in self.table.tables(start, end):
+            part = words[slot : slot + count]
+            entries = [entry for entry in part.tolist() if entry]
+            if entries:
+                part.cast("B")[:] = bytes(count << 3)
+                self._forget(entries)
+
+    def release_file(self, vma: Vma) -> None:
+        """Tell the cache that a VMA is gone: shared anonymous memory ends with the last."""
+        if vma.shmem:
+            self.cache.release_shmem(vma.file)
 
     def destroy(self) -> None:
         """Give everything back (`exit_mmap`)."""
-        for vma in list(self.vmas):
-            self.zap(vma, vma.start, vma.end)
-            self.vmas.remove(vma)
+        del self.cache.spaces[self]
+        self.zap(0, 1 << 47)
+        gone = list(self.vmas)
+        self.vmas = VmaSet()
+        for vma in gone:
+            self.release_file(vma)
         self.table.free_tables(0, 1 << 47, 0, 1 << 47)
         self.table.destroy()
 
 
+def is_data(flags: int) -> bool:
+    """`is_data_mapping`: private and writable, and no stack."""
+    return flags & (VmFlags.WRITE | VmFlags.SHARED | VmFlags.GROWSDOWN) == VmFlags.WRITE
+
+
 def page_flags(vma: Vma) -> int:
-    """The PTE bits that a VMA's rights give, without WRITE: a fault decides on that."""
-    return 0 if vma.flags & VmFlags.EXEC else Pte.NX
+    """The PTE bits that a VMA's rights give (`vm_page_prot`).
+
+    WRITE only in shared anonymous memory: elsewhere a fault decides on that, to copy the
+    page or to tell the file system. x86 gives every new entry the accessed bit.
+    """
+    flags = vma.flags
+    if not flags & 7:
+        return Pte.PROTNONE | Pte.ACCESSED
+    bits = Pte.PRESENT | Pte.USER | Pte.ACCESSED
+    if not flags & VmFlags.EXEC:
+        bits |= Pte.NX
+    if flags & VmFlags.SHARED and flags & VmFlags.WRITE and vma.shmem:
+        bits |= Pte.WRITE
+    return bits
+
+
+def wants_writenotify(vma: Vma) -> bool:
+    """Whether the first write to each page of a shared mapping must fault, so that the
+    file system hears of it (`vma_wants_writenotify`)."""
+    both = VmFlags.WRITE | VmFlags.SHARED
+    return vma.flags & both == both and not vma.shmem
+
+
+def vma_name(mm: AddressSpace, vma: Vma) -> str:
+    """The last column of /proc/PID/maps (`show_map_vma`)."""
+    if vma.path:
+        return vma.path
+    if vma.special:
+        return vma.special
+    if vma.start < mm.brk.end and vma.end > mm.brk.start:
+        return "[heap]"
+    if vma.start <= mm.layout.start_stack <= vma.end and mm.layout.start_stack:
+        return "[stack]"
+    return ""
+
+
+def compute_mmap_base(stack_limit: int) -> int:
+    """Where the top-down area begins for a stack limit in bytes, without ASLR (`mmap_base`
+    in arch/x86/mm/mmap.c)."""
+    gap = stack_limit + STACK_GUARD_GAP
+    gap = max(gap, 128 << 20)
+    gap = min(gap, STACK_TOP // 6 * 5)
+    return (STACK_TOP - gap + PAGE_SIZE - 1) & -PAGE_SIZE

@@ -9,118 +9,130 @@ names of those in Linux's mm/memory.c, which are the specification:
       |- not present, private write  do_cow_fault        a copy of the cached page
       |- not present, shared write   do_shared_fault     the cached page itself
       `- present, read-only, write   do_wp_page          reuse if the only owner, else copy
+
+Whoever runs out of frames in here gets `OutOfFrames`; then no entry has changed, and the
+access may be tried again once there is memory.
 """
 
 import enum
 
 from samepage.hardware.paging import PMD_SIZE, Access, Pte
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.mm import readahead
 from samepage.kernel.mm.address_space import (
+    MMAP_MIN_ADDR,
     STACK_GUARD_GAP,
     AddressSpace,
     Event,
     EventKind,
+    RssKind,
     page_flags,
+    wants_writenotify,
 )
 from samepage.kernel.mm.frames import FrameKind
-from samepage.kernel.mm.vma import Vma, VmFlags
+from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
+from samepage.kernel.mm.vma_merge import anon_vma_prepare
 
 FAULT_AROUND_BYTES = 64 << 10
 """`fault_around_bytes`: how much is mapped around a file page that is read."""
+
+_ANONYMOUS = int(FrameKind.ANONYMOUS)
 
 
 class FaultResult(enum.Enum):
     """What the faulting task gets: its access again, or a signal with this `si_code`."""
 
     OK = "ok"
+    MAJOR = "ok, after reading from storage"
     SEGV_MAPERR = "address not mapped"
     SEGV_ACCERR = "access not permitted"
     BUS_ADRERR = "beyond the end of the file"
 
 
-_NEEDED = {Access.READ: VmFlags.READ, Access.WRITE: VmFlags.WRITE, Access.EXECUTE: VmFlags.EXEC}
+RESOLVED = (FaultResult.OK, FaultResult.MAJOR)
 
 
 def handle_mm_fault(mm: AddressSpace, address: int, access: Access) -> FaultResult:
     """Resolve one fault at `address` (`do_user_addr_fault` and `handle_mm_fault`).
 
-    Counts one fault whatever it maps. Raises `OutOfFrames`.
+    Returns OK whether minor or major, else why there is a signal. A resolved fault counts
+    once, whatever it maps. Raises `OutOfFrames`.
     """
     vma = mm.vmas.find(address) or _grow_stack(mm, address)
     if vma is None:
         return FaultResult.SEGV_MAPERR
-    if not _access_allowed(vma, access):
+    # `access_error`: x86 page tables cannot forbid reading alone, and forbid execution
+    # only where there is an entry.
+    if not vma.flags & (VmFlags.WRITE if access is Access.WRITE else ACCESS_FLAGS):
         return FaultResult.SEGV_ACCERR
     page = address & PAGE_MASK
+    if access is Access.EXECUTE and not vma.flags & VmFlags.EXEC and mm.table.get(page):
+        return FaultResult.SEGV_ACCERR
+    result = fault_page(mm, vma, page, access is Access.WRITE)
+    return FaultResult.OK if result is FaultResult.MAJOR else result
+
+
+def fault_page(mm: AddressSpace, vma: Vma, page: int, write: bool) -> FaultResult:
+    """Resolve a fault on a page of a VMA, whose rights were checked, and count it
+    (`handle_pte_fault`, `mm_account_fault`). Raises `OutOfFrames`."""
     slot = mm.table.make_slot(page)
-    entry = mm.frames.ram.words[slot]
-    if entry & Pte.PRESENT:
-        result = do_wp_page(mm, vma, page, slot) if access is Access.WRITE else FaultResult.OK
-    elif vma.special:
-        result = _do_special_fault(mm, vma, page, slot)
-    elif vma.file is None:
-        result = do_anonymous_page(mm, vma, page, slot, access)
-    elif vma.index(page) << PAGE_SHIFT >= vma.file.size:
-        return FaultResult.BUS_ADRERR
-    elif access is not Access.WRITE:
-        result = do_read_fault(mm, vma, page)
-    elif vma.shared:
+    if mm.frames.ram.words[slot]:
+        result = do_wp_page(mm, vma, page, slot) if write else FaultResult.OK
+    elif vma.file is None and not vma.special:
+        result = do_anonymous_page(mm, vma, page, slot, write)
+    elif not write:
+        result = do_read_fault(mm, vma, page, slot)
+    elif vma.flags & VmFlags.SHARED:
         result = do_shared_fault(mm, vma, page, slot)
     else:
         result = do_cow_fault(mm, vma, page, slot)
     if result is FaultResult.OK:
         mm.faults.minor += 1
+    elif result is FaultResult.MAJOR:
+        mm.faults.major += 1
     return result
 
 
-def _access_allowed(vma: Vma, access: Access) -> bool:
-    """Whether the VMA's rights allow it (`access_error`): any right lets a page be read,
-    since x86 page tables cannot express less."""
-    if access is Access.READ:
-        return bool(vma.flags & (VmFlags.READ | VmFlags.WRITE | VmFlags.EXEC))
-    return bool(vma.flags & _NEEDED[access])
-
-
 def _grow_stack(mm: AddressSpace, address: int) -> Vma | None:
-    """Extend the stack VMA downwards to `address` if its limit and the guard gap to the
-    VMA below allow it (`expand_downwards`)."""
+    """Extend the stack VMA downwards to `address` if the limits and the guard gap to the
+    VMA below allow it (`expand_downwards`, `acct_stack_growth`)."""
     vma = mm.vmas.next_from(address)
-    if vma is None or not vma.flags & VmFlags.GROWSDOWN:
+    if vma is None or not vma.flags & VmFlags.GROWSDOWN or address < MMAP_MIN_ADDR:
         return None
     start = address & PAGE_MASK
-    if vma.end - start > mm.stack_limit:
-        return None
     below = mm.vmas.before(vma.start)
-    if below is not None and start - below.end < STACK_GUARD_GAP:
+    if (
+        below is not None
+        and not below.flags & VmFlags.GROWSDOWN
+        and below.flags & ACCESS_FLAGS
+        and start - below.end < STACK_GUARD_GAP
+    ):
+        return None
+    anon_vma_prepare(mm, vma)
+    grow = (vma.start - start) >> PAGE_SHIFT
+    if (
+        not mm.may_expand(vma.flags, grow)
+        or vma.end - start > mm.limits.stack
+        or not mm.may_lock(vma.flags, grow << PAGE_SHIFT)
+        or not mm.enough_memory(grow)
+    ):
         return None
     mm.vmas.set_start(vma, start)
     if mm.emit:
-        mm.emit(Event(EventKind.STACK, start))
+        mm.emit(Event(EventKind.STACK, start, grow))
     return vma
 
 
-def _do_special_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
-    """`special_mapping_fault`: one page at a time, without fault-around."""
-    pfn = mm.special_pages.get((vma.special, (page - vma.start) >> PAGE_SHIFT), 0)
-    if not pfn:
-        return FaultResult.BUS_ADRERR
-    mm.set_pte(vma, slot, pfn, page_flags(vma))
-    if mm.emit:
-        mm.emit(Event(EventKind.SPECIAL, page, frame=pfn, file=vma.special))
-    return FaultResult.OK
-
-
-def do_anonymous_page(
-    mm: AddressSpace, vma: Vma, page: int, slot: int, access: Access
-) -> FaultResult:
+def do_anonymous_page(mm: AddressSpace, vma: Vma, page: int, slot: int, write: bool) -> FaultResult:
     """First touch of an anonymous page: the shared zero page for a read, which does not
     count as resident; a zeroed frame for a write."""
-    if access is not Access.WRITE:
+    if not write:
         pfn = mm.frames.zero_pfn
-        mm.set_pte(vma, slot, pfn, page_flags(vma))
+        mm.set_pte(slot, pfn, page_flags(vma))
         kind = EventKind.ZERO
     else:
-        pfn = mm.frames.allocate_zeroed(FrameKind.ANONYMOUS)
+        anon_vma_prepare(mm, vma)
+        pfn = mm.frames.allocate_zeroed(_ANONYMOUS)
         _install_anonymous(mm, vma, slot, pfn)
         kind = EventKind.ANON
     if mm.emit:
@@ -128,58 +140,141 @@ def do_anonymous_page(
     return FaultResult.OK
 
 
-def do_read_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
-    """A read of a file page: it and its cached neighbours are mapped, read-only.
+def do_read_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+    """A read of a file page: it and its cached neighbours are mapped.
 
-    The window (`do_fault_around`) is the aligned 64 KiB around the address. Where the VMA
-    begins inside it, it starts with the VMA and still spans 16 pages; it never leaves the
-    VMA or the 2 MiB that one last-level table spans.
+    Fault-around comes first. If the page itself was not there, it is brought in; if that
+    had to read from storage, everything starts again, and fault-around then finds what
+    readahead has brought.
     """
-    start = max(page & -FAULT_AROUND_BYTES, vma.start, page & -PMD_SIZE)
-    end = min(start + FAULT_AROUND_BYTES, vma.end, (page & -PMD_SIZE) + PMD_SIZE)
-    flags = page_flags(vma)
+    if vma.special:
+        return _do_special_fault(mm, vma, page, slot)
     words = mm.frames.ram.words
-    first = mm.table.make_slot(start)
-    index = vma.index(start)
-    limit = (vma.file.size + PAGE_SIZE - 1) >> PAGE_SHIFT
-    hit = mm.cache.lookup(vma.file, vma.index(page)) != 0
-    mapped = 0
-    for offset in range(min((end - start) >> PAGE_SHIFT, limit - index)):
-        if not words[first + offset] & Pte.PRESENT:
-            pfn = mm.cache.get(vma.file, index + offset)
-            mm.set_pte(vma, first + offset, pfn, flags)
+    index = vma.index(page)
+    cached = index in vma.file.pages
+    mapped = do_fault_around(mm, vma, page)
+    major = False
+    if not words[slot]:
+        pfn, major = filemap_fault(mm, vma, index)
+        if not pfn:
+            return FaultResult.BUS_ADRERR
+        if major:
+            mapped += do_fault_around(mm, vma, page)
+        if not words[slot]:
+            mm.set_pte(slot, vma.file.pages[index], page_flags(vma))
             mapped += 1
     if mm.emit:
-        pfn = mm.cache.lookup(vma.file, vma.index(page))
+        pfn = (words[slot] & Pte.FRAME) >> PAGE_SHIFT
         mm.emit(
-            Event(EventKind.FILE_READ, page, mapped, pfn, vma.path, vma.index(page), cached=hit)
+            Event(EventKind.FILE_READ, page, mapped, pfn, vma.path, index, cached and not major)
         )
+    return FaultResult.MAJOR if major else FaultResult.OK
+
+
+def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
+    """Map the cached pages around `page` (`do_fault_around`, `filemap_map_pages`); return
+    how many.
+
+    The window is the aligned 64 KiB around the address. Where the VMA begins inside it,
+    it starts with the VMA and still spans 16 pages; it never leaves the VMA or the 2 MiB
+    that one last-level table spans. Pages past the end of the file and pages marked for
+    readahead are left out.
+    """
+    table_start = page & -PMD_SIZE
+    start = max(page & -FAULT_AROUND_BYTES, vma.start, table_start)
+    end = min(start + FAULT_AROUND_BYTES, vma.end, table_start + PMD_SIZE)
+    inode = vma.file
+    first = vma.index(start)
+    count = min((end - start) >> PAGE_SHIFT, ((inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - first)
+    if count <= 0:
+        return 0
+    frames, cache = mm.frames, mm.cache
+    cache.fill(inode, first, first + count, vma.index(page))
+    words = frames.ram.words
+    slot = mm.table.slot(start)
+    flags = page_flags(vma)
+    pages, marked = inode.pages, cache.marked
+    references, mapcount = frames.references, frames.mapcount
+    mapped = 0
+    for offset, entry in enumerate(words[slot : slot + count].tolist()):
+        if entry:
+            continue
+        pfn = pages.get(first + offset, 0)
+        if pfn and pfn not in marked:
+            words[slot + offset] = pfn << PAGE_SHIFT | flags
+            references[pfn] += 1
+            mapcount[pfn] += 1
+            mapped += 1
+    if mapped:
+        mm.rss[RssKind.SHMEM if vma.shmem else RssKind.FILE] += mapped
+    return mapped
+
+
+def filemap_fault(mm: AddressSpace, vma: Vma, index: int) -> tuple[int, bool]:
+    """Find or bring in a file page; return its frame, and whether it was read from
+    storage (`filemap_fault`, `shmem_fault`). The frame is 0 beyond the end of the file."""
+    inode, cache = vma.file, mm.cache
+    if index << PAGE_SHIFT >= inode.size:
+        return 0, False
+    if vma.shmem:
+        return cache.get(inode, index), False
+    pfn = cache.find(inode, index)
+    if pfn:
+        readahead.fault_hit(cache, vma, index)
+        # The next window's frames may have come from reclaim.
+        return cache.get(inode, index), False
+    readahead.fault_miss(cache, vma, index)
+    return cache.get(inode, index), True
+
+
+def _special_page(mm: AddressSpace, vma: Vma, page: int) -> int:
+    return mm.special_pages.get((vma.special, (page - vma.start) >> PAGE_SHIFT), 0)
+
+
+def _do_special_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+    """`special_mapping_fault`: one page at a time, without fault-around."""
+    pfn = _special_page(mm, vma, page)
+    if not pfn:
+        return FaultResult.BUS_ADRERR
+    mm.set_pte(slot, pfn, page_flags(vma))
+    if mm.emit:
+        mm.emit(Event(EventKind.SPECIAL, page, frame=pfn, file=vma.special))
     return FaultResult.OK
 
 
 def do_cow_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     """A write to a private file page that is not mapped: a copy of the cached page, and
     neither the cached page nor its neighbours are mapped."""
+    anon_vma_prepare(mm, vma)
     index = vma.index(page)
-    hit = mm.cache.lookup(vma.file, index) != 0
-    source = mm.cache.get(vma.file, index)
+    major = False
+    if vma.special:
+        cached = True
+        source = _special_page(mm, vma, page)
+    else:
+        cached = index in vma.file.pages
+        source, major = filemap_fault(mm, vma, index)
+    if not source:
+        return FaultResult.BUS_ADRERR
     pfn = _copy_page(mm, source)
     _install_anonymous(mm, vma, slot, pfn)
     if mm.emit:
-        mm.emit(Event(EventKind.COW, page, 1, pfn, vma.path, index, cached=hit))
-    return FaultResult.OK
+        mm.emit(Event(EventKind.COW, page, 1, pfn, vma.path or vma.special, index, cached))
+    return FaultResult.MAJOR if major else FaultResult.OK
 
 
 def do_shared_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     """A write to a shared file page that is not mapped: the cached page itself, dirty."""
     index = vma.index(page)
-    hit = mm.cache.lookup(vma.file, index) != 0
-    pfn = mm.cache.get(vma.file, index)
+    cached = index in vma.file.pages
+    pfn, major = filemap_fault(mm, vma, index)
+    if not pfn:
+        return FaultResult.BUS_ADRERR
     mm.cache.dirty.add(pfn)
-    mm.set_pte(vma, slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
+    mm.set_pte(slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
     if mm.emit:
-        mm.emit(Event(EventKind.SHARED, page, 1, pfn, vma.path, index, cached=hit))
-    return FaultResult.OK
+        mm.emit(Event(EventKind.SHARED, page, 1, pfn, vma.path, index, cached))
+    return FaultResult.MAJOR if major else FaultResult.OK
 
 
 def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
@@ -188,21 +283,25 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     A shared mapping becomes writable. A private anonymous page that nobody else holds is
     reused in place (`wp_can_reuse_anon_folio`); anything else is copied.
     """
-    words = mm.frames.ram.words
+    frames = mm.frames
+    words = frames.ram.words
     entry = words[slot]
     if entry & Pte.WRITE:
         return FaultResult.OK
     pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
     kind = EventKind.REUSE
-    if vma.shared:
+    bits = Pte.ACCESSED | Pte.DIRTY | (Pte.WRITE if vma.flags & VmFlags.WRITE else 0)
+    if vma.flags & (VmFlags.SHARED | VmFlags.MAYSHARE):
         mm.cache.dirty.add(pfn)
-        words[slot] = entry | Pte.WRITE | Pte.DIRTY
+        words[slot] = entry | bits
         kind = EventKind.SHARED
-    elif mm.frames.kinds[pfn] == FrameKind.ANONYMOUS and mm.frames.references[pfn] == 1:
-        words[slot] = entry | Pte.WRITE | Pte.DIRTY
+    elif frames.kinds[pfn] == _ANONYMOUS and (frames.exclusive[pfn] or frames.references[pfn] == 1):
+        frames.exclusive[pfn] = 1
+        words[slot] = entry | bits
     else:
+        anon_vma_prepare(mm, vma)
         copy = _copy_page(mm, pfn)
-        mm.clear_pte(vma, slot)
+        mm.clear_pte(slot)
         _install_anonymous(mm, vma, slot, copy)
         mm.flush_tlb()
         pfn = copy
@@ -214,19 +313,35 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
 
 
 def _copy_page(mm: AddressSpace, source: int) -> int:
+    frames = mm.frames
+    if source == frames.zero_pfn:
+        return frames.allocate_zeroed(_ANONYMOUS)
     # Held while the new frame is found: reclaim must not take the page being copied.
-    mm.frames.references[source] += 1
+    frames.references[source] += 1
     try:
-        pfn = mm.frames.allocate(FrameKind.ANONYMOUS)
+        pfn = frames.allocate(_ANONYMOUS)
     finally:
-        mm.frames.put(source)
-    mm.frames.ram.copy(source, pfn)
+        frames.put(source)
+    frames.ram.copy(source, pfn)
     return pfn
 
 
 def _install_anonymous(mm: AddressSpace, vma: Vma, slot: int, pfn: int) -> None:
-    """Map a frame of our own, writable and dirty; the entry takes over its reference."""
-    vma.anon_vma = True
-    flags = Pte.DIRTY | (Pte.WRITE if vma.flags & VmFlags.WRITE else 0)
-    mm.set_pte(vma, slot, pfn, page_flags(vma) | flags)
-    mm.frames.put(pfn)
+    """Map a frame of our own, dirty, and writable if the VMA is; the entry takes over its
+    reference."""
+    flags = page_flags(vma) | Pte.DIRTY
+    if vma.flags & VmFlags.WRITE:
+        flags |= Pte.WRITE
+    frames = mm.frames
+    frames.ram.words[slot] = pfn << PAGE_SHIFT | flags
+    frames.mapcount[pfn] = 1
+    frames.exclusive[pfn] = 1
+    mm.rss[RssKind.ANON] += 1
+
+
+def can_change_pte_writable(mm: AddressSpace, vma: Vma, entry: int) -> bool:
+    """Whether mprotect may make an entry of a writable VMA writable at once, since the
+    write fault would do just that (`can_change_pte_writable`)."""
+    if vma.flags & VmFlags.SHARED:
+        return not wants_writenotify(vma) or bool(entry & Pte.DIRTY)
+    return bool(mm.frames.exclusive[(entry & Pte.FRAME) >> PAGE_SHIFT])

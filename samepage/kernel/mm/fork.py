@@ -1,48 +1,89 @@
 """fork's part in memory: a copy of an address space that shares every frame it can.
 
 A VMA's page tables are copied only if they hold something that faults could not bring
-back: some page of it was once written privately (`vma_needs_copy`: it has an anon_vma).
-All other file mappings start empty in the child. Copied private pages become read-only on
-both sides: the next write of either finds the frame used twice, and copies it.
+back (`vma_needs_copy`): it has an anon_vma, so that some page of it was once written
+privately, or it maps frames directly. All other file mappings start empty in the child.
+Copied private pages become read-only on both sides: the next write of either finds the
+frame used twice, and copies it.
 """
 
 from dataclasses import replace
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
-from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.vma import Vma, VmFlags
+from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
+from samepage.kernel.mm.vma import LOCKED_MASK, AnonVma, Vma, VmFlags
 
 
 def dup_mmap(mm: AddressSpace) -> AddressSpace:
     """Copy an address space (`dup_mmap`). Raises `OutOfFrames`; nothing leaks then."""
     child = AddressSpace(mm.frames, mm.cache, mm.flush_tlb, mm.emit)
     child.brk = replace(mm.brk)
+    child.layout = replace(mm.layout)
+    child.limits = mm.limits
+    child.mmap_base = mm.mmap_base
     child.special_pages = mm.special_pages
-    child.stack_limit = mm.stack_limit
     try:
         for vma in mm.vmas:
             if vma.flags & VmFlags.DONTCOPY:
                 continue
-            copy = replace(vma)
+            copy = _dup_vma(vma)
             child.vmas.insert(copy)
-            if vma.anon_vma and not vma.flags & VmFlags.WIPEONFORK:
-                copy_page_range(mm, child, vma, copy)
+            wiped = vma.flags & VmFlags.WIPEONFORK
+            if not wiped and (vma.anon_vma or vma.flags & (VmFlags.PFNMAP | VmFlags.MIXEDMAP)):
+                copy_page_range(mm, child, vma)
     except BaseException:
         child.destroy()
         raise
     finally:
         mm.flush_tlb()
+    if mm.emit:
+        mm.emit(Event(EventKind.FORK, 0, child.rss_pages))
     return child
 
 
-def copy_page_range(mm: AddressSpace, child: AddressSpace, vma: Vma, copy: Vma) -> None:
-    """Give the child the parent's present pages of one VMA (`copy_page_range`)."""
-    words = mm.frames.ram.words
-    for address, slot, entry in mm.table.present(vma.start, vma.end):
+def _dup_vma(vma: Vma) -> Vma:
+    """The child's VMA: it gets an anon_vma of its own, linked to the parent's
+    (`anon_vma_fork`), and is not locked."""
+    anon = vma.anon_vma is not None and not vma.flags & VmFlags.WIPEONFORK
+    return Vma(
+        vma.start,
+        vma.end,
+        vma.flags & ~LOCKED_MASK,
+        vma.file,
+        vma.pgoff,
+        vma.path,
+        vma.special,
+        AnonVma() if anon else None,
+        vma.anon_chain + 1 if anon else 0,
+        vma.filp,
+    )
+
+
+def copy_page_range(mm: AddressSpace, child: AddressSpace, vma: Vma) -> None:
+    """Give the child the parent's present pages of one VMA (`copy_present_ptes`).
+
+    Every entry is old (not accessed) in the child, and clean if the VMA is shared.
+    """
+    frames, rss = mm.frames, child.rss
+    words, references, mapcount = frames.ram.words, frames.references, frames.mapcount
+    exclusive, kinds = frames.exclusive, frames.kinds
+    cow = vma.flags & (VmFlags.SHARED | VmFlags.MAYWRITE) == VmFlags.MAYWRITE
+    dropped = Pte.ACCESSED | (Pte.DIRTY if vma.flags & VmFlags.SHARED else 0)
+    kept = ~dropped & ~(Pte.WRITE if cow else 0)
+    for address, slot, count in mm.table.tables(vma.start, vma.end):
+        # The table first: to get its frame may take pages away that are to be copied.
         target = child.table.make_slot(address)
-        if not vma.shared:
-            entry &= ~Pte.WRITE
-            words[slot] = entry
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
-        child.set_pte(copy, target, pfn, entry & ~Pte.FRAME & ~Pte.ACCESSED)
+        for offset, entry in enumerate(words[slot : slot + count].tolist()):
+            if not entry:
+                continue
+            if cow and entry & Pte.WRITE:
+                words[slot + offset] = entry & ~Pte.WRITE
+            pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+            words[target + offset] = entry & kept
+            references[pfn] += 1
+            mapcount[pfn] += 1
+            exclusive[pfn] = 0
+            kind = RSS_OF_KIND[kinds[pfn]]
+            if kind >= 0:
+                rss[kind] += 1

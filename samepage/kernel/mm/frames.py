@@ -7,14 +7,18 @@ count and a map count, as `struct page` has:
 - `references`: how many owners keep the frame allocated: each page table entry that maps
   it, plus the page cache if it is a file's page, plus one for a page table or the kernel.
 - `mapcount`: how many page table entries map it (`_mapcount`).
+- `exclusive`: 1 for an anonymous frame that certainly one process alone owns
+  (`PageAnonExclusive`): set when the frame is made, taken away by fork, and given back by
+  the write fault that finds the others gone.
 
 Invariants: a frame is free if and only if its reference count is 0; `mapcount` is never
-larger than `references`; a free frame is in no page table.
+larger than `references`; a free frame is in no page table; an exclusive frame is
+anonymous and mapped at most once.
 """
 
 import enum
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from samepage.hardware.ram import Ram
 
@@ -28,11 +32,17 @@ class FrameKind(enum.IntEnum):
 
     FREE = 0
     KERNEL = 1
+    """The kernel's own, also the `[vvar]` pages that it shows to programs."""
     PAGE_TABLE = 2
     ANONYMOUS = 3
     FILE = 4
     ZERO = 5
     VDSO = 6
+    SHMEM = 7
+    """A page of shared anonymous memory (tmpfs): it has no storage to come back from."""
+
+
+_FREE = int(FrameKind.FREE)
 
 
 class Frames:
@@ -53,6 +63,10 @@ class Frames:
         self.references = memoryview(mmap.mmap(-1, 4 * count)).cast("i")
         self.mapcount = memoryview(mmap.mmap(-1, 4 * count)).cast("i")
         self.kinds = memoryview(mmap.mmap(-1, count))
+        self.exclusive = memoryview(mmap.mmap(-1, count))
+        self.lazy: set[int] = set()
+        """Anonymous frames given up by MADV_FREE: reclaim may take those whose entry is
+        still clean."""
         self.zero_pfn = self.allocate(FrameKind.ZERO)
         ram.clear(self.zero_pfn)
 
@@ -66,26 +80,27 @@ class Frames:
         """Frames in use, the zero page included, frame 0 not."""
         return self._next - 1 - len(self._free)
 
-    def allocate(self, kind: FrameKind) -> int:
-        """Take a frame, with one reference and undefined content.
+    def allocate(self, kind: int) -> int:
+        """Take a frame of a `FrameKind`, with one reference and undefined content.
 
         Raises `OutOfFrames`.
         """
-        if self._free:
-            pfn = self._free.pop()
-            self.rewrite(pfn)
-        elif self._next < self.ram.n_frames:
-            pfn = self._next
-            self._next += 1
-        elif self.reclaim() and self._free:
-            return self.allocate(kind)
-        else:
-            raise OutOfFrames
+        while True:
+            if self._free:
+                pfn = self._free.pop()
+                self.rewrite(pfn)
+                break
+            if self._next < self.ram.n_frames:
+                pfn = self._next
+                self._next += 1
+                break
+            if not self.reclaim():
+                raise OutOfFrames
         self.references[pfn] = 1
         self.kinds[pfn] = kind
         return pfn
 
-    def allocate_zeroed(self, kind: FrameKind) -> int:
+    def allocate_zeroed(self, kind: int) -> int:
         """Take a frame filled with zeros. Raises `OutOfFrames`."""
         pfn = self.allocate(kind)
         self.ram.clear(pfn)
@@ -96,8 +111,14 @@ class Frames:
         left = self.references[pfn] - 1
         self.references[pfn] = left
         if left == 0:
-            self.kinds[pfn] = FrameKind.FREE
-            self._free.append(pfn)
+            self._release(pfn)
+
+    def _release(self, pfn: int) -> None:
+        self.kinds[pfn] = _FREE
+        self.exclusive[pfn] = 0
+        if self.lazy:
+            self.lazy.discard(pfn)
+        self._free.append(pfn)
 
     def map(self, pfn: int) -> None:
         """Count one more page table entry for the frame."""
@@ -108,3 +129,13 @@ class Frames:
         """Count one page table entry less; frees the frame if nothing else holds it."""
         self.mapcount[pfn] -= 1
         self.put(pfn)
+
+    def unmap_all(self, pfns: Iterable[int]) -> None:
+        """`unmap` each frame of a list: the inner loop of munmap and exit."""
+        references, mapcount = self.references, self.mapcount
+        for pfn in pfns:
+            mapcount[pfn] -= 1
+            left = references[pfn] - 1
+            references[pfn] = left
+            if not left:
+                self._release(pfn)

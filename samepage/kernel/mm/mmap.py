@@ -1,32 +1,37 @@
-"""System calls on ranges of addresses: mmap, munmap, mprotect, brk, madvise(DONTNEED).
+"""System calls that make and remove mappings: mmap, munmap, brk.
 
-None of them gives memory; they only say what a range means. Placement is top-down: the
-highest gap below `MMAP_BASE` that fits (`arch_get_unmapped_area_topdown`). Mappings that
-could hold huge pages are aligned for them: an anonymous mapping of a multiple of 2 MiB
-(`__get_unmapped_area` since Linux 6.7), and a file mapping of 2 MiB or more
-(`thp_get_unmapped_area`) asks for 2 MiB more and takes the place where address and file
-offset agree modulo 2 MiB.
+None of them gives memory; they only say what a range means, unless the memory is locked or
+MAP_POPULATE asks for it. Checks come in Linux's order (mm/mmap.c and mm/vma.c of 6.18),
+since the errno depends on it.
 """
 
 import enum
 import errno
 from typing import Any
 
-from samepage.hardware.paging import ADDRESS_LIMIT, PMD_SIZE, Pte
+from samepage.hardware.paging import ADDRESS_LIMIT
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import (
-    MMAP_BASE,
     MMAP_MIN_ADDR,
-    STACK_GUARD_GAP,
+    RLIM_INFINITY,
     AddressSpace,
     Event,
     EventKind,
 )
-from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
-
-TASK_SIZE = ADDRESS_LIMIT - PAGE_SIZE
-"""User addresses lie below this (`TASK_SIZE_MAX`)."""
+from samepage.kernel.mm.gup import mm_populate
+from samepage.kernel.mm.unmapped_area import TASK_SIZE, gap_end, get_unmapped_area, page_align
+from samepage.kernel.mm.vma import (
+    ACCESS_FLAGS,
+    DATA_FLAGS,
+    LOCKED_MASK,
+    MAY_FLAGS,
+    SPECIAL_FLAGS,
+    STACK_FLAGS,
+    Vma,
+    VmFlags,
+)
+from samepage.kernel.mm.vma_merge import merge_new, split_vma
 
 
 class Prot(enum.IntFlag):
@@ -36,6 +41,7 @@ class Prot(enum.IntFlag):
     READ = 1
     WRITE = 2
     EXEC = 4
+    GROWSDOWN = 0x01000000
 
 
 class MapFlags(enum.IntFlag):
@@ -46,139 +52,221 @@ class MapFlags(enum.IntFlag):
     SHARED_VALIDATE = 0x03
     FIXED = 0x10
     ANONYMOUS = 0x20
+    LOW_32BIT = 0x40
     GROWSDOWN = 0x100
+    DENYWRITE = 0x800
+    EXECUTABLE = 0x1000
     LOCKED = 0x2000
     NORESERVE = 0x4000
     POPULATE = 0x8000
+    NONBLOCK = 0x10000
     STACK = 0x20000
+    HUGETLB = 0x40000
+    SYNC = 0x80000
     FIXED_NOREPLACE = 0x100000
 
 
-def page_align(size: int) -> int:
-    """Round up to whole pages (bytes)."""
-    return (size + PAGE_SIZE - 1) & PAGE_MASK
-
-
-def get_unmapped_area(
-    mm: AddressSpace, length: int, file: Any = None, offset: int = 0, hint: int = 0
-) -> int:
-    """Choose the address of a new mapping of `length` bytes (page-aligned).
-
-    Raises `SysError(ENOMEM)` if no gap is large enough.
-    """
-    hint &= PAGE_MASK
-    if hint >= MMAP_MIN_ADDR and hint + length <= TASK_SIZE and _is_free(mm, hint, hint + length):
-        return hint
-    aligned = length >= PMD_SIZE if file is not None else length % PMD_SIZE == 0
-    if aligned:
-        place = _highest_gap(mm, length + PMD_SIZE)
-        if place is not None:
-            return place + (offset - place) % PMD_SIZE
-    place = _highest_gap(mm, length)
-    if place is None:
-        raise SysError(errno.ENOMEM)
-    return place
-
-
-def _is_free(mm: AddressSpace, start: int, end: int) -> bool:
-    following = mm.vmas.next_from(start)
-    return following is None or end <= _gap_end(following)
-
-
-def _gap_end(vma: Vma) -> int:
-    """Where the free space below a VMA ends: a stack keeps its guard gap
-    (`vm_start_gap`)."""
-    return vma.start - STACK_GUARD_GAP if vma.flags & VmFlags.GROWSDOWN else vma.start
-
-
-def _highest_gap(mm: AddressSpace, length: int) -> int | None:
-    ceiling = MMAP_BASE
-    for vma in reversed(mm.vmas.overlapping(0, MMAP_BASE)):
-        if ceiling - vma.end >= length:
-            break
-        ceiling = min(ceiling, _gap_end(vma))
-    place = ceiling - length
-    return place if place >= MMAP_MIN_ADDR else None
+_TYPE = 0x0F
+_LEGACY = 0x0FFFF | 0x20000 | 0x40000 | 1 << 26 | 1 << 27
+"""`LEGACY_MAP_MASK` less MAP_TYPE's own rules: flags that MAP_SHARED_VALIDATE knows."""
 
 
 def do_mmap(
     mm: AddressSpace,
     address: int,
     length: int,
-    prot: Prot,
-    flags: MapFlags,
+    prot: int,
+    flags: int,
     file: Any = None,
     offset: int = 0,
     *,
     path: str = "",
     may_write: bool = True,
+    filp: Any = None,
+    zero_device: bool = False,
 ) -> int:
     """Map `length` bytes and return the address; no page becomes present.
 
-    `file` is an inode or None for anonymous memory, `offset` its byte offset. `may_write`
-    says whether the file was opened for writing, which a shared mapping needs. Raises
-    `SysError` with EINVAL, ENOMEM, EEXIST, EACCES or EOVERFLOW as `mmap(2)` does.
+    `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is an inode or None for
+    anonymous memory, `offset` its byte offset, `path` what /proc/PID/maps shows,
+    `may_write` whether it was opened for writing. `filp` is the open file description's
+    `FileRa`: only mappings through the same one merge. `zero_device` says that the file
+    is /dev/zero, which is given as no `file`. Raises `SysError` with EINVAL, ENOMEM,
+    EAGAIN, EEXIST, EPERM, EACCES or EOVERFLOW as `mmap(2)` does.
     """
-    sharing = flags & MapFlags.SHARED_VALIDATE
-    if not length or not sharing or offset & ~PAGE_MASK:
+    prot, flags = int(prot), int(flags)
+    kind = flags & _TYPE
+    if not length or offset & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
     length = page_align(length)
-    if length > TASK_SIZE:
+    if length > TASK_SIZE or len(mm.vmas) > mm.limits.max_map_count:
         raise SysError(errno.ENOMEM)
-    if offset + length > 1 << 63:
+    if offset + length > 1 << 64:
         raise SysError(errno.EOVERFLOW)
-    shared = sharing != MapFlags.PRIVATE
-    if shared and file is not None and prot & Prot.WRITE and not may_write:
-        raise SysError(errno.EACCES)
-    if flags & (MapFlags.FIXED | MapFlags.FIXED_NOREPLACE):
-        _check_fixed(mm, address, length, flags)
-        do_munmap(mm, address, length)
+    vm_flags = prot & ACCESS_FLAGS | MAY_FLAGS | mm.default_flags | _flag_bits(flags)
+    address = _place(mm, address, length, flags, file, offset)
+    if flags & MapFlags.LOCKED and not mm.limits.privileged and not mm.limits.memlock:
+        raise SysError(errno.EPERM)
+    if not mm.may_lock(vm_flags, length):
+        raise SysError(errno.EAGAIN)
+    if file is None and not zero_device:
+        if kind not in (MapFlags.SHARED, MapFlags.PRIVATE):
+            raise SysError(errno.EINVAL)
+        offset = address if kind == MapFlags.PRIVATE else 0
+        if kind == MapFlags.SHARED:
+            vm_flags |= VmFlags.SHARED | VmFlags.MAYSHARE
     else:
-        address = get_unmapped_area(mm, length, file, offset, address)
-    vm_flags = VmFlags(prot & ACCESS_FLAGS) | VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC
-    if shared:
-        vm_flags |= VmFlags.SHARED | VmFlags.MAYSHARE
-        if not may_write:
-            vm_flags &= ~(VmFlags.SHARED | VmFlags.MAYWRITE)
-    if flags & MapFlags.GROWSDOWN and file is None:
-        vm_flags |= VmFlags.GROWSDOWN
+        vm_flags = _file_flags(kind, flags, vm_flags, offset, length, may_write)
+    if vm_flags & VmFlags.SHARED and vm_flags & VmFlags.GROWSDOWN:
+        raise SysError(errno.EINVAL)
     if flags & MapFlags.NORESERVE:
         vm_flags |= VmFlags.NORESERVE
-    vma = Vma(address, address + length, vm_flags, file, offset >> PAGE_SHIFT, path)
-    mm.vmas.insert(vma)
-    mm.vmas.merge(vma)
-    if mm.emit:
-        count = length >> PAGE_SHIFT
-        mm.emit(Event(EventKind.MMAP, address, count, file=path, index=offset >> PAGE_SHIFT))
+    vma = Vma(address, address + length, vm_flags, file, offset >> PAGE_SHIFT, path, filp=filp)
+    mmap_region(mm, vma)
+    if flags & (MapFlags.POPULATE | MapFlags.NONBLOCK) == MapFlags.POPULATE or (
+        vm_flags & VmFlags.LOCKED
+    ):
+        mm_populate(mm, address, length)
     return address
 
 
-def _check_fixed(mm: AddressSpace, address: int, length: int, flags: MapFlags) -> None:
+def _flag_bits(flags: int) -> int:
+    """`calc_vm_flag_bits`. Stacks of threads are not for huge pages (since Linux 6.7)."""
+    bits = 0
+    if flags & MapFlags.GROWSDOWN:
+        bits |= VmFlags.GROWSDOWN
+    if flags & MapFlags.LOCKED:
+        bits |= VmFlags.LOCKED
+    if flags & MapFlags.STACK:
+        bits |= VmFlags.NOHUGEPAGE
+    return bits
+
+
+def _place(mm: AddressSpace, address: int, length: int, flags: int, file: Any, offset: int) -> int:
+    """The address the mapping gets (`__get_unmapped_area` and the MAP_FIXED rules)."""
+    if not flags & (MapFlags.FIXED | MapFlags.FIXED_NOREPLACE):
+        shared = flags & _TYPE == MapFlags.SHARED
+        low = bool(flags & MapFlags.LOW_32BIT)
+        return get_unmapped_area(mm, length, file, offset, address, low=low, shared=shared)
+    if address > TASK_SIZE - length:
+        raise SysError(errno.ENOMEM)
     if address & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
-    if address + length > TASK_SIZE:
-        raise SysError(errno.ENOMEM)
     if address < MMAP_MIN_ADDR:
         raise SysError(errno.EPERM)
     if flags & MapFlags.FIXED_NOREPLACE and mm.vmas.overlapping(address, address + length):
         raise SysError(errno.EEXIST)
+    return address
+
+
+def _file_flags(
+    kind: int, flags: int, vm_flags: int, offset: int, length: int, may_write: bool
+) -> int:
+    """The rules for mapping a file (`do_mmap`)."""
+    if offset + length > (1 << 63) - 1:
+        raise SysError(errno.EOVERFLOW)
+    if kind == MapFlags.SHARED_VALIDATE and flags & ~(_LEGACY | MapFlags.FIXED_NOREPLACE):
+        raise SysError(errno.EOPNOTSUPP)
+    if kind in (MapFlags.SHARED, MapFlags.SHARED_VALIDATE):
+        if vm_flags & VmFlags.WRITE and not may_write:
+            raise SysError(errno.EACCES)
+        vm_flags |= VmFlags.SHARED | VmFlags.MAYSHARE
+        if not may_write:
+            vm_flags &= ~(VmFlags.MAYWRITE | VmFlags.SHARED)
+    elif kind != MapFlags.PRIVATE:
+        raise SysError(errno.EINVAL)
+    if vm_flags & VmFlags.GROWSDOWN:
+        raise SysError(errno.EINVAL)
+    return vm_flags
+
+
+def mmap_region(mm: AddressSpace, vma: Vma) -> Vma:
+    """Put a VMA in place of what is mapped there; return the one it became part of
+    (`__mmap_region`). Raises `SysError(ENOMEM)` where a limit forbids it."""
+    replaced = mm.vmas.overlapping(vma.start, vma.end)
+    if not mm.may_expand(vma.flags, vma.pages - _pages_inside(replaced, vma.start, vma.end)):
+        raise SysError(errno.ENOMEM)
+    accountable = VmFlags.NORESERVE | VmFlags.SHARED | VmFlags.WRITE
+    if vma.flags & accountable == VmFlags.WRITE:
+        charged = [old for old in replaced if old.flags & VmFlags.ACCOUNT]
+        if not mm.enough_memory(vma.pages - _pages_inside(charged, vma.start, vma.end)):
+            raise SysError(errno.ENOMEM)
+        vma.flags |= VmFlags.ACCOUNT
+    if replaced:
+        _unmap(mm, vma.start, vma.end)
+    whole = merge_new(mm, vma)
+    if whole is None:
+        if vma.flags & VmFlags.SHARED and vma.file is None:
+            vma.file = mm.cache.shmem.create(vma.end - vma.start)
+            vma.path = vma.file.path
+        mm.vmas.insert(vma)
+        whole = vma
+    if whole.flags & VmFlags.LOCKED and whole.flags & SPECIAL_FLAGS:
+        whole.flags &= ~LOCKED_MASK
+    if mm.emit:
+        mm.emit(Event(EventKind.MMAP, vma.start, vma.pages, file=vma.path, index=vma.pgoff))
+    return whole
+
+
+def _pages_inside(vmas: list[Vma], start: int, end: int) -> int:
+    return sum(min(vma.end, end) - max(vma.start, start) for vma in vmas) >> PAGE_SHIFT
+
+
+def install_special_mapping(
+    mm: AddressSpace, address: int, length: int, flags: int, name: str
+) -> Vma:
+    """Map pages of the kernel's own, which `mm.special_pages` holds, under `name`:
+    `[vdso]`, `[vvar]` (`_install_special_mapping`). `flags` are `VmFlags`; those of
+    `[vvar]` contain PFNMAP and IO. Raises `SysError(ENOMEM)`."""
+    vma = Vma(address, address + length, flags | mm.default_flags | VmFlags.DONTEXPAND)
+    vma.special = name
+    vma.flags &= ~LOCKED_MASK
+    if mm.vmas.overlapping(address, address + length):
+        raise SysError(errno.ENOMEM)
+    mm.vmas.insert(vma)
+    return vma
+
+
+def insert_stack(mm: AddressSpace, start: int, end: int, *, executable: bool = False) -> Vma:
+    """Make the stack's VMA, as exec does (`setup_arg_pages`)."""
+    flags = STACK_FLAGS | (VmFlags.EXEC if executable else 0) | mm.default_flags
+    vma = Vma(start, end, flags, pgoff=start >> PAGE_SHIFT)
+    mm.vmas.insert(vma)
+    return vma
 
 
 def do_munmap(mm: AddressSpace, address: int, length: int) -> None:
     """Unmap [address, address + length); holes are no error (`do_vmi_munmap`).
 
-    Page tables that served nothing else are given back. Raises `SysError(EINVAL)`.
+    Page tables that served nothing else are given back. Raises `SysError` with EINVAL, or
+    ENOMEM if a split would exceed `max_map_count`.
     """
     end = address + page_align(length)
-    if address & ~PAGE_MASK or not length or end > TASK_SIZE:
+    if address & ~PAGE_MASK or end > TASK_SIZE or end == address:
         raise SysError(errno.EINVAL)
-    gone = mm.vmas.isolate(address, end)
+    _unmap(mm, address, end)
+    if mm.emit:
+        mm.emit(Event(EventKind.MUNMAP, address, (end - address) >> PAGE_SHIFT))
+
+
+def _unmap(mm: AddressSpace, start: int, end: int) -> None:
+    """`do_vmi_align_munmap`."""
+    first = mm.vmas.find(start)
+    if first is not None and first.start < start:
+        if end < first.end and len(mm.vmas) >= mm.limits.max_map_count:
+            raise SysError(errno.ENOMEM)
+        mm.vmas.split(first, start)
+    last = mm.vmas.find(end)
+    if last is not None and last.start < end:
+        split_vma(mm, last, end)
+    gone = mm.vmas.overlapping(start, end)
     if not gone:
         return
+    below, above = mm.vmas.before(start), mm.vmas.next_from(end)
+    mm.zap(gone[0].start, gone[-1].end)
     for vma in gone:
-        mm.zap(vma, vma.start, vma.end)
         mm.vmas.remove(vma)
-    below, above = mm.vmas.before(address), mm.vmas.next_from(end)
+        mm.release_file(vma)
     mm.table.free_tables(
         gone[0].start,
         gone[-1].end,
@@ -186,51 +274,6 @@ def do_munmap(mm: AddressSpace, address: int, length: int) -> None:
         above.start if above else ADDRESS_LIMIT,
     )
     mm.flush_tlb()
-    if mm.emit:
-        mm.emit(Event(EventKind.MUNMAP, address, (end - address) >> PAGE_SHIFT))
-
-
-def do_mprotect(mm: AddressSpace, address: int, length: int, prot: Prot) -> None:
-    """Change the rights of a range (`mprotect_fixup`, `change_protection`).
-
-    Pages stay; an entry keeps write permission only where the new rights have it, and
-    gains none: the next write faults and decides. Raises `SysError` with EINVAL, ENOMEM
-    (a hole in the range) or EACCES.
-    """
-    end = address + page_align(length)
-    if address & ~PAGE_MASK or end < address:
-        raise SysError(errno.EINVAL)
-    if end == address:
-        return
-    position = address
-    for vma in mm.vmas.overlapping(address, end):
-        if vma.start > position:
-            raise SysError(errno.ENOMEM)
-        if prot & Prot.WRITE and not vma.flags & VmFlags.MAYWRITE:
-            raise SysError(errno.EACCES)
-        position = vma.end
-    if position < end:
-        raise SysError(errno.ENOMEM)
-    for vma in mm.vmas.isolate(address, end):
-        vma.flags = (vma.flags & ~ACCESS_FLAGS) | VmFlags(prot & ACCESS_FLAGS)
-        _change_protection(mm, vma)
-        mm.vmas.merge(vma)
-    following = mm.vmas.find(end)
-    if following is not None:
-        mm.vmas.merge(following)
-    mm.flush_tlb()
-    if mm.emit:
-        mm.emit(Event(EventKind.MPROTECT, address, (end - address) >> PAGE_SHIFT))
-
-
-def _change_protection(mm: AddressSpace, vma: Vma) -> None:
-    words = mm.frames.ram.words
-    writable = bool(vma.flags & VmFlags.WRITE)
-    for _, slot, entry in mm.table.present(vma.start, vma.end):
-        entry = entry & ~Pte.NX if vma.flags & VmFlags.EXEC else entry | Pte.NX
-        if not writable:
-            entry &= ~Pte.WRITE
-        words[slot] = entry
 
 
 def do_brk(mm: AddressSpace, address: int) -> int:
@@ -239,40 +282,62 @@ def do_brk(mm: AddressSpace, address: int) -> int:
     As in Linux there is no error: a request that cannot be met changes nothing.
     """
     brk = mm.brk
-    if address < brk.start:
+    if address < brk.start or not _data_limit_allows(mm, address):
         return brk.end
     old, new = page_align(brk.end), page_align(address)
-    if new < old:
-        do_munmap(mm, new, old - new)
-    elif new > old:
-        if new > TASK_SIZE or not _is_free(mm, old, new + PAGE_SIZE):
-            return brk.end
-        flags = VmFlags.READ | VmFlags.WRITE
-        flags |= VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC
-        vma = Vma(old, new, flags)
-        mm.vmas.insert(vma)
-        mm.vmas.merge(vma)
+    try:
+        if new < old:
+            heap = mm.vmas.next_from(new)
+            if heap is None or heap.start >= old:
+                return brk.end
+            _unmap(mm, new, old)
+        elif new > old:
+            following = mm.vmas.next_from(old)
+            blocked = following is not None and new + PAGE_SIZE > gap_end(following)
+            if new > TASK_SIZE or blocked or not mm.may_lock(mm.default_flags, new - old):
+                return brk.end
+            _expand_heap(mm, old, new, mm.vmas.before(old), brk.start)
+    except SysError:
+        return brk.end
     brk.end = address
     if mm.emit:
         mm.emit(Event(EventKind.BRK, address))
+    if new > old and mm.default_flags & VmFlags.LOCKED:
+        mm_populate(mm, old, new - old)
     return address
 
 
-def madvise_dontneed(mm: AddressSpace, address: int, length: int) -> None:
-    """Drop the pages of a range; private copies are lost (`madvise_dontneed_single_vma`).
+def _data_limit_allows(mm: AddressSpace, address: int) -> bool:
+    """`check_data_rlimit`."""
+    limit = mm.limits.data
+    data = mm.layout.end_data - mm.layout.start_data
+    return limit == RLIM_INFINITY or address - mm.brk.start + data <= limit
 
-    Raises `SysError` with EINVAL, or ENOMEM if the range has a hole, after the mapped
-    parts were dropped.
-    """
+
+def vm_brk_flags(mm: AddressSpace, address: int, length: int, *, executable: bool = False) -> None:
+    """Map zeroed private memory at a fixed, free place: the bss of a program that exec
+    loads (`vm_brk_flags`). Raises `SysError(ENOMEM)`."""
     end = address + page_align(length)
-    if address & ~PAGE_MASK or end < address:
-        raise SysError(errno.EINVAL)
-    position = address
-    hole = False
-    for vma in mm.vmas.overlapping(address, end):
-        hole |= vma.start > position
-        mm.zap(vma, max(vma.start, address), min(vma.end, end))
-        position = vma.end
-    mm.flush_tlb()
-    if hole or position < end:
+    if end > address:
+        if mm.vmas.overlapping(address, end):
+            _unmap(mm, address, end)
+        flags = VmFlags.EXEC if executable else 0
+        _expand_heap(mm, address, end, mm.vmas.before(address), 0, flags)
+
+
+def _expand_heap(
+    mm: AddressSpace, start: int, end: int, below: Vma | None, floor: int, extra: int = 0
+) -> None:
+    """Map anonymous memory, as a part of the VMA below if that is a part of the heap, or
+    ends above `floor` (`do_brk_flags`)."""
+    flags = DATA_FLAGS | VmFlags.ACCOUNT | mm.default_flags | extra
+    pages = (end - start) >> PAGE_SHIFT
+    if (
+        not mm.may_expand(flags, pages)
+        or len(mm.vmas) > mm.limits.max_map_count
+        or not mm.enough_memory(pages)
+    ):
         raise SysError(errno.ENOMEM)
+    vma = Vma(start, end, flags, pgoff=start >> PAGE_SHIFT)
+    if below is None or below.end <= floor or merge_new(mm, vma, only_left=True) is None:
+        mm.vmas.insert(vma)

@@ -5,101 +5,364 @@ file page to its frame. That is how a second mapping of the same file finds what
 one brought in, whatever name it used. `read` and `write` use the same frames as `mmap`, so
 the two always agree.
 
-The host's page cache is warm for files that are in use. The model has the same rule: a
-page that is not yet in a frame is brought in without a major fault, unless the machine
-was booted cold.
+The host's page cache is warm for files that are in use, and so is the model's: a page
+counts as cached already (`resident`) although its frame is filled only when somebody
+looks at it. Exceptions: a machine booted `cold`; pages that the host itself does not have
+(`residency`, where a comparison with the host wants that); and pages that the model's own
+kernel has dropped. Those are read as Linux does it, with readahead and as major faults.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
-from samepage.kernel.mm.frames import FrameKind, Frames
+from samepage.kernel.mm import readahead, rmap
+from samepage.kernel.mm.frames import FrameKind, Frames, OutOfFrames
+from samepage.kernel.mm.readahead import FileRa
+from samepage.kernel.mm.shmem import ShmemDevice
 from samepage.kernel.mm.vma import MappedFile
+
+if TYPE_CHECKING:
+    from samepage.kernel.mm.address_space import AddressSpace
+
+BATCH = 256
+"""Pages that are read from the host, or reclaimed, at once."""
+_FILE = int(FrameKind.FILE)
+_SHMEM = int(FrameKind.SHMEM)
 
 
 class PageCache:
     """File pages in RAM. `owner` tells for each cached frame the inode and the index.
 
-    Invariant: `owner[pfn] == (inode, index)` if and only if `inode.pages[index] == pfn`;
-    the cache holds one reference to each of its frames.
+    Invariants: `owner[pfn] == (inode, index)` if and only if `inode.pages[index] == pfn`;
+    the cache holds one reference to each of its frames; `dirty` and `marked` are cached
+    frames.
     """
 
-    def __init__(self, frames: Frames) -> None:
+    def __init__(self, frames: Frames, *, cold: bool = False, ra_pages: int = 32) -> None:
         self._frames = frames
+        self.cold = cold
+        self.ra_pages = ra_pages
+        """The largest readahead window in pages (`read_ahead_kb` of the device)."""
         self.owner: dict[int, tuple[MappedFile, int]] = {}
         self.dirty: set[int] = set()
         """Frames whose content differs from the storage; they are never reclaimed."""
+        self.marked: set[int] = set()
+        """Frames with PG_readahead: fault-around leaves them out."""
+        self.residency: dict[tuple[int, int], Callable[[int], bool]] = {}
+        """By (dev, ino): which pages of the file the host has cached."""
+        self.spaces: dict[AddressSpace, None] = {}
+        """All address spaces, oldest first: the roots of the reverse map."""
+        self.shmem = ShmemDevice()
+        self.on_reclaim: Callable[[int], None] | None = None
+        """Told how many frames a reclaim has freed."""
+        self._dropped: dict[tuple[int, int], set[int]] = {}
+        self._storage_end: dict[tuple[int, int], int] = {}
 
     def lookup(self, inode: MappedFile, index: int) -> int:
-        """The frame of a file page, or 0 if it is not cached (`filemap_get_folio`)."""
+        """The frame of a file page, or 0 if none is filled (`filemap_get_folio`)."""
         return inode.pages.get(index, 0)
+
+    def resident(self, inode: MappedFile, index: int) -> bool:
+        """Whether the page counts as cached: a look at it costs no major fault."""
+        return index in inode.pages or self._warm(inode, index)
+
+    def _warm(self, inode: MappedFile, index: int) -> bool:
+        if self.cold or getattr(inode, "shmem", False):
+            return False
+        key = inode.dev, inode.ino
+        if key in self._dropped and index in self._dropped[key]:
+            return False
+        known = self.residency.get(key)
+        return known is None or known(index)
+
+    def find(self, inode: MappedFile, index: int) -> int:
+        """The frame of a page that counts as cached, else 0. Raises `OutOfFrames`."""
+        pfn = inode.pages.get(index, 0)
+        if not pfn and self._warm(inode, index):
+            self.load(inode, [index], index)
+            pfn = inode.pages[index]
+        return pfn
+
+    def fill(self, inode: MappedFile, first: int, last: int, needed: int) -> None:
+        """Give frames to those pages from `first` up to, not including, `last` that count
+        as cached. Raises `OutOfFrames` if there is none for the page `needed`."""
+        pages = inode.pages
+        missing = [i for i in range(first, last) if i not in pages and self._warm(inode, i)]
+        if missing:
+            self.load(inode, missing, needed if needed in missing else -1)
 
     def get(self, inode: MappedFile, index: int) -> int:
         """The frame of a file page, read in if need be. Raises `OutOfFrames`."""
-        return inode.pages.get(index, 0) or self._read_page(inode, index)
-
-    def _read_page(self, inode: MappedFile, index: int) -> int:
-        pfn = self._frames.allocate(FrameKind.FILE)
-        view = self._frames.ram.frame(pfn)
-        done = inode.read_backing(index << PAGE_SHIFT, [view])
-        if done < PAGE_SIZE:
-            view[done:] = bytes(PAGE_SIZE - done)
-        inode.pages[index] = pfn
-        self.owner[pfn] = (inode, index)
+        pfn = inode.pages.get(index, 0)
+        if not pfn:
+            self.load(inode, [index], index)
+            pfn = inode.pages[index]
         return pfn
 
-    def read(self, inode: MappedFile, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer at the end of the file."""
+    def load(self, inode: MappedFile, indices: list[int], needed: int) -> None:
+        """Read pages that have no frame, given in rising order.
+
+        When frames run out, the pages for which there is one are read, if `needed` is one
+        of them, or is none of `indices`. Else raises `OutOfFrames`, and nothing changed.
+        """
+        kind = _SHMEM if getattr(inode, "shmem", False) else _FILE
+        got: dict[int, int] = {}
+        try:
+            if needed in indices:
+                got[needed] = self._frames.allocate(kind)
+            for index in indices:
+                if index not in got:
+                    got[index] = self._frames.allocate(kind)
+        except OutOfFrames:
+            if needed in indices and needed not in got:
+                raise
+        placed = sorted(got.items())
+        try:
+            self._read_storage(inode, placed)
+        except BaseException:
+            for _, pfn in placed:
+                self._frames.put(pfn)
+            raise
+        for index, pfn in placed:
+            self._insert(inode, index, pfn)
+
+    def _insert(self, inode: MappedFile, index: int, pfn: int) -> None:
+        inode.pages[index] = pfn
+        self.owner[pfn] = (inode, index)
+        dropped = self._dropped.get((inode.dev, inode.ino))
+        if dropped:
+            dropped.discard(index)
+
+    def _read_storage(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
+        """Fill frames, one read for each run of file pages."""
+        ram = self._frames.ram
+        end = self._storage_end.get((inode.dev, inode.ino), 1 << 62)
+        at = 0
+        while at < len(placed):
+            stop = at + 1
+            while stop < len(placed) and placed[stop][0] == placed[stop - 1][0] + 1:
+                stop += 1
+            buffers = [ram.frame(pfn, n) for pfn, n in _runs([p for _, p in placed[at:stop]])]
+            offset = placed[at][0] << PAGE_SHIFT
+            done = inode.read_backing(offset, buffers) if offset < end else 0
+            _clear_after(buffers, min(done, max(end - offset, 0)))
+            at = stop
+
+    def read(self, inode: MappedFile, offset: int, length: int, ra: FileRa | None = None) -> bytes:
+        """Up to `length` bytes from `offset`; fewer at the end of the file.
+
+        `ra` is the readahead state of the open file. Raises `OutOfFrames`.
+        """
         end = min(offset + length, inode.size)
-        if offset >= end:
-            return b""
         parts = []
         while offset < end:
-            start = offset & (PAGE_SIZE - 1)
-            size = min(PAGE_SIZE - start, end - offset)
-            view = self._frames.ram.frame(self.get(inode, offset >> PAGE_SHIFT))
-            parts.append(view[start : start + size])
-            offset += size
-        return b"".join(parts)
+            stop = min(end, ((offset >> PAGE_SHIFT) + BATCH) << PAGE_SHIFT)
+            parts.append(self._read_batch(inode, offset, stop, ra))
+            offset = stop
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_batch(self, inode: MappedFile, offset: int, end: int, ra: FileRa | None) -> bytes:
+        first, last = offset >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT
+        pages = inode.pages
+        pfns: list[int] = []
+        try:
+            for index in range(first, last + 1):
+                if index not in pages:
+                    self._read_ahead(inode, index, last + 1, ra)
+                elif self.marked and pages[index] in self.marked and ra is not None:
+                    readahead.reached_mark(self, inode, ra, index, last + 1 - index)
+                # Held: reading the next pages may reclaim.
+                pfn = pages[index]
+                self._frames.references[pfn] += 1
+                pfns.append(pfn)
+            if ra is not None:
+                ra.previous = last
+            parts = [self._frames.ram.frame(pfn, count) for pfn, count in _runs(pfns)]
+            data = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+            start = offset - (first << PAGE_SHIFT)
+            return bytes(data[start : start + end - offset])
+        finally:
+            for pfn in pfns:
+                self._frames.put(pfn)
+
+    def _read_ahead(self, inode: MappedFile, index: int, stop: int, ra: FileRa | None) -> None:
+        """Get page `index` for `read`, which will go on up to `stop`."""
+        if getattr(inode, "shmem", False):
+            self.load(inode, [index], index)
+        elif self._warm(inode, index):
+            self.fill(inode, index, stop, index)
+        else:
+            if ra is not None:
+                readahead.read_miss(self, inode, ra, index, stop - index)
+            self.get(inode, index)
 
     def write(self, inode: MappedFile, offset: int, data: bytes) -> int:
-        """Write `data` at `offset`, growing the file; return the number of bytes."""
+        """Write `data` at `offset`, growing the file; return the number of bytes.
+
+        When frames run out, what was written before stays, and its length is returned;
+        raises `OutOfFrames` if that is nothing.
+        """
         position = 0
-        while position < len(data):
+        ram = self._frames.ram.bytes
+        view = memoryview(data)
+        while position < len(view):
             at = offset + position
             start = at & (PAGE_SIZE - 1)
-            size = min(PAGE_SIZE - start, len(data) - position)
-            pfn = self.get(inode, at >> PAGE_SHIFT)
+            size = min(PAGE_SIZE - start, len(view) - position)
+            try:
+                pfn = self._page_to_write(inode, at, size)
+            except OutOfFrames:
+                if position:
+                    break
+                raise
             self._frames.rewrite(pfn)
-            self._frames.ram.frame(pfn)[start : start + size] = data[position : position + size]
+            target = (pfn << PAGE_SHIFT) + start
+            ram[target : target + size] = view[position : position + size]
             self.dirty.add(pfn)
             position += size
-        inode.size = max(inode.size, offset + position)
+            inode.size = max(inode.size, at + size)
         return position
 
+    def _page_to_write(self, inode: MappedFile, at: int, size: int) -> int:
+        """The frame to write to; not read from storage if all of it is new."""
+        index = at >> PAGE_SHIFT
+        pfn = inode.pages.get(index, 0)
+        if not pfn and (size == PAGE_SIZE or index << PAGE_SHIFT >= inode.size):
+            kind = _SHMEM if getattr(inode, "shmem", False) else _FILE
+            pfn = self._frames.allocate_zeroed(kind)
+            self._insert(inode, index, pfn)
+        return pfn or self.get(inode, index)
+
     def truncate(self, inode: MappedFile, size: int) -> None:
-        """Drop the pages wholly past `size` and zero the rest of the last one."""
-        for index in [i for i in inode.pages if i << PAGE_SHIFT >= size]:
-            self.drop(inode, index)
+        """Set the size. Pages wholly past it go, also out of page tables and private
+        copies; the rest of the last one is zeroed (`truncate_setsize`).
+
+        Raises `OutOfFrames` before anything has changed.
+        """
         tail = size & (PAGE_SIZE - 1)
-        if tail:
+        if tail and size < inode.size:
             pfn = self.get(inode, size >> PAGE_SHIFT)
+            self._frames.rewrite(pfn)
             self._frames.ram.frame(pfn)[tail:] = bytes(PAGE_SIZE - tail)
             self.dirty.add(pfn)
+        if size < inode.size:
+            self.punch(inode, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, 1 << 52)
+            key = inode.dev, inode.ino
+            self._storage_end[key] = min(size, self._storage_end.get(key, size))
         inode.size = size
+
+    def punch(self, inode: MappedFile, first: int, last: int) -> None:
+        """Drop the pages from `first` up to, not including, `last` for good, also where
+        they are mapped (`truncate_pagecache_range`)."""
+        rmap.unmap_mapping_range(self.spaces, inode, first, last)
+        for index in [i for i in inode.pages if first <= i < last]:
+            self.drop(inode, index)
 
     def drop(self, inode: MappedFile, index: int) -> None:
         """Take a page out of the cache; its frame is freed once nobody maps it."""
         pfn = inode.pages.pop(index)
         del self.owner[pfn]
         self.dirty.discard(pfn)
+        self.marked.discard(pfn)
         self._frames.put(pfn)
 
-    def reclaim(self) -> int:
-        """Free every clean page that nobody maps; return how many (`shrink_folio_list`)."""
-        clean = [
-            place
-            for pfn, place in self.owner.items()
-            if pfn not in self.dirty and not self._frames.mapcount[pfn]
-        ]
-        for inode, index in clean:
+    def evict(self, inode: MappedFile, index: int) -> None:
+        """Drop a page that is read from storage when it is next wanted."""
+        self.drop(inode, index)
+        self._dropped.setdefault((inode.dev, inode.ino), set()).add(index)
+
+    def forget(self, inode: MappedFile) -> None:
+        """The inode is deleted and no longer open or mapped (`evict_inode`)."""
+        for index in list(inode.pages):
             self.drop(inode, index)
-        return len(clean)
+        key = inode.dev, inode.ino
+        self.residency.pop(key, None)
+        self._dropped.pop(key, None)
+        self._storage_end.pop(key, None)
+
+    def release_shmem(self, inode: MappedFile) -> None:
+        """A mapping or a handle of shared anonymous memory is gone: after the last one,
+        so is the memory."""
+        if getattr(inode, "handles", 0):
+            return
+        if next(rmap.file_vmas(self.spaces, inode, 0, 1 << 62), None) is None:
+            self.forget(inode)
+
+    def reclaim(self) -> int:
+        """Free some frames without losing anything; return how many (`shrink_node`).
+
+        Clean file pages that nobody maps go first, then what MADV_FREE gave up, then
+        clean pages that are mapped: their next use reads them again.
+        """
+        freed = self._reclaim_pages(mapped=False)
+        freed = freed or self._reclaim_lazy()
+        freed = freed or self._reclaim_pages(mapped=True)
+        if freed and self.on_reclaim:
+            self.on_reclaim(freed)
+        return freed
+
+    def _reclaim_pages(self, *, mapped: bool) -> int:
+        references, mapcount = self._frames.references, self._frames.mapcount
+        victims = []
+        for pfn, (inode, index) in self.owner.items():
+            users = mapcount[pfn]
+            # More references than these: somebody is about to use the page.
+            if (
+                (mapped or not users)
+                and references[pfn] == users + 1
+                and pfn not in self.dirty
+                and not getattr(inode, "shmem", False)
+            ):
+                victims.append((inode, index, pfn))
+                if len(victims) == BATCH:
+                    break
+        freed = 0
+        for inode, index, pfn in victims:
+            rmap.unmap_file_page(self.spaces, inode, index, pfn)
+            if pfn not in self.dirty and references[pfn] == 1:
+                self.evict(inode, index)
+                freed += 1
+        return freed
+
+    def _reclaim_lazy(self) -> int:
+        """Take frames of MADV_FREE whose entry nobody has dirtied since."""
+        lazy = self._frames.lazy
+        if not lazy:
+            return 0
+        freed = 0
+        for pfn, places in rmap.mappings(self.spaces, lazy).items():
+            slots = [(mm, mm.table.slot(page << PAGE_SHIFT)) for mm, page in places]
+            words = self._frames.ram.words
+            held = self._frames.references[pfn] > len(slots)
+            if held or any(words[slot] & Pte.DIRTY for _, slot in slots):
+                lazy.discard(pfn)
+                continue
+            for mm, slot in slots:
+                mm.clear_pte(slot)
+                mm.flush_tlb()
+            freed += 1
+        return freed
+
+
+def _runs(pfns: list[int]) -> list[tuple[int, int]]:
+    """Frames that follow each other, as (first, count)."""
+    runs = []
+    first = previous = pfns[0]
+    for pfn in pfns[1:]:
+        if pfn != previous + 1:
+            runs.append((first, previous - first + 1))
+            first = pfn
+        previous = pfn
+    runs.append((first, previous - first + 1))
+    return runs
+
+
+def _clear_after(buffers: list[memoryview], done: int) -> None:
+    """Zero what a read that ended after `done` bytes has not filled."""
+    for buffer in buffers:
+        if done < len(buffer):
+            start = max(done, 0)
+            buffer[start:] = bytes(len(buffer) - start)
+        done -= len(buffer)

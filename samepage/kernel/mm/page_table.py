@@ -2,6 +2,10 @@
 
 The tables are frames of RAM in the format of `hardware.paging`. Linux counts them
 (`mm_pgtables_bytes`, VmPTE) without the top one; so does `n_tables`.
+
+An entry is empty (0), or maps a page; a mapped page whose range is PROT_NONE has PROTNONE
+in place of PRESENT. There are no other entries, since nothing is swapped: "not 0" is what
+Linux calls `pte_present`.
 """
 
 from collections.abc import Iterator
@@ -9,6 +13,9 @@ from collections.abc import Iterator
 from samepage.hardware.paging import PMD_SHIFT, PMD_SIZE, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.frames import FrameKind, Frames
+
+_LEVELS = (39, 30, PMD_SHIFT)
+_PAGE_TABLE = int(FrameKind.PAGE_TABLE)
 
 
 class PageTable:
@@ -18,7 +25,7 @@ class PageTable:
         self._frames = frames
         self._ram = frames.ram
         self._words = frames.ram.words
-        self.root = frames.allocate_zeroed(FrameKind.PAGE_TABLE)
+        self.root = frames.allocate_zeroed(_PAGE_TABLE)
         self.n_tables = 0
 
     def slot(self, address: int) -> int:
@@ -32,30 +39,54 @@ class PageTable:
 
     def make_slot(self, address: int) -> int:
         """The same as `slot`, with missing tables made (`pte_alloc`). Raises `OutOfFrames`."""
+        slot = walk(self._ram, self.root, address)
+        return slot or self._make_tables(address)
+
+    def _make_tables(self, address: int) -> int:
         words = self._words
         base = self.root << 9
-        for shift in (39, 30, PMD_SHIFT):
+        for shift in _LEVELS:
             at = base + (address >> shift & 511)
             entry = words[at]
-            if not entry & Pte.PRESENT:
-                pfn = self._frames.allocate_zeroed(FrameKind.PAGE_TABLE)
+            if not entry:
+                pfn = self._frames.allocate_zeroed(_PAGE_TABLE)
                 entry = words[at] = pfn << PAGE_SHIFT | Pte.TABLE
                 self.n_tables += 1
             base = (entry & Pte.FRAME) >> 3
         return base + (address >> PAGE_SHIFT & 511)
 
-    def present(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Each present entry of [start, end), as (address, slot, entry)."""
+    def tables(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The part of each last-level table that serves [start, end), as (address, slot,
+        number of entries); ranges without a table are skipped."""
         words = self._words
+        top = self.root << 9
         while start < end:
+            entry = words[top + (start >> 39 & 511)]
+            if not entry:
+                start = (start | (1 << 39) - 1) + 1
+                continue
+            entry = words[((entry & Pte.FRAME) >> 3) + (start >> 30 & 511)]
+            if not entry:
+                start = (start | (1 << 30) - 1) + 1
+                continue
             stop = min(end, (start | (PMD_SIZE - 1)) + 1)
-            slot = walk(self._ram, self.root, start)
-            if slot:
-                for offset in range((stop - start) >> PAGE_SHIFT):
-                    entry = words[slot + offset]
-                    if entry & Pte.PRESENT:
-                        yield start + (offset << PAGE_SHIFT), slot + offset, entry
+            entry = words[((entry & Pte.FRAME) >> 3) + (start >> PMD_SHIFT & 511)]
+            if entry:
+                slot = ((entry & Pte.FRAME) >> 3) + (start >> PAGE_SHIFT & 511)
+                yield start, slot, (stop - start) >> PAGE_SHIFT
             start = stop
+
+    def present(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Each mapped page of [start, end), as (address, slot, entry).
+
+        The entries of one table are read at once: a caller that may lose pages to
+        reclaim in between reads them again.
+        """
+        words = self._words
+        for address, slot, count in self.tables(start, end):
+            for offset, entry in enumerate(words[slot : slot + count].tolist()):
+                if entry:
+                    yield address + (offset << PAGE_SHIFT), slot + offset, entry
 
     def free_tables(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """Give back the tables that served only [start, end) (`free_pgtables`).
@@ -63,33 +94,30 @@ class PageTable:
         `floor` and `ceiling` are where the neighbouring VMAs end and start: a table that
         spans one of their pages stays.
         """
-        for shift in (PMD_SHIFT, 30, 39):
-            span = 1 << shift
-            address = start & -span
-            while address < end:
-                if address >= _round_up(floor, span) and address + span <= ceiling & -span:
-                    self._free_table(address, shift)
-                address += span
+        self._free_below(self.root << 9, 0, 0, start, end, floor, ceiling)
 
-    def _free_table(self, address: int, shift: int) -> None:
-        base = self.root << 9
-        for level in (39, 30, PMD_SHIFT):
-            at = base + (address >> level & 511)
-            entry = self._words[at]
-            if not entry & Pte.PRESENT:
-                return
-            if level == shift:
-                self._words[at] = 0
-                self._frames.put((entry & Pte.FRAME) >> PAGE_SHIFT)
+    def _free_below(
+        self, base: int, level: int, origin: int, start: int, end: int, floor: int, ceiling: int
+    ) -> None:
+        """Free the tables below the one at `base`, which spans addresses from `origin`."""
+        words = self._words
+        shift = _LEVELS[level]
+        first = max(start - origin, 0) >> shift
+        last = min((end - 1 - origin) >> shift, 511)
+        for number in range(first, last + 1):
+            entry = words[base + number]
+            if not entry:
+                continue
+            address = origin + (number << shift)
+            table = (entry & Pte.FRAME) >> 3
+            if shift > PMD_SHIFT:
+                self._free_below(table, level + 1, address, start, end, floor, ceiling)
+            if address >= floor and address + (1 << shift) <= ceiling & -(1 << shift):
+                words[base + number] = 0
+                self._frames.put(table >> 9)
                 self.n_tables -= 1
-                return
-            base = (entry & Pte.FRAME) >> 3
 
     def destroy(self) -> None:
         """Give back the top table; all others must be gone."""
         assert self.n_tables == 0, "tables of a live range would leak"
         self._frames.put(self.root)
-
-
-def _round_up(value: int, span: int) -> int:
-    return (value + span - 1) & -span

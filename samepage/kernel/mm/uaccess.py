@@ -2,25 +2,28 @@
 
 import errno
 
-from samepage.hardware.paging import Access, Pte
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 
+_OFFSET = PAGE_SIZE - 1
+
 
 def _resolve(mm: AddressSpace, address: int, access: Access) -> int:
     """The physical address behind `address`. Raises `SysError(EFAULT)`."""
-    if not 0 <= address < 1 << 47:
+    if not 0 <= address < ADDRESS_LIMIT:
         raise SysError(errno.EFAULT)
-    needed = Pte.PRESENT | (Pte.WRITE if access is Access.WRITE else 0)
+    write = access is Access.WRITE
+    needed = Pte.PRESENT | Pte.WRITE if write else Pte.PRESENT
     words = mm.frames.ram.words
     while True:
         slot = mm.table.slot(address)
         entry = words[slot] if slot else 0
         if entry & needed == needed:
-            words[slot] = entry | Pte.ACCESSED | (Pte.DIRTY if access is Access.WRITE else 0)
-            return (entry & Pte.FRAME) + (address & (PAGE_SIZE - 1))
+            words[slot] = entry | (Pte.ACCESSED | Pte.DIRTY if write else Pte.ACCESSED)
+            return (entry & Pte.FRAME) + (address & _OFFSET)
         if handle_mm_fault(mm, address, access) is not FaultResult.OK:
             raise SysError(errno.EFAULT)
 
@@ -28,9 +31,14 @@ def _resolve(mm: AddressSpace, address: int, access: Access) -> int:
 def copy_from_user(mm: AddressSpace, address: int, length: int) -> bytes:
     """Read `length` bytes of user memory. Raises `SysError(EFAULT)`."""
     ram = mm.frames.ram.bytes
+    if length <= PAGE_SIZE - (address & _OFFSET):
+        if length <= 0:
+            return b""
+        at = _resolve(mm, address, Access.READ)
+        return bytes(ram[at : at + length])
     parts = []
     while length > 0:
-        size = min(length, PAGE_SIZE - (address & (PAGE_SIZE - 1)))
+        size = min(length, PAGE_SIZE - (address & _OFFSET))
         at = _resolve(mm, address, Access.READ)
         parts.append(bytes(ram[at : at + size]))
         address += size
@@ -42,14 +50,35 @@ def copy_to_user(mm: AddressSpace, address: int, data: bytes) -> None:
     """Write `data` to user memory. Raises `SysError(EFAULT)`; what came before the bad
     page is written."""
     ram = mm.frames.ram.bytes
-    position = 0
-    while position < len(data):
+    rewrite = mm.frames.rewrite
+    view = memoryview(data)
+    position, length = 0, len(view)
+    while position < length:
         here = address + position
-        size = min(len(data) - position, PAGE_SIZE - (here & (PAGE_SIZE - 1)))
+        size = min(length - position, PAGE_SIZE - (here & _OFFSET))
         at = _resolve(mm, here, Access.WRITE)
-        mm.frames.rewrite(at >> 12)
-        ram[at : at + size] = data[position : position + size]
+        rewrite(at >> PAGE_SHIFT)
+        ram[at : at + size] = view[position : position + size]
         position += size
+
+
+def clear_user(mm: AddressSpace, address: int, length: int) -> None:
+    """Write zeros to user memory (`clear_user`). Raises `SysError(EFAULT)`."""
+    while length > 0:
+        size = min(length, PAGE_SIZE - (address & _OFFSET))
+        copy_to_user(mm, address, bytes(size))
+        address += size
+        length -= size
+
+
+def get_user(mm: AddressSpace, address: int, size: int = 8, *, signed: bool = False) -> int:
+    """Read an integer of `size` bytes. Raises `SysError(EFAULT)`."""
+    return int.from_bytes(copy_from_user(mm, address, size), "little", signed=signed)
+
+
+def put_user(mm: AddressSpace, address: int, value: int, size: int = 8) -> None:
+    """Write an integer of `size` bytes, cut to them. Raises `SysError(EFAULT)`."""
+    copy_to_user(mm, address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
 
 def strncpy_from_user(mm: AddressSpace, address: int, limit: int = 4096) -> bytes:
@@ -59,7 +88,7 @@ def strncpy_from_user(mm: AddressSpace, address: int, limit: int = 4096) -> byte
     """
     text = b""
     while len(text) < limit:
-        size = min(limit - len(text), PAGE_SIZE - (address & (PAGE_SIZE - 1)))
+        size = min(limit - len(text), PAGE_SIZE - (address & _OFFSET))
         part = copy_from_user(mm, address, size)
         end = part.find(0)
         if end >= 0:

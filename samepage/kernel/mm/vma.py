@@ -1,11 +1,9 @@
 """Virtual memory areas: what a range of addresses of one process means.
 
-A `Vma` is plain data; the set of them is kept sorted by address in `VmaSet`, which also
-does what Linux does to neighbours: `split` at an address, and `merge` where flags, file
-and offset continue (`can_vma_merge_before` and `can_vma_merge_after` in mm/vma.c).
+A `Vma` is plain data; the set of them is kept sorted by address in `VmaSet`. What Linux
+does to neighbours, splitting and merging, is in `vma_merge`.
 """
 
-import enum
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +17,8 @@ class MappedFile(Protocol):
 
     `pages` maps the index of a file page to its frame; it is the page cache, and only
     `page_cache` changes it. `read_backing` fills buffers from a byte offset with what the
-    storage holds, and zeros past its end.
+    storage holds, and returns the number of bytes; fewer at the end of the file. An inode
+    of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`).
     """
 
     dev: int
@@ -30,8 +29,9 @@ class MappedFile(Protocol):
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int: ...
 
 
-class VmFlags(enum.IntFlag):
-    """`vm_flags`, with Linux's values (include/linux/mm.h)."""
+class VmFlags:
+    """`vm_flags`, with Linux's values (include/linux/mm.h), as plain ints: an `IntFlag`
+    costs a microsecond for each `&`, on the path of every fault."""
 
     READ = 0x1
     WRITE = 0x2
@@ -44,36 +44,74 @@ class VmFlags(enum.IntFlag):
     GROWSDOWN = 0x100
     PFNMAP = 0x400
     LOCKED = 0x2000
+    IO = 0x4000
+    SEQ_READ = 0x8000
+    RAND_READ = 0x10000
     DONTCOPY = 0x20000
     DONTEXPAND = 0x40000
+    LOCKONFAULT = 0x80000
     ACCOUNT = 0x100000
     NORESERVE = 0x200000
-    DONTDUMP = 0x4000000
+    SYNC = 0x800000
     WIPEONFORK = 0x2000000
+    DONTDUMP = 0x4000000
+    MIXEDMAP = 0x10000000
+    HUGEPAGE = 0x20000000
+    NOHUGEPAGE = 0x40000000
+    MERGEABLE = 0x80000000
 
 
 ACCESS_FLAGS = VmFlags.READ | VmFlags.WRITE | VmFlags.EXEC
+MAY_FLAGS = VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC
+LOCKED_MASK = VmFlags.LOCKED | VmFlags.LOCKONFAULT
+SPECIAL_FLAGS = VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.PFNMAP | VmFlags.MIXEDMAP
+"""`VM_SPECIAL`: such a VMA is neither merged nor locked."""
+DATA_FLAGS = VmFlags.READ | VmFlags.WRITE | MAY_FLAGS
+"""`VM_DATA_DEFAULT_FLAGS`: the rights of heap and stack."""
+STACK_FLAGS = DATA_FLAGS | VmFlags.GROWSDOWN | VmFlags.ACCOUNT
+"""`VM_STACK_FLAGS`."""
+
+
+def flag_names(flags: int) -> list[str]:
+    """The names of the set bits of `vm_flags`, for display."""
+    bits = {name: value for name, value in vars(VmFlags).items() if name.isupper()}
+    return [name for name, value in bits.items() if flags & value]
+
+
+class AnonVma:
+    """The identity that ties private pages to the VMAs which may hold them (`anon_vma`).
+
+    Two VMAs that have one each merge only if it is the same.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
 class Vma:
     """Addresses from `start` up to `end` (bytes, page-aligned).
 
-    `file` and `pgoff` (pages) say what backs it; without a file it is anonymous.
-    `special` names pages that the kernel installs: `[vdso]`, `[vvar]`. `anon_vma` is true
+    `file` and `pgoff` (pages) say what backs it; without a file it is anonymous, and
+    `pgoff` is the page number of its first address when it was made. `filp` stands for
+    the open file description: mappings of one inode by two `open`s do not merge.
+    `special` names pages that the kernel installs: `[vdso]`, `[vvar]`. `anon_vma` is set
     once a page of it was written privately: from then on fork copies its page tables.
+    `anon_chain` counts the anon_vmas it is linked to: more than one after a fork.
 
-    Invariants: start < end; VMAs of one address space never overlap.
+    Invariants: start < end; VMAs of one address space never overlap; `anon_chain` is 0 if
+    and only if `anon_vma` is None.
     """
 
     start: int
     end: int
-    flags: VmFlags
+    flags: int
     file: Any = None
     pgoff: int = 0
     path: str = ""
     special: str = ""
-    anon_vma: bool = False
+    anon_vma: AnonVma | None = None
+    anon_chain: int = 0
+    filp: Any = None
 
     @property
     def pages(self) -> int:
@@ -85,20 +123,19 @@ class Vma:
         """Writes go to the file (or to the shared anonymous memory) itself."""
         return bool(self.flags & VmFlags.SHARED)
 
+    @property
+    def anonymous(self) -> bool:
+        """Private memory without a file behind it (`vma_is_anonymous`)."""
+        return self.file is None and not self.special
+
+    @property
+    def shmem(self) -> bool:
+        """Backed by shared anonymous memory (`vma_is_shmem`)."""
+        return self.file is not None and getattr(self.file, "shmem", False)
+
     def index(self, address: int) -> int:
         """The file page that `address` shows."""
         return self.pgoff + ((address - self.start) >> PAGE_SHIFT)
-
-    def continues(self, other: "Vma") -> bool:
-        """Whether `other`, which starts where this one ends, may become part of it."""
-        return (
-            self.end == other.start
-            and self.flags == other.flags
-            and self.file is other.file
-            and not self.special
-            and not other.special
-            and (self.file is None or self.pgoff + self.pages == other.pgoff)
-        )
 
 
 class VmaSet:
@@ -117,8 +154,10 @@ class VmaSet:
     def find(self, address: int) -> Vma | None:
         """The VMA that contains `address` (`vma_lookup`)."""
         at = bisect_right(self._starts, address) - 1
-        if at >= 0 and address < self._vmas[at].end:
-            return self._vmas[at]
+        if at >= 0:
+            vma = self._vmas[at]
+            if address < vma.end:
+                return vma
         return None
 
     def next_from(self, address: int) -> Vma | None:
@@ -140,6 +179,11 @@ class VmaSet:
             first -= 1
         return self._vmas[first : bisect_left(self._starts, end)]
 
+    def downwards(self, address: int) -> Iterator[Vma]:
+        """The VMAs that start below `address`, the highest first."""
+        for at in range(bisect_left(self._starts, address) - 1, -1, -1):
+            yield self._vmas[at]
+
     def insert(self, vma: Vma) -> None:
         """Add a VMA to a free range, without merging."""
         at = bisect_left(self._starts, vma.start)
@@ -152,46 +196,15 @@ class VmaSet:
         del self._starts[at], self._vmas[at]
 
     def set_start(self, vma: Vma, start: int) -> None:
-        """Move a VMA's start, within its neighbours' bounds; pgoff stays as it is."""
+        """Move a VMA's start, within its neighbours' bounds; what each of its addresses
+        shows stays the same, so `pgoff` moves along."""
         self._starts[bisect_left(self._starts, vma.start)] = start
+        vma.pgoff += (start - vma.start) >> PAGE_SHIFT
         vma.start = start
 
     def split(self, vma: Vma, address: int) -> Vma:
-        """Cut `vma` in two at `address`; return the upper part (`split_vma`)."""
-        upper = replace(vma, start=address)
-        if vma.file is not None:
-            upper.pgoff = vma.index(address)
+        """Cut `vma` in two at `address`; return the upper part (`__split_vma`)."""
+        upper = replace(vma, start=address, pgoff=vma.index(address))
         vma.end = address
         self.insert(upper)
         return upper
-
-    def isolate(self, start: int, end: int) -> list[Vma]:
-        """Split so that no VMA crosses `start` or `end`; return those inside."""
-        for edge in (start, end):
-            vma = self.find(edge)
-            if vma is not None and vma.start < edge:
-                self.split(vma, edge)
-        return self.overlapping(start, end)
-
-    def merge(self, vma: Vma) -> Vma:
-        """Join `vma` with its neighbours where they continue each other; return the whole.
-
-        Two anonymous neighbours that each have an anon_vma of their own stay apart
-        (`is_mergeable_anon_vma`).
-        """
-        previous = self.before(vma.start)
-        if previous is not None and _mergeable(previous, vma):
-            self.remove(vma)
-            previous.end = vma.end
-            previous.anon_vma |= vma.anon_vma
-            vma = previous
-        following = self.find(vma.end)
-        if following is not None and _mergeable(vma, following):
-            self.remove(following)
-            vma.end = following.end
-            vma.anon_vma |= following.anon_vma
-        return vma
-
-
-def _mergeable(lower: Vma, upper: Vma) -> bool:
-    return lower.continues(upper) and not (lower.anon_vma and upper.anon_vma)

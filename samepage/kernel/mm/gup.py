@@ -1,0 +1,65 @@
+"""Faulting pages in ahead of their use (`populate_vma_page_range` in mm/gup.c).
+
+MAP_POPULATE, mlock and MADV_POPULATE_* walk over a range and do for each page that is not
+there what an access would do, counted as a fault each. A page that fault-around mapped on
+the way needs none. A private writable mapping is written to, so that the copy is made now;
+a shared one is only read, since writing would make it dirty for nothing.
+"""
+
+import errno
+
+from samepage.hardware.paging import Pte
+from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.fault import RESOLVED, fault_page
+from samepage.kernel.mm.frames import OutOfFrames
+from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
+
+
+def fault_in_range(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
+    """Make each page of a part of a VMA present, and writable if `write`.
+
+    Raises `SysError(EFAULT)` at a page beyond the end of the file, and `OutOfFrames`.
+    """
+    words = mm.frames.ram.words
+    for page in range(start & PAGE_MASK, end, PAGE_SIZE):
+        slot = mm.table.slot(page)
+        entry = words[slot] if slot else 0
+        if not entry or (write and not entry & Pte.WRITE):
+            if fault_page(mm, vma, page, write) not in RESOLVED:
+                raise SysError(errno.EFAULT)
+            entry = words[mm.table.slot(page)]
+        if write and not vma.anonymous:
+            # FOLL_TOUCH: the page, not the entry, becomes dirty.
+            _mark_dirty(mm, entry)
+
+
+def _mark_dirty(mm: AddressSpace, entry: int) -> None:
+    pfn = (entry & Pte.FRAME) >> 12
+    if pfn in mm.cache.owner:
+        mm.cache.dirty.add(pfn)
+
+
+def mm_populate(mm: AddressSpace, start: int, length: int, *, strict: bool = False) -> None:
+    """Fault in the mapped parts of a range (`__mm_populate`).
+
+    Without `strict` a VMA whose pages cannot be had is skipped from there on. With it
+    raises `SysError` with EFAULT or ENOMEM.
+    """
+    end = start + length
+    for vma in mm.vmas.overlapping(start, end):
+        if vma.flags & (VmFlags.IO | VmFlags.PFNMAP | VmFlags.LOCKONFAULT):
+            continue
+        write = vma.flags & (VmFlags.WRITE | VmFlags.SHARED) == VmFlags.WRITE
+        try:
+            if not vma.flags & ACCESS_FLAGS:
+                raise SysError(errno.EFAULT)
+            fault_in_range(mm, vma, max(start, vma.start), min(end, vma.end), write)
+        except SysError:
+            if strict:
+                raise
+        except OutOfFrames:
+            if strict:
+                raise SysError(errno.ENOMEM) from None
+            return

@@ -1,0 +1,70 @@
+"""msync and mincore: what a range's pages have to do with their file and with memory."""
+
+import enum
+import errno
+
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
+from samepage.kernel.mm.vma import VmFlags
+
+
+class MsFlags(enum.IntFlag):
+    """`MS_*`."""
+
+    ASYNC = 1
+    INVALIDATE = 2
+    SYNC = 4
+
+
+def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:
+    """Check a range as `msync(2)` does. There is nothing to write: a dirty page of the
+    cache is the file, and every reader sees it.
+
+    Raises `SysError` with EINVAL, EBUSY, or ENOMEM (a hole).
+    """
+    known = MsFlags.ASYNC | MsFlags.INVALIDATE | MsFlags.SYNC
+    both = MsFlags.ASYNC | MsFlags.SYNC
+    if flags & ~int(known) or address & ~PAGE_MASK or flags & both == both:
+        raise SysError(errno.EINVAL)
+    end = address + page_align(length)
+    if end >= 1 << 64:
+        raise SysError(errno.ENOMEM)
+    position = address
+    hole = False
+    for vma in mm.vmas.overlapping(address, end) if end > address else ():
+        hole |= vma.start > position
+        if flags & MsFlags.INVALIDATE and vma.flags & VmFlags.LOCKED:
+            raise SysError(errno.EBUSY)
+        position = vma.end
+    if hole or position < end:
+        raise SysError(errno.ENOMEM)
+
+
+def do_mincore(mm: AddressSpace, address: int, length: int) -> bytes:
+    """For each page of a range 1 if it is in memory, else 0 (`do_mincore`).
+
+    A file page counts if it is cached, mapped or not. Raises `SysError` with EINVAL, or
+    ENOMEM (a hole, or not an address of user space).
+    """
+    if address & ~PAGE_MASK:
+        raise SysError(errno.EINVAL)
+    end = address + page_align(length)
+    if end > TASK_SIZE + PAGE_SIZE:
+        raise SysError(errno.ENOMEM)
+    result = bytearray()
+    while address < end:
+        vma = mm.vmas.find(address)
+        if vma is None:
+            raise SysError(errno.ENOMEM)
+        stop = min(vma.end, end)
+        for page in range(address, stop, PAGE_SIZE):
+            present = bool(mm.table.get(page))
+            if not present and vma.file is not None:
+                index = vma.index(page)
+                inside = index << PAGE_SHIFT < vma.file.size
+                present = inside and mm.cache.resident(vma.file, index)
+            result.append(present)
+        address = stop
+    return bytes(result)

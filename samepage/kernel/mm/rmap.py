@@ -1,0 +1,67 @@
+"""The reverse map: from a frame, or a file page, to the addresses that show it.
+
+Linux keeps interval trees of VMAs per file and per anon_vma, since it asks often. Here it
+is asked only by truncation, by reclaim and by people, so nothing is kept: the answer is
+computed by walking the address spaces. A file page is looked for in the VMAs of its file;
+an anonymous frame in all page tables.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from samepage.hardware.paging import Pte
+from samepage.hardware.ram import PAGE_SHIFT
+from samepage.kernel.mm.vma import MappedFile, Vma
+
+if TYPE_CHECKING:
+    from samepage.kernel.mm.address_space import AddressSpace
+
+
+def file_vmas(
+    spaces: Iterable["AddressSpace"], inode: MappedFile, first: int, last: int
+) -> Iterator[tuple["AddressSpace", Vma, int, int]]:
+    """The VMAs that show pages from `first` up to, not including, `last` of a file, each
+    with the addresses of that part (`vma_interval_tree_foreach`)."""
+    for mm in spaces:
+        for vma in mm.vmas:
+            if vma.file is inode and vma.pgoff < last and vma.pgoff + vma.pages > first:
+                start = vma.start + (max(first - vma.pgoff, 0) << PAGE_SHIFT)
+                end = min(vma.end, vma.start + ((last - vma.pgoff) << PAGE_SHIFT))
+                yield mm, vma, start, end
+
+
+def unmap_mapping_range(
+    spaces: Iterable["AddressSpace"], inode: MappedFile, first: int, last: int
+) -> None:
+    """Take pages of a file out of every page table, private copies of them included, as
+    truncation must (`unmap_mapping_range` with even_cows)."""
+    for mm, _, start, end in list(file_vmas(spaces, inode, first, last)):
+        mm.zap(start, end)
+        mm.flush_tlb()
+
+
+def unmap_file_page(
+    spaces: Iterable["AddressSpace"], inode: MappedFile, index: int, pfn: int
+) -> None:
+    """Take one cached page out of every page table; private copies stay
+    (`try_to_unmap`)."""
+    for mm, _, address, _ in list(file_vmas(spaces, inode, index, index + 1)):
+        slot = mm.table.slot(address)
+        entry = mm.frames.ram.words[slot] if slot else 0
+        if entry and (entry & Pte.FRAME) >> PAGE_SHIFT == pfn:
+            mm.clear_pte(slot)
+            mm.flush_tlb()
+
+
+def mappings(
+    spaces: Iterable["AddressSpace"], pfns: Iterable[int]
+) -> dict[int, list[tuple["AddressSpace", int]]]:
+    """For each frame, the (address space, virtual page number) pairs that map it
+    (`rmap_walk`); one pass over all page tables."""
+    found: dict[int, list[tuple[AddressSpace, int]]] = {pfn: [] for pfn in pfns}
+    for mm in spaces:
+        for address, _, entry in mm.table.present(0, 1 << 47):
+            where = found.get((entry & Pte.FRAME) >> PAGE_SHIFT)
+            if where is not None:
+                where.append((mm, address >> PAGE_SHIFT))
+    return found

@@ -1,0 +1,55 @@
+"""A machine's memory without a CPU: frames, a page cache, address spaces."""
+
+from samepage.hardware.ram import Ram
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.frames import Frames
+from samepage.kernel.mm.page_cache import PageCache
+
+
+class MemoryFile:
+    """An inode whose storage is a bytes object; counts how often it is read."""
+
+    _last = 100
+
+    def __init__(self, data: bytes) -> None:
+        MemoryFile._last += 1
+        self.dev = 8
+        self.ino = MemoryFile._last
+        self.data = data
+        self.size = len(data)
+        self.pages: dict[int, int] = {}
+        self.reads = 0
+
+    def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
+        self.reads += 1
+        done = 0
+        for buffer in buffers:
+            part = self.data[offset + done : offset + done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+            if len(part) < len(buffer):
+                break
+        return done
+
+
+class Memory:
+    """Frames and page cache of one machine."""
+
+    def __init__(self, size: int = 16 << 20, *, cold: bool = False) -> None:
+        self.rewritten: list[int] = []
+        self.frames = Frames(Ram(size), self.rewritten.append)
+        self.cache = PageCache(self.frames, cold=cold)
+        self.frames.reclaim = self.cache.reclaim
+        self.events: list[object] = []
+        self.flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def space(self) -> AddressSpace:
+        return AddressSpace(self.frames, self.cache, self.flush, self.events.append)
+
+
+def numbered(pages: int) -> bytes:
+    """A file whose pages begin with their number."""
+    return b"".join(n.to_bytes(4, "little") * 1024 for n in range(pages))
