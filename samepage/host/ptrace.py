@@ -1,0 +1,244 @@
+"""ptrace(2) as calls with names: what one thread may ask of the threads it traces.
+
+Everything here is thin on purpose. A traced thread is named by its tid, and must be in a
+ptrace stop for all calls but `seize` and `interrupt`. Linux binds a tracee to the *thread*
+that attached it, so all calls for one tracee come from one thread.
+
+Only calls that leave the tracee's memory alone are used, with one exception:
+`write_memory` for pages that the tracee already owns. A breakpoint instruction, the usual
+way to stop a program at an address, is a write to a page of text: it would copy that page,
+and the tracer would change what it came to see. The CPU's debug registers stop it without
+a trace (`set_breakpoint`).
+"""
+
+import ctypes
+import enum
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_LIBC.ptrace.restype = ctypes.c_long
+
+WAIT_ANY = 0x4000_0000 | 0x2000_0000
+"""`__WALL | __WNOTHREAD`: threads and clones too, and only this thread's own tracees."""
+WAIT_THREAD = 0x4000_0000
+"""`__WALL`: for a wait that names its tid."""
+
+_USER_DEBUGREG = 848  # offsetof(struct user, u_debugreg)
+_EVENT_STOP = 128
+
+
+class _Request(enum.IntEnum):
+    """The first argument of ptrace(2)."""
+
+    POKEUSER = 6
+    CONT = 7
+    GETREGS = 12
+    SETREGS = 13
+    SYSCALL = 24
+    SETOPTIONS = 0x4200
+    GETEVENTMSG = 0x4201
+    SEIZE = 0x4206
+    INTERRUPT = 0x4207
+    LISTEN = 0x4208
+    GET_SYSCALL_INFO = 0x420E
+
+
+class Options(enum.IntFlag):
+    """`PTRACE_O_*`: the events that stop a tracee, and EXITKILL, its death with the tracer."""
+
+    TRACESYSGOOD = 1
+    TRACEFORK = 2
+    TRACEVFORK = 4
+    TRACECLONE = 8
+    TRACEEXEC = 16
+    TRACEEXIT = 64
+    EXITKILL = 1 << 20
+
+
+FOLLOW = (
+    Options.EXITKILL
+    | Options.TRACESYSGOOD
+    | Options.TRACEFORK
+    | Options.TRACEVFORK
+    | Options.TRACECLONE
+    | Options.TRACEEXEC
+    | Options.TRACEEXIT
+)
+"""Follow everything; new threads and processes inherit these options, EXITKILL included."""
+
+
+class StopKind(enum.Enum):
+    """Why a tracee is reported by wait."""
+
+    SIGNAL = "a signal is about to be delivered"
+    GROUP_STOP = "stopped by a stop signal"
+    NEW = "first stop of a new tracee, or the answer to an interrupt"
+    SYSCALL = "entry to or exit from a system call"
+    FORK = "fork"
+    VFORK = "vfork"
+    CLONE = "clone"
+    EXEC = "exec"
+    EXIT = "about to exit"
+    GONE = "ended"
+
+
+_EVENTS = {
+    1: StopKind.FORK,
+    2: StopKind.VFORK,
+    3: StopKind.CLONE,
+    4: StopKind.EXEC,
+    6: StopKind.EXIT,
+}
+_STOP_SIGNALS = {19, 20, 21, 22}
+
+
+@dataclass(slots=True, frozen=True)
+class Stop:
+    """One report of wait: `tid` stopped (or ended, with its wait status in `status`)."""
+
+    tid: int
+    kind: StopKind
+    signal: int = 0
+    status: int = 0
+
+    @classmethod
+    def decode(cls, tid: int, status: int) -> "Stop":
+        """Read a wait status as ptrace(2) defines it for a seized tracee."""
+        if not os.WIFSTOPPED(status):
+            return cls(tid, StopKind.GONE, status=status)
+        signal, event = os.WSTOPSIG(status), status >> 16
+        if event == _EVENT_STOP:
+            kind = StopKind.GROUP_STOP if signal in _STOP_SIGNALS else StopKind.NEW
+            return cls(tid, kind, signal)
+        if event:
+            return cls(tid, _EVENTS[event])
+        if signal & 0x80:
+            return cls(tid, StopKind.SYSCALL)
+        return cls(tid, StopKind.SIGNAL, signal)
+
+
+def wait(tid: int = -1) -> Stop:
+    """The next stop of `tid`, or of any tracee of this thread.
+
+    Raises `ChildProcessError` if there is nothing to wait for.
+    """
+    return Stop.decode(*os.waitpid(tid, WAIT_ANY if tid == -1 else WAIT_THREAD))
+
+
+def _ptrace(request: _Request, tid: int, address: int = 0, data: int = 0) -> int:
+    ctypes.set_errno(0)
+    result = int(_LIBC.ptrace(request, tid, address, data))
+    if result == -1 and ctypes.get_errno():
+        code = ctypes.get_errno()
+        raise OSError(code, f"ptrace {request.name} of {tid}: {os.strerror(code)}")
+    return result
+
+
+def seize(tid: int) -> None:
+    """Become the tracer of `tid`, which goes on running (`PTRACE_SEIZE`)."""
+    _ptrace(_Request.SEIZE, tid, 0, FOLLOW)
+
+
+def interrupt(tid: int) -> None:
+    """Stop a running tracee; the stop is reported as `StopKind.NEW`."""
+    _ptrace(_Request.INTERRUPT, tid)
+
+
+def listen(tid: int) -> None:
+    """Leave a tracee in its group stop, but hear of what ends it."""
+    _ptrace(_Request.LISTEN, tid)
+
+
+def resume(tid: int, signal: int = 0, *, syscalls: bool = False) -> bool:
+    """Let a stopped tracee go on, delivering `signal`; with `syscalls` it stops at each.
+
+    False if it has been killed meanwhile, which a tracer must expect at any time.
+    """
+    try:
+        _ptrace(_Request.SYSCALL if syscalls else _Request.CONT, tid, 0, signal)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def event_message(tid: int) -> int:
+    """The value of the last event: the new tid of a fork, the old one of an exec."""
+    value = ctypes.c_ulong()
+    _ptrace(_Request.GETEVENTMSG, tid, 0, ctypes.addressof(value))
+    return value.value
+
+
+class SyscallOp(enum.IntEnum):
+    """Where a tracee stands, as `PTRACE_GET_SYSCALL_INFO` tells."""
+
+    NONE = 0
+    ENTRY = 1
+    EXIT = 2
+
+
+def syscall_info(tid: int) -> tuple[SyscallOp, int]:
+    """Where the tracee stands, and the number of the system call at its entry (else -1)."""
+    buffer = ctypes.create_string_buffer(88)
+    _ptrace(_Request.GET_SYSCALL_INFO, tid, len(buffer), ctypes.addressof(buffer))
+    op = SyscallOp(buffer.raw[0]) if buffer.raw[0] < 3 else SyscallOp.NONE
+    (number,) = struct.unpack_from("<q", buffer.raw, 24)
+    return op, number if op is SyscallOp.ENTRY else -1
+
+
+_REGISTERS = re.findall(
+    r"\w+",
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags"
+    " rsp ss fs_base gs_base ds es fs gs",
+)
+
+
+class Registers(ctypes.Structure):
+    """`struct user_regs_struct` of x86-64."""
+
+    _fields_ = tuple((name, ctypes.c_ulong) for name in _REGISTERS)
+
+
+NO_SYSCALL = 2**64 - 1
+"""In `orig_rax`: the tracee is in no system call, and none is to be restarted."""
+
+
+def get_registers(tid: int) -> Registers:
+    """The general registers."""
+    registers = Registers()
+    _ptrace(_Request.GETREGS, tid, 0, ctypes.addressof(registers))
+    return registers
+
+
+def set_registers(tid: int, registers: Registers) -> None:
+    """Replace the general registers."""
+    _ptrace(_Request.SETREGS, tid, 0, ctypes.addressof(registers))
+
+
+def set_breakpoint(tid: int, address: int) -> None:
+    """Stop the tracee with SIGTRAP before it executes the instruction at `address`.
+
+    Uses debug register 0: DR0 holds the address, DR7 = 1 enables it for execution. The
+    code breakpoint comes before the instruction is fetched (Intel SDM volume 3A, table
+    6-2), so not even the fetch of that page has happened. exec and fork clear it
+    (`flush_ptrace_hw_breakpoint`). Raises `OSError` where a hypervisor offers none.
+    """
+    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG, address)
+    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 1)
+
+
+def read_memory(pid: int, address: int, length: int) -> bytes:
+    """Read the tracee's memory; pages that are not present fault in, so only read what is."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        memory.seek(address)
+        return memory.read(length)
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write to pages that the tracee already owns: a writable anonymous page of its own."""
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(data)

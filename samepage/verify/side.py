@@ -1,0 +1,162 @@
+"""One side of a comparison: a snapshot, looked at by process, ready to be compared.
+
+A comparison pairs processes of two snapshots that were made by different kernels: pids,
+frame numbers and file numbers differ by nature. `Side` turns them into what can be set
+side by side: processes by their position in the list of pairs, files by their identity,
+pages as arrays over all processes in that order.
+
+Two files are the same if device and inode are; where one of the kernels does not know the
+other's devices (an in-memory overlay, say) the path decides.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.snapshot.frame_index import FrameIndex
+from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
+
+U64 = npt.NDArray[np.uint64]
+
+EXCLUDED_VMAS = {
+    "[vvar]": "its pages hold the kernel's clock; which of them are touched depends on time",
+    "[vvar_vclock]": "as [vvar]: the pages of a hypervisor's clock",
+    "[vsyscall]": "not part of the address space, the same fixed page in every process",
+}
+"""Mappings that are not compared, with the reason, which every report names."""
+
+
+class VmaRow(NamedTuple):
+    """A VMA as `/proc/PID/maps` prints it; `file` is its file's number in its snapshot."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    file: int
+    name: str
+
+
+@dataclass(slots=True)
+class ProcessPages:
+    """The present pages of one process, ascending; all arrays have the same length.
+
+    `vma` is the position of each page's VMA in `Side.vmas[process]`; `kind`, `file` and
+    `index` are those of its frame (`FrameKind.UNKNOWN`, -1, -1 where the frame is not told).
+    """
+
+    vpage: U64
+    frame: U64
+    flags: npt.NDArray[np.uint16]
+    kind: npt.NDArray[np.uint8]
+    file: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int64]
+    vma: npt.NDArray[np.int32]
+
+    def take(self, rows: npt.NDArray[Any]) -> "ProcessPages":
+        """The pages at these positions, or where a mask is true."""
+        columns = (self.vpage, self.frame, self.flags, self.kind, self.file, self.index, self.vma)
+        return ProcessPages(*(values[rows] for values in columns))
+
+    def find(self, vpage: int) -> int:
+        """The position of a page, or -1 if it is not present."""
+        at = int(np.searchsorted(self.vpage, np.uint64(vpage)))
+        return at if at < len(self.vpage) and int(self.vpage[at]) == vpage else -1
+
+
+class Side:
+    """A snapshot seen as the list `pids` of its processes; excluded VMAs are left out."""
+
+    def __init__(self, snapshot: Snapshot, pids: list[int]) -> None:
+        self.snapshot = snapshot
+        self.pids = pids
+        self.process_rows = {
+            int(p): row for row, p in enumerate(snapshot.processes["pid"].to_pylist())
+        }
+        files = snapshot.files
+        self.paths: list[str] = files["path"].to_pylist()
+        self.identities: list[tuple[int, int]] = list(
+            zip(files["dev"].to_pylist(), files["ino"].to_pylist(), strict=True)
+        )
+        all_vmas = _vmas_by_pid(snapshot)
+        pages = _pages_by_pid(snapshot, pids, all_vmas)
+        self.vmas: list[list[VmaRow]] = []
+        self.pages: list[ProcessPages] = []
+        self.excluded: list[set[str]] = []
+        for pid in pids:
+            vmas = all_vmas.get(pid, [])
+            kept = np.array([vma.name not in EXCLUDED_VMAS for vma in vmas], dtype=bool)
+            here = pages[pid]
+            if len(here.vpage):
+                here = here.take(kept[here.vma])
+                here.vma = (np.cumsum(kept) - 1).astype(np.int32)[here.vma]
+            self.vmas.append([vma for vma, keep in zip(vmas, kept, strict=True) if keep])
+            self.excluded.append({vma.name for vma in vmas} & EXCLUDED_VMAS.keys())
+            self.pages.append(here)
+
+    def process(self, position: int, name: str) -> Any:
+        """A column of the `processes` row of the process at this position."""
+        return self.snapshot.processes[name][self.process_rows[self.pids[position]]].as_py()
+
+
+def same_files(ours: Side, theirs: Side) -> npt.NDArray[np.int32]:
+    """For each file of `ours`, the number of the same file in `theirs`, or -1.
+
+    One more entry, the last, is -1: so that "no file" (-1) maps to itself.
+    """
+    by_identity = {identity: n for n, identity in enumerate(theirs.identities)}
+    by_path = {path: n for n, path in enumerate(theirs.paths)}
+    numbers = [
+        by_identity.get(identity, by_path.get(path, -1))
+        for identity, path in zip(ours.identities, ours.paths, strict=True)
+    ]
+    return np.array([*numbers, -1], dtype=np.int32)
+
+
+def _vmas_by_pid(snapshot: Snapshot) -> dict[int, list[VmaRow]]:
+    names = ("start", "end", "perms", "offset", "file", "name")
+    columns = [snapshot.vmas[name].to_pylist() for name in names]
+    result: dict[int, list[VmaRow]] = {}
+    for pid, *values in zip(snapshot.vmas["pid"].to_pylist(), *columns, strict=True):
+        result.setdefault(pid, []).append(VmaRow(*values))
+    return result
+
+
+def _pages_by_pid(
+    snapshot: Snapshot, pids: list[int], vmas: dict[int, list[VmaRow]]
+) -> dict[int, ProcessPages]:
+    pid_column = column(snapshot.pages, "pid")
+    vpage, frame = column(snapshot.pages, "vpage"), column(snapshot.pages, "frame")
+    flags = column(snapshot.pages, "flags")
+    rows = FrameIndex(column(snapshot.frames, "frame")).rows(frame)
+    kind, file, index = _of_frames(snapshot, rows)
+    result = {}
+    for pid in pids:
+        low, high = np.searchsorted(pid_column, [pid, pid + 1])
+        here = slice(int(low), int(high))
+        first = np.array([vma.start >> PAGE_SHIFT for vma in vmas.get(pid, [])], dtype=np.uint64)
+        vma = np.searchsorted(first, vpage[here], side="right") - 1
+        pages = ProcessPages(
+            vpage[here],
+            frame[here],
+            flags[here],
+            kind[here],
+            file[here],
+            index[here],
+            vma.astype(np.int32),
+        )
+        result[pid] = pages.take((pages.flags & np.uint16(PageFlags.PRESENT)) != 0)
+    return result
+
+
+def _of_frames(
+    snapshot: Snapshot, rows: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Kind, file and index of each page's frame; an unknown frame's are those of none."""
+    kind = np.append(column(snapshot.frames, "kind"), np.uint8(FrameKind.UNKNOWN))
+    file = np.append(column(snapshot.frames, "file"), np.int32(-1))
+    index = np.append(column(snapshot.frames, "index"), np.int64(-1))
+    return kind[rows], file[rows], index[rows]

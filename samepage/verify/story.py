@@ -1,0 +1,82 @@
+"""What one side has to say about a page: its VMA, its frame, and how it came there."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.tables import PAGE_SHIFT, column
+from samepage.verify.side import Side, VmaRow
+
+_KIND_WORDS = {
+    FrameKind.UNKNOWN: "a frame that is not told",
+    FrameKind.ANON: "an anonymous frame",
+    FrameKind.SHMEM: "a frame of shared memory",
+    FrameKind.ZERO: "the zero page",
+    FrameKind.SPECIAL: "a page of the kernel's own",
+    FrameKind.KSM: "a KSM page",
+    FrameKind.HUGETLB: "a huge page",
+}
+
+
+def tell_vma(vma: VmaRow | None) -> str:
+    """A VMA as a line of `/proc/PID/maps`."""
+    if vma is None:
+        return "no VMA"
+    span = f"{vma.start:x}-{vma.end:x}"
+    return f"{span} {vma.perms} {vma.offset:08x} {vma.name}".rstrip()
+
+
+def tell_page(side: Side, process: int, vpage: int) -> str:
+    """The page's VMA and frame, and the last event that touched it if events are known."""
+    vma = _vma_at(side, process, vpage)
+    pages = side.pages[process]
+    at = pages.find(vpage)
+    if at < 0:
+        what = "not present"
+    else:
+        dirty = "dirty" if pages.flags[at] & np.uint16(PageFlags.DIRTY) else "clean"
+        what = f"{_tell_frame(side, process, at)}, {dirty}"
+    event = _last_event(side, process, vpage)
+    return f"{what}; in {tell_vma(vma)}" + (f"; {event}" if event else "")
+
+
+def _tell_frame(side: Side, process: int, at: int) -> str:
+    pages = side.pages[process]
+    kind = FrameKind(int(pages.kind[at]))
+    number = f" {int(pages.frame[at])}" if pages.frame[at] else ""
+    if kind is FrameKind.FILE:
+        file = int(pages.file[at])
+        path = side.paths[file] if file >= 0 else "a file that is not told"
+        return f"page {int(pages.index[at])} of {path} (frame{number})"
+    return _KIND_WORDS[kind] + (f" ({number.strip()})" if number else "")
+
+
+def _vma_at(side: Side, process: int, vpage: int) -> VmaRow | None:
+    address = vpage << PAGE_SHIFT
+    for vma in side.vmas[process]:
+        if vma.start <= address < vma.end:
+            return vma
+    return None
+
+
+def _last_event(side: Side, process: int, vpage: int) -> str:
+    """The last event at the page, else the last fault whose neighbours it may be."""
+    events = side.snapshot.events
+    if not events.num_rows:
+        return ""
+    mine = column(events, "pid") == side.pids[process]
+    page = column(events, "address") >> np.uint64(PAGE_SHIFT)
+    rows = np.flatnonzero(mine & (page == np.uint64(vpage)))
+    if not len(rows):
+        return ""
+    event = {name: events[name][int(rows[-1])].as_py() for name in events.column_names}
+    return " ".join(_tell_event(event))
+
+
+def _tell_event(event: dict[str, object]) -> Iterator[str]:
+    yield f"event {event['order']}: {event['kind']}"
+    if event["ip"]:
+        yield f"at ip {event['ip']:x}"
+    if event["symbol"]:
+        yield f"in {event['symbol']}"
