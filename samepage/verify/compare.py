@@ -25,7 +25,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from samepage.snapshot.schema import PageFlags
+from samepage.snapshot.kinds import PageFlags
 from samepage.snapshot.tables import PAGE_SHIFT, Snapshot
 from samepage.verify.difference import PAGE_KINDS, Difference, DifferenceKind
 from samepage.verify.side import EXCLUDED_VMAS, ProcessPages, Side, VmaRow, same_files
@@ -183,9 +183,7 @@ class _Comparer:
     def _other_label(self, ours: ProcessPages, theirs: ProcessPages) -> npt.NDArray[np.bool_]:
         same_kind = ours.kind == theirs.kind
         same_file = self.files[ours.file] == theirs.file
-        different: npt.NDArray[np.bool_] = ~(
-            same_kind & same_file & (ours.index == theirs.index)
-        )
+        different: npt.NDArray[np.bool_] = ~(same_kind & same_file & (ours.index == theirs.index))
         return different
 
     def _frames(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.snapshot.frame_index import FrameIndex
-from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
 
 U64 = npt.NDArray[np.uint64]

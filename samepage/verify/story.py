@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.snapshot.tables import PAGE_SHIFT, column
 from samepage.verify.side import Side, VmaRow
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from samepage.snapshot.schema import FrameKind, PageFlags
+from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.snapshot.tables import PAGE_SHIFT
 from samepage.verify.side import ProcessPages, Side
 
