@@ -1,0 +1,183 @@
+"""Inodes: what a file is, whatever names it has.
+
+An `Inode` holds the attributes; a subclass says what the file does. The content of a regular
+file is a thing apart, `inode.mapping` (Linux's `i_mapping`): it has the cached pages, and a
+copy-up exchanges it while the inode, its number and its open files stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.stat import Stat, StatFs
+from samepage.kernel.mm.page_cache import PageCache
+
+if TYPE_CHECKING:
+    from samepage.kernel.fs.file import OpenFile
+    from samepage.kernel.fs.locks import FileLocks
+    from samepage.kernel.fs.path import Path
+
+ASK_HOST = -1
+"""A birth time that was not asked for yet."""
+FIRST_NEW_INO = 1 << 40
+"""Inodes that the guest makes on a host file system count from here, out of the way of
+the host's numbers."""
+
+
+@dataclass(slots=True)
+class Superblock:
+    """One mounted file system, as its inodes know it.
+
+    `clock` tells the time in nanoseconds since the epoch. `statfs` gives its figures.
+    """
+
+    dev: int
+    type_name: str
+    cache: PageCache
+    clock: Callable[[], int]
+    statfs: Callable[[], StatFs]
+    inos: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    birth_time: Callable[[bytes], int | None] = lambda path: None
+    """When a host file was made, in ns; None if that is not known."""
+
+
+class Inode:
+    """The attributes of a file (`struct inode`); times are in nanoseconds.
+
+    `host` is the host's path of the file, for attributes that are read on demand, or None
+    for a file that is only in the model.
+    """
+
+    def __init__(
+        self, sb: Superblock, mode: int, *, ino: int = 0, nlink: int = 1, rdev: int = 0
+    ) -> None:
+        self.sb = sb
+        self.dev = sb.dev
+        self.ino = ino or next(sb.inos)
+        self.mode = mode
+        self.uid = 0
+        self.gid = 0
+        self.nlink = nlink
+        self.rdev = rdev
+        self.blksize = 4096
+        self.atime = self.mtime = self.ctime = sb.clock()
+        self.btime: int | None = self.atime
+        self.host: bytes | None = None
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.locks: FileLocks | None = None
+
+    @property
+    def size(self) -> int:
+        """The length in bytes, as `st_size` tells it."""
+        return 0
+
+    @property
+    def blocks(self) -> int:
+        """Allocated blocks of 512 bytes."""
+        return 0
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this is a symbolic link, a magic one of /proc included."""
+        return stat.S_ISLNK(self.mode)
+
+    def stat(self) -> Stat:
+        """All attributes, as `fstat` tells them (`generic_fillattr`)."""
+        if self.btime == ASK_HOST and self.host is not None:
+            self.btime = self.sb.birth_time(self.host)
+        return Stat(
+            dev=self.dev,
+            ino=self.ino,
+            mode=self.mode,
+            nlink=self.nlink,
+            uid=self.uid,
+            gid=self.gid,
+            rdev=self.rdev,
+            size=self.size,
+            blksize=self.blksize,
+            blocks=self.blocks,
+            atime_ns=self.atime,
+            mtime_ns=self.mtime,
+            ctime_ns=self.ctime,
+            btime_ns=self.btime,
+        )
+
+    def adopt(self, host: os.stat_result, path: bytes) -> None:
+        """Take over the attributes of a host file."""
+        self.ino, self.nlink, self.rdev = host.st_ino, host.st_nlink, host.st_rdev
+        self.uid, self.gid = host.st_uid, host.st_gid
+        self.atime, self.mtime, self.ctime = host.st_atime_ns, host.st_mtime_ns, host.st_ctime_ns
+        self.btime = ASK_HOST
+        self.blksize = host.st_blksize
+        self.host = path
+
+    def touch(self) -> None:
+        """Content changed: mtime and ctime are now."""
+        self.mtime = self.ctime = self.sb.clock()
+
+    def lookup(self, name: bytes) -> Inode | None:
+        """The entry `name`, None if there is none. Raises `SysError(ENOTDIR)`."""
+        raise SysError(errno.ENOTDIR)
+
+    def open(self, path: Path, flags: int) -> OpenFile:
+        """Make an open file; permissions are checked. Raises `SysError`."""
+        raise SysError(errno.ENXIO)
+
+    def truncate(self, size: int) -> None:
+        """Change the length. Raises `SysError(EINVAL)` where there is none to change."""
+        raise SysError(errno.EINVAL)
+
+    def readlink(self) -> bytes:
+        """The target of a symbolic link. Raises `SysError(EINVAL)` for anything else."""
+        raise SysError(errno.EINVAL)
+
+    def follow(self) -> Path | None:
+        """Where a magic link leads; None if it is resolved by its text."""
+        return None
+
+    def get_xattrs(self) -> dict[bytes, bytes]:
+        """The extended attributes; a host file's are read from the host."""
+        if self.xattrs is None:
+            self.xattrs = _host_xattrs(self.host) if self.host is not None else {}
+        return self.xattrs
+
+
+class Symlink(Inode):
+    """A symbolic link with a fixed text."""
+
+    def __init__(self, sb: Superblock, target: bytes, **attributes: Any) -> None:
+        super().__init__(sb, stat.S_IFLNK | 0o777, **attributes)
+        self.target = target
+
+    @property
+    def size(self) -> int:
+        """The length of the target's text."""
+        return len(self.target)
+
+    def readlink(self) -> bytes:
+        """The target's text."""
+        return self.target
+
+    def open(self, path: Path, flags: int) -> OpenFile:
+        """A link itself cannot be opened (`may_open`)."""
+        raise SysError(errno.ELOOP)
+
+
+def _host_xattrs(path: bytes) -> dict[bytes, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
+    except OSError:
+        return {}

@@ -1,0 +1,233 @@
+"""The content of regular files, as the page cache sees it (`struct address_space`).
+
+Three kinds of storage stand behind a page that is not cached:
+
+- `HostMapping`: a host file, read-only. Nothing is read before a page is asked for.
+- `CopiedMapping`: a file that was copied up. It is a new set of pages; those that were not
+  written yet come from the host file, as far as the file was never cut shorter.
+- `MemoryMapping`: a file that only exists in the model. A page that is not cached is a hole;
+  pages with content are dirty, and dirty pages are never reclaimed.
+
+A copy-up makes a new mapping with the same device and inode number. Memory mappings made
+before it keep the old one, as in overlayfs ("changes to the file are not reflected in the
+memory mapping", Documentation/filesystems/overlayfs.rst). Unlike overlayfs the copy is lazy:
+no page is duplicated before somebody uses it.
+"""
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.errors import SysError
+
+MAX_OPEN_HOST_FILES = 128
+
+
+class MemoryMapping:
+    """Content that lives only in the page cache. `size` is in bytes."""
+
+    shmem = False
+
+    def __init__(self, dev: int, ino: int) -> None:
+        self.dev = dev
+        self.ino = ino
+        self.size = 0
+        self.pages: dict[int, int] = {}
+
+    def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
+        """Fill `buffers` with what storage holds from `offset` on: zeros."""
+        for buffer in buffers:
+            buffer[:] = bytes(len(buffer))
+        return sum(map(len, buffers))
+
+    def cut(self, size: int) -> None:
+        """The file is about to end at `size`: nothing above comes from storage again."""
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 512 bytes that hold content."""
+        return len(self.pages) << PAGE_SHIFT >> 9
+
+    def seek_data(self, offset: int) -> int | None:
+        """The first byte with content at or after `offset`, None if none follows."""
+        wanted = offset >> PAGE_SHIFT
+        following = [index for index in self.pages if index >= wanted]
+        return max(offset, min(following) << PAGE_SHIFT) if following else None
+
+    def seek_hole(self, offset: int) -> int:
+        """The first byte without content at or after `offset`; the end is a hole."""
+        index = offset >> PAGE_SHIFT
+        while index in self.pages:
+            index += 1
+        return max(offset, index << PAGE_SHIFT)
+
+
+class HostMapping:
+    """The content of a host file. `size` is the length at the time it was first seen."""
+
+    shmem = False
+
+    def __init__(self, files: "HostFiles", dev: int, ino: int, size: int, path: bytes) -> None:
+        self._files = files
+        self.path = path
+        self.dev = dev
+        self.ino = ino
+        self.size = size
+        self.pages: dict[int, int] = {}
+
+    def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
+        """Fill `buffers` from the host file; zeros past its end.
+
+        Raises `SysError` with the host's errno, or EIO if the file is another by now.
+        """
+        length = sum(map(len, buffers))
+        done = 0
+        if offset < self.size:
+            done = min(_preadv(self._files.get(self), buffers, offset), self.size - offset)
+        _clear_from(buffers, done)
+        return length
+
+    def seek(self, offset: int, whence: int) -> int | None:
+        """`lseek` with SEEK_DATA or SEEK_HOLE in the host file; None if no data follows."""
+        try:
+            return os.lseek(self._files.get(self), offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise SysError(error.errno or errno.EIO) from error
+
+    def seek_data(self, offset: int) -> int | None:
+        """The first byte with content at or after `offset`, None if none follows."""
+        return self.seek(offset, os.SEEK_DATA)
+
+    def seek_hole(self, offset: int) -> int:
+        """The first byte without content at or after `offset`; the end is a hole."""
+        place = self.seek(offset, os.SEEK_HOLE)
+        return self.size if place is None else place
+
+
+class CopiedMapping(MemoryMapping):
+    """The content of a host file that the guest may change.
+
+    Invariant: bytes from `backed` on are not the host's; `backed` never grows.
+    """
+
+    def __init__(self, lower: HostMapping, *, empty: bool = False) -> None:
+        super().__init__(lower.dev, lower.ino)
+        self._lower = lower
+        self.backed = 0 if empty else lower.size
+        self.size = self.backed
+
+    def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
+        """Fill `buffers` from the host file up to `backed`, then with zeros."""
+        if offset >= self.backed:
+            return super().read_backing(offset, buffers)
+        done = self._lower.read_backing(offset, buffers)
+        _clear_from(buffers, self.backed - offset)
+        return done
+
+    def cut(self, size: int) -> None:
+        """The file is about to end at `size`: nothing above comes from the host again."""
+        self.backed = min(self.backed, size)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 512 bytes that hold content."""
+        lower = (self.backed + PAGE_SIZE - 1) >> PAGE_SHIFT
+        above = sum(index >= lower for index in self.pages)
+        return (lower + above) << PAGE_SHIFT >> 9
+
+    def seek_data(self, offset: int) -> int | None:
+        """The first byte with content at or after `offset`, None if none follows."""
+        return offset if offset < self.backed else super().seek_data(offset)
+
+    def seek_hole(self, offset: int) -> int:
+        """The first byte without content at or after `offset`; the end is a hole."""
+        return super().seek_hole(max(offset, self.backed))
+
+
+Mapping = MemoryMapping | HostMapping
+
+
+class HostFiles:
+    """Host files that are open for reading, at most `MAX_OPEN_HOST_FILES` of them.
+
+    A file is opened without following a link at its end, checked to be the regular file
+    that was looked up, and only then opened for reading: a FIFO or a device of the host
+    is never opened, even if it took the file's name in the meantime.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[HostMapping, int] = OrderedDict()
+
+    def get(self, mapping: HostMapping) -> int:
+        """A host file descriptor for `mapping`, valid until the next call."""
+        fd = self._open.get(mapping)
+        if fd is not None:
+            self._open.move_to_end(mapping)
+            return fd
+        fd = _open_checked(mapping)
+        self._open[mapping] = fd
+        if len(self._open) > MAX_OPEN_HOST_FILES:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        return fd
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open_checked(mapping: HostMapping) -> int:
+    try:
+        handle = os.open(mapping.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise SysError(error.errno or errno.EIO) from error
+    try:
+        found = os.fstat(handle)
+        if (found.st_dev, found.st_ino) != (mapping.dev, mapping.ino) or not stat.S_ISREG(
+            found.st_mode
+        ):
+            raise SysError(errno.EIO)
+        return reopen(handle, os.O_RDONLY)
+    finally:
+        os.close(handle)
+
+
+def reopen(handle: int, flags: int) -> int:
+    """Open what an O_PATH descriptor refers to, without touching its access time where
+    that is allowed. Raises `SysError` with the host's errno."""
+    link = f"/proc/self/fd/{handle}"
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(link, flags | os.O_NOATIME)
+    except PermissionError:
+        pass  # O_NOATIME is the owner's right only
+    except OSError as error:
+        raise SysError(error.errno or errno.EIO) from error
+    try:
+        return os.open(link, flags)
+    except OSError as error:
+        raise SysError(error.errno or errno.EIO) from error
+
+
+def _preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+    try:
+        return os.preadv(fd, buffers, offset)
+    except OSError as error:
+        raise SysError(error.errno or errno.EIO) from error
+
+
+def _clear_from(buffers: list[memoryview], start: int) -> None:
+    """Zero all bytes of `buffers` from the `start`th on."""
+    for buffer in buffers:
+        if start < len(buffer):
+            first = max(start, 0)
+            buffer[first:] = bytes(len(buffer) - first)
+        start -= len(buffer)

@@ -1,0 +1,13 @@
+"""A mounted file system, as /proc/mounts and /proc/PID/mountinfo list it."""
+
+from dataclasses import dataclass
+
+from samepage.kernel.fs.path import Path
+
+
+@dataclass(slots=True, frozen=True)
+class Mount:
+    """`root` is the Path that covers the mount point; its `mount_id` is this mount's."""
+
+    root: Path
+    type_name: str

@@ -1,0 +1,220 @@
+"""Pipes and FIFOs (fs/pipe.c).
+
+A pipe holds up to 16 buffers of one page. A write first tops up the last buffer with the
+part of it that is not whole pages, if that fits, and then fills new buffers: so a write of
+at most PIPE_BUF bytes goes in whole or not at all, and a larger one may go in partly.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections import deque
+from typing import Any
+
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import (
+    FIONREAD,
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLOUT,
+    POLLRDNORM,
+    POLLWRNORM,
+    OpenFile,
+    UserMemory,
+)
+from samepage.kernel.fs.inode import Inode, Superblock
+from samepage.kernel.fs.path import Path
+
+DEFAULT_SLOTS = 16
+MAX_SLOTS = 256
+"""1 MiB (`pipe_max_size`)."""
+
+
+class Pipe:
+    """The buffer of a pipe, and how many open ends it has.
+
+    Invariants: at most `n_slots` buffers, none empty; `start + len(data)` of a buffer is
+    at most a page.
+    """
+
+    def __init__(self) -> None:
+        self.n_slots = DEFAULT_SLOTS
+        self.readers = 0
+        self.writers = 0
+        self.reads_opened = 0
+        self.writes_opened = 0
+        self._slots: deque[_Slot] = deque()
+
+    @property
+    def available(self) -> int:
+        """Bytes that can be read."""
+        return sum(len(slot.data) for slot in self._slots)
+
+    @property
+    def full(self) -> bool:
+        """Whether no buffer is free."""
+        return len(self._slots) >= self.n_slots
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that fit in all (F_GETPIPE_SZ)."""
+        return self.n_slots << PAGE_SHIFT
+
+    def resize(self, size: int) -> int:
+        """F_SETPIPE_SZ: return the new capacity. Raises `SysError` with EINVAL, EPERM or
+        EBUSY."""
+        if size <= 0:
+            raise SysError(errno.EINVAL)
+        slots = 1 << max(0, (size + PAGE_SIZE - 1 >> PAGE_SHIFT) - 1).bit_length()
+        if slots > MAX_SLOTS:
+            raise SysError(errno.EPERM)
+        if slots < len(self._slots):
+            raise SysError(errno.EBUSY)
+        self.n_slots = slots
+        return self.capacity
+
+    def read(self, length: int) -> bytes:
+        """Take up to `length` bytes; none at the end. Raises `SysError(EAGAIN)`."""
+        if not self._slots:
+            if self.writers and length:
+                raise SysError(errno.EAGAIN)
+            return b""
+        out = bytearray()
+        while self._slots and len(out) < length:
+            slot = self._slots[0]
+            part = slot.data[: length - len(out)]
+            out += part
+            del slot.data[: len(part)]
+            slot.start += len(part)
+            if not slot.data:
+                self._slots.popleft()
+        return bytes(out)
+
+    def write(self, data: bytes) -> int:
+        """Put in as much as fits. Raises `SysError` with EPIPE, or EAGAIN if none does."""
+        if not self.readers:
+            raise SysError(errno.EPIPE)
+        done = 0
+        tail = len(data) & (PAGE_SIZE - 1)
+        if tail and self._slots:
+            last = self._slots[-1]
+            if last.start + len(last.data) + tail <= PAGE_SIZE:
+                last.data += data[:tail]
+                done = tail
+        while done < len(data) and not self.full:
+            part = data[done : done + PAGE_SIZE]
+            self._slots.append(_Slot(bytearray(part)))
+            done += len(part)
+        if data and not done:
+            raise SysError(errno.EAGAIN)
+        return done
+
+
+class _Slot:
+    """One buffer: `start` bytes of its page were read already."""
+
+    __slots__ = ("data", "start")
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.start = 0
+
+
+class Fifo(Inode):
+    """The inode of a pipe, with or without a name."""
+
+    def __init__(self, sb: Superblock, mode: int, **attributes: Any) -> None:
+        super().__init__(sb, stat.S_IFIFO | stat.S_IMODE(mode), **attributes)
+        self.pipe = Pipe()
+
+    def open(self, path: Path, flags: int) -> OpenFile:
+        """Open an end, or both (`fifo_open`). The file says by `opening` whether it must
+        wait for the other end. Raises `SysError(ENXIO)` for O_WRONLY | O_NONBLOCK without
+        a reader."""
+        access = flags & os.O_ACCMODE
+        if access == os.O_WRONLY and flags & os.O_NONBLOCK and not self.pipe.readers:
+            raise SysError(errno.ENXIO)
+        return PipeFile(path, flags)
+
+
+class PipeFile(OpenFile):
+    """An open end of a pipe."""
+
+    seekable = False
+    inode: Fifo
+
+    def __init__(self, path: Path, flags: int) -> None:
+        super().__init__(path, flags)
+        self.pipe = self.inode.pipe
+        if self.readable:
+            self.pipe.readers += 1
+            self.pipe.reads_opened += 1
+        if self.writable:
+            self.pipe.writers += 1
+            self.pipe.writes_opened += 1
+        self._reads_seen = self.pipe.reads_opened
+        self._writes_seen = self.pipe.writes_opened
+        self._waits = not flags & os.O_NONBLOCK and not (
+            self.pipe.writers if self.readable else self.pipe.readers
+        )
+
+    @property
+    def opening(self) -> bool:
+        """Whether the other end was not opened since (`wait_for_partner`)."""
+        if not self._waits:
+            return False
+        if self.readable:
+            return self.pipe.writes_opened == self._writes_seen
+        return self.pipe.reads_opened == self._reads_seen
+
+    def _read_at(self, length: int, offset: int) -> bytes:
+        return self.pipe.read(length)
+
+    def _write_at(self, data: bytes, offset: int) -> int:
+        return self.pipe.write(data)
+
+    def poll(self) -> int:
+        """`pipe_poll`."""
+        mask = 0
+        if self.readable:
+            if self.pipe.available:
+                mask |= POLLIN | POLLRDNORM
+            # A FIFO that never had a writer since it was opened is not hung up.
+            if not self.pipe.writers and self._had_writer():
+                mask |= POLLHUP
+        if self.writable:
+            if not self.pipe.full:
+                mask |= POLLOUT | POLLWRNORM
+            if not self.pipe.readers:
+                mask |= POLLERR
+        return mask
+
+    def _had_writer(self) -> bool:
+        return not self.nonblocking or self.pipe.writes_opened > 0
+
+    def ioctl(self, request: int, argument: int, memory: UserMemory) -> int:
+        """FIONREAD."""
+        if request == FIONREAD:
+            memory.write(argument, struct.pack("<i", self.pipe.available))
+            return 0
+        return super().ioctl(request, argument, memory)
+
+    def release(self) -> None:
+        """One end less."""
+        self.pipe.readers -= self.readable
+        self.pipe.writers -= self.writable
+
+
+def make_pipe(sb: Superblock, flags: int) -> tuple[PipeFile, PipeFile]:
+    """`pipe2`: the end to read from and the end to write to. Raises `SysError(EINVAL)`."""
+    if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK):
+        raise SysError(errno.EINVAL)
+    inode = Fifo(sb, 0o600)
+    path = Path(inode, b"pipe:[%d]" % inode.ino, mount_id=0)
+    status = flags & os.O_NONBLOCK
+    reader, writer = PipeFile(path, os.O_RDONLY | status), PipeFile(path, os.O_WRONLY | status)
+    reader._waits = writer._waits = False
+    return reader, writer

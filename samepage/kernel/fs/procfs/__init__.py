@@ -1,0 +1,10 @@
+"""/proc: what the model tells about itself, in Linux's own formats.
+
+- `view`: what the kernel must provide. `nodes`: files whose text is made when read.
+- `root`: the tree. `process`: /proc/PID. `maps`, `smaps`, `status`: its texts.
+- `system`: /proc/meminfo and others that are about the whole machine.
+"""
+
+from samepage.kernel.fs.procfs.root import MAGIC, ProcFs
+
+__all__ = ["MAGIC", "ProcFs"]

@@ -1,0 +1,108 @@
+"""/proc/PID/maps, and the walk over page tables behind smaps and pagemap
+(fs/proc/task_mmu.c)."""
+
+import errno
+import os
+import struct
+
+from samepage.hardware.paging import Pte
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.procfs.view import LayoutView
+from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
+from samepage.kernel.mm.frames import FrameKind
+from samepage.kernel.mm.vma import Vma, VmFlags
+
+NAME_COLUMN = 25 + 8 * 6 - 1
+"""Where the name of a mapping starts (`seq_setwidth` in `show_vma_header_prefix`)."""
+
+PM_PRESENT = 1 << 63
+PM_FILE = 1 << 61
+PM_MMAP_EXCLUSIVE = 1 << 56
+
+
+def layout_of(mm: AddressSpace) -> LayoutView | None:
+    """What exec remembered, None for an address space that never went through it."""
+    return getattr(mm, "layout", None)
+
+
+def vma_name(mm: AddressSpace, vma: Vma) -> str:
+    """The last column: a path, `[heap]` and its like, or nothing (`get_vma_name`)."""
+    if vma.path or vma.special:
+        return vma.path or vma.special
+    if vma.file is not None:
+        return ""
+    if vma.start < mm.brk.end and vma.end > mm.brk.start:
+        return "[heap]"
+    layout = layout_of(mm)
+    if layout is not None and vma.start <= layout.start_stack <= vma.end:
+        return "[stack]"
+    return ""
+
+
+def map_line(mm: AddressSpace, vma: Vma) -> str:
+    """One line of maps, with its newline (`show_map_vma`)."""
+    dev = ino = offset = 0
+    if vma.file is not None:
+        dev, ino, offset = vma.file.dev, vma.file.ino, vma.pgoff << PAGE_SHIFT
+    rights = "".join(
+        letter if vma.flags & flag else "-"
+        for letter, flag in (("r", VmFlags.READ), ("w", VmFlags.WRITE), ("x", VmFlags.EXEC))
+    ) + ("s" if vma.flags & VmFlags.MAYSHARE else "p")
+    return header_line(vma.start, vma.end, rights, offset, dev, ino, vma_name(mm, vma))
+
+
+def header_line(
+    start: int, end: int, rights: str, offset: int, dev: int, ino: int, name: str
+) -> str:
+    """The form of a line of maps, which smaps_rollup uses as well."""
+    text = (
+        f"{start:08x}-{end:08x} {rights} {offset:08x} "
+        f"{os.major(dev):02x}:{os.minor(dev):02x} {ino} "
+    )
+    if name:
+        text = text.ljust(NAME_COLUMN) + name.replace("\n", "\\012")
+    return text + "\n"
+
+
+def maps(mm: AddressSpace) -> str:
+    """The whole of /proc/PID/maps."""
+    return "".join(map_line(mm, vma) for vma in mm.vmas)
+
+
+def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:
+    """Bytes of /proc/PID/pagemap: 64 bits for each virtual page, with model frame numbers.
+
+    Raises `SysError(EINVAL)` unless both are multiples of 8.
+    """
+    if offset % 8 or length % 8:
+        raise SysError(errno.EINVAL)
+    first = offset // 8
+    last = min(first + length // 8, STACK_TOP >> PAGE_SHIFT)
+    if first >= last:
+        return b""
+    entries = [0] * (last - first)
+    kinds, mapcount = mm.frames.kinds, mm.frames.mapcount
+    for address, _, entry in mm.table.present(first << PAGE_SHIFT, last << PAGE_SHIFT):
+        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        value = PM_PRESENT | pfn
+        if kinds[pfn] in (FrameKind.FILE, FrameKind.VDSO):
+            value |= PM_FILE
+        if kinds[pfn] != FrameKind.ZERO and mapcount[pfn] == 1:
+            value |= PM_MMAP_EXCLUSIVE
+        entries[(address >> PAGE_SHIFT) - first] = value
+    return struct.pack(f"<{len(entries)}Q", *entries)
+
+
+def peek(mm: AddressSpace, start: int, end: int) -> bytes:
+    """Bytes of a process's memory as far as they are present; nothing is faulted in."""
+    parts = []
+    while start < end:
+        entry = mm.table.get(start)
+        if not entry & Pte.PRESENT:
+            break
+        size = min(end - start, PAGE_SIZE - (start & (PAGE_SIZE - 1)))
+        at = (entry & Pte.FRAME) + (start & (PAGE_SIZE - 1))
+        parts.append(bytes(mm.frames.ram.bytes[at : at + size]))
+        start += size
+    return b"".join(parts)

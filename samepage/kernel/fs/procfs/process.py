@@ -1,0 +1,183 @@
+"""/proc/PID (fs/proc/base.c, fs/proc/fd.c)."""
+
+import errno
+import os
+from collections.abc import Callable
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.inode import Inode, Superblock
+from samepage.kernel.fs.mount import Mount
+from samepage.kernel.fs.namei import path_name
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.procfs import maps, smaps, status, system
+from samepage.kernel.fs.procfs.nodes import (
+    BinaryFile,
+    NumberDirectory,
+    ProcDirectory,
+    ProcFile,
+    ProcLink,
+)
+from samepage.kernel.fs.procfs.view import ProcessView
+from samepage.kernel.mm.address_space import AddressSpace
+
+
+def make_directory(
+    sb: Superblock,
+    process: ProcessView,
+    mount_table: list[Mount],
+    task: int | None = None,
+) -> ProcDirectory:
+    """The directory of a process, or, with `task`, of one of its threads."""
+
+    def text(show: Callable[[ProcessView], str], mode: int = 0o444) -> ProcFile:
+        return ProcFile(sb, lambda: os.fsencode(show(process)), mode)
+
+    def memory(show: Callable[[AddressSpace], str], mode: int = 0o444) -> ProcFile:
+        # A process without memory (a zombie) shows nothing.
+        return ProcFile(
+            sb, lambda: os.fsencode(show(process.mm)) if process.mm is not None else b"", mode
+        )
+
+    def place(get: Callable[[], Path]) -> ProcLink:
+        return ProcLink(sb, lambda: path_name(get()), get)
+
+    nodes: dict[bytes, Inode] = {
+        b"fd": _fds(sb, process),
+        b"fdinfo": _fdinfo(sb, process),
+        b"environ": ProcFile(sb, lambda: _environ(process), 0o400),
+        b"auxv": ProcFile(sb, lambda: process.auxv, 0o400),
+        b"status": text(status.status),
+        b"personality": text(lambda _: "00000000\n", 0o400),
+        b"limits": text(status.limits),
+        b"comm": ProcFile(
+            sb,
+            lambda: os.fsencode(process.comm) + b"\n",
+            0o644,
+            lambda data: _rename(process, data),
+        ),
+        b"cmdline": ProcFile(sb, lambda: _cmdline(process)),
+        b"stat": text(status.stat),
+        b"statm": ProcFile(sb, lambda: status.statm(process.mm).encode()),
+        b"maps": memory(maps.maps),
+        b"cwd": place(lambda: process.fs.cwd),
+        b"root": place(lambda: process.fs.root),
+        b"exe": ProcLink(sb, lambda: _exe(process), lambda: getattr(process, "exe", None)),
+        b"mounts": text(lambda p: system.mounts(mount_table, p.fs.root)),
+        b"mountinfo": text(lambda p: system.mountinfo(mount_table, p.fs.root)),
+        b"smaps": memory(smaps.smaps),
+        b"smaps_rollup": memory(smaps.smaps_rollup),
+        b"pagemap": BinaryFile(sb, lambda at, n: _pagemap(process, at, n), 0o400),
+        b"wchan": text(lambda _: "0"),
+        b"cgroup": text(lambda _: "0::/\n"),
+        b"oom_score": text(lambda _: "0\n"),
+        b"oom_score_adj": _oom_score_adj(sb),
+        b"loginuid": text(lambda _: "4294967295"),
+        b"sessionid": text(lambda _: "4294967295"),
+    }
+    if task is None:
+        nodes[b"task"] = NumberDirectory(
+            sb,
+            lambda: list(process.tids),
+            lambda tid: make_directory(sb, process, mount_table, tid),
+            lambda tid: process,
+        )
+    directory = ProcDirectory(sb, nodes)
+    for inode in (directory, *nodes.values()):
+        inode.uid, inode.gid = process.cred.euid, process.cred.egid
+    return directory
+
+
+def _exe(process: ProcessView) -> bytes:
+    if not process.exe_path:
+        raise SysError(errno.ENOENT)
+    return os.fsencode(process.exe_path)
+
+
+def _cmdline(process: ProcessView) -> bytes:
+    """The arguments, as the process's own memory has them now (`get_mm_cmdline`)."""
+    mm = process.mm
+    layout = maps.layout_of(mm) if mm is not None else None
+    if mm is None or layout is None:
+        return b""
+    text = maps.peek(mm, layout.arg_start, layout.arg_end)
+    if text and not text.endswith(b"\0") and layout.env_start == layout.arg_end:
+        # setproctitle() wrote over the end: one string, which may go on in the environment.
+        text = maps.peek(mm, layout.arg_start, layout.env_end).partition(b"\0")[0]
+    return text
+
+
+def _environ(process: ProcessView) -> bytes:
+    mm = process.mm
+    layout = maps.layout_of(mm) if mm is not None else None
+    if mm is None or layout is None:
+        return b""
+    return maps.peek(mm, layout.env_start, layout.env_end)
+
+
+def _pagemap(process: ProcessView, offset: int, length: int) -> bytes:
+    return maps.pagemap(process.mm, offset, length) if process.mm is not None else b""
+
+
+def _rename(process: ProcessView, data: bytes) -> None:
+    process.comm = os.fsdecode(data[:15].rstrip(b"\n"))
+
+
+def _oom_score_adj(sb: Superblock) -> ProcFile:
+    value = b"0\n"
+
+    def store(data: bytes) -> None:
+        nonlocal value
+        try:
+            number = int(data)
+        except ValueError as error:
+            raise SysError(errno.EINVAL) from error
+        if not -1000 <= number <= 1000:
+            raise SysError(errno.EINVAL)
+        value = b"%d\n" % number
+
+    return ProcFile(sb, lambda: value, 0o644, store)
+
+
+def _fds(sb: Superblock, process: ProcessView) -> NumberDirectory:
+    """`fd/`: magic links to the open files."""
+
+    def make(fd: int) -> Inode:
+        file = _file(process, fd)
+        mode = (0o500 if file.readable else 0) | (0o300 if file.writable else 0) or 0o100
+        return ProcLink(sb, lambda: path_name(file.path), lambda: file.path, mode)
+
+    return NumberDirectory(
+        sb, lambda: _numbers(process), make, lambda fd: _file(process, fd), 0o500
+    )
+
+
+def _fdinfo(sb: Superblock, process: ProcessView) -> NumberDirectory:
+    def make(fd: int) -> Inode:
+        file = _file(process, fd)
+        return ProcFile(sb, lambda: _describe(process, fd, file).encode(), 0o400)
+
+    return NumberDirectory(
+        sb, lambda: _numbers(process), make, lambda fd: _file(process, fd), 0o555
+    )
+
+
+def _numbers(process: ProcessView) -> list[int]:
+    return list(process.files) if process.files is not None else []
+
+
+def _file(process: ProcessView, fd: int) -> OpenFile:
+    if process.files is None:
+        raise SysError(errno.EBADF)
+    return process.files.get(fd)
+
+
+def _describe(process: ProcessView, fd: int, file: OpenFile) -> str:
+    """fdinfo (`seq_show` in fs/proc/fd.c)."""
+    flags = file.flags
+    if process.files is not None and fd in process.files.cloexec:
+        flags |= os.O_CLOEXEC
+    return (
+        f"pos:\t{file.pos}\nflags:\t0{flags:o}\nmnt_id:\t{file.path.mount_id}\n"
+        f"ino:\t{file.inode.ino}\n"
+    )

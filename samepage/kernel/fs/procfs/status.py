@@ -1,0 +1,248 @@
+"""/proc/PID/status, stat, statm and limits (fs/proc/array.c, fs/proc/base.c)."""
+
+import resource
+
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.fs.procfs.maps import layout_of
+from samepage.kernel.fs.procfs.view import ProcessView
+from samepage.kernel.mm.address_space import AddressSpace, RssKind
+from samepage.kernel.mm.vma import VmFlags
+
+STATES = {
+    "R": "R (running)",
+    "S": "S (sleeping)",
+    "D": "D (disk sleep)",
+    "T": "T (stopped)",
+    "t": "t (tracing stop)",
+    "Z": "Z (zombie)",
+    "X": "X (dead)",
+}
+ALL_CAPABILITIES = (1 << 41) - 1
+"""CAP_CHOWN to CAP_CHECKPOINT_RESTORE."""
+NS_PER_TICK = 10_000_000
+"""USER_HZ is 100."""
+
+LIMITS = (
+    (resource.RLIMIT_CPU, "Max cpu time", "seconds"),
+    (resource.RLIMIT_FSIZE, "Max file size", "bytes"),
+    (resource.RLIMIT_DATA, "Max data size", "bytes"),
+    (resource.RLIMIT_STACK, "Max stack size", "bytes"),
+    (resource.RLIMIT_CORE, "Max core file size", "bytes"),
+    (resource.RLIMIT_RSS, "Max resident set", "bytes"),
+    (resource.RLIMIT_NPROC, "Max processes", "processes"),
+    (resource.RLIMIT_NOFILE, "Max open files", "files"),
+    (resource.RLIMIT_MEMLOCK, "Max locked memory", "bytes"),
+    (resource.RLIMIT_AS, "Max address space", "bytes"),
+    (10, "Max file locks", "locks"),
+    (resource.RLIMIT_SIGPENDING, "Max pending signals", "signals"),
+    (resource.RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"),
+    (resource.RLIMIT_NICE, "Max nice priority", ""),
+    (resource.RLIMIT_RTPRIO, "Max realtime priority", ""),
+    (resource.RLIMIT_RTTIME, "Max realtime timeout", "us"),
+)
+INFINITY = (1 << 64) - 1
+
+
+def escape_comm(comm: str) -> str:
+    """`proc_task_name`: newlines and backslashes are escaped."""
+    return comm.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+class MemoryFigures:
+    """The sums over VMAs that status, stat and statm share; sizes in pages."""
+
+    def __init__(self, mm: AddressSpace) -> None:
+        self.total = self.locked = self.data = self.stack = self.executable = 0
+        for vma in mm.vmas:
+            pages, flags = vma.pages, vma.flags
+            self.total += pages
+            if flags & VmFlags.LOCKED:
+                self.locked += pages
+            if flags & VmFlags.GROWSDOWN:
+                self.stack += pages
+            elif flags & (VmFlags.EXEC | VmFlags.WRITE) == VmFlags.EXEC:
+                self.executable += pages
+            elif flags & (VmFlags.WRITE | VmFlags.SHARED) == VmFlags.WRITE:
+                self.data += pages
+        layout = layout_of(mm)
+        text = 0
+        if layout is not None:
+            end = (layout.end_code + PAGE_SIZE - 1) & PAGE_MASK
+            text = (end - (layout.start_code & PAGE_MASK)) >> PAGE_SHIFT
+        self.text = text
+        self.anon = mm.rss[RssKind.ANON]
+        self.file = mm.rss[RssKind.FILE]
+        self.shmem = mm.rss[RssKind.SHMEM]
+        self.tables = mm.table.n_tables
+        self.resident = self.anon + self.file + self.shmem
+
+
+def status(process: ProcessView) -> str:
+    """The whole of /proc/PID/status."""
+    cred = process.cred
+    effective = ALL_CAPABILITIES if cred.euid == 0 else 0
+    permitted = ALL_CAPABILITIES if 0 in (cred.uid, cred.euid, cred.suid) else 0
+    groups = "".join(f"{group} " for group in cred.groups) or " "
+    files = process.files
+    lines = [
+        f"Name:\t{escape_comm(process.comm)}",
+        f"Umask:\t{process.fs.umask:04o}",
+        f"State:\t{STATES[process.state]}",
+        f"Tgid:\t{process.pid}",
+        "Ngid:\t0",
+        f"Pid:\t{process.pid}",
+        f"PPid:\t{process.ppid}",
+        "TracerPid:\t0",
+        f"Uid:\t{cred.uid}\t{cred.euid}\t{cred.suid}\t{cred.fsuid}",
+        f"Gid:\t{cred.gid}\t{cred.egid}\t{cred.sgid}\t{cred.fsgid}",
+        f"FDSize:\t{files.size if files is not None else 0}",
+        f"Groups:\t{groups}",
+        f"NStgid:\t{process.pid}",
+        f"NSpid:\t{process.pid}",
+        f"NSpgid:\t{process.pgid}",
+        f"NSsid:\t{process.sid}",
+        "Kthread:\t0",
+    ]
+    if process.mm is not None:
+        lines += _memory(process.mm)
+    signals = _masks(
+        [
+            ("SigPnd", 0),
+            ("ShdPnd", process.sig_pending),
+            ("SigBlk", process.sig_blocked),
+            ("SigIgn", process.sig_ignored),
+            ("SigCgt", process.sig_caught),
+            ("CapInh", 0),
+            ("CapPrm", permitted),
+            ("CapEff", effective),
+            ("CapBnd", ALL_CAPABILITIES),
+            ("CapAmb", 0),
+        ]
+    )
+    pending_limit = process.limits.get(resource.RLIMIT_SIGPENDING, (0, 0))[0]
+    lines += [
+        f"Threads:\t{len(process.tids)}",
+        f"SigQ:\t{process.sig_pending.bit_count()}/{pending_limit}",
+        *signals,
+        "NoNewPrivs:\t0",
+        "Seccomp:\t0",
+        "Seccomp_filters:\t0",
+        "Speculation_Store_Bypass:\tnot vulnerable",
+        "SpeculationIndirectBranch:\tnot affected",
+        "Cpus_allowed:\t1",
+        "Cpus_allowed_list:\t0",
+        "Mems_allowed:\t1",
+        "Mems_allowed_list:\t0",
+        "voluntary_ctxt_switches:\t0",
+        "nonvoluntary_ctxt_switches:\t0",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _masks(values: list[tuple[str, int]]) -> list[str]:
+    return [f"{name}:\t{value:016x}" for name, value in values]
+
+
+def _memory(mm: AddressSpace) -> list[str]:
+    """`task_mem`. Sizes in kB."""
+    figures = MemoryFigures(mm)
+    text = min(figures.text, figures.executable)
+    sizes = {
+        "VmPeak": max(getattr(mm, "peak_virtual", 0), figures.total),
+        "VmSize": figures.total,
+        "VmLck": figures.locked,
+        "VmPin": 0,
+        "VmHWM": max(getattr(mm, "peak_rss", 0), figures.resident),
+        "VmRSS": figures.resident,
+        "RssAnon": figures.anon,
+        "RssFile": figures.file,
+        "RssShmem": figures.shmem,
+        "VmData": figures.data,
+        "VmStk": figures.stack,
+        "VmExe": text,
+        "VmLib": figures.executable - text,
+        "VmPTE": figures.tables,
+        "VmSwap": 0,
+        "HugetlbPages": 0,
+    }
+    lines = [f"{name}:\t{pages * 4:8} kB" for name, pages in sizes.items()]
+    return [*lines, "CoreDumping:\t0", "THP_enabled:\t0", "untag_mask:\t0xffffffffffffffff"]
+
+
+def stat(process: ProcessView) -> str:
+    """The line of /proc/PID/stat (`do_task_stat`); the signal masks are the low 31 bits."""
+    mm = process.mm
+    figures = MemoryFigures(mm) if mm is not None else None
+    layout = layout_of(mm) if mm is not None else None
+    low = 0x7FFF_FFFF
+    rss_limit = process.limits.get(resource.RLIMIT_RSS, (INFINITY, INFINITY))[0]
+    before = [
+        f"{process.pid} ({escape_comm(process.comm)}) {process.state}",
+        process.ppid,
+        process.pgid,
+        process.sid,
+        0,
+        -1,
+        0x400000,  # PF_RANDOMIZE
+        mm.faults.minor if mm is not None else 0,
+        0,
+        mm.faults.major if mm is not None else 0,
+        0,
+        process.utime_ns // NS_PER_TICK,
+        process.stime_ns // NS_PER_TICK,
+        0,
+        0,
+        20,
+        0,
+        len(process.tids),
+        0,
+        process.start_time_ns // NS_PER_TICK,
+        figures.total << PAGE_SHIFT if figures is not None else 0,
+        figures.resident if figures is not None else 0,
+        rss_limit,
+    ]
+    code = [0, 0, 0]
+    data = [0] * 7
+    if layout is not None and mm is not None:
+        code = [layout.start_code, layout.end_code, layout.start_stack]
+        data = [layout.start_data, layout.end_data, mm.brk.start]
+        data += [layout.arg_start, layout.arg_end, layout.env_start, layout.env_end]
+    middle = [
+        0,
+        0,
+        process.sig_pending & low,
+        process.sig_blocked & low,
+        process.sig_ignored & low,
+        process.sig_caught & low,
+        0,
+        0,
+        0,
+        17,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+    return " ".join(map(str, [*before, *code, *middle, *data, process.exit_code])) + "\n"
+
+
+def statm(mm: AddressSpace | None) -> str:
+    """The line of /proc/PID/statm (`task_statm`), in pages."""
+    if mm is None:
+        return "0 0 0 0 0 0 0\n"
+    figures = MemoryFigures(mm)
+    shared = figures.file + figures.shmem
+    data = figures.data + figures.stack
+    return f"{figures.total} {figures.resident} {shared} {figures.text} 0 {data} 0\n"
+
+
+def limits(process: ProcessView) -> str:
+    """/proc/PID/limits."""
+    lines = [f"{'Limit':<25} {'Soft Limit':<20} {'Hard Limit':<20} {'Units':<10}\n"]
+    for number, name, unit in LIMITS:
+        pair = process.limits.get(number, (INFINITY, INFINITY))
+        soft, hard = ("unlimited" if value in (INFINITY, -1) else str(value) for value in pair)
+        lines.append(f"{name:<25} {soft:<20} {hard:<20} {unit:<10}\n")
+    return "".join(lines)

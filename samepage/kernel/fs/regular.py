@@ -1,0 +1,184 @@
+"""Regular files: read and written through the page cache, so that mmap sees the same."""
+
+import errno
+import os
+import stat
+import struct
+from typing import Any
+
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import (
+    FIGETBSZ,
+    FIONREAD,
+    MAX_LFS_FILESIZE,
+    OpenFile,
+    UserMemory,
+)
+from samepage.kernel.fs.inode import Inode, Superblock
+from samepage.kernel.fs.mapping import CopiedMapping, HostMapping, Mapping, MemoryMapping
+from samepage.kernel.fs.path import Path
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+FALLOC_FL_ZERO_RANGE = 16
+ZEROS = bytes(1 << 16)
+
+
+class Regular(Inode):
+    """A regular file. `executing` counts the processes that run it: it cannot be opened
+    for writing meanwhile (`deny_write_access`).
+
+    Invariant: a file that is open for writing has a `MemoryMapping`, never the host's.
+    """
+
+    def __init__(
+        self, sb: Superblock, mode: int, mapping: Mapping | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(sb, stat.S_IFREG | stat.S_IMODE(mode), **attributes)
+        self.mapping: Mapping = mapping or MemoryMapping(self.dev, self.ino)
+        self.executing = 0
+        self.host_blocks = 0
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+        return self.mapping.size
+
+    @property
+    def blocks(self) -> int:
+        """Allocated blocks of 512 bytes; a host file's as the host tells them."""
+        mapping = self.mapping
+        return self.host_blocks if isinstance(mapping, HostMapping) else mapping.blocks
+
+    def copy_up(self, *, empty: bool = False) -> MemoryMapping:
+        """Make the content changeable, and return it (`ovl_copy_up`)."""
+        if isinstance(self.mapping, HostMapping):
+            self.mapping = CopiedMapping(self.mapping, empty=empty)
+        return self.mapping
+
+    def open(self, path: Path, flags: int) -> OpenFile:
+        """Open it, copied up if for writing. Raises `SysError(ETXTBSY)`."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            if self.executing:
+                raise SysError(errno.ETXTBSY)
+            if flags & os.O_TRUNC:
+                self.truncate(0)
+            self.copy_up()
+        return RegularFile(path, flags)
+
+    def truncate(self, size: int) -> None:
+        """Change the length; new bytes are zero. Raises `SysError` with EINVAL or EFBIG."""
+        if size < 0:
+            raise SysError(errno.EINVAL)
+        if size > MAX_LFS_FILESIZE:
+            raise SysError(errno.EFBIG)
+        mapping = self.copy_up(empty=size == 0)
+        cache = self.sb.cache
+        if size <= mapping.size:
+            mapping.cut(size)
+            cache.truncate(mapping, size)
+        else:
+            if mapping.size >> PAGE_SHIFT in mapping.pages:
+                # What a memory mapping wrote past the end does not become content.
+                cache.truncate(mapping, mapping.size)
+            mapping.size = size
+        self.touch()
+
+
+class RegularFile(OpenFile):
+    """An open regular file.
+
+    `read` and `write` use the inode's content as it is now; `mmap` takes the content that
+    the file had when it was opened, which differs after a copy-up (`ovl_mmap`).
+    """
+
+    inode: Regular
+
+    def __init__(self, path: Path, flags: int) -> None:
+        super().__init__(path, flags)
+        self._mapping = self.inode.mapping
+
+    @property
+    def mappable(self) -> Mapping:
+        """The content that mmap maps."""
+        return self._mapping
+
+    def _read_at(self, length: int, offset: int) -> bytes:
+        return self.inode.sb.cache.read(self.inode.mapping, offset, length)
+
+    def _write_at(self, data: bytes, offset: int) -> int:
+        if offset + len(data) > MAX_LFS_FILESIZE:
+            raise SysError(errno.EFBIG)
+        if not data:
+            return 0
+        mapping = self.inode.mapping
+        if offset > mapping.size:
+            self.inode.truncate(offset)
+        done = self.inode.sb.cache.write(mapping, offset, data)
+        self.inode.touch()
+        return done
+
+    def _seek_target(self, offset: int, whence: int) -> int:
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            return super()._seek_target(offset, whence)
+        mapping = self.inode.mapping
+        if not 0 <= offset < mapping.size:
+            raise SysError(errno.ENXIO)
+        if whence == os.SEEK_HOLE:
+            return min(mapping.seek_hole(offset), mapping.size)
+        place = mapping.seek_data(offset)
+        if place is None or place >= mapping.size:
+            raise SysError(errno.ENXIO)
+        return place
+
+    def ioctl(self, request: int, argument: int, memory: UserMemory) -> int:
+        """FIONREAD and FIGETBSZ (`do_vfs_ioctl`)."""
+        if request == FIONREAD:
+            left = self.inode.size - self.pos
+            memory.write(argument, struct.pack("<i", max(min(left, 0x7FFF_FFFF), -(1 << 31))))
+            return 0
+        if request == FIGETBSZ:
+            memory.write(argument, struct.pack("<i", self.inode.blksize))
+            return 0
+        return super().ioctl(request, argument, memory)
+
+    def ftruncate(self, size: int) -> None:
+        """Change the length. Raises `SysError(EINVAL)` if not open for writing."""
+        if not self.writable:
+            raise SysError(errno.EINVAL)
+        self.inode.truncate(size)
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        """Extend, or zero a range. Space itself is not reserved: RAM is given when written.
+
+        Raises `SysError` with EBADF, EINVAL, EFBIG or EOPNOTSUPP.
+        """
+        if not self.writable:
+            raise SysError(errno.EBADF)
+        if offset < 0 or length <= 0:
+            raise SysError(errno.EINVAL)
+        if offset + length > MAX_LFS_FILESIZE:
+            raise SysError(errno.EFBIG)
+        keep = mode & FALLOC_FL_KEEP_SIZE
+        action = mode & ~FALLOC_FL_KEEP_SIZE
+        if action not in (0, FALLOC_FL_ZERO_RANGE, FALLOC_FL_PUNCH_HOLE) or (
+            action == FALLOC_FL_PUNCH_HOLE and not keep
+        ):
+            raise SysError(errno.EOPNOTSUPP)
+        end = offset + length
+        if action:
+            self._zero(offset, min(end, self.inode.size))
+        if not keep and end > self.inode.size:
+            self.inode.truncate(end)
+        self.inode.touch()
+
+    def _zero(self, start: int, end: int) -> None:
+        mapping, cache = self.inode.mapping, self.inode.sb.cache
+        while start < end:
+            size = min(end - start, len(ZEROS) - (start & ~PAGE_MASK))
+            cache.write(mapping, start, ZEROS[:size])
+            start += size
+
+    def fsync(self) -> None:
+        """Nothing to do: RAM is the only storage."""

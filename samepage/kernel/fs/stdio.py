@@ -1,0 +1,77 @@
+"""Opening the streams that a guest starts with, and the controlling terminal."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.hostfs import HostFs
+from samepage.kernel.fs.inode import Superblock
+from samepage.kernel.fs.mapping import Mapping
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.regular import Regular
+from samepage.kernel.fs.stream import BufferStream, BufferStreamFile, HostStream, HostStreamFile
+
+
+class Stdio:
+    """Makes streams; the first terminal among them becomes `/dev/tty`.
+
+    Descriptors that are the same host file (a terminal as stdin and stdout) share one inode.
+    """
+
+    def __init__(self, sb: Superblock, hostfs: HostFs) -> None:
+        self._sb = sb
+        self._hostfs = hostfs
+        self._paths: dict[tuple[int, int], Path] = {}
+        self._tty: Path | None = None
+
+    def open_host(self, host_fd: int) -> OpenFile:
+        """The guest's end of a host descriptor, with the host's access mode. The
+        descriptor must stay open. Raises `SysError(EBADF)` if it is not open."""
+        try:
+            found = os.fstat(host_fd)
+            access = fcntl.fcntl(host_fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND)
+        except OSError as error:
+            raise SysError(errno.EBADF) from error
+        key = (found.st_dev, found.st_ino)
+        path = self._paths.get(key)
+        # A file may be open twice with two positions: such descriptors stay apart.
+        if path is None or path.inode.size:
+            path = self._make(host_fd)
+            self._paths[key] = path
+        return HostStreamFile(path, access)
+
+    def _make(self, host_fd: int) -> Path:
+        name = os.readlink(b"/proc/self/fd/%d" % host_fd)
+        inode = HostStream(self._sb, host_fd, self._mapping(name, host_fd))
+        path = Path(inode, name, mount_id=0)
+        if inode.terminal is not None and self._tty is None:
+            self._tty = path
+        return path
+
+    def _mapping(self, name: bytes, host_fd: int) -> Mapping | None:
+        """The pages of the file, the same as for a guest that opens it by name."""
+        inode = self._hostfs.inode(name)
+        found = os.fstat(host_fd)
+        if isinstance(inode, Regular) and (inode.dev, inode.ino) == (found.st_dev, found.st_ino):
+            return inode.mapping
+        return None
+
+    def open_bytes(self, source: bytes = b"") -> OpenFile:
+        """A stdin that gives `source` and then ends."""
+        return self._buffer(BufferStream(self._sb, source=source), os.O_RDONLY)
+
+    def open_sink(self, sink: Callable[[bytes], object]) -> OpenFile:
+        """A stdout whose writes go to a function."""
+        return self._buffer(BufferStream(self._sb, sink=sink), os.O_WRONLY)
+
+    def _buffer(self, inode: BufferStream, access: int) -> OpenFile:
+        return BufferStreamFile(Path(inode, b"pipe:[%d]" % inode.ino, mount_id=0), access)
+
+    def open_tty(self, path: Path, flags: int) -> OpenFile:
+        """`/dev/tty`. Raises `SysError(ENXIO)` without a terminal."""
+        if self._tty is None:
+            raise SysError(errno.ENXIO)
+        return HostStreamFile(self._tty, flags)

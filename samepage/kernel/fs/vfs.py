@@ -1,0 +1,340 @@
+"""The virtual file system: mounts, looking up and opening.
+
+    /            the host's tree (or `host_root`), changes kept in RAM
+    /dev         devices of the model
+    /dev/shm     memory
+    /proc        the model's processes
+    /sys         what programs ask about the CPU
+
+Paths are bytes, as on Linux. Each call gets the caller's `FsContext` first, which says
+where `/` and `.` are and who asks.
+"""
+
+import errno
+import os
+import random
+import stat
+from collections.abc import Callable
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs import attributes, devtree, procfs, sysfs
+from samepage.kernel.fs.context import (
+    MAY_EXEC,
+    MAY_READ,
+    MAY_WRITE,
+    Credentials,
+    FsContext,
+)
+from samepage.kernel.fs.devices import TTY, memory_drivers
+from samepage.kernel.fs.directory import Directory
+from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
+from samepage.kernel.fs.hostfs import HostFs
+from samepage.kernel.fs.inode import Inode, Superblock
+from samepage.kernel.fs.mount import Mount
+from samepage.kernel.fs.namei import Last, LastKind, path_name, walk
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.pipe import make_pipe
+from samepage.kernel.fs.procfs import ProcFs
+from samepage.kernel.fs.regular import Regular
+from samepage.kernel.fs.socket import SocketNode, UnixSocket, make_socket, make_socket_pair
+from samepage.kernel.fs.stat import Stat, StatFs
+from samepage.kernel.fs.stdio import Stdio
+from samepage.kernel.fs.tree import Tree, create, own
+from samepage.kernel.mm.page_cache import PageCache
+
+PIPEFS_MAGIC, SOCKFS_MAGIC = 0x50495045, 0x534F434B
+FIRST_MODEL_DEVICE = os.makedev(0, 1000)
+"""Device numbers of the model's own file systems count from here, away from the host's."""
+
+
+class Vfs(Tree):
+    """All files of one machine.
+
+    `host_root` is the directory of the host that guests see as `/`; `clock` tells the time
+    in ns since the epoch; `seed` decides what /dev/urandom gives.
+
+    Raises `SysError` if `host_root` is no readable directory.
+    """
+
+    def __init__(
+        self,
+        cache: PageCache,
+        host_root: str = "/",
+        clock: Callable[[], int] = lambda: 0,
+        seed: int = 0,
+    ) -> None:
+        self.cache = cache
+        self.clock = clock
+        self.random = random.Random(seed)
+        self.drivers = memory_drivers(self.random)
+        super().__init__(self.drivers)
+        self.hostfs = HostFs(cache, clock, self.drivers)
+        root = self.hostfs.inode(os.fsencode(os.path.realpath(host_root)))
+        if not isinstance(root, Directory):
+            raise SysError(errno.ENOTDIR)
+        self.root = Path(root)
+        self.mounts: list[Mount] = [Mount(self.root, "overlay")]
+        self._n_devices = 0
+        self.pipefs = self.superblock("pipefs", PIPEFS_MAGIC)
+        self.sockfs = self.superblock("sockfs", SOCKFS_MAGIC)
+        self.stdio = Stdio(self.superblock("hostfd", 0), self.hostfs)
+        self.drivers[TTY] = self.stdio.open_tty
+        self._abstract: dict[bytes, UnixSocket] = {}
+        self.proc = ProcFs(self.superblock("proc", procfs.MAGIC), self.mounts)
+        self.mount(b"/proc", self.proc.root)
+        self.mount(b"/sys", sysfs.make_root(self.superblock("sysfs", sysfs.MAGIC)))
+        tmpfs = devtree.TMPFS_MAGIC
+        dev = devtree.make_root(self.superblock("devtmpfs", tmpfs), self.drivers)
+        self.mount(b"/dev", dev)
+        self.mount(b"/dev/shm", Directory(self.superblock("tmpfs", tmpfs), 0o1777))
+
+    def superblock(self, type_name: str, magic: int) -> Superblock:
+        """A new file system of the model, with a device number of its own."""
+        dev = FIRST_MODEL_DEVICE + self._n_devices
+        self._n_devices += 1
+        return Superblock(dev, type_name, self.cache, self.clock, lambda: StatFs(type=magic))
+
+    def mount(self, place: bytes, root: Inode) -> Path:
+        """Cover the directory `place` with another file system; the directory is made (in
+        the model) where the host has none."""
+        ctx = self.context()
+        if walk(ctx, place, follow=False).child is None:
+            self.mkdir(ctx, place, 0o755)
+        at = self.lookup(ctx, place)
+        at.mounted = Path(root, at.name, at.parent, len(self.mounts) + 1)
+        self.mounts.append(Mount(at.mounted, root.sb.type_name))
+        return at.mounted
+
+    def context(self, cred: Credentials | None = None, cwd: bytes = b"/") -> FsContext:
+        """A context at the machine's root, with working directory `cwd`.
+
+        Raises `SysError` if `cwd` is no directory that `cred` may enter.
+        """
+        ctx = FsContext(self.root, self.root, cred=cred or Credentials())
+        if cwd != b"/":
+            self.chdir(ctx, self.lookup(ctx, cwd))
+        return ctx
+
+    def lookup(
+        self,
+        ctx: FsContext,
+        path: bytes,
+        *,
+        follow: bool = True,
+        base: Path | None = None,
+        empty: bool = False,
+        cred: Credentials | None = None,
+    ) -> Path:
+        """The file that `path` names. `empty`: an empty path means `base` itself, or the
+        working directory (AT_EMPTY_PATH). `cred` overrides the context's. Raises `SysError`.
+        """
+        if empty and not path:
+            return base or ctx.cwd
+        last = walk(ctx, path, base, follow=follow, cred=cred)
+        if last.child is None:
+            raise SysError(errno.ENOENT)
+        if last.slash and not last.child.inode.is_dir:
+            raise SysError(errno.ENOTDIR)
+        return last.child
+
+    def path_name(self, path: Path, root: Path | None = None) -> str:
+        """The absolute name of `path`, as /proc/PID/maps shows it."""
+        return os.fsdecode(path_name(path, root))
+
+    def stat(
+        self,
+        ctx: FsContext,
+        path: bytes,
+        *,
+        follow: bool = True,
+        base: Path | None = None,
+        empty: bool = False,
+    ) -> Stat:
+        """`newfstatat`, `statx`."""
+        return self.stat_path(self.lookup(ctx, path, follow=follow, base=base, empty=empty))
+
+    def stat_path(self, path: Path) -> Stat:
+        """The attributes of a file that was looked up, with those of its mount."""
+        result = path.inode.stat()
+        result.mount_id = path.mount_id
+        result.mount_root = path.parent is None or path.parent.mount_id != path.mount_id
+        return result
+
+    def statfs(self, path: Path) -> StatFs:
+        """The figures of the file system that a file is on."""
+        return path.inode.sb.statfs()
+
+    def readlink(self, ctx: FsContext, path: bytes, base: Path | None = None) -> bytes:
+        """`readlinkat`; an empty path means `base` itself. Raises `SysError`."""
+        found = self.lookup(ctx, path, follow=False, base=base, empty=base is not None)
+        return found.inode.readlink()
+
+    def access(
+        self,
+        ctx: FsContext,
+        path: bytes,
+        mode: int,
+        *,
+        effective: bool = False,
+        follow: bool = True,
+        base: Path | None = None,
+        empty: bool = False,
+    ) -> None:
+        """`faccessat2`. Raises `SysError`."""
+        cred = ctx.cred if effective else ctx.cred.for_access()
+        found = self.lookup(ctx, path, follow=follow, base=base, empty=empty, cred=cred)
+        attributes.access(ctx, found.inode, mode, effective=effective)
+
+    def getcwd(self, ctx: FsContext) -> bytes:
+        """The working directory's name. Raises `SysError(ENOENT)` if it was removed."""
+        if getattr(ctx.cwd.inode, "dead", False):
+            raise SysError(errno.ENOENT)
+        return path_name(ctx.cwd, ctx.root)
+
+    def chdir(self, ctx: FsContext, path: Path) -> None:
+        """Change the working directory. Raises `SysError` with ENOTDIR or EACCES."""
+        if not path.inode.is_dir:
+            raise SysError(errno.ENOTDIR)
+        ctx.cred.require(path.inode, MAY_EXEC)
+        ctx.cwd = path
+
+    def chroot(self, ctx: FsContext, path: Path) -> None:
+        """Change the root. Raises `SysError` with ENOTDIR, EACCES or EPERM."""
+        if not path.inode.is_dir:
+            raise SysError(errno.ENOTDIR)
+        ctx.cred.require(path.inode, MAY_EXEC)
+        if not ctx.cred.privileged:
+            raise SysError(errno.EPERM)
+        ctx.root = path
+
+    def open(
+        self, ctx: FsContext, path: bytes, flags: int, mode: int = 0, base: Path | None = None
+    ) -> OpenFile:
+        """`openat`. The file's `opening` says whether the descriptor must still wait (a
+        FIFO without its other end). Raises `SysError`."""
+        if flags & os.O_PATH:
+            return self._open_path(ctx, path, flags, base)
+        if flags & O_TMPFILE == O_TMPFILE:
+            return self._open_tmpfile(ctx, path, flags, mode, base)
+        if flags & os.O_CREAT and flags & os.O_DIRECTORY:
+            raise SysError(errno.EINVAL)
+        exclusive = flags & os.O_CREAT and flags & os.O_EXCL
+        follow = not (flags & os.O_NOFOLLOW or exclusive)
+        last = walk(ctx, path, base, follow=follow, slash_follows=not flags & os.O_CREAT)
+        if flags & os.O_CREAT:
+            created = self._open_create(ctx, last, flags, mode)
+            if created is not None:
+                return created.inode.open(created, _status(flags & ~os.O_TRUNC))
+        if last.child is None:
+            raise SysError(errno.ENOENT)
+        if (last.slash or flags & os.O_DIRECTORY) and not last.child.inode.is_dir:
+            raise SysError(errno.ENOTDIR)
+        return self.open_inode(ctx, last.child, flags)
+
+    def _open_create(self, ctx: FsContext, last: Last, flags: int, mode: int) -> Path | None:
+        """The O_CREAT side: the new file, None if it exists (`lookup_open`)."""
+        if last.kind is LastKind.NORM and last.slash:
+            raise SysError(errno.EISDIR)
+        if last.child is not None:
+            if flags & os.O_EXCL:
+                raise SysError(errno.EEXIST)
+            if last.child.inode.is_dir:
+                raise SysError(errno.EISDIR)
+            return None
+        mode = mode & 0o7777 & ~ctx.umask
+        return create(ctx, last, lambda sb: Regular(sb, mode))
+
+    def open_inode(self, ctx: FsContext, path: Path, flags: int) -> OpenFile:
+        """Open a file that was looked up, if permitted (`may_open`, `do_dentry_open`)."""
+        inode = path.inode
+        mask = 0
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            mask |= MAY_READ
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            mask |= MAY_WRITE
+        if inode.is_symlink:
+            raise SysError(errno.ELOOP)
+        if inode.is_dir and mask & MAY_WRITE:
+            raise SysError(errno.EISDIR)
+        ctx.cred.require(inode, mask)
+        if flags & os.O_NOATIME and not ctx.cred.owns(inode):
+            raise SysError(errno.EPERM)
+        return inode.open(path, _status(flags))
+
+    def _open_path(self, ctx: FsContext, path: bytes, flags: int, base: Path | None) -> OpenFile:
+        found = self.lookup(ctx, path, follow=not flags & os.O_NOFOLLOW, base=base)
+        if flags & os.O_DIRECTORY and not found.inode.is_dir:
+            raise SysError(errno.ENOTDIR)
+        return PathFile(found, flags & (os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
+
+    def _open_tmpfile(
+        self, ctx: FsContext, path: bytes, flags: int, mode: int, base: Path | None
+    ) -> OpenFile:
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            raise SysError(errno.EINVAL)
+        where = self.lookup(ctx, path, base=base)
+        directory = where.inode
+        if not isinstance(directory, Directory):
+            raise SysError(errno.EOPNOTSUPP if directory.is_dir else errno.ENOTDIR)
+        ctx.cred.require(directory, MAY_WRITE | MAY_EXEC)
+        inode = Regular(directory.sb, mode & 0o7777 & ~ctx.umask)
+        inode.nlink = 0
+        own(ctx.cred, directory, inode)
+        unnamed = Path(inode, b"#%d" % inode.ino, where, where.mount_id)
+        unnamed.deleted = True
+        return inode.open(unnamed, _status(flags))
+
+    def pipe(self, flags: int = 0) -> tuple[OpenFile, OpenFile]:
+        """`pipe2`: the end to read from and the end to write to."""
+        return make_pipe(self.pipefs, flags)
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> UnixSocket:
+        """`socket`: AF_UNIX only. Raises `SysError`."""
+        return make_socket(self.sockfs, family, kind, protocol)
+
+    def socketpair(
+        self, family: int, kind: int, protocol: int = 0
+    ) -> tuple[UnixSocket, UnixSocket]:
+        """`socketpair`: AF_UNIX only. Raises `SysError`."""
+        return make_socket_pair(self.sockfs, family, kind, protocol)
+
+    def bind(self, ctx: FsContext, sock: UnixSocket, address: bytes) -> None:
+        """Give a socket a name: a path, or after a NUL an abstract one.
+
+        Raises `SysError`: EINVAL if it has one, EADDRINUSE, or as `mknod`.
+        """
+        if sock.address:
+            raise SysError(errno.EINVAL)
+        if address.startswith(b"\0"):
+            if address in self._abstract and self._abstract[address].refs:
+                raise SysError(errno.EADDRINUSE)
+            self._abstract[address] = sock
+        else:
+            try:
+                node = self.mknod(ctx, address, stat.S_IFSOCK | 0o777)
+            except SysError as error:
+                raise SysError(
+                    errno.EADDRINUSE if error.errno == errno.EEXIST else error.errno
+                ) from error
+            assert isinstance(node, SocketNode), "mknod makes what it is asked for"
+            node.bound = sock
+        sock.address = address
+
+    def find_socket(self, ctx: FsContext, address: bytes) -> UnixSocket:
+        """The socket bound to `address`, for connect and sendto.
+
+        Raises `SysError`: ECONNREFUSED if nobody is there, ENOENT and so on as a lookup.
+        """
+        if address.startswith(b"\0"):
+            found = self._abstract.get(address)
+        else:
+            path = self.lookup(ctx, address)
+            ctx.cred.require(path.inode, MAY_WRITE)
+            found = path.inode.bound if isinstance(path.inode, SocketNode) else None
+        if found is None or found.refs == 0:
+            raise SysError(errno.ECONNREFUSED)
+        return found
+
+
+def _status(flags: int) -> int:
+    return flags | O_LARGEFILE
