@@ -16,6 +16,7 @@ from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.stat import Stat
+from samepage.kernel.mm.readahead import FileRa
 
 O_LARGEFILE = 0o100000
 O_TMPFILE = 0o20000000
@@ -59,6 +60,8 @@ class OpenFile:
         self.flags = flags & ~OPEN_ONLY_FLAGS
         self.pos = 0
         self.refs = 0
+        self.ra = FileRa()
+        """The readahead state; a VMA gets it as `filp`."""
 
     @property
     def readable(self) -> bool:

@@ -28,7 +28,8 @@ MAX_OPEN_HOST_FILES = 128
 class MemoryMapping:
     """Content that lives only in the page cache. `size` is in bytes."""
 
-    shmem = False
+    backed = 0
+    """Bytes from the start that are the host's where no page is cached."""
 
     def __init__(self, dev: int, ino: int) -> None:
         self.dev = dev
@@ -66,8 +67,6 @@ class MemoryMapping:
 
 class HostMapping:
     """The content of a host file. `size` is the length at the time it was first seen."""
-
-    shmem = False
 
     def __init__(self, files: "HostFiles", dev: int, ino: int, size: int, path: bytes) -> None:
         self._files = files

@@ -6,7 +6,7 @@ import stat
 import struct
 from typing import Any
 
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import (
     FIGETBSZ,
@@ -18,6 +18,7 @@ from samepage.kernel.fs.file import (
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mapping import CopiedMapping, HostMapping, Mapping, MemoryMapping
 from samepage.kernel.fs.path import Path
+from samepage.kernel.mm import rmap
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -38,6 +39,8 @@ class Regular(Inode):
         super().__init__(sb, stat.S_IFREG | stat.S_IMODE(mode), **attributes)
         self.mapping: Mapping = mapping or MemoryMapping(self.dev, self.ino)
         self.executing = 0
+        self.opened = 0
+        """How many open files there are."""
         self.host_blocks = 0
 
     @property
@@ -74,16 +77,17 @@ class Regular(Inode):
         if size > MAX_LFS_FILESIZE:
             raise SysError(errno.EFBIG)
         mapping = self.copy_up(empty=size == 0)
-        cache = self.sb.cache
-        if size <= mapping.size:
-            mapping.cut(size)
-            cache.truncate(mapping, size)
-        else:
-            if mapping.size >> PAGE_SHIFT in mapping.pages:
-                # What a memory mapping wrote past the end does not become content.
-                cache.truncate(mapping, mapping.size)
-            mapping.size = size
+        self.sb.cache.truncate(mapping, size)
+        mapping.cut(size)
         self.touch()
+
+    def dropped(self) -> None:
+        """A name, an open file or a mapping went: without any, the content goes too."""
+        cache = self.sb.cache
+        if self.nlink or self.opened or isinstance(self.mapping, HostMapping):
+            return
+        if next(rmap.file_vmas(cache.spaces, self.mapping, 0, 1 << 62), None) is None:
+            cache.forget(self.mapping)
 
 
 class RegularFile(OpenFile):
@@ -98,6 +102,7 @@ class RegularFile(OpenFile):
     def __init__(self, path: Path, flags: int) -> None:
         super().__init__(path, flags)
         self._mapping = self.inode.mapping
+        self.inode.opened += 1
 
     @property
     def mappable(self) -> Mapping:
@@ -105,7 +110,7 @@ class RegularFile(OpenFile):
         return self._mapping
 
     def _read_at(self, length: int, offset: int) -> bytes:
-        return self.inode.sb.cache.read(self.inode.mapping, offset, length)
+        return self.inode.sb.cache.read(self.inode.mapping, offset, length, self.ra)
 
     def _write_at(self, data: bytes, offset: int) -> int:
         if offset + len(data) > MAX_LFS_FILESIZE:
@@ -174,11 +179,22 @@ class RegularFile(OpenFile):
         self.inode.touch()
 
     def _zero(self, start: int, end: int) -> None:
-        mapping, cache = self.inode.mapping, self.inode.sb.cache
-        while start < end:
-            size = min(end - start, len(ZEROS) - (start & ~PAGE_MASK))
-            cache.write(mapping, start, ZEROS[:size])
-            start += size
+        """Make [start, end) zero: whole pages without storage behind them go, others are
+        overwritten."""
+        mapping, cache = self.inode.copy_up(), self.inode.sb.cache
+        first = max(start, mapping.backed)
+        first = min((first + PAGE_SIZE - 1) & PAGE_MASK, end)
+        last = max(end & PAGE_MASK, first)
+        cache.punch(mapping, first >> PAGE_SHIFT, last >> PAGE_SHIFT)
+        for position, stop in ((start, first), (last, end)):
+            while position < stop:
+                size = min(stop - position, len(ZEROS))
+                position += cache.write(mapping, position, ZEROS[:size])
 
     def fsync(self) -> None:
         """Nothing to do: RAM is the only storage."""
+
+    def release(self) -> None:
+        """The last descriptor is gone; with it, maybe, a file without a name."""
+        self.inode.opened -= 1
+        self.inode.dropped()

@@ -232,6 +232,8 @@ def _drop_name(path: Path) -> None:
     else:
         inode.nlink -= 1
     inode.ctime = inode.sb.clock()
+    if isinstance(inode, Regular):
+        inode.dropped()
 
 
 def _check_rename(source: Last, target: Last, flags: int) -> None:

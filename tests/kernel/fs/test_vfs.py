@@ -2,11 +2,12 @@
 
 import errno
 import os
+import pathlib
 import stat
 
+from samepage.kernel.fs import attributes, hostcalls
 from samepage.kernel.fs.context import Credentials
-
-from .conftest import boot, fails, names
+from tests.kernel.fs.fs_helpers import boot, fails, names
 
 
 def read_all(vfs, ctx, path):
@@ -27,7 +28,7 @@ def snapshot(root):
         for name in directories + files:
             path = os.path.join(place, name)
             info = os.lstat(path)
-            content = open(path, "rb").read() if stat.S_ISREG(info.st_mode) else b""
+            content = pathlib.Path(path).read_bytes() if stat.S_ISREG(info.st_mode) else b""
             found[path] = (info.st_mode, info.st_ino, info.st_mtime_ns, info.st_ctime_ns, content)
     return found
 
@@ -104,8 +105,6 @@ def test_writing_copies_up_and_the_host_is_unchanged(tree, vfs, ctx):
 
 
 def attributes_of(vfs, ctx):
-    from samepage.kernel.fs import attributes
-
     inode = vfs.lookup(ctx, b"/big").inode
     attributes.chmod(ctx, inode, 0o4700)
     attributes.chown(ctx, inode, 5, 6)
@@ -151,12 +150,11 @@ def test_append_writes_at_the_end(vfs, ctx):
 
 
 def test_listing_has_the_hosts_order_and_cookies(tree, vfs, ctx):
-    from samepage.kernel.fs import hostcalls
-
     fd = os.open(tree / "dir", os.O_RDONLY)
     native = hostcalls.list_directory(fd)
     os.close(fd)
-    assert vfs.lookup(ctx, b"/dir").inode.entries(native[1].ino) == native
+    parent = next(entry.ino for entry in native if entry.name == b"..")
+    assert vfs.lookup(ctx, b"/dir").inode.entries(parent) == native
     root = vfs.open(ctx, b"/", os.O_RDONLY | os.O_DIRECTORY)
     listed = [n for n in names(root) if n not in (b".", b"..", b"proc", b"sys", b"dev")]
     assert listed == [os.fsencode(entry) for entry in os.listdir(tree)]
@@ -194,9 +192,11 @@ def test_seeking_in_a_directory(vfs, ctx):
         file.getdents64(10)
 
 
-def test_permissions_of_an_ordinary_user(tree, vfs):
-    os.chmod(tree / "file", 0o640)
-    os.chmod(tree / "dir", 0o700)
+def test_permissions_of_an_ordinary_user(tree):
+    tree.chmod(0o755)
+    (tree / "file").chmod(0o640)
+    (tree / "dir").chmod(0o700)
+    vfs = boot(tree)
     ctx = vfs.context(Credentials.of_user(12345, 12345))
     with fails(errno.EACCES):
         vfs.open(ctx, b"/file", os.O_RDONLY)

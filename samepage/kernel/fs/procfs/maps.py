@@ -8,8 +8,7 @@ import struct
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.procfs.view import LayoutView
-from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
+from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma, VmFlags
 
@@ -19,25 +18,7 @@ NAME_COLUMN = 25 + 8 * 6 - 1
 PM_PRESENT = 1 << 63
 PM_FILE = 1 << 61
 PM_MMAP_EXCLUSIVE = 1 << 56
-
-
-def layout_of(mm: AddressSpace) -> LayoutView | None:
-    """What exec remembered, None for an address space that never went through it."""
-    return getattr(mm, "layout", None)
-
-
-def vma_name(mm: AddressSpace, vma: Vma) -> str:
-    """The last column: a path, `[heap]` and its like, or nothing (`get_vma_name`)."""
-    if vma.path or vma.special:
-        return vma.path or vma.special
-    if vma.file is not None:
-        return ""
-    if vma.start < mm.brk.end and vma.end > mm.brk.start:
-        return "[heap]"
-    layout = layout_of(mm)
-    if layout is not None and vma.start <= layout.start_stack <= vma.end:
-        return "[stack]"
-    return ""
+FILE_KINDS = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.VDSO)
 
 
 def map_line(mm: AddressSpace, vma: Vma) -> str:
@@ -86,7 +67,7 @@ def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:
     for address, _, entry in mm.table.present(first << PAGE_SHIFT, last << PAGE_SHIFT):
         pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
         value = PM_PRESENT | pfn
-        if kinds[pfn] in (FrameKind.FILE, FrameKind.VDSO):
+        if kinds[pfn] in FILE_KINDS:
             value |= PM_FILE
         if kinds[pfn] != FrameKind.ZERO and mapcount[pfn] == 1:
             value |= PM_MMAP_EXCLUSIVE
@@ -99,7 +80,7 @@ def peek(mm: AddressSpace, start: int, end: int) -> bytes:
     parts = []
     while start < end:
         entry = mm.table.get(start)
-        if not entry & Pte.PRESENT:
+        if not entry:
             break
         size = min(end - start, PAGE_SIZE - (start & (PAGE_SIZE - 1)))
         at = (entry & Pte.FRAME) + (start & (PAGE_SIZE - 1))

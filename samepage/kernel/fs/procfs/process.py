@@ -97,9 +97,9 @@ def _exe(process: ProcessView) -> bytes:
 def _cmdline(process: ProcessView) -> bytes:
     """The arguments, as the process's own memory has them now (`get_mm_cmdline`)."""
     mm = process.mm
-    layout = maps.layout_of(mm) if mm is not None else None
-    if mm is None or layout is None:
+    if mm is None:
         return b""
+    layout = mm.layout
     text = maps.peek(mm, layout.arg_start, layout.arg_end)
     if text and not text.endswith(b"\0") and layout.env_start == layout.arg_end:
         # setproctitle() wrote over the end: one string, which may go on in the environment.
@@ -109,9 +109,9 @@ def _cmdline(process: ProcessView) -> bytes:
 
 def _environ(process: ProcessView) -> bytes:
     mm = process.mm
-    layout = maps.layout_of(mm) if mm is not None else None
-    if mm is None or layout is None:
+    if mm is None:
         return b""
+    layout = mm.layout
     return maps.peek(mm, layout.env_start, layout.env_end)
 
 

@@ -25,12 +25,21 @@ MNEMONICS = {
     VmFlags.GROWSDOWN: "gd",
     VmFlags.PFNMAP: "pf",
     VmFlags.LOCKED: "lo",
+    VmFlags.IO: "io",
+    VmFlags.SEQ_READ: "sr",
+    VmFlags.RAND_READ: "rr",
     VmFlags.DONTCOPY: "dc",
     VmFlags.DONTEXPAND: "de",
+    VmFlags.LOCKONFAULT: "lf",
     VmFlags.ACCOUNT: "ac",
     VmFlags.NORESERVE: "nr",
+    VmFlags.SYNC: "sf",
     VmFlags.WIPEONFORK: "wf",
     VmFlags.DONTDUMP: "dd",
+    VmFlags.MIXEDMAP: "mm",
+    VmFlags.HUGEPAGE: "hg",
+    VmFlags.NOHUGEPAGE: "nh",
+    VmFlags.MERGEABLE: "mg",
 }
 """`show_smap_vma_flags`, in the order of the bits."""
 
@@ -65,7 +74,6 @@ def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
     if vma.flags & VmFlags.PFNMAP:
         return stats
     frames, dirty_frames = mm.frames, mm.cache.dirty
-    shmem = getattr(vma.file, "shmem", False)
     for _, _, entry in mm.table.present(vma.start, vma.end):
         pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
         kind = frames.kinds[pfn]
@@ -82,7 +90,7 @@ def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
         if anonymous:
             stats.anonymous += PAGE_SIZE
             stats.pss_anon += pss
-        elif shmem:
+        elif kind == FrameKind.SHMEM:
             stats.pss_shmem += pss
         else:
             stats.pss_file += pss

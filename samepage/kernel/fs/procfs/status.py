@@ -3,9 +3,8 @@
 import resource
 
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from samepage.kernel.fs.procfs.maps import layout_of
 from samepage.kernel.fs.procfs.view import ProcessView
-from samepage.kernel.mm.address_space import AddressSpace, RssKind
+from samepage.kernel.mm.address_space import AddressSpace, RssKind, is_data
 from samepage.kernel.mm.vma import VmFlags
 
 STATES = {
@@ -62,14 +61,10 @@ class MemoryFigures:
                 self.stack += pages
             elif flags & (VmFlags.EXEC | VmFlags.WRITE) == VmFlags.EXEC:
                 self.executable += pages
-            elif flags & (VmFlags.WRITE | VmFlags.SHARED) == VmFlags.WRITE:
+            elif is_data(flags):
                 self.data += pages
-        layout = layout_of(mm)
-        text = 0
-        if layout is not None:
-            end = (layout.end_code + PAGE_SIZE - 1) & PAGE_MASK
-            text = (end - (layout.start_code & PAGE_MASK)) >> PAGE_SHIFT
-        self.text = text
+        end = (mm.layout.end_code + PAGE_SIZE - 1) & PAGE_MASK
+        self.text = (end - (mm.layout.start_code & PAGE_MASK)) >> PAGE_SHIFT
         self.anon = mm.rss[RssKind.ANON]
         self.file = mm.rss[RssKind.FILE]
         self.shmem = mm.rss[RssKind.SHMEM]
@@ -173,7 +168,6 @@ def stat(process: ProcessView) -> str:
     """The line of /proc/PID/stat (`do_task_stat`); the signal masks are the low 31 bits."""
     mm = process.mm
     figures = MemoryFigures(mm) if mm is not None else None
-    layout = layout_of(mm) if mm is not None else None
     low = 0x7FFF_FFFF
     rss_limit = process.limits.get(resource.RLIMIT_RSS, (INFINITY, INFINITY))[0]
     before = [
@@ -203,7 +197,8 @@ def stat(process: ProcessView) -> str:
     ]
     code = [0, 0, 0]
     data = [0] * 7
-    if layout is not None and mm is not None:
+    if mm is not None:
+        layout = mm.layout
         code = [layout.start_code, layout.end_code, layout.start_stack]
         data = [layout.start_data, layout.end_data, mm.brk.start]
         data += [layout.arg_start, layout.arg_end, layout.env_start, layout.env_end]

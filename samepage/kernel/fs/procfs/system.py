@@ -44,8 +44,8 @@ def meminfo(kernel: KernelView) -> str:
     total = frames.ram.n_frames - 1
     free = frames.n_free
     dirty = len(kernel.cache.dirty)
-    file = counts[FrameKind.FILE]
-    shmem = sum(1 for inode, _ in kernel.cache.owner.values() if getattr(inode, "shmem", False))
+    shmem = counts[FrameKind.SHMEM]
+    file = counts[FrameKind.FILE] + shmem
     mapped = sum(1 for pfn in kernel.cache.owner if frames.mapcount[pfn])
     anon = counts[FrameKind.ANONYMOUS]
     clean = file - dirty

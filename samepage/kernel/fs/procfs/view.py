@@ -10,20 +10,6 @@ from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
 
 
-class LayoutView(Protocol):
-    """The addresses that exec remembers in `mm_struct`; arg and env are `[start, end)`."""
-
-    start_code: int
-    end_code: int
-    start_data: int
-    end_data: int
-    start_stack: int
-    arg_start: int
-    arg_end: int
-    env_start: int
-    env_end: int
-
-
 class ProcessView(Protocol):
     """One process. `mm` and `files` are None once it is dead. `state` is R, S, Z or T;
     times are in ns, `start_time_ns` since boot; masks have bit n-1 for signal n."""
