@@ -19,8 +19,14 @@ from samepage.errors import SamepageError
 
 COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
+    "report": "Print a snapshot that was saved.",
+    "diff": "Compare two snapshots.",
 }
 """The commands in the order of the help text; the module is `samepage.cli.NAME`."""
+
+
+class ClosedPipe(Exception):
+    """The reader of stdout went away. Click would turn a `BrokenPipeError` into status 1."""
 
 
 class LazyGroup(click.Group):
@@ -35,6 +41,12 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"samepage.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ClosedPipe from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -70,7 +82,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _complain(error.message, error.exit_status)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    except (BrokenPipeError, ClosedPipe):
         _silence_stdout()
         return 128 + signal.SIGPIPE
     except OSError as error:

@@ -1,0 +1,219 @@
+"""The report as one HTML page that needs nothing else: no network, no script.
+
+It has the answer, the processes with their VMAs, and for each file a picture of its pages
+(`page_svg`). Every name in it comes from the machine that was looked at, so everything is
+escaped, and the page's own policy forbids to load or run anything.
+"""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TextIO
+
+from samepage.analysis.groups import by_container, by_user, group_use
+from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.page_map import FilePage, page_maps
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
+from samepage.report import page_svg
+from samepage.report.sizes import count, printable, size
+from samepage.report.text import answer, command_line, file_name, mapped_by, notes
+from samepage.snapshot.tables import PAGE_SHIFT
+
+PICTURES = 60
+"""How many files get a picture: those with most frames. The table has all."""
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --absent: #8882; --cached: #8886;
+  --copied: #d9480f; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.answer { font-size: 1.1rem; } .note { color: #b35900; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
+  vertical-align: top; white-space: nowrap; }
+th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.code { font-family: ui-monospace, monospace; }
+summary { cursor: pointer; } small { opacity: .75; }
+svg.pages { max-width: 100%; height: auto; display: block; margin: .4rem 0 1rem; }
+.legend span { display: inline-block; margin-right: 1rem; }
+.legend svg { vertical-align: middle; margin-right: .3rem; }
+rect.absent { fill: var(--absent); } rect.cached { fill: var(--cached); }
+rect.copied { fill: var(--copied); stroke: var(--copied); }
+rect.m1 { fill: #a5d8ff; } rect.m2 { fill: #74c0fc; } rect.m3 { fill: #4dabf7; }
+rect.m4 { fill: #228be6; } rect.m5 { fill: #1971c2; } rect.m6 { fill: #1864ab; }
+rect.m7 { fill: #0b3d6e; }
+rect.copied.m1, rect.copied.m2, rect.copied.m3, rect.copied.m4, rect.copied.m5,
+rect.copied.m6, rect.copied.m7 { stroke-width: 3; paint-order: stroke; }
+"""
+
+HEAD = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>samepage report</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>samepage report</h1>
+"""
+
+
+def write(sharing: Sharing, stream: TextIO) -> None:
+    """Write the page, part by part."""
+    for part in parts(sharing):
+        stream.write(part)
+
+
+def parts(sharing: Sharing) -> Iterable[str]:
+    """Yield the page in pieces."""
+    lost = lost_sharing(sharing)
+    yield HEAD
+    yield "".join(f'<p class="answer">{escape(line)}</p>\n' for line in answer(sharing, lost))
+    yield "".join(f'<p class="note">{escape(line)}</p>\n' for line in notes(sharing))
+    yield _origin(sharing)
+    yield "<h2>Processes</h2>\n"
+    yield from _processes(sharing)
+    for title, key in (("Containers", by_container), ("Users", by_user)):
+        groups = group_use(sharing, key)
+        if len(groups) > 1:
+            yield f"<h2>{title}</h2>\n"
+            yield _table(
+                [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"],
+                [
+                    [group.name or "(none)", str(len(group.pids))]
+                    + [size(n) for n in (group.rss, group.pss, group.frames, group.own_frames)]
+                    for group in groups
+                ],
+            )
+    if lost:
+        yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
+        yield _lost(lost)
+    yield from _files(sharing)
+    yield "</body>\n</html>\n"
+
+
+def _origin(sharing: Sharing) -> str:
+    meta = sharing.snapshot.meta_dict()
+    known = [f"{key} {meta[key]}" for key in ("source", "host", "kernel", "time") if key in meta]
+    return f"<p><small>{escape(printable(', '.join(known)))}</small></p>\n"
+
+
+def _processes(sharing: Sharing) -> Iterable[str]:
+    processes = sorted(sharing.processes, key=lambda p: (-p.pss, -p.usage.rss, p.pid))
+    titles = ["Program", "PID", "RSS", "PSS", "USS", "Shared clean", "dirty", "Private clean"]
+    titles += ["dirty", "Swap", "Minor faults", "Major", "Exit"]
+    yield _table(titles, [_process_row(process) for process in processes])
+    for process in processes:
+        yield f"<details><summary>VMAs of {process.pid} {escape(command_line(process))}</summary>\n"
+        rows = [_vma_row(vma) for vma in sharing.vmas(process.pid)]
+        yield _table(
+            ["Name", "Address", "Perms", "Offset", "Size", "RSS", "PSS", "USS", "Anonymous"], rows
+        )
+        yield "</details>\n"
+
+
+def _process_row(process: ProcessUse) -> list[str]:
+    usage = process.usage
+    divided = (usage.shared_clean, usage.shared_dirty, usage.private_clean, usage.private_dirty)
+    code = "" if process.exit_code is None else str(process.exit_code)
+    return [
+        command_line(process),
+        str(process.pid),
+        *(size(number) for number in (usage.rss, process.pss, usage.uss)),
+        *(size(number) for number in (*divided, usage.swap)),
+        f"{process.minor_faults:,}",
+        f"{process.major_faults:,}",
+        code,
+    ]
+
+
+def _vma_row(vma: VmaUse) -> list[str]:
+    return [
+        printable(vma.name),
+        f"{vma.start:x}-{vma.end:x}",
+        vma.perms,
+        f"{vma.offset:x}",
+        size(vma.pages),
+        size(vma.usage.rss),
+        f"{vma.usage.pss_kib} KiB",
+        size(vma.usage.uss),
+        size(vma.usage.anonymous),
+    ]
+
+
+def _lost(lost: Sequence[LostSharing]) -> str:
+    rows = []
+    for each in lost:
+        rows.append([each.name, "", size(each.frames), size(each.saved_frames)])
+        rows += [
+            [
+                printable(f"{twin.file.path} {', '.join(twin.containers)}".strip()),
+                twin.cause.value if twin.cause else "",
+                size(twin.file.cached_frames),
+                "",
+            ]
+            for twin in each.twins
+        ]
+    return _table(["File", "Why", "Frames", "Would save"], rows)
+
+
+def _files(sharing: Sharing) -> Iterable[str]:
+    files = [file for file in sharing.files if file.frames or file.copied_pages]
+    files.sort(key=lambda file: (-file.frames - file.copied_pages, file.path, file.file))
+    yield "<h2>Files</h2>\n"
+    rows = [
+        [file_name(file), str(file.inode), str(len(file.mappers))]
+        + [size(n) for n in (file.mapped_pages, file.frames, file.saved_pages, file.copied_pages)]
+        for file in files
+    ]
+    yield _table(["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copied"], rows)
+    yield "<h2>Pages of the files</h2>\n" + _legend()
+    maps = page_maps(sharing)
+    for file in files[:PICTURES]:
+        yield _picture(file, maps.get(file.file, []))
+    if len(files) > PICTURES:
+        yield f"<p>{count(len(files) - PICTURES, 'smaller file')} not drawn.</p>\n"
+
+
+def _picture(file: FileUse, pages: Sequence[FilePage]) -> str:
+    total = -(-(file.size or 0) >> PAGE_SHIFT)
+    shared = sum(n for times, n in file.degrees.items() if times > 1)
+    words = (
+        f"{count(total, 'page')}, {file.frames} mapped, {shared} of them shared, "
+        f"{count(file.copied_pages, 'copy', 'copies')}. Pages by process: {mapped_by(file, 12)}"
+    )
+    return (
+        f"<h3>{escape(file_name(file))}</h3>\n<p><small>{escape(words)}</small></p>\n"
+        f"{page_svg.picture(pages, total)}\n"
+    )
+
+
+def _legend() -> str:
+    states = [("absent", "not in memory"), ("cached", "in the page cache, not mapped")]
+    lowest = page_svg.LEVELS
+    for level, least in enumerate(lowest, 1):
+        above = f" to {lowest[level] - 1}" if level < len(lowest) else " or more"
+        exact = level < len(lowest) and lowest[level] == least + 1
+        times = f"{least}{'' if exact else above}"
+        states.append((f"m{level}", f"mapped {times} times" if least > 1 else "mapped once"))
+    states.append(("copied", "copied (copy-on-write)"))
+    marks = (
+        f'<span><svg width="11" height="11"><rect class="{name}" width="11" height="11"/></svg>'
+        f"{words}</span>"
+        for name, words in states
+    )
+    return f'<p class="legend">{"".join(marks)}</p>\n'
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column holds names, and whose other columns hold numbers."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        first = f'<{tag} class="name">{escape(cells[0])}</{tag}>'
+        return f"<tr>{first}{''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells[1:])}</tr>\n"
+
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table>\n{line("th", titles)}{body}</table></div>\n'

@@ -1,0 +1,180 @@
+"""The report for programs: one JSON document, described by `report.schema.json`.
+
+All amounts are in pages of `page_size` bytes, addresses and offsets are bytes as plain
+integers. What is not known is null. The document has no more than the schema names.
+"""
+
+import importlib.resources
+import json
+from typing import Any, TextIO
+
+from samepage import __version__
+from samepage.analysis.groups import GroupUse, by_container, by_user, group_use
+from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals, Usage, VmaUse
+from samepage.report.sizes import PAGE_SIZE
+from samepage.snapshot.tables import UNIMPLEMENTED_PREFIX
+
+REPORT_VERSION = 1
+"""Raised when a key is removed or gets another meaning; new keys do not raise it."""
+
+
+def write(sharing: Sharing, stream: TextIO) -> None:
+    """Write the document, indented, with a newline at its end."""
+    json.dump(document(sharing), stream, indent=1, ensure_ascii=False)
+    stream.write("\n")
+
+
+def schema() -> Any:
+    """Return the JSON schema (draft 2020-12) that every document obeys."""
+    file = importlib.resources.files("samepage.report") / "report.schema.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def document(sharing: Sharing) -> dict[str, Any]:
+    """Return the report as plain dictionaries and lists."""
+    meta = sharing.snapshot.meta_dict()
+    lost = lost_sharing(sharing)
+    return {
+        "schema_version": REPORT_VERSION,
+        "samepage_version": __version__,
+        "source": sharing.snapshot.source,
+        "meta": {k: v for k, v in meta.items() if not k.startswith(UNIMPLEMENTED_PREFIX)},
+        "scope": sharing.scope.value,
+        "page_size": PAGE_SIZE,
+        "totals": _totals(sharing.totals, sharing.processes, lost),
+        "processes": [_process(sharing, process) for process in sharing.processes],
+        "files": [_file(file) for file in sharing.files],
+        "containers": [_group(group) for group in group_use(sharing, by_container)],
+        "users": [_group(group) for group in group_use(sharing, by_user)],
+        "lost_sharing": [_lost(each) for each in lost],
+        "unimplemented_syscalls": sharing.snapshot.unimplemented_syscalls(),
+    }
+
+
+def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]) -> dict[str, Any]:
+    return {
+        "processes": totals.processes,
+        "virtual_pages": totals.virtual_pages,
+        "rss_pages": totals.resident_pages,
+        "pss_pages": float(sum(process.pss for process in processes)),
+        "uss_pages": sum(process.usage.uss for process in processes),
+        "frames": totals.frames,
+        "file_frames": totals.file_frames,
+        "anonymous_frames": totals.anonymous_frames,
+        "shmem_frames": totals.shmem_frames,
+        "saved_pages": totals.saved_pages,
+        "copied_pages": totals.copied_pages,
+        "swapped_pages": totals.swapped_pages,
+        "unknown_pages": totals.unknown_pages,
+        "lost_pages": sum(each.saved_frames for each in lost),
+        "minor_faults": sum(process.minor_faults for process in processes),
+        "major_faults": sum(process.major_faults for process in processes),
+    }
+
+
+def _process(sharing: Sharing, process: ProcessUse) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "ppid": process.ppid,
+        "argv": list(process.argv),
+        "comm": process.comm,
+        "exe": process.exe,
+        "uid": process.uid,
+        "cgroup": process.cgroup,
+        "container": process.container,
+        "exit_code": process.exit_code,
+        "minor_faults": process.minor_faults,
+        "major_faults": process.major_faults,
+        "virtual_pages": process.virtual_pages,
+        "pss_pages": float(process.pss),
+        "uss_pages": process.usage.uss,
+        **_usage(process.usage),
+        "vmas": [_vma(vma) for vma in sharing.vmas(process.pid)],
+    }
+
+
+def _vma(vma: VmaUse) -> dict[str, Any]:
+    return {
+        "start": vma.start,
+        "end": vma.end,
+        "perms": vma.perms,
+        "offset": vma.offset,
+        "name": vma.name,
+        "file": vma.file if vma.file >= 0 else None,
+        "pss_kib": vma.usage.pss_kib,
+        **_usage(vma.usage),
+    }
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "rss_pages": usage.rss,
+        "shared_clean_pages": usage.shared_clean,
+        "shared_dirty_pages": usage.shared_dirty,
+        "private_clean_pages": usage.private_clean,
+        "private_dirty_pages": usage.private_dirty,
+        "anonymous_pages": usage.anonymous,
+        "swapped_pages": usage.swap,
+        "zero_pages": usage.zero,
+        "hugetlb_pages": usage.hugetlb,
+        "unknown_pages": usage.unknown,
+    }
+
+
+def _file(file: FileUse) -> dict[str, Any]:
+    return {
+        "file": file.file,
+        "path": file.path,
+        "dev": file.dev,
+        "inode": file.inode,
+        "deleted": file.deleted,
+        "size": file.size,
+        "build_id": file.build_id,
+        "frames": file.frames,
+        "cached_frames": file.cached_frames,
+        "mapped_pages": file.mapped_pages,
+        "copied_pages": file.copied_pages,
+        "saved_pages": file.saved_pages,
+        "frames_by_mapcount": {str(times): n for times, n in sorted(file.degrees.items())},
+        "mapped_by": [
+            {
+                "pid": mapper.pid,
+                "virtual_pages": mapper.virtual_pages,
+                "pages": mapper.pages,
+                "copied_pages": mapper.copied,
+            }
+            for mapper in file.mappers
+        ],
+    }
+
+
+def _group(group: GroupUse) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "pids": list(group.pids),
+        "rss_pages": group.rss,
+        "pss_pages": float(group.pss),
+        "frames": group.frames,
+        "own_frames": group.own_frames,
+    }
+
+
+def _lost(lost: LostSharing) -> dict[str, Any]:
+    return {
+        "name": lost.name,
+        "build_id": lost.build_id,
+        "frames": lost.frames,
+        "saved_pages": lost.saved_frames,
+        "files": [
+            {
+                "file": twin.file.file,
+                "path": twin.file.path,
+                "inode": twin.file.inode,
+                "frames": twin.file.cached_frames,
+                "containers": list(twin.containers),
+                "cause": twin.cause.name.lower() if twin.cause else None,
+            }
+            for twin in lost.twins
+        ],
+    }

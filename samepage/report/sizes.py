@@ -1,0 +1,52 @@
+"""Numbers and names as people read them: IEC units, and nothing that moves the cursor."""
+
+from fractions import Fraction
+
+PAGE_SIZE = 4096
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(pages: int | float | Fraction) -> str:
+    """Return so many pages in IEC units: three or four digits, "0" for none.
+
+    >>> size(3), size(Fraction(1, 3)), size(-1000)
+    ('12 KiB', '1.3 KiB', '-3.9 MiB')
+    """
+    value = float(pages) * PAGE_SIZE / 1024
+    if not value:
+        return "0"
+    unit = 0
+    while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    exact = abs(value) >= 99.95 or value == int(value)
+    return f"{value:.0f} {_UNITS[unit]}" if exact else f"{value:.1f} {_UNITS[unit]}"
+
+
+def growth(pages: int | float | Fraction) -> str:
+    """Return a difference in pages with its sign, or "" for none."""
+    return ("+" if pages > 0 else "") + size(pages) if pages else ""
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: "1 page", "1,234 pages"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def percent(part: int | float, whole: int | float) -> str:
+    """Return a share in whole percent: "<1 %" for little, "0 %" of nothing."""
+    if not whole or not part:
+        return "0 %"
+    share = 100 * part / whole
+    return "<1 %" if 0 < share < 1 else f"{share:.0f} %"
+
+
+def printable(name: str) -> str:
+    r"""Return a name with what is not printable as escapes: file names may hold anything.
+
+    >>> printable("a\n\x1b[2J")
+    'a\\n\\x1b[2J'
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,0 +1,62 @@
+"""The timeline: each event of a model run on a line, in the order in which it happened.
+
+    order pid  event            address        pages  frame  file page              at
+        2   1  file read fault  0x7ffff7d31000     3     11  libc.so.6 page 1  hit  strlen
+
+`frame` is the frame of the page that faulted. "hit" and "miss" tell whether the page cache
+had the page. The last column is the function whose instruction did it; it is empty where
+the kernel did it itself (exec, or a system call's buffer).
+"""
+
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from samepage.analysis.sharing import Sharing
+from samepage.report.sizes import printable
+from samepage.snapshot.tables import Snapshot
+
+HEADER = (
+    f"{'order':>6} {'pid':>6}  {'event':<18}  {'address':<14} {'pages':>6} {'frame':>8}  "
+    "file page, page cache, instruction"
+)
+
+
+def write(sharing: Sharing, stream: TextIO) -> None:
+    """Write the timeline of the snapshot behind a report."""
+    for line in lines(sharing.snapshot):
+        stream.write(line + "\n")
+
+
+def lines(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a header and a line per event; one line if there are none."""
+    if not snapshot.events.num_rows:
+        yield "No events: only runs on the model record them."
+        return
+    yield HEADER
+    paths = [printable(path) for path in snapshot.files["path"].to_pylist()]
+    for batch in snapshot.events.to_batches(max_chunksize=10_000):
+        for event in batch.to_pylist():
+            yield _line(event, paths)
+
+
+def _line(event: dict[str, Any], paths: list[str]) -> str:
+    frame = str(event["frame"]) if event["frame"] else ""
+    pages = str(event["pages"]) if event["pages"] else ""
+    line = (
+        f"{event['order']:>6} {event['pid']:>6}  {printable(event['kind']):<18}  "
+        f"{event['address']:#014x} {pages:>6} {frame:>8}  {_place(event, paths)}"
+    )
+    return line.rstrip()
+
+
+def _place(event: dict[str, Any], paths: list[str]) -> str:
+    parts = []
+    if event["file"] >= 0:
+        page = f" page {event['index']}" if event["index"] >= 0 else ""
+        parts.append(paths[event["file"]] + page)
+    if event["cached"] is not None:
+        parts.append("hit" if event["cached"] else "miss")
+    if event["ip"]:
+        symbol = event["symbol"]
+        parts.append(f"at {printable(symbol)}" if symbol else f"at {event['ip']:#x}")
+    return ", ".join(parts)

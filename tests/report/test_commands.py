@@ -1,0 +1,97 @@
+"""`samepage report` and `samepage diff`, as a user meets them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from samepage.cli.main import run
+from samepage.snapshot import store
+from samepage.snapshot.tables import Snapshot
+from tests.analysis.sample import sample
+
+PROGRAM = [sys.executable, "-c", "from samepage.cli.main import main; main()"]
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("saved") / "snapshot"
+    store.write(sample(), directory)
+    return str(directory)
+
+
+def test_report_prints_the_answer(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", saved]) == 0
+    assert capsys.readouterr().out.startswith("3 processes with 112 KiB")
+
+
+@pytest.mark.parametrize(
+    ("option", "start"),
+    [("--format=json", "{"), ("--format=html", "<!DOCTYPE"), ("--timeline", " order")],
+)
+def test_report_prints_every_form(
+    saved: str, option: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", saved, option]) == 0
+    assert capsys.readouterr().out.startswith(start)
+
+
+def test_report_writes_a_file(saved: str, tmp_path: pathlib.Path) -> None:
+    assert run(["report", saved, "-o", str(tmp_path / "x.json"), "--scope", "system"]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["scope"] == "system"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "/no/such"], "samepage: /no/such: no such snapshot\n"),
+        (["report", "/"], "samepage: /: not a snapshot (no meta.parquet)\n"),
+        (["report", "/etc/passwd"], "samepage: /etc/passwd: not a snapshot (a snapshot is a"),
+        (["diff", "/", "/"], "samepage: /: not a snapshot (no meta.parquet)\n"),
+        (["report", "/", "--timeline", "-f", "json"], "samepage: --timeline is a format of its"),
+    ],
+)
+def test_what_is_no_snapshot_is_told_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_diff_tells_by_its_status_if_asked(
+    saved: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write(Snapshot.empty(), tmp_path / "empty")
+    assert run(["diff", saved, saved, "--exit-code"]) == 0
+    assert run(["diff", saved, str(tmp_path / "empty")]) == 0
+    assert run(["diff", saved, str(tmp_path / "empty"), "--exit-code", "-f", "json"]) == 1
+    assert run(["diff", saved, saved, "-o", str(tmp_path / "d.json")]) == 0
+    assert json.loads((tmp_path / "d.json").read_text())["equal"] is True
+    assert "3 lost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["text", "json", "html"])
+def test_a_closed_pipe_ends_it_without_a_word(saved: str, form: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, "report", saved, "-f", form], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+def test_a_narrow_terminal_is_kept_to(saved: str) -> None:
+    environment = {**os.environ, "COLUMNS": "40"}
+    done = subprocess.run(
+        [*PROGRAM, "report", saved], capture_output=True, cwd=ROOT, env=environment, text=True
+    )
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 40

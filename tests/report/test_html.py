@@ -1,0 +1,111 @@
+"""The HTML report is one whole page that loads nothing, whatever names are in it."""
+
+import io
+from html.parser import HTMLParser
+
+from samepage.analysis.page_map import FilePage
+from samepage.analysis.sharing import Sharing
+from samepage.report.html import write
+from samepage.report.page_svg import COLUMNS, css_class, picture
+from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.tables import Snapshot
+from tests.analysis.sample import sample
+
+VOID = {"meta", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects elements, and fails on one that is closed in the wrong place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def page(snapshot: Snapshot) -> Page:
+    stream = io.StringIO()
+    write(Sharing(snapshot), stream)
+    return Page(stream.getvalue())
+
+
+def test_the_page_is_well_formed_and_loads_nothing() -> None:
+    for snapshot in (sample(), Snapshot.empty()):
+        found = page(snapshot)
+        for tag, attributes in found.elements:
+            assert tag not in ("script", "link", "img", "iframe", "object")
+            assert not {"src", "href", "onclick", "onload"} & set(attributes)
+        policy = [a.get("content") for t, a in found.elements if t == "meta"]
+        assert "default-src 'none'; style-src 'unsafe-inline'" in policy
+
+
+def test_the_answer_and_the_numbers_are_there() -> None:
+    texts = page(sample()).texts
+    assert "Sharing saves 16 KiB (4 frames, 24 %)." in texts
+    assert "6 pages, 5 mapped, 2 of them shared, 3 copies. Pages by process: " in "".join(texts)
+    assert "page 1: mapped 2 times" not in texts  # 1 and 2 are one rectangle
+    assert "pages 1 to 2: mapped 2 times" in texts
+    assert "page 4: in the page cache, not mapped, copied by 2" in texts
+    assert "page 5: mapped once, copied by 1" in texts
+
+
+def test_names_are_escaped() -> None:
+    name = '</title><script>alert("1")</script>&amp;'
+    builder = SnapshotBuilder("live", host=name)
+    builder.add_process(1, argv=[name], container=name)
+    builder.add_process(2)
+    file = builder.add_file(1, 1, name)
+    builder.add_vma(1, 4096, 8192, "r--p", 0, file, name)
+    builder.add_pages(1, [1], [9], [5])
+    builder.add_frames([9], [1], [file], [0], [1], [0])
+    found = page(builder.build())
+    assert "script" not in [tag for tag, _ in found.elements]
+    assert found.texts.count(name) >= 4
+
+
+def test_every_page_of_a_file_is_in_the_picture_once() -> None:
+    pages = [FilePage(index, True, index % 3, 0) for index in range(0, 300, 7)]
+    cells = [
+        int(attributes["width"] or "0") // 10 + 1
+        for tag, attributes in Page(picture(pages, 300)).elements
+        if tag == "rect"
+    ]
+    assert sum(cells) == 300
+
+
+def test_empty_rows_of_a_large_file_are_left_out() -> None:
+    pages = [FilePage(5, True, 1, 0), FilePage(999_999, True, 2, 0)]
+    (svg, *_) = Page(picture(pages, 1_000_000)).elements
+    assert svg[1]["height"] == "20"
+
+
+def test_a_page_past_the_known_size_is_drawn() -> None:
+    rectangles = [t for t, _ in Page(picture([FilePage(COLUMNS, True, 1, 0)], 0)).elements]
+    assert rectangles == ["svg", "rect", "title", "rect", "title"]
+
+
+def test_a_page_that_more_processes_map_is_darker() -> None:
+    mapped = [css_class(FilePage(0, True, times, 0)) for times in (1, 2, 3, 4, 9, 999)]
+    assert mapped == ["m1", "m2", "m2", "m3", "m4", "m7"]
+    assert css_class(FilePage(0, True, 2, 1)) == "m2 copied"
+    assert css_class(FilePage(0, True, 0, 1)) == "copied"
+    assert css_class(FilePage(0, True, 0, 0)) == "cached"
+    assert css_class(FilePage(0, False, 0, 0)) == "absent"

@@ -1,0 +1,146 @@
+"""The text report begins with the answer, fits its terminal, and prints hostile names tamely."""
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from samepage.analysis.sharing import Sharing
+from samepage.report import print_report
+from samepage.report.tables import Column, console_for, fitted, shortened
+from samepage.report.text import write
+from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.tables import Snapshot
+from tests.analysis.sample import sample
+
+HOSTILE = "/tmp/a\n\x1b[2J[red]\u202eevil (deleted)"
+
+
+def printed(snapshot: Snapshot, width: int, top: int | None = 20) -> str:
+    stream = io.StringIO()
+    print_report(snapshot, console_for(stream, width), top=top)
+    return stream.getvalue()
+
+
+def many(processes: int) -> Snapshot:
+    builder = SnapshotBuilder("model")
+    for pid in range(1, processes + 1):
+        builder.add_process(pid, argv=["/usr/bin/program-with-a-long-name", "x" * 300])
+        file = builder.add_file(1, pid, f"/usr/lib/{'deep/' * 30}lib{pid}.so")
+        builder.add_vma(pid, 4096, 8192, "r--p", 0, file, "lib")
+        builder.add_pages(pid, [1], [pid], [5])
+        builder.add_frames([pid], [1], [file], [0], [1], [0])
+    return builder.build()
+
+
+def test_the_answer_comes_first() -> None:
+    assert printed(sample(), 200).splitlines()[:3] == [
+        "3 processes with 112 KiB of virtual memory, 68 KiB of it resident (17 pages).",
+        "These are 13 frames of physical memory, 52 KiB: 28 KiB page cache of files, "
+        "16 KiB anonymous, 4 KiB shared memory.",
+        "Sharing saves 16 KiB (4 frames, 24 %).",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 132, 250])
+@pytest.mark.parametrize("snapshot", [sample(), many(3), Snapshot.empty()])
+def test_no_line_is_wider_than_the_terminal(snapshot: Snapshot, width: int) -> None:
+    lines = printed(snapshot, width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert "\x1b" not in "".join(lines)
+
+
+def test_80_columns_have_all_numbers_of_a_process() -> None:
+    lines = printed(sample(), 80).splitlines()
+    assert "  1  a -x     28 KiB  20 KiB  12 KiB      12      1     0" in lines
+    assert any(
+        line.split() == ["1", "a", "-x", "12", "KiB", "4", "KiB", "8", "KiB", "4", "KiB", "0"]
+        for line in lines
+    )
+
+
+def test_a_wide_terminal_has_them_in_one_row() -> None:
+    rows = [" ".join(line.split()) for line in printed(sample(), 140).splitlines()]
+    assert "1 a -x 28 KiB 20 KiB 12 KiB 12 1 0 12 KiB 4 KiB 8 KiB 4 KiB 0" in rows
+
+
+def test_a_file_tells_who_maps_and_who_copied_it() -> None:
+    assert "1: 4 +1 copied, 2: 3 +2 copied" in printed(sample(), 80)
+
+
+def test_what_is_lost_and_what_is_missing_is_told() -> None:
+    text = printed(sample(), 200)
+    assert "Lost sharing: 8 KiB more if equal files were one inode" in text
+    assert "/layer/lib/libc.so.6 in web: in another container" in text
+    assert "System calls that the model does not have (ENOSYS): io_uring_setup (2)." in text
+
+
+def test_long_tables_are_cut_and_the_rest_is_counted() -> None:
+    text = printed(many(25), 80, top=20)
+    assert "and 5 more with a PSS of 20 KiB" in text
+    assert "and 5 more with 20 KiB of frames" in text
+    assert "more with" not in printed(many(25), 80, top=None)
+
+
+def test_names_cannot_move_the_cursor_or_colour_the_terminal() -> None:
+    builder = SnapshotBuilder("live")
+    builder.add_process(1, argv=[HOSTILE], container=HOSTILE)
+    builder.add_process(2, comm="kthread")
+    file = builder.add_file(1, 1, HOSTILE, deleted=True)
+    builder.add_vma(1, 4096, 8192, "r--p", 0, file, HOSTILE)
+    builder.add_pages(1, [1], [9], [5])
+    builder.add_frames([9], [1], [file], [0], [1], [0])
+    text = printed(builder.build(), 200)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert r"/tmp/a\n\x1b[2J[red]\u202eevil (deleted)" in text
+    assert "[kthread]" in text
+
+
+def test_frames_that_the_kernel_hides_are_told() -> None:
+    builder = SnapshotBuilder("live")
+    builder.add_process(1)
+    builder.add_vma(1, 4096, 8192, "r--p", 0, -1, "")
+    builder.add_pages(1, [1], [0], [1])
+    assert "did not tell the frames of 1 page: run as root" in printed(builder.build(), 200)
+
+
+def test_a_file_gets_all_rows_and_no_colour() -> None:
+    stream = io.StringIO()
+    write(Sharing(many(30)), stream)
+    assert "more with" not in stream.getvalue()
+    assert max(map(len, stream.getvalue().splitlines())) <= 100
+
+
+def test_an_encoding_without_the_characters_gets_escapes() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    builder = SnapshotBuilder("model")
+    builder.add_process(1, argv=["/bin/größe"])
+    print_report(builder.build(), console_for(stream, 80))
+    stream.flush()
+    assert rb"/bin/gr\xf6\xdfe" in raw.getvalue()
+
+
+def test_a_terminal_gets_bold_headings() -> None:
+    stream = io.StringIO()
+    print_report(sample(), Console(file=stream, force_terminal=True, width=80))
+    assert "\x1b[1m" in stream.getvalue()
+
+
+def test_columns_of_less_worth_give_way() -> None:
+    columns = [Column("Name", flexible=True), Column("A", rank=2), Column("B"), Column("C", rank=1)]
+    rows = [["x" * 50, "a" * 10, "b" * 10, "c" * 10]]
+
+    def titles(width: int) -> list[str]:
+        return [str(column.header) for column in fitted("", columns, rows, width).columns]
+
+    assert titles(52) == ["Name", "A", "B", "C"]
+    assert titles(51) == ["Name", "B", "C"]
+    assert titles(39) == ["Name", "B"]
+    assert titles(5) == ["Name", "B"]
+
+
+def test_a_path_is_cut_at_its_front() -> None:
+    assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12) == "...libc.so.6"
