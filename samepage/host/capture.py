@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.errors import SamepageError
-from samepage.host.collect import Batch, Collector, RawProcess
+from samepage.host.collect import Batch, RawProcess
 from samepage.host.frame_table import FrameTable, classify, first_pages, number_frames
 from samepage.host.inodes import Door, File, describe_file
 from samepage.host.kpage import read_kernel_pages
 from samepage.host.maps import MapsParser, Vmas
 from samepage.host.pages import Pages, PagesBuilder
+from samepage.host.patience import collect_patiently
 from samepage.host.processes import Process, parse_process
 from samepage.host.procfs import Tally, list_pids
 from samepage.snapshot.kinds import FrameKind, PageFlags
@@ -79,11 +80,9 @@ def capture(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> "Snaps
 def read_system(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> Capture:
     """Return the capture of the processes `pids`, None for all. Errors as in `capture`."""
     listed = list_processes(pids, proc)
-    collector = Collector(listed, proc=proc)
     builder = CaptureBuilder(proc)
-    for batch in collector.batches():
+    for batch in collect_patiently(listed, builder.tally, proc=proc):
         builder.add(batch)
-    builder.tally.add(collector.tally)
     if pids is None:
         builder.tally.appeared = len(set(list_pids(proc)).difference(listed))
     return builder.build()

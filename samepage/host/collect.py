@@ -72,8 +72,9 @@ class Vanished(Exception):
 class Collector:
     """Reads one process after the other.
 
-    `position` counts the processes that were begun, so that a watcher can see which one
-    holds everything up; `first_number` is the number of the first process captured.
+    A watcher in another thread may read `progress`, which changes with every step, and
+    `position`, how many processes were begun; and when it gives up on the last of these, take
+    what is complete with `salvage`. `first_number` is the number of the first process captured.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Collector:
         self.pids = list(pids)
         self.proc = proc
         self.position = 0
+        self.progress = 0
         self.next_number = first_number
         self.tally = Tally()
         self._scanner: Scanner | None = Scanner()
@@ -95,13 +97,36 @@ class Collector:
         self._filled = 0  # entries of the buffer in use
         self._batch = Batch([], array("Q"), b"", [])
         self._taken = 0  # batches handed out
+        self._done = self._state()
 
     def batches(self) -> Iterator[Batch]:
         """Yield everything, in batches; a batch is valid until the next one is asked for."""
         for pid in self.pids:
             self.position += 1
+            self.progress += 1
             yield from self._process(pid)
+            self._done = self._state()
         yield self._take_batch()
+
+    def salvage(self) -> tuple[Batch, int]:
+        """Return what is complete, without the process being read, and the next number.
+
+        To be called when the thread that runs `batches` is to be given up; it may go on
+        until its next batch is full, but changes nothing of what is returned.
+        """
+        batch, processes, runs, filled, number = self._done
+        if batch is not self._batch:
+            # Earlier batches hold a part of the process, and this one holds nothing else.
+            return Batch([], array("Q"), b"", [number]), number + 1
+        entries = bytes(self._view[: filled * ENTRY_SIZE])
+        return (
+            Batch(batch.processes[:processes], batch.runs[:runs], entries, list(batch.dropped)),
+            number,
+        )
+
+    def _state(self) -> tuple[Batch, int, int, int, int]:
+        batch = self._batch
+        return batch, len(batch.processes), len(batch.runs), self._filled, self.next_number
 
     def _process(self, pid: int) -> Iterator[Batch]:
         for last_try in (False, True):
@@ -190,6 +215,7 @@ class Collector:
                 count = min(end - start, room - self._filled)
                 low = self._filled * ENTRY_SIZE
                 view = self._view[low : low + count * ENTRY_SIZE]
+                self.progress += 1
                 got = os.preadv(fd, [view], start * ENTRY_SIZE) // ENTRY_SIZE
                 if got:
                     self._batch.runs.extend((number, start, got))

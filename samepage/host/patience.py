@@ -1,0 +1,84 @@
+"""Collecting with a limit on how long one process may hold everything up.
+
+Reading /proc/PID/maps, pagemap or cmdline takes the address space's lock, and waits for it
+without end: a thread that is stuck in D state (a disk or a network file system that does not
+answer) may hold it. Nothing in /proc says beforehand whether it will. So the reading is
+done by a thread of its own, one step at a time; when a process takes longer than the limit,
+that thread is left to itself, the process is counted in `Tally.stuck`, and a new thread
+goes on with the next one. (The wait can be ended by SIGKILL only, so the thread goes away when
+the process is freed, or when we exit.)
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+from samepage.host.collect import Batch, Collector
+from samepage.host.procfs import Tally
+
+PATIENCE = 2.0
+"""Seconds that one process may take without any progress."""
+
+
+class _Worker:
+    """A thread that makes the next batch when it is asked to."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="samepage-collect", daemon=True).start()
+
+    def next_batch(self, patience: float) -> Batch | None:
+        """Return the next batch, None at the end.
+
+        Raises `TimeoutError` when a process made no progress for `patience` seconds, after
+        which the worker must not be used any more; and whatever the collector raises.
+        """
+        self._requests.put(True)
+        while True:
+            before = self.collector.progress
+            try:
+                answer = self._answers.get(timeout=patience)
+            except queue.Empty:
+                if self.collector.progress == before:
+                    raise TimeoutError from None
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._requests.put(False)
+
+    def _work(self) -> None:
+        batches = self.collector.batches()
+        while self._requests.get():
+            try:
+                self._answers.put(next(batches, None))
+            except BaseException as error:
+                self._answers.put(error)
+
+
+def collect_patiently(
+    pids: list[int], tally: Tally, *, proc: str = "/proc", patience: float = PATIENCE
+) -> Iterator[Batch]:
+    """Yield the batches of `pids` as `Collector.batches` does, and add to `tally` at the end."""
+    number = 0
+    while True:
+        worker = _Worker(Collector(pids, proc=proc, first_number=number))
+        collector = worker.collector
+        try:
+            while (batch := worker.next_batch(patience)) is not None:
+                yield batch
+            tally.add(collector.tally)
+            return
+        except TimeoutError:
+            pids = pids[collector.position :]
+            tally.add(collector.tally)
+            tally.stuck += 1
+            batch, number = collector.salvage()
+            yield batch
+        finally:
+            worker.close()
