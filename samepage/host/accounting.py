@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host.capture import Capture
-from samepage.snapshot.kinds import PageFlags
+from samepage.host.frame_table import FrameTable
+from samepage.snapshot.kinds import FrameKind, PageFlags
 
 PSS_SHIFT = 12
 PAGE_SIZE = 4096
@@ -25,20 +26,25 @@ _PAGES_AT_ONCE = 1 << 18
 
 Counts = npt.NDArray[np.int64]
 
-_SHARED = np.uint8(2)
-_SWAPPED = 4
-_NOTHING = 5
-_CLASSES = 6
+_SHARED = 2
+_ANONYMOUS = 4
+_SWAPPED = 8
+_NOTHING = 9
+_CLASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class VmaSums:
-    """One value per VMA. All are in pages, but `pss`: bytes << PSS_SHIFT."""
+    """One value per VMA. All are in pages, but `pss`: bytes << PSS_SHIFT.
+
+    Invariants: `anonymous` is at most `rss`; `pss` is at most `rss` pages.
+    """
 
     private_clean: Counts
     private_dirty: Counts
     shared_clean: Counts
     shared_dirty: Counts
+    anonymous: Counts
     swapped: Counts
     pss: npt.NDArray[np.uint64]
 
@@ -61,12 +67,7 @@ class VmaSums:
 def account(capture: Capture) -> VmaSums:
     """Return the sums of each VMA of a capture whose frames are visible."""
     frames, pages = capture.frames, capture.pages
-    shared = frames.mapcount >= 2
-    resident = frames.resident
-    # One more row for pages without a frame: swapped ones.
-    group = np.append(np.where(resident, shared * _SHARED, _NOTHING), _SWAPPED).astype(np.uint8)
-    share = (PAGE_SIZE << PSS_SHIFT) // np.maximum(frames.mapcount, 1).astype(np.uint64)
-    share = np.append(np.where(resident, share, 0), 0).astype(np.uint64)
+    code, share = _by_frame(frames)
     counts = np.zeros((len(capture.vmas), _CLASSES), dtype=np.int64)
     pss = np.zeros(len(capture.vmas), dtype=np.uint64)
     used = np.flatnonzero(capture.last > capture.first)
@@ -78,13 +79,31 @@ def account(capture: Capture) -> VmaSums:
         vmas = used[begin:end]
         cuts = np.maximum(starts[begin:end] - low, 0)
         rows = pages.frame[low:high]
-        kinds = group[rows]
+        codes = code[rows]
         dirty = (pages.flags[low:high] & np.uint16(PageFlags.DIRTY)) != 0
-        kinds += dirty & (kinds < _SWAPPED)
+        codes += dirty & (codes < _SWAPPED)
         lengths = np.diff(cuts, append=high - low)
-        places = np.repeat(np.arange(len(vmas)) * _CLASSES, lengths) + kinds
+        places = np.repeat(np.arange(len(vmas)) * _CLASSES, lengths) + codes
         found = np.bincount(places, minlength=len(vmas) * _CLASSES)
         counts[vmas] += found.reshape(-1, _CLASSES)
         pss[vmas] += np.add.reduceat(share[rows], cuts)
-    columns = [counts[:, column].copy() for column in range(_SWAPPED + 1)]
-    return VmaSums(columns[0], columns[1], columns[2], columns[3], columns[4], pss)
+    classes = counts[:, :_SWAPPED].reshape(-1, 2, 2, 2)  # anonymous, shared, dirty
+    by_sharing = classes.sum(axis=1)
+    return VmaSums(
+        private_clean=by_sharing[:, 0, 0],
+        private_dirty=by_sharing[:, 0, 1],
+        shared_clean=by_sharing[:, 1, 0],
+        shared_dirty=by_sharing[:, 1, 1],
+        anonymous=classes[:, 1].sum(axis=(1, 2)),
+        swapped=counts[:, _SWAPPED],
+        pss=pss,
+    )
+
+
+def _by_frame(frames: FrameTable) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Return class and share of a page by its frame; the last row is of pages without one."""
+    anonymous = (frames.kind == FrameKind.ANON) | (frames.kind == FrameKind.KSM)
+    code = (frames.mapcount >= 2) * _SHARED + anonymous * _ANONYMOUS
+    code = np.append(np.where(frames.resident, code, _NOTHING), _SWAPPED).astype(np.uint8)
+    share = (PAGE_SIZE << PSS_SHIFT) // np.maximum(frames.mapcount, 1).astype(np.uint64)
+    return code, np.append(np.where(frames.resident, share, 0), 0).astype(np.uint64)

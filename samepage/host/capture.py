@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from samepage.errors import SamepageError
+from samepage.host.background import BackgroundCollector
 from samepage.host.collect import Batch, RawProcess
 from samepage.host.frame_table import FrameTable, classify, first_pages, number_frames
 from samepage.host.inodes import Door, File, describe_file
 from samepage.host.kpage import read_kernel_pages
 from samepage.host.maps import MapsParser, Vmas
 from samepage.host.pages import Pages, PagesBuilder
-from samepage.host.patience import collect_patiently
+from samepage.host.patience import collect_system
 from samepage.host.processes import Process, parse_process
-from samepage.host.procfs import Tally, list_pids
+from samepage.host.procfs import Tally
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 if TYPE_CHECKING:
@@ -66,36 +66,41 @@ class Capture:
         """Return the position in `files` for each VMA, -1 for no file."""
         return self.mapping_file[self.vmas.mapping]
 
+    def process_pages(self, number: int) -> tuple[int, int]:
+        """Return the number of a process's first page, and that after its last."""
+        low, high = np.searchsorted(self.pages.run_process, (number, number + 1)).tolist()
+        bounds = np.append(self.pages.run_first, len(self.pages))
+        return int(bounds[low]), int(bounds[high])
+
 
 def capture(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> "Snapshot":
     """Return a snapshot of the processes `pids`, None for all of the system.
 
-    Raises `SamepageError` if `proc` cannot be read, or none of the given pids exists.
+    Raises `SamepageError` if `proc` cannot be read. A pid that does not exist is only counted.
     """
     from samepage.host.to_snapshot import to_snapshot
 
     return to_snapshot(read_system(pids, proc=proc))
 
 
-def read_system(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> Capture:
-    """Return the capture of the processes `pids`, None for all. Errors as in `capture`."""
-    listed = list_processes(pids, proc)
+def read_system(
+    pids: Sequence[int] | None = None,
+    *,
+    proc: str = "/proc",
+    collector: BackgroundCollector | None = None,
+) -> Capture:
+    """Return the capture of the processes `pids`, None for all. Errors as in `capture`.
+
+    If `collector` is given, it collects already (the same pids, of the same `proc`).
+    """
     builder = CaptureBuilder(proc)
-    for batch in collect_patiently(listed, builder.tally, proc=proc):
+    if collector is not None:
+        batches = collector.batches(builder.tally)
+    else:
+        batches = collect_system(pids, builder.tally, proc=proc)
+    for batch in batches:
         builder.add(batch)
-    if pids is None:
-        builder.tally.appeared = len(set(list_pids(proc)).difference(listed))
     return builder.build()
-
-
-def list_processes(pids: Sequence[int] | None, proc: str) -> list[int]:
-    """Return the pids to read, ascending. Raises `SamepageError`."""
-    if pids is not None:
-        return sorted(set(pids))
-    try:
-        return list_pids(proc)
-    except OSError as error:
-        raise SamepageError(f"cannot read {proc}: {error.strerror}") from None
 
 
 class CaptureBuilder:

@@ -11,10 +11,11 @@ the process is freed, or when we exit.)
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from samepage.errors import SamepageError
 from samepage.host.collect import Batch, Collector
-from samepage.host.procfs import Tally
+from samepage.host.procfs import Tally, list_pids
 
 PATIENCE = 2.0
 """Seconds that one process may take without any progress."""
@@ -59,6 +60,22 @@ class _Worker:
                 self._answers.put(next(batches, None))
             except BaseException as error:
                 self._answers.put(error)
+
+
+def collect_system(
+    pids: Sequence[int] | None, tally: Tally, *, proc: str = "/proc", patience: float = PATIENCE
+) -> Iterator[Batch]:
+    """Yield the batches of `pids`, None for all processes; `tally` is complete at the end.
+
+    Raises `SamepageError` if `proc` cannot be read.
+    """
+    try:
+        listed = list_pids(proc) if pids is None else sorted(set(pids))
+        yield from collect_patiently(listed, tally, proc=proc, patience=patience)
+        if pids is None:
+            tally.appeared += len(set(list_pids(proc)).difference(listed))
+    except OSError as error:
+        raise SamepageError(f"cannot read {proc}: {error.strerror}") from None
 
 
 def collect_patiently(
