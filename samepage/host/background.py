@@ -22,11 +22,16 @@ from samepage.host.procfs import Tally
 
 
 class BackgroundCollector:
-    """A child process that collects `pids` (None: all) from `proc`, started at once."""
+    """A child process that collects `pids` from `proc`, started at once.
+
+    None are all processes but the child and this one, whose memory would be of a program
+    that is just starting.
+    """
 
     def __init__(self, pids: Sequence[int] | None, *, proc: str = "/proc") -> None:
         self._pids = pids
         self._proc = proc
+        self._ours = frozenset((os.getpid(),))
         self._fd = os.memfd_create("samepage", os.MFD_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
@@ -43,7 +48,7 @@ class BackgroundCollector:
         _, status = os.waitpid(self._child, 0)
         with open(self._fd, "rb", buffering=1 << 16) as stream:
             if status != 0:
-                yield from collect_system(self._pids, tally, proc=self._proc)
+                yield from collect_system(self._pids, tally, proc=self._proc, without=self._ours)
                 return
             stream.seek(0)
             while isinstance(item := pickle.load(stream), Batch):
@@ -52,9 +57,10 @@ class BackgroundCollector:
 
     def _collect(self) -> None:
         tally = Tally()
+        self._ours |= {os.getpid()}
         with open(self._fd, "wb", buffering=0, closefd=False) as raw:
             stream = io.BufferedWriter(raw, 1 << 16)
-            for batch in collect_system(self._pids, tally, proc=self._proc):
+            for batch in collect_system(self._pids, tally, proc=self._proc, without=self._ours):
                 batch.entries = bytes(batch.entries)
                 pickle.dump(batch, stream, pickle.HIGHEST_PROTOCOL)
             pickle.dump(tally, stream, pickle.HIGHEST_PROTOCOL)

@@ -63,17 +63,25 @@ class _Worker:
 
 
 def collect_system(
-    pids: Sequence[int] | None, tally: Tally, *, proc: str = "/proc", patience: float = PATIENCE
+    pids: Sequence[int] | None,
+    tally: Tally,
+    *,
+    proc: str = "/proc",
+    patience: float = PATIENCE,
+    without: frozenset[int] = frozenset(),
 ) -> Iterator[Batch]:
-    """Yield the batches of `pids`, None for all processes; `tally` is complete at the end.
+    """Yield the batches of `pids`, None for all processes but `without`.
+
+    `tally` is complete at the end.
 
     Raises `SamepageError` if `proc` cannot be read.
     """
     try:
-        listed = list_pids(proc) if pids is None else sorted(set(pids))
+        wanted = set(list_pids(proc)) - without if pids is None else set(pids)
+        listed = sorted(wanted)
         yield from collect_patiently(listed, tally, proc=proc, patience=patience)
         if pids is None:
-            tally.appeared += len(set(list_pids(proc)).difference(listed))
+            tally.appeared += len(set(list_pids(proc)) - wanted - without)
     except OSError as error:
         raise SamepageError(f"cannot read {proc}: {error.strerror}") from None
 

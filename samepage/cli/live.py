@@ -1,0 +1,119 @@
+"""`samepage live`: the report from the running system.
+
+The order of what happens here is a matter of speed: the collecting child starts first, and
+NumPy is imported while it works. Arrow and the report's other libraries are imported only
+if an output asks for them.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from samepage.errors import SamepageError
+from samepage.host.background import BackgroundCollector
+from samepage.host.select import find_processes
+
+if TYPE_CHECKING:
+    from samepage.host.capture import Capture
+
+
+@click.command("live")
+@click.argument("targets", nargs=-1, metavar="[PID|NAME]...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="PATH",
+    help="Write the report to a file (.json or .html), or the snapshot to a directory (Parquet).",
+)
+@click.option(
+    "--prometheus",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write metrics for node_exporter's textfile collector (a name ending in .prom).",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows of each table; 0 shows all.",
+)
+@click.option("--proc", type=click.Path(), default="/proc", hidden=True)
+def command(
+    targets: tuple[str, ...], output: str | None, prometheus: str | None, limit: int, proc: str
+) -> None:
+    """Show what the processes of this system share, from the kernel's own page tables.
+
+    Without arguments all processes are read. Frame numbers need root (CAP_SYS_ADMIN); without,
+    the kernel's own sums (smaps) of your processes are shown.
+    """
+    pids = find_processes(targets, proc) if targets else None
+    collector = BackgroundCollector(pids, proc=proc)
+    # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from samepage.host.capture import read_system
+
+    capture = read_system(pids, proc=proc, collector=collector)
+    if targets and not capture.processes:
+        raise SamepageError(_why_nothing(capture))
+    if output is not None:
+        _write(capture, output)
+    if output is None or prometheus is not None:
+        _summarize(capture, output is None and prometheus is None, prometheus, limit, proc)
+    missing = _what_is_missing(capture)
+    if missing:
+        click.echo(f"samepage: {missing}", err=True)
+
+
+def _summarize(
+    capture: "Capture", to_stdout: bool, prometheus: str | None, limit: int, proc: str
+) -> None:
+    from samepage.host.summary import Summary
+
+    summary = Summary(capture, proc)
+    if prometheus is not None:
+        from samepage.report.output import replacing
+        from samepage.report.prometheus import prometheus_text
+
+        with replacing(prometheus) as stream:
+            stream.write(prometheus_text(summary))
+    if to_stdout:
+        from samepage.report.live_text import live_text
+
+        for line in live_text(summary, limit):
+            sys.stdout.write(line + "\n")
+
+
+def _write(capture: "Capture", output: str) -> None:
+    raise NotImplementedError
+
+
+def _why_nothing(capture: "Capture") -> str:
+    tally = capture.tally
+    if tally.denied:
+        return "the process may not be read: run as its user, or with sudo (CAP_SYS_PTRACE)"
+    if tally.stuck:
+        return "the process could not be read in time: a lock of its memory is held"
+    if tally.without_memory:
+        return "the process has no memory of its own: it is a kernel thread or has exited"
+    return "the process exited while it was read"
+
+
+def _what_is_missing(capture: "Capture") -> str:
+    """Return one line that says what could not be seen and how to get it, or ""."""
+    denied = capture.tally.denied
+    others = f"{denied} processes of others" if denied > 1 else "1 process of others"
+    if not capture.frames_visible:
+        more = f", and {others} need CAP_SYS_PTRACE" if denied else ""
+        return (
+            "which pages are shared with whom is not known: frame numbers need CAP_SYS_ADMIN"
+            f"{more}; use sudo"
+        )
+    if denied and os.geteuid() != 0:
+        return f"{others} could not be read: that needs CAP_SYS_PTRACE; use sudo"
+    return ""
