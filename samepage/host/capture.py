@@ -25,9 +25,14 @@ import numpy.typing as npt
 
 from samepage.host.background import BackgroundCollector
 from samepage.host.collect import Batch, RawProcess
-from samepage.host.frame_table import FrameTable, classify, first_pages, number_frames
+from samepage.host.frame_table import (
+    FrameTable,
+    classify,
+    exclusive_frames,
+    first_pages,
+    number_frames,
+)
 from samepage.host.inodes import Door, File, describe_file
-from samepage.host.kpage import read_kernel_pages
 from samepage.host.maps import MapsParser, Vmas
 from samepage.host.pages import Pages, PagesBuilder
 from samepage.host.patience import collect_system
@@ -164,7 +169,8 @@ class CaptureBuilder:
     def _frames(self, pages: Pages) -> tuple[FrameTable, bool]:
         numbers, pages.frame = number_frames(pages.frame)
         present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
-        table = classify(numbers, read_kernel_pages(numbers, self.proc))
+        exclusive = exclusive_frames(pages.frame, pages.flags, len(numbers))
+        table = classify(numbers, exclusive, self.proc)
         if len(numbers):
             is_dirty = np.append(table.dirty, False)
             dirty = np.uint16(PageFlags.DIRTY)
@@ -211,18 +217,18 @@ def _assign_files(
     frames: FrameTable,
     mapping_file: npt.NDArray[np.int32],
 ) -> None:
-    """Fill in file and index of each frame, from the first page that has it."""
-    if not len(frames):
-        return
-    page = first_pages(pages.frame, len(frames))
+    """Fill in file and index of each frame of a file, from the first page that has it."""
+    cached = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.HUGETLB)
+    rows = np.flatnonzero(np.isin(frames.kind, cached))
+    page = first_pages(pages.frame, len(frames))[rows]
     vma = np.searchsorted(first, page, side="right") - 1
     mapping = vmas.mapping[vma]
     offsets = np.array([m.offset >> 12 for m in vmas.mappings], dtype=np.int64)
-    names = np.array([m.name.startswith("[v") for m in vmas.mappings], dtype=bool)
-    file = mapping_file[mapping]
-    cached = np.isin(frames.kind, (FrameKind.FILE, FrameKind.SHMEM, FrameKind.HUGETLB))
     vpage = pages.locate(page).astype(np.int64)
     index = vpage - (vmas.start[vma] >> np.uint64(12)).astype(np.int64) + offsets[mapping]
-    frames.file = np.where(cached, file, -1).astype(np.int32)
-    frames.index = np.where(frames.file >= 0, index, -1)
-    frames.kind[(frames.kind == FrameKind.FILE) & names[mapping]] = FrameKind.SPECIAL
+    file = mapping_file[mapping]
+    frames.file[rows] = file
+    frames.index[rows] = np.where(file >= 0, index, -1)
+    of_kernel = np.array([m.name.startswith("[v") for m in vmas.mappings], dtype=bool)
+    special = (frames.kind[rows] == FrameKind.FILE) & of_kernel[mapping]
+    frames.kind[rows[special]] = FrameKind.SPECIAL

@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host import kpage
-from samepage.snapshot.kinds import FrameFlags, FrameKind
+from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
 
 CHUNK = 1 << 18
 DENSE_FACTOR = 16
@@ -113,17 +113,34 @@ def first_pages(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return first[:count]
 
 
-def classify(frames: Numbers, known: kpage.KernelPages | None) -> FrameTable:
+def exclusive_frames(
+    rows: npt.NDArray[Any], flags: npt.NDArray[np.uint16], count: int
+) -> npt.NDArray[np.bool_]:
+    """Return which of `count` frames some page calls exclusive: they are mapped exactly once."""
+    exclusive = np.zeros(count + 1, dtype=bool)
+    wanted = np.uint16(PageFlags.EXCLUSIVE)
+    for low in range(0, len(rows), CHUNK):
+        told = (flags[low : low + CHUNK] & wanted) != 0
+        exclusive[rows[low : low + CHUNK][told]] = True
+    return exclusive[:count]
+
+
+def classify(frames: Numbers, exclusive: npt.NDArray[np.bool_], proc: str) -> FrameTable:
     """Return the table of `frames` by what the kernel says of them; without files yet.
 
-    If the kernel did not let its flags be read, kinds are UNKNOWN.
+    Frames that are `exclusive` need no look into kpagecount. If the kernel does not let its
+    flags be read, kinds are UNKNOWN.
     """
     count = len(frames)
+    known = kpage.read_flags(frames, proc)
     if known is None:
-        known = kpage.KernelPages(np.zeros(count, np.int32), np.zeros(count, np.uint64))
-        kind = np.zeros(count, dtype=np.uint8)
-    else:
-        kind = _kinds(known.flags)
+        known = np.full(count, kpage.NOPAGE, dtype=np.uint64)
+    mapcount = np.ones(count, dtype=np.int32)
+    # Of a folio that is mapped by one huge entry, pagemap tells it of the first page only.
+    shared = np.flatnonzero(~exclusive | _has(known, kpage.THP | kpage.HUGE))
+    counts = kpage.read_counts(frames[shared], proc)
+    mapcount[shared] = 0 if counts is None else counts
+    kind = _kinds(known)
     flags = np.zeros(count, dtype=np.uint32)
     for bit, flag in (
         (kpage.DIRTY, FrameFlags.DIRTY),
@@ -132,13 +149,13 @@ def classify(frames: Numbers, known: kpage.KernelPages | None) -> FrameTable:
         (kpage.THP, FrameFlags.THP),
         (kpage.MLOCKED, FrameFlags.MLOCKED),
     ):
-        flags[_has(known.flags, bit)] |= np.uint32(flag)
+        flags[_has(known, bit)] |= np.uint32(flag)
     return FrameTable(
         frames,
         kind,
-        known.counts,
+        mapcount,
         flags,
-        _dirty(kind, known.flags),
+        _dirty(kind, known),
         (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
         np.full(count, -1, dtype=np.int32),
         np.full(count, -1, dtype=np.int64),

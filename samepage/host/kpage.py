@@ -12,7 +12,6 @@ frame's flags, and a call costs over a microsecond from Python, so gaps are kept
 """
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,45 +38,45 @@ ZERO_PAGE = 1 << 24
 MLOCKED = 1 << 33
 """Bits of kpageflags (include/uapi/linux/kernel-page-flags.h and linux/kernel-page-flags.h)."""
 
-GAP = 16
-"""Frames between two of interest that are read along."""
+GAP = 8
+"""Frames between two of interest that are read along; measured: the fastest in all."""
 _CHUNK = 1 << 17
 
 Numbers = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class KernelPages:
-    """The answers for the frames that were asked for, in their order."""
+def read_counts(frames: Numbers, proc: str = "/proc") -> npt.NDArray[np.int32] | None:
+    """Return how many page table entries map each of `frames`, which must ascend strictly.
 
-    counts: npt.NDArray[np.int32]
-    flags: Numbers
-
-
-def read_kernel_pages(frames: Numbers, proc: str = "/proc") -> KernelPages | None:
-    """Return count and flags of `frames`, which must ascend strictly.
-
-    None if the two files may not be read, or are not there (they are root's, and exist with
-    CONFIG_PROC_PAGE_MONITOR). A frame beyond their end counts 0 with flags NOPAGE.
+    None if kpagecount may not be read, or is not there (it is root's, and exists with
+    CONFIG_PROC_PAGE_MONITOR). A frame beyond its end counts 0.
     """
-    columns = []
-    for name, missing in (("kpagecount", 0), ("kpageflags", NOPAGE)):
-        try:
-            fd = os.open(f"{proc}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            columns.append(_read(fd, frames, missing))
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-    counts = np.minimum(columns[0], np.uint64(2**31 - 1)).astype(np.int32)
-    return KernelPages(counts, columns[1])
+    counts = _read(f"{proc}/kpagecount", frames, 0)
+    if counts is None:
+        return None
+    return np.minimum(counts, np.uint64(2**31 - 1)).astype(np.int32)
 
 
-def _read(fd: int, frames: Numbers, missing: int) -> Numbers:
+def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers | None:
+    """Return the flags of each of `frames`, as `read_counts` does; beyond the end NOPAGE."""
+    return _read(f"{proc}/kpageflags", frames, NOPAGE)
+
+
+def _read(path: str, frames: Numbers, missing: int) -> Numbers | None:
     """Return the entries of one of the files for `frames`, `missing` where it has none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_runs(fd, frames, missing)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _read_runs(fd: int, frames: Numbers, missing: int) -> Numbers:
     out = np.empty(len(frames), dtype=np.uint64)
     for first in range(0, len(frames), _CHUNK):
         wanted = frames[first : first + _CHUNK]

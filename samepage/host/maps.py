@@ -16,19 +16,25 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.procfs import Tally
 
-_LINE = re.compile(rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) (.*)$", re.MULTILINE)
+_LINE = re.compile(rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (.*)")
 _REST = re.compile(
     rb"([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]{1,8}):([0-9a-f]{1,8}) ([0-9]{1,20})(?: +(.*))?"
 )
 DELETED = " (deleted)"
 MINOR_BITS = 20
+
+_WIDTH = 12
+_HEAD = 2 * _WIDTH + 2
+"""The length of two addresses of `_WIDTH` digits, with the dash and the space."""
+_PLACES = np.array([16**place for place in reversed(range(_WIDTH))], dtype=np.uint64)
+_DIGITS = np.full(256, 255, dtype=np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 Addresses = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
@@ -80,32 +86,24 @@ class MapsParser:
         Lines that do not have the kernel's form, or that overlap one before them, are left
         out, and their process is counted in `tally.malformed`.
         """
-        lows: list[bytes] = []
-        highs: list[bytes] = []
-        ids: list[int] = []
-        numbers: list[int] = []
-        counts: list[int] = []
-        for number, data in processes:
-            lines = _LINE.findall(data)
-            before = len(ids)
-            for low, high, rest in lines:
-                known = self._known.get(rest)
-                if known is None:
-                    known = self._learn(rest)
-                if known >= 0:
-                    lows.append(low)
-                    highs.append(high)
-                    ids.append(known)
-            numbers.append(number)
-            counts.append(len(ids) - before)
-            if counts[-1] != data.count(b"\n"):
-                self.tally.malformed += 1
-        return self._columns(
-            np.repeat(np.array(numbers, dtype=np.int32), counts),
-            np.array([int(text, 16) for text in lows], dtype=np.uint64),
-            np.array([int(text, 16) for text in highs], dtype=np.uint64),
-            np.array(ids, dtype=np.int32),
-        )
+        texts = [data if data.endswith(b"\n") else data + b"\n" for _, data in processes]
+        numbers = np.array([number for number, _ in processes], dtype=np.int32)
+        process = np.repeat(numbers, [text.count(b"\n") for text in texts])
+        lines = b"".join(texts).split(b"\n")
+        lines.pop()
+        start, end, rests = _split_addresses(lines)
+        known = self._known
+        ids = list(map(known.get, rests))
+        if None in ids:
+            ids = [known[rest] if rest in known else self._learn(rest) for rest in rests]
+        mapping = np.array(ids, dtype=np.int32)
+        good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(4095) == 0)
+        if len(good) > 1:
+            good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
+        if not good.all():
+            self.tally.malformed += len(np.unique(process[~good]))
+            good = _without_overlaps(process, start, end, mapping)
+        return Vmas(process[good], start[good], end[good], mapping[good], self.mappings)
 
     def _learn(self, rest: bytes) -> int:
         match = _REST.fullmatch(rest)
@@ -125,28 +123,41 @@ class MapsParser:
         self._known[rest] = number
         return number
 
-    def _columns(self, process: Ids, start: Addresses, end: Addresses, ids: Ids) -> Vmas:
-        bad = (start >= end) | ((start | end) & np.uint64(4095) != 0)
-        if len(start) > 1:
-            same = process[1:] == process[:-1]
-            bad[1:] |= same & (start[1:] < end[:-1])
-        if bad.any():
-            keep = self._sound(process, start, end, bad)
-            process, start, end, ids = process[keep], start[keep], end[keep], ids[keep]
-        return Vmas(process, start, end, ids, self.mappings)
 
-    def _sound(
-        self, process: Ids, start: Addresses, end: Addresses, bad: npt.NDArray[Any]
-    ) -> npt.NDArray[np.bool_]:
-        """Return which rows may stay: the rare way, one by one, for processes with bad rows."""
-        self.tally.malformed += len(np.unique(process[bad]))
-        keep = np.ones(len(start), dtype=bool)
-        for number in np.unique(process[bad]):
-            last = 0
-            for row in np.flatnonzero(process == number):
-                low, high = int(start[row]), int(end[row])
-                if low >= high or (low | high) & 4095 or low < last:
-                    keep[row] = False
-                else:
-                    last = high
-        return keep
+def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[bytes]]:
+    """Return start, end and the rest of each line; (0, 0) if it does not begin with a range.
+
+    Nearly all addresses have 12 digits (0x7f... and 0x55...): those are read as columns of one
+    array of characters. The rest is taken one by one.
+    """
+    rests = [line[_HEAD:] for line in lines]
+    heads = b"".join([line[:_HEAD].ljust(_HEAD) for line in lines])
+    characters = np.frombuffer(heads, dtype=np.uint8).reshape(-1, _HEAD)
+    digits = _DIGITS[characters]
+    regular = (characters[:, _WIDTH] == ord("-")) & (characters[:, _HEAD - 1] == ord(" "))
+    regular &= (digits[:, :_WIDTH].max(axis=1, initial=0) < 16) & (
+        digits[:, _WIDTH + 1 : _HEAD - 1].max(axis=1, initial=0) < 16
+    )
+    start = digits[:, :_WIDTH].astype(np.uint64) @ _PLACES
+    end = digits[:, _WIDTH + 1 : _HEAD - 1].astype(np.uint64) @ _PLACES
+    for number in np.flatnonzero(~regular).tolist():
+        match = _LINE.fullmatch(lines[number])
+        low, high, rests[number] = match.groups() if match else (b"0", b"0", b"")
+        start[number], end[number] = int(low, 16), int(high, 16)
+    return start, end, rests
+
+
+def _without_overlaps(
+    process: Ids, start: Addresses, end: Addresses, mapping: Ids
+) -> npt.NDArray[np.bool_]:
+    """Return which rows may stay: the slow way, for maps that no kernel wrote."""
+    keep = np.zeros(len(start), dtype=bool)
+    owner, last = -1, 0
+    columns = (process.tolist(), start.tolist(), end.tolist(), mapping.tolist())
+    for row, (number, low, high, known) in enumerate(zip(*columns, strict=True)):
+        if number != owner:
+            owner, last = number, 0
+        if known >= 0 and last <= low < high and (low | high) & 4095 == 0:
+            keep[row] = True
+            last = high
+    return keep

@@ -5,6 +5,7 @@ anything, also `)`, so the fields begin after the last one. A container is not a
 the kernel knows: its id is told by the name that the runtime gave to the control group.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def parse_process(raw: RawProcess) -> Process:
     """Make sense of the files of one process; what is missing or damaged becomes 0 or ""."""
     comm, ppid, minor, major = parse_stat(raw.stat)
     cgroup = parse_cgroup(raw.cgroup)
-    uid = _UID.search(raw.status)
+    uid = _UID.search(raw.status, max(raw.status.find(b"\nUid:"), 0))
     argv = raw.cmdline.removesuffix(b"\0").split(b"\0") if raw.cmdline else []
     return Process(
         raw.pid,
@@ -81,6 +82,7 @@ def parse_stat(stat: bytes) -> tuple[str, int, int, int]:
         return comm, 0, 0, 0
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_cgroup(data: bytes) -> str:
     """Return the control group that accounts memory: the unified one, or memory's of v1."""
     paths: dict[str, str] = {}
@@ -95,6 +97,7 @@ def parse_cgroup(data: bytes) -> str:
     return paths.get("", "")
 
 
+@functools.lru_cache(maxsize=4096)
 def find_container(cgroup: str) -> str:
     """Return "RUNTIME:ID" for a control group of a container that is known, else ""."""
     for pattern, runtime in _CONTAINERS:

@@ -6,7 +6,16 @@ import time
 import pytest
 
 SmapsVma = dict[str, int]
-KEYS = ("Rss", "Pss", "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Swap")
+KEYS = (
+    "Pss",
+    "Rss",
+    "Shared_Clean",
+    "Shared_Dirty",
+    "Private_Clean",
+    "Private_Dirty",
+    "Anonymous",
+    "Swap",
+)
 
 
 def frames_are_visible() -> bool:
