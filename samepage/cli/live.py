@@ -16,7 +16,7 @@ from samepage.host.background import BackgroundCollector
 from samepage.host.select import find_processes
 
 if TYPE_CHECKING:
-    from samepage.host.capture import Capture
+    from samepage.host.system import Capture
 
 
 @click.command("live")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from samepage.host.capture import Capture
 from samepage.host.frame_table import FrameTable
+from samepage.host.system import Capture
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 PSS_SHIFT = 12
@@ -89,11 +89,12 @@ def account(capture: Capture) -> VmaSums:
         pss[vmas] += np.add.reduceat(share[rows], cuts)
     classes = counts[:, :_SWAPPED].reshape(-1, 2, 2, 2)  # anonymous, shared, dirty
     by_sharing = classes.sum(axis=1)
+    private, shared = capture.unseen_dirty[:, 0], capture.unseen_dirty[:, 1]
     return VmaSums(
-        private_clean=by_sharing[:, 0, 0],
-        private_dirty=by_sharing[:, 0, 1],
-        shared_clean=by_sharing[:, 1, 0],
-        shared_dirty=by_sharing[:, 1, 1],
+        private_clean=by_sharing[:, 0, 0] - private,
+        private_dirty=by_sharing[:, 0, 1] + private,
+        shared_clean=by_sharing[:, 1, 0] - shared,
+        shared_dirty=by_sharing[:, 1, 1] + shared,
         anonymous=classes[:, 1].sum(axis=(1, 2)),
         swapped=counts[:, _SWAPPED],
         pss=pss,

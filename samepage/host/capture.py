@@ -1,10 +1,8 @@
 """Capture: physical memory of the running system at one instant, as far as it can be had.
 
     collect     the bytes of /proc/PID/{maps,pagemap,stat,...}        samepage.host.collect
-    decode      VMAs, and pages in runs                      samepage.host.maps, .pages
-    place       pages into VMAs; what lies outside is dropped
-    name        the distinct frames, by kpagecount and kpageflags    samepage.host.kpage
-    inspect     each mapped inode once                               samepage.host.inodes
+    build       columns of processes, VMAs, pages, frames and files   samepage.host.system
+    settle      dirty pages that only smaps can tell                  samepage.host.dirty
 
 The kernel has no snapshot of memory: processes go on while they are read, and every number
 is from the moment it was read. A group of processes that stand still (stopped, or idle) is
@@ -15,67 +13,16 @@ that the rest of samepage takes. They are apart because Arrow takes as long to i
 whole system takes to read.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from samepage.host.background import BackgroundCollector
-from samepage.host.collect import Batch, RawProcess
-from samepage.host.frame_table import (
-    FrameTable,
-    classify,
-    exclusive_frames,
-    first_pages,
-    number_frames,
-)
-from samepage.host.inodes import Door, File, describe_file
-from samepage.host.maps import MapsParser, Vmas
-from samepage.host.pages import Pages, PagesBuilder
+from samepage.host.dirty import settle_dirty
 from samepage.host.patience import collect_system
-from samepage.host.processes import Process, parse_process
-from samepage.host.procfs import Tally
-from samepage.snapshot.kinds import FrameKind, PageFlags
+from samepage.host.system import Capture, CaptureBuilder
 
 if TYPE_CHECKING:
     from samepage.snapshot.tables import Snapshot
-
-
-@dataclass(slots=True)
-class Capture:
-    """What was read, in columns that refer to each other by position.
-
-    Invariants: `vmas.process` and `pages.run_process` are positions in `processes`, which
-    ascend by pid; pages lie in VMAs, `[first[v], last[v])` are those of VMA `v`, and each page is
-    in one; `pages.frame` holds rows of `frames`, or `len(frames)` where there is no frame;
-    `mapping_file` has for each of `vmas.mappings` its position in `files`, or -1.
-    """
-
-    processes: list[Process]
-    vmas: Vmas
-    first: npt.NDArray[np.int64]
-    last: npt.NDArray[np.int64]
-    pages: Pages
-    frames: FrameTable
-    files: list[File]
-    mapping_file: npt.NDArray[np.int32]
-    tally: Tally
-    frames_visible: bool
-    """Whether the kernel told frame numbers (CAP_SYS_ADMIN), so that `frames` is complete."""
-    time_ns: int
-
-    def vma_file(self) -> npt.NDArray[np.int32]:
-        """Return the position in `files` for each VMA, -1 for no file."""
-        return self.mapping_file[self.vmas.mapping]
-
-    def process_pages(self, number: int) -> tuple[int, int]:
-        """Return the number of a process's first page, and that after its last."""
-        low, high = np.searchsorted(self.pages.run_process, (number, number + 1)).tolist()
-        bounds = np.append(self.pages.run_first, len(self.pages))
-        return int(bounds[low]), int(bounds[high])
 
 
 def capture(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> "Snapshot":
@@ -105,130 +52,6 @@ def read_system(
         batches = collect_system(pids, builder.tally, proc=proc)
     for batch in batches:
         builder.add(batch)
-    return builder.build()
-
-
-class CaptureBuilder:
-    """Takes batches in their order, then builds the capture."""
-
-    def __init__(self, proc: str = "/proc") -> None:
-        self.proc = proc
-        self.tally = Tally()
-        self._time_ns = time.time_ns()
-        self._raw: list[RawProcess] = []
-        self._dropped: set[int] = set()
-        self._pages = PagesBuilder()
-
-    def add(self, batch: Batch) -> None:
-        """Take one batch; its buffers may be used again afterwards."""
-        self._raw += batch.processes
-        self._dropped.update(batch.dropped)
-        self._pages.add(batch)
-
-    def build(self) -> Capture:
-        """Return the capture; the builder is used up."""
-        kept = [number for number in range(len(self._raw)) if number not in self._dropped]
-        parser = MapsParser(self.tally)
-        vmas = parser.parse([(number, self._raw[number].maps) for number in kept])
-        pages = self._pages.build()
-        huge = [(number, self._raw[number].huge) for number in kept if self._raw[number].huge]
-        processes = [parse_process(self._raw[number]) for number in kept]
-        self._raw = []
-        first, last, pages = self._place(vmas, pages)
-        _mark_huge(pages, huge)
-        if self._dropped:
-            position = np.full(max(max(kept, default=0), max(self._dropped)) + 1, -1, np.int32)
-            position[kept] = np.arange(len(kept), dtype=np.int32)
-            vmas.process = position[vmas.process]
-            pages.run_process = position[pages.run_process]
-        frames, visible = self._frames(pages)
-        mapping_file, files = self._files(processes, vmas)
-        _assign_files(vmas, first, pages, frames, mapping_file)
-        return Capture(
-            *(processes, vmas, first, last, pages, frames, files, mapping_file),
-            *(self.tally, visible, self._time_ns),
-        )
-
-    def _place(
-        self, vmas: Vmas, pages: Pages
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Pages]:
-        """Return the slices of the VMAs, and the pages without those that lie in none."""
-        first, last = pages.slices(vmas)
-        if int((last - first).sum()) == len(pages):
-            return first, last, pages
-        inside = np.zeros(len(pages) + 1, dtype=np.int32)
-        np.add.at(inside, first, 1)
-        np.add.at(inside, last, -1)
-        wanted = np.cumsum(inside[:-1]) > 0
-        outside = np.searchsorted(pages.run_first, np.flatnonzero(~wanted), side="right") - 1
-        strangers = set(np.unique(pages.run_process[outside]).tolist())
-        self.tally.changed += len(strangers - self._dropped)
-        pages = pages.keep(wanted)
-        return (*pages.slices(vmas), pages)
-
-    def _frames(self, pages: Pages) -> tuple[FrameTable, bool]:
-        numbers, pages.frame = number_frames(pages.frame)
-        present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
-        exclusive = exclusive_frames(pages.frame, pages.flags, len(numbers))
-        table = classify(numbers, exclusive, self.proc)
-        if len(numbers):
-            is_dirty = np.append(table.dirty, False)
-            dirty = np.uint16(PageFlags.DIRTY)
-            for low in range(0, len(pages), 1 << 18):
-                part = slice(low, low + (1 << 18))
-                pages.flags[part] |= is_dirty[pages.frame[part]] * dirty
-        return table, bool(len(numbers)) or not present
-
-    def _files(
-        self, processes: list[Process], vmas: Vmas
-    ) -> tuple[npt.NDArray[np.int32], list[File]]:
-        """Look at each mapped inode once; return the file of each mapping, and the files."""
-        mapping_file = np.full(len(vmas.mappings), -1, dtype=np.int32)
-        used, first = np.unique(vmas.mapping, return_index=True)
-        known: dict[tuple[int, int], int] = {}
-        files: list[File] = []
-        for number, row in zip(used.tolist(), first.tolist(), strict=True):
-            mapping = vmas.mappings[number]
-            if mapping.ino == 0:
-                continue
-            key = (mapping.dev, mapping.ino)
-            if key not in known:
-                known[key] = len(files)
-                pid = processes[int(vmas.process[row])].pid
-                door = Door(pid, int(vmas.start[row]), int(vmas.end[row]))
-                files.append(describe_file(mapping, door, self.proc))
-            mapping_file[number] = known[key]
-        return mapping_file, files
-
-
-def _mark_huge(pages: Pages, huge: list[tuple[int, list[tuple[int, int]]]]) -> None:
-    flag = np.uint16(PageFlags.HUGE)
-    for number, ranges in huge:
-        processes = np.full(2, number, dtype=np.int32)
-        for bounds in ranges:
-            low, high = pages.position(processes, np.array(bounds, dtype=np.uint64))
-            pages.flags[low:high] |= flag
-
-
-def _assign_files(
-    vmas: Vmas,
-    first: npt.NDArray[np.int64],
-    pages: Pages,
-    frames: FrameTable,
-    mapping_file: npt.NDArray[np.int32],
-) -> None:
-    """Fill in file and index of each frame of a file, from the first page that has it."""
-    cached = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.HUGETLB)
-    rows = np.flatnonzero(np.isin(frames.kind, cached))
-    page = first_pages(pages.frame, len(frames))[rows]
-    vma = np.searchsorted(first, page, side="right") - 1
-    mapping = vmas.mapping[vma]
-    offsets = np.array([m.offset >> 12 for m in vmas.mappings], dtype=np.int64)
-    vpage = pages.locate(page).astype(np.int64)
-    index = vpage - (vmas.start[vma] >> np.uint64(12)).astype(np.int64) + offsets[mapping]
-    file = mapping_file[mapping]
-    frames.file[rows] = file
-    frames.index[rows] = np.where(file >= 0, index, -1)
-    of_kernel = np.array([m.name.startswith("[v") for m in vmas.mappings], dtype=bool)
-    special = (frames.kind[rows] == FrameKind.FILE) & of_kernel[mapping]
-    frames.kind[rows[special]] = FrameKind.SPECIAL
+    capture = builder.build()
+    settle_dirty(capture, proc)
+    return capture

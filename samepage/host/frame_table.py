@@ -18,17 +18,19 @@ What a frame is, follows from kpageflags (`stable_page_flags` in fs/proc/page.c)
 The second is in kpageflags. The first is in no file of /proc; it follows from how PTEs
 become dirty:
 
-- Anonymous: the fault that makes the page makes the PTE dirty, and it stays so. It is clean
-  in two cases, and each shows in the flags: a page read back from swap that was not
-  written since (SWAPCACHE), and one given up by MADV_FREE (not SWAPBACKED). In these two
-  cases a PTE that was dirtied afterwards is not seen; and the last few pages (at most 30 per
-  CPU) of MADV_FREE count as dirty until the kernel empties its batch of folios to mark.
+- Anonymous: the fault that makes the page makes the PTE dirty, and it stays so. It may be
+  clean in two cases, and each shows in the flags: a page read back from swap (SWAPCACHE), and
+  one given up by MADV_FREE (not SWAPBACKED). If the PTE was dirtied afterwards, that is not
+  seen. And the last few pages (at most 30 per CPU) of MADV_FREE count as dirty until the kernel
+  empties its batch of folios to mark.
 - KSM marks the frame itself dirty when it merges it (`try_to_merge_one_page`).
 - Page cache: filesystems with dirty accounting write-protect clean pages, and the write fault
   marks the folio (`fault_dirty_shared_page`), so the folio's flag is enough.
 - tmpfs has no such accounting: a page that was first *read* through a writable shared mapping
-  and then written there has a dirty PTE and a clean folio. `samepage.host.dirty`
-  asks smaps about such mappings.
+  and then written there has a dirty PTE and a clean folio.
+
+The frames of which the PTE would have to be seen are `uncertain`; for processes that have
+pages with such frames, `samepage.host.dirty` asks smaps.
 """
 
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ class FrameTable:
     flags: npt.NDArray[np.uint32]
     dirty: npt.NDArray[np.bool_]
     """Whether a page with this frame counts as dirty in smaps."""
+    uncertain: npt.NDArray[np.bool_]
+    """Not `dirty`, but a page with it may have a dirty PTE that cannot be seen."""
     resident: npt.NDArray[np.bool_]
     """Whether it counts in RSS: the zero page and hugetlb do not."""
     file: npt.NDArray[np.int32]
@@ -141,6 +145,7 @@ def classify(frames: Numbers, exclusive: npt.NDArray[np.bool_], proc: str) -> Fr
     counts = kpage.read_counts(frames[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
     kind = _kinds(known)
+    dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)
     for bit, flag in (
         (kpage.DIRTY, FrameFlags.DIRTY),
@@ -155,7 +160,8 @@ def classify(frames: Numbers, exclusive: npt.NDArray[np.bool_], proc: str) -> Fr
         kind,
         mapcount,
         flags,
-        _dirty(kind, known),
+        dirty,
+        ~dirty & ((kind == FrameKind.ANON) | (kind == FrameKind.SHMEM)),
         (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
         np.full(count, -1, dtype=np.int32),
         np.full(count, -1, dtype=np.int64),

@@ -10,8 +10,8 @@ import re
 import numpy as np
 
 from samepage.host.accounting import PSS_SHIFT, VmaSums
-from samepage.host.capture import Capture
 from samepage.host.procfs import read_file
+from samepage.host.system import Capture
 
 _FIELDS = (
     b"Private_Clean",

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host.accounting import PSS_SHIFT, Counts, VmaSums, account
-from samepage.host.capture import Capture
 from samepage.host.inodes import File
 from samepage.host.processes import Process
 from samepage.host.smaps import account_by_smaps
+from samepage.host.system import Capture
 from samepage.snapshot.kinds import FrameKind
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from samepage.host.capture import Capture
+from samepage.host.system import Capture
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 

@@ -237,6 +237,11 @@ def test_shared_memory_that_was_read_first_and_then_written(stopped_program: Sta
     assert_equal_to_smaps([pid])
 
 
+def test_shared_memory_of_which_some_pages_were_written(stopped_program: Start) -> None:
+    pid = stopped_program(SHARED_READ_FIRST.format(then="area[: 8 * 4096 : 4096] = b'x' * 8"))
+    assert_equal_to_smaps([pid])
+
+
 def test_pages_merged_by_ksm(stopped_program: Start) -> None:
     pid = stopped_program(KSM)
     assert_equal_to_smaps([pid])
