@@ -14,8 +14,10 @@ import click
 from samepage.errors import SamepageError
 from samepage.host.background import BackgroundCollector
 from samepage.host.select import find_processes
+from samepage.report import format_of
 
 if TYPE_CHECKING:
+    from samepage.host.summary import Summary
     from samepage.host.system import Capture
 
 
@@ -35,62 +37,76 @@ if TYPE_CHECKING:
     help="Write metrics for node_exporter's textfile collector (a name ending in .prom).",
 )
 @click.option(
-    "--limit",
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "html"]),
+    help="Form of the report; told by the suffix of PATH if not given, else text.",
+)
+@click.option(
+    "--top",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    metavar="ROWS",
-    help="Rows of each table; 0 shows all.",
+    help="Rows of each table on the terminal; 0 for all.",
 )
 @click.option("--proc", type=click.Path(), default="/proc", hidden=True)
 def command(
-    targets: tuple[str, ...], output: str | None, prometheus: str | None, limit: int, proc: str
+    targets: tuple[str, ...],
+    output: str | None,
+    form: str | None,
+    prometheus: str | None,
+    top: int,
+    proc: str,
 ) -> None:
     """Show what the processes of this system share, from the kernel's own page tables.
 
     Without arguments all processes are read. Frame numbers need root (CAP_SYS_ADMIN); without,
     the kernel's own sums (smaps) of your processes are shown.
     """
+    if output is not None and form is None:
+        format_of(output)  # an unknown suffix is an error before the work, not after it
     pids = find_processes(targets, proc) if targets else None
     collector = BackgroundCollector(pids, proc=proc)
     # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from samepage.host.capture import read_system
+    from samepage.host.summary import Summary
 
     capture = read_system(pids, proc=proc, collector=collector)
     if targets and not capture.processes:
         raise SamepageError(_why_nothing(capture))
-    if output is not None:
-        _write(capture, output)
-    if output is None or prometheus is not None:
-        _summarize(capture, output is None and prometheus is None, prometheus, limit, proc)
+    if output is not None or form not in (None, "text"):
+        _write(capture, output, form)
+    elif prometheus is None:
+        _print(Summary(capture, proc), top)
+    if prometheus is not None:
+        _write_metrics(Summary(capture, proc), prometheus)
     missing = _what_is_missing(capture)
     if missing:
         click.echo(f"samepage: {missing}", err=True)
 
 
-def _summarize(
-    capture: "Capture", to_stdout: bool, prometheus: str | None, limit: int, proc: str
-) -> None:
-    from samepage.host.summary import Summary
+def _print(summary: "Summary", top: int) -> None:
+    from samepage.report.live_text import live_text
 
-    summary = Summary(capture, proc)
-    if prometheus is not None:
-        from samepage.report.output import replacing
-        from samepage.report.prometheus import prometheus_text
-
-        with replacing(prometheus) as stream:
-            stream.write(prometheus_text(summary))
-    if to_stdout:
-        from samepage.report.live_text import live_text
-
-        for line in live_text(summary, limit):
-            sys.stdout.write(line + "\n")
+    sys.stdout.writelines(line + "\n" for line in live_text(summary, top))
 
 
-def _write(capture: "Capture", output: str) -> None:
-    raise NotImplementedError
+def _write_metrics(summary: "Summary", path: str) -> None:
+    from samepage.report.output import replacing
+    from samepage.report.prometheus import prometheus_text
+
+    with replacing(path) as stream:
+        stream.write(prometheus_text(summary))
+
+
+def _write(capture: "Capture", output: str | None, form: str | None) -> None:
+    from samepage.host.to_snapshot import to_snapshot
+    from samepage.report import write_report
+
+    write_report(to_snapshot(capture), sys.stdout if output is None else output, form)
 
 
 def _why_nothing(capture: "Capture") -> str:

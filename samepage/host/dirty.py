@@ -61,7 +61,8 @@ def _uncertain_pages(capture: Capture) -> npt.NDArray[np.int64]:
     vma = np.searchsorted(capture.first, pages, side="right") - 1
     perms = np.array([mapping.perms[3] == "s" for mapping in capture.vmas.mappings], dtype=bool)
     shmem = frames.kind[rows[pages]] == FrameKind.SHMEM
-    return pages[~shmem | perms[capture.vmas.mapping[vma]]]
+    wanted_pages: npt.NDArray[np.int64] = pages[~shmem | perms[capture.vmas.mapping[vma]]]
+    return wanted_pages
 
 
 def _fields(

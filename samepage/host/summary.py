@@ -16,12 +16,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from samepage.host.accounting import PSS_SHIFT, Counts, VmaSums, account
+from samepage.host.accounting import PAGE_SIZE, PSS_SHIFT, Counts, VmaSums, account
 from samepage.host.inodes import File
 from samepage.host.processes import Process
 from samepage.host.smaps import account_by_smaps
 from samepage.host.system import Capture
 from samepage.snapshot.kinds import FrameKind
+
+__all__ = ["PAGE_SIZE", "FileSum", "GroupSum", "Lost", "ProcessSum", "Summary", "Total"]
 
 
 @dataclass(frozen=True, slots=True)

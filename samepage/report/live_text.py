@@ -4,63 +4,50 @@ It is written without a table library: `samepage live` is a command that is run 
 again, from scripts too, and importing one would take as long as reading the system.
 """
 
+import pwd
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from samepage.host.procfs import Tally
-from samepage.host.summary import FileSum, GroupSum, Lost, ProcessSum, Summary
+from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, Lost, ProcessSum, Summary
+from samepage.report.sizes import count, printable, size
 
 NAME_WIDTH = 34
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+Row = TypeVar("Row")
 
 
-def format_size(size: int) -> str:
-    """Return a number of bytes for people: three digits and an IEC unit."""
-    value = float(size)
-    for unit in _UNITS[:-1]:
-        if value < 999.5 or (unit == "B" and value < 1000):
-            break
-        value /= 1024
-    else:
-        unit = _UNITS[-1]
-    if unit == "B":
-        return f"{size} B"
-    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
-
-
-def format_pages(pages: int) -> str:
-    """Return a number of pages as a size for people."""
-    return format_size(pages << 12)
-
-
-def live_text(summary: Summary, limit: int) -> Iterable[str]:
-    """Yield the lines of the report, with at most `limit` rows in each table (0: all)."""
+def live_text(summary: Summary, top: int) -> Iterable[str]:
+    """Yield the lines of the report, with at most `top` rows in each table (0: all)."""
     capture = summary.capture
     yield from _head(summary)
-    yield from _processes(summary.processes, limit)
-    yield from _files(summary.files, limit, capture.frames_visible)
-    yield from _groups("CONTAINER", summary.containers, limit, capture.frames_visible)
+    yield from _processes(summary.processes, top)
+    yield from _files(summary.files, top, capture.frames_visible)
+    yield from _groups("CONTAINER", summary.containers, top, capture.frames_visible)
     users = summary.users
     if len(users) > 1:
-        yield from _groups("USER", _named(users), limit, capture.frames_visible)
-    yield from _lost(summary.lost, limit)
+        yield from _groups("USER", _named(users), top, capture.frames_visible)
+    yield from _lost(summary.lost, top)
 
 
 def _head(summary: Summary) -> Iterable[str]:
     total = summary.total
-    yield f"{_count(len(summary.processes), 'process')}{describe_tally(summary.capture.tally)}"
+    processes = count(len(summary.processes), "process", "processes")
+    yield processes + describe_tally(summary.capture.tally)
     if summary.capture.frames_visible:
         yield (
-            f"{format_pages(total.rss)} resident in {format_pages(total.frames)} of memory: "
-            f"sharing saves {format_pages(total.saved)}"
+            f"{size(total.rss)} resident in {size(total.frames)} of memory: "
+            f"sharing saves {size(total.saved)}"
         )
     else:
         pss = sum(row.pss for row in summary.processes)
-        yield f"{format_pages(total.rss)} resident, {format_size(pss)} of it theirs (PSS)"
+        yield f"{size(total.rss)} resident, {size(pss / PAGE_SIZE)} of it theirs (PSS)"
     notes = []
     if total.copied:
-        notes.append(f"{format_pages(total.copied)} are private copies of file pages")
+        notes.append(f"{size(total.copied)} are private copies of file pages")
     if total.swapped:
-        notes.append(f"{format_pages(total.swapped)} are swapped out")
+        notes.append(f"{size(total.swapped)} are swapped out")
     if notes:
         yield ", ".join(notes)
 
@@ -75,24 +62,24 @@ def describe_tally(tally: Tally) -> str:
         (tally.stuck, "could not be read in time"),
         (tally.malformed, "with unreadable maps"),
     ]
-    told = [f"{count} {text}" for count, text in parts if count]
+    told = [f"{number} {text}" for number, text in parts if number]
     return f" ({', '.join(told)})" if told else ""
 
 
-def _processes(rows: Sequence[ProcessSum], limit: int) -> Iterable[str]:
+def _processes(rows: Sequence[ProcessSum], top: int) -> Iterable[str]:
     yield from _table(
         f"{'PROCESS':<{NAME_WIDTH}} {'PID':>8} {'PSS':>9} {'USS':>9} {'RSS':>9} {'DIRTY':>9}",
         [
             f"{clip(_process_name(row)):<{NAME_WIDTH}} {row.process.pid:>8} "
-            f"{format_size(row.pss):>9} {format_pages(row.uss):>9} {format_pages(row.rss):>9} "
-            f"{format_pages(row.dirty):>9}"
-            for row in shown(rows, limit)
+            f"{size(row.pss / PAGE_SIZE):>9} {size(row.uss):>9} {size(row.rss):>9} "
+            f"{size(row.dirty):>9}"
+            for row in shown(rows, top)
         ],
         len(rows),
     )
 
 
-def _files(rows: Sequence[FileSum], limit: int, frames_visible: bool) -> Iterable[str]:
+def _files(rows: Sequence[FileSum], top: int, frames_visible: bool) -> Iterable[str]:
     rows = [row for row in rows if row.mapped or row.copied]
     if not frames_visible:
         rows.sort(key=lambda row: -row.pss)
@@ -100,51 +87,49 @@ def _files(rows: Sequence[FileSum], limit: int, frames_visible: bool) -> Iterabl
     yield from _table(
         f"{'FILE':<{width}} {'USED BY':>8} {'MAPPED':>9} {'FRAMES':>9} {'SAVED':>9} {'COPIED':>9}",
         [
-            f"{clip(_file_name(row)):<{width}} {row.processes:>8} {format_pages(row.mapped):>9} "
-            f"{format_pages(row.frames) if frames_visible else '?':>9} "
-            f"{format_pages(row.mapped - row.frames) if frames_visible else '?':>9} "
-            f"{format_pages(row.copied):>9}"
-            for row in shown(rows, limit)
+            f"{clip(_file_name(row)):<{width}} {row.processes:>8} {size(row.mapped):>9} "
+            f"{size(row.frames) if frames_visible else '?':>9} "
+            f"{size(row.mapped - row.frames) if frames_visible else '?':>9} "
+            f"{size(row.copied):>9}"
+            for row in shown(rows, top)
         ],
         len(rows),
     )
 
 
-def _groups(
-    title: str, rows: Sequence[GroupSum], limit: int, frames_visible: bool
-) -> Iterable[str]:
+def _groups(title: str, rows: Sequence[GroupSum], top: int, frames_visible: bool) -> Iterable[str]:
     if not rows:
         return
     width = NAME_WIDTH
     yield from _table(
         f"{title:<{width}} {'PROCS':>8} {'PSS':>9} {'OWN':>9} {'FRAMES':>9} {'RSS':>9}",
         [
-            f"{clip(row.name):<{width}} {row.processes:>8} {format_size(row.pss):>9} "
-            f"{format_pages(row.own) if frames_visible else '?':>9} "
-            f"{format_pages(row.frames) if frames_visible else '?':>9} "
-            f"{format_pages(row.rss):>9}"
-            for row in shown(rows, limit)
+            f"{clip(row.name):<{width}} {row.processes:>8} {size(row.pss / PAGE_SIZE):>9} "
+            f"{size(row.own) if frames_visible else '?':>9} "
+            f"{size(row.frames) if frames_visible else '?':>9} "
+            f"{size(row.rss):>9}"
+            for row in shown(rows, top)
         ],
         len(rows),
     )
 
 
-def _lost(rows: Sequence[Lost], limit: int) -> Iterable[str]:
+def _lost(rows: Sequence[Lost], top: int) -> Iterable[str]:
     if not rows:
         return
     saved = sum(row.saved for row in rows)
     yield ""
-    yield f"LOST SHARING: the same content as different inodes, {format_pages(saved)} in all"
-    for lost in shown(rows, limit):
+    yield f"LOST SHARING: the same content as different inodes, {size(saved)} in all"
+    for lost in shown(rows, top):
         name = _file_name(lost.files[0])
-        yield f"  {name}: {len(lost.files)} inodes, one would save {format_pages(lost.saved)}"
+        yield f"  {name}: {len(lost.files)} inodes, one would save {size(lost.saved)}"
         for row in lost.files:
-            yield f"    {format_pages(row.frames):>9}  {printable(row.file.path)}{_state(row)}"
-    yield from _rest(len(rows), limit)
+            yield f"    {size(row.frames):>9}  {printable(row.file.path)}{_state(row)}"
+    yield from _rest(len(rows), top)
 
 
 def _state(row: FileSum) -> str:
-    users = _count(row.processes, "process")
+    users = count(row.processes, "process", "processes")
     return f"  ({users}{', deleted' if row.file.deleted else ''})"
 
 
@@ -157,12 +142,12 @@ def _table(head: str, lines: list[str], total: int) -> Iterable[str]:
 
 def _rest(total: int, listed: int) -> Iterable[str]:
     if 0 < listed < total:
-        yield f"  and {total - listed} more (--limit 0 shows all)"
+        yield f"  and {total - listed} more (--top 0 shows all)"
 
 
-def shown(rows: Sequence[object], limit: int) -> Sequence[object]:
-    """Return the rows that a table with this limit shows."""
-    return rows[:limit] if limit else rows
+def shown(rows: Sequence[Row], top: int) -> Sequence[Row]:
+    """Return the rows that a table with this top shows."""
+    return rows[:top] if top else rows
 
 
 def clip(text: str, width: int = NAME_WIDTH) -> str:
@@ -173,13 +158,6 @@ def clip(text: str, width: int = NAME_WIDTH) -> str:
     if text.startswith("/"):
         return "…" + text[-(width - 1) :]
     return text[: width - 1] + "…"
-
-
-def printable(text: str) -> str:
-    """Return a name without what could upset a terminal: control characters and surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _process_name(row: ProcessSum) -> str:
@@ -198,9 +176,6 @@ def _file_name(row: FileSum) -> str:
 
 
 def _named(users: Sequence[GroupSum]) -> list[GroupSum]:
-    import pwd
-    from dataclasses import replace
-
     named = []
     for row in users:
         try:
@@ -209,8 +184,3 @@ def _named(users: Sequence[GroupSum]) -> list[GroupSum]:
             name = row.name
         named.append(replace(row, name=name))
     return named
-
-
-def _count(number: int, noun: str) -> str:
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"

@@ -10,12 +10,11 @@ of each are added up under the value `other`.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from samepage.host.summary import GroupSum, Summary
-from samepage.report.live_text import printable
+from samepage.host.summary import PAGE_SIZE, GroupSum, Summary
+from samepage.report.sizes import printable
 
 LIMIT = 50
 OTHER = "other"
-_PAGE = 4096
 
 Samples = Iterable[tuple[str, int]]
 
@@ -35,17 +34,17 @@ def _lines(summary: Summary, limit: int) -> Iterator[str]:
     ]
     help_text = "Processes that were not, or not wholly, read."
     yield from _labelled("processes_incomplete", help_text, "reason", unread)
-    yield from _metric("resident_bytes", "Sum of the RSS of all processes.", total.rss * _PAGE)
-    yield from _metric("swapped_bytes", "Swapped out of the processes.", total.swapped * _PAGE)
+    yield from _metric("resident_bytes", "Sum of the RSS of all processes.", total.rss * PAGE_SIZE)
+    yield from _metric("swapped_bytes", "Swapped out of the processes.", total.swapped * PAGE_SIZE)
     yield from _metric(
-        "copied_bytes", "Private copies of file pages (copy-on-write).", total.copied * _PAGE
+        "copied_bytes", "Private copies of file pages (copy-on-write).", total.copied * PAGE_SIZE
     )
     if visible:
-        yield from _metric("frames_bytes", "Physical memory of them.", total.frames * _PAGE)
-        yield from _metric("saved_bytes", "What sharing saves.", total.saved * _PAGE)
+        yield from _metric("frames_bytes", "Physical memory of them.", total.frames * PAGE_SIZE)
+        yield from _metric("saved_bytes", "What sharing saves.", total.saved * PAGE_SIZE)
         lost = sum(row.saved for row in summary.lost)
         help_text = "What is lost because the same content is different inodes."
-        yield from _metric("lost_sharing_bytes", help_text, lost * _PAGE)
+        yield from _metric("lost_sharing_bytes", help_text, lost * PAGE_SIZE)
     programs = summary.groups(lambda process: process.comm)
     for label, rows in (
         ("program", programs),
@@ -55,7 +54,7 @@ def _lines(summary: Summary, limit: int) -> Iterator[str]:
         yield from _group(label, rows, limit, visible)
     if visible:
         saved = [
-            (row.file.path, (row.mapped - row.frames) * _PAGE)
+            (row.file.path, (row.mapped - row.frames) * PAGE_SIZE)
             for row in summary.files
             if row.mapped > row.frames
         ]
@@ -66,13 +65,13 @@ def _lines(summary: Summary, limit: int) -> Iterator[str]:
 def _group(label: str, rows: Sequence[GroupSum], limit: int, visible: bool) -> Iterator[str]:
     if not rows:
         return
-    resident = _bounded([(row.name, row.rss * _PAGE) for row in rows], limit)
+    resident = _bounded([(row.name, row.rss * PAGE_SIZE) for row in rows], limit)
     proportional = _bounded([(row.name, row.pss) for row in rows], limit)
     yield from _labelled(f"{label}_resident_bytes", f"RSS by {label}.", label, resident)
     help_text = f"Proportional set size by {label}."
     yield from _labelled(f"{label}_proportional_bytes", help_text, label, proportional)
     if visible:
-        own = _bounded([(row.name, row.own * _PAGE) for row in rows], limit)
+        own = _bounded([(row.name, row.own * PAGE_SIZE) for row in rows], limit)
         help_text = f"Memory that only this {label} maps."
         yield from _labelled(f"{label}_own_bytes", help_text, label, own)
 
