@@ -1,4 +1,4 @@
-"""The cost of several processes together: a container's, a user's.
+"""The cost of several processes together: a program's, a container's, a user's.
 
 A group's frames are more than the sum of its USS: what only its own processes share is freed
 too when the group ends. So each group's frames are counted as one set: `frames` is the
@@ -30,6 +30,11 @@ class GroupUse:
     own_frames: int
 
 
+def by_program(process: ProcessUse) -> str:
+    """Name a process's executable, or what it calls itself if that is not known."""
+    return process.exe or process.comm
+
+
 def by_container(process: ProcessUse) -> str:
     """Name a process's container; "" if it is in none."""
     return process.container
@@ -40,43 +45,39 @@ def by_user(process: ProcessUse) -> str:
     return str(process.uid)
 
 
-def group_use(sharing: Sharing, key: Callable[[ProcessUse], str]) -> list[GroupUse]:
-    """Return the groups that `key` makes of the processes, the most expensive (PSS) first.
+class Groups:
+    """Groups the processes of a snapshot, in any number of ways after one look at the pages.
 
-    Reads the pages once more, group by group; memory is bounded by the largest group.
+    Keeps four bytes per resident page.
     """
-    members: dict[str, list[ProcessUse]] = {}
-    for process in sharing.processes:
-        members.setdefault(key(process), []).append(process)
-    rows = _resident_rows(sharing, {p.pid: name for name, ps in members.items() for p in ps})
-    groups = [
-        _group(sharing, name, processes, rows.pop(name, [])) for name, processes in members.items()
-    ]
-    return sorted(groups, key=lambda group: (-group.pss, group.name))
 
+    def __init__(self, sharing: Sharing) -> None:
+        self._processes = sharing.processes
+        self._degree = sharing.counted.frames.degree
+        self._rows: dict[int, list[npt.NDArray[np.int32]]] = {}
+        for pages in sharing.counted.reader:
+            known = pages.resident & (pages.row >= 0)
+            for pid, run in pages.batch.runs():
+                self._rows.setdefault(pid, []).append(pages.row[run][known[run]])
 
-def _group(
-    sharing: Sharing, name: str, processes: list[ProcessUse], rows: list[npt.NDArray[np.int32]]
-) -> GroupUse:
-    frames, times = np.unique(np.concatenate(rows or [np.empty(0, np.int32)]), return_counts=True)
-    own = times == sharing.counted.frames.degree[frames]
-    return GroupUse(
-        name=name,
-        pids=tuple(process.pid for process in processes),
-        rss=sum(process.usage.rss for process in processes),
-        pss=sum_fractions(process.pss for process in processes),
-        frames=len(frames),
-        own_frames=int(own.sum()),
-    )
+    def by(self, key: Callable[[ProcessUse], str]) -> list[GroupUse]:
+        """Return the groups that `key` makes of the processes, the most expensive (PSS) first."""
+        members: dict[str, list[ProcessUse]] = {}
+        for process in self._processes:
+            members.setdefault(key(process), []).append(process)
+        groups = [self._group(name, processes) for name, processes in members.items()]
+        return sorted(groups, key=lambda group: (-group.pss, group.name))
 
-
-def _resident_rows(
-    sharing: Sharing, group_of: dict[int, str]
-) -> dict[str, list[npt.NDArray[np.int32]]]:
-    """Return the frame rows of all resident pages, group by group."""
-    rows: dict[str, list[npt.NDArray[np.int32]]] = {}
-    for pages in sharing.counted.reader:
-        known = pages.resident & (pages.row >= 0)
-        for pid, run in pages.batch.runs():
-            rows.setdefault(group_of[pid], []).append(pages.row[run][known[run]])
-    return rows
+    def _group(self, name: str, processes: list[ProcessUse]) -> GroupUse:
+        rows = [part for process in processes for part in self._rows.get(process.pid, ())]
+        all_rows = np.concatenate([np.empty(0, dtype=np.int32), *rows])
+        frames, times = np.unique(all_rows, return_counts=True)
+        own = times == self._degree[frames]
+        return GroupUse(
+            name=name,
+            pids=tuple(process.pid for process in processes),
+            rss=sum(process.usage.rss for process in processes),
+            pss=sum_fractions(process.pss for process in processes),
+            frames=len(frames),
+            own_frames=int(own.sum()),
+        )

@@ -9,8 +9,8 @@ the number of frames: it is kept as an exact fraction here. USS is what is mappe
     the difference is what sharing saves
 """
 
-from collections import Counter
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -307,14 +307,19 @@ class Sharing:
         return mappers
 
 
-def exact_pss(degrees: Counter[int]) -> Fraction:
+def exact_pss(degrees: Mapping[int, int]) -> Fraction:
     """Return the PSS in pages: each page divided by how often its frame is mapped."""
-    return sum_fractions(Fraction(pages, times) for times, pages in degrees.items() if times > 0)
+    # Over one common denominator: adding fractions one by one reduces each sum anew.
+    known = {times: pages for times, pages in degrees.items() if times > 0}
+    common = math.lcm(*known)
+    return Fraction(sum(pages * (common // times) for times, pages in known.items()), common)
 
 
 def sum_fractions(parts: Iterable[Fraction]) -> Fraction:
     """Return the exact sum; 0 for none."""
-    return sum(parts, Fraction(0))
+    terms = list(parts)
+    common = math.lcm(*(part.denominator for part in terms))
+    return Fraction(sum(p.numerator * (common // p.denominator) for p in terms), common)
 
 
 def _unique(keys: Any) -> tuple[list[int], list[int]]:

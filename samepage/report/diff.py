@@ -16,8 +16,8 @@ from rich.text import Text
 from samepage.analysis.diff import NO_FILE, Diff, FileChange, FileTotals, ProcessChange
 from samepage.analysis.sharing import ProcessUse
 from samepage.report.sizes import count, growth, printable, size
-from samepage.report.tables import Column, console_for, fitted, shortened
-from samepage.report.text import command_line, shortened_end
+from samepage.report.tables import Column, Cut, console_for, fitted
+from samepage.report.text import command_line
 
 
 def write_text(result: Diff, stream: TextIO) -> None:
@@ -144,7 +144,7 @@ def _print_totals(result: Diff, console: Console) -> None:
         ("Copied on write", before.copied_pages, after.copied_pages),
     ]
     rows += [[name, size(old), size(new), growth(new - old)] for name, old, new in amounts]
-    columns = [Column("", flexible=True), Column("Before"), Column("After"), Column("Change")]
+    columns = [Column("Of all", cut=Cut.END), Column("Before"), Column("After"), Column("Change")]
     console.print()
     console.print(fitted("Sum", columns, rows, console.width))
 
@@ -154,8 +154,8 @@ def _print_processes(changes: list[ProcessChange], console: Console, top: int | 
         return
     columns = [
         Column("PID"),
-        Column("Program", flexible=True),
-        Column("", rank=1),
+        Column("Program", cut=Cut.END),
+        Column("State", rank=1),
         Column("RSS"),
         Column("PSS", rank=2),
         Column("Pages\ngained", rank=3),
@@ -171,7 +171,7 @@ def _print_processes(changes: list[ProcessChange], console: Console, top: int | 
         rows.append(
             [
                 str(process.pid),
-                shortened_end(command_line(process), console.width),
+                command_line(process),
                 state(change.before, change.after).replace("kept", ""),
                 growth(change.rss),
                 growth(change.pss),
@@ -186,8 +186,8 @@ def _print_files(changes: list[FileChange], console: Console, top: int | None) -
     if not changes:
         return
     columns = [
-        Column("File", flexible=True),
-        Column("", rank=1),
+        Column("File", cut=Cut.START),
+        Column("State", rank=1),
         Column("Frames"),
         Column("Mapped", rank=2),
         Column("Copied", rank=3),
@@ -196,7 +196,7 @@ def _print_files(changes: list[FileChange], console: Console, top: int | None) -
     ]
     rows = [
         [
-            shortened(printable(change.path), max(30, console.width - 50)),
+            printable(change.path),
             "content" if change.content_changed else file_state(change).replace("kept", ""),
             growth(change.after.frames - change.before.frames),
             growth(change.after.mapped_pages - change.before.mapped_pages),

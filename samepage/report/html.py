@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TextIO
 
-from samepage.analysis.groups import by_container, by_user, group_use
+from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import FilePage, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
 from samepage.report.sizes import count, printable, size
-from samepage.report.text import answer, command_line, file_name, mapped_by, notes
+from samepage.report.text import answer, command_line, file_name, groupings, mapped_by, notes
 from samepage.snapshot.tables import PAGE_SHIFT
 
 PICTURES = 60
@@ -76,18 +76,12 @@ def parts(sharing: Sharing) -> Iterable[str]:
     yield _origin(sharing)
     yield "<h2>Processes</h2>\n"
     yield from _processes(sharing)
-    for title, key in (("Containers", by_container), ("Users", by_user)):
-        groups = group_use(sharing, key)
-        if len(groups) > 1:
-            yield f"<h2>{title}</h2>\n"
-            yield _table(
-                [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"],
-                [
-                    [group.name or "(none)", str(len(group.pids))]
-                    + [size(n) for n in (group.rss, group.pss, group.frames, group.own_frames)]
-                    for group in groups
-                ],
-            )
+    for title, groups in groupings(sharing):
+        yield f"<h2>{title}</h2>\n"
+        yield _table(
+            [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"],
+            [_group_row(group) for group in groups],
+        )
     if lost:
         yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
         yield _lost(lost)
@@ -142,6 +136,12 @@ def _vma_row(vma: VmaUse) -> list[str]:
         size(vma.usage.uss),
         size(vma.usage.anonymous),
     ]
+
+
+def _group_row(group: GroupUse) -> list[str]:
+    pages = (group.rss, group.pss, group.frames, group.own_frames)
+    name = printable(group.name) or "(none)"
+    return [name, str(len(group.pids)), *(size(number) for number in pages)]
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:

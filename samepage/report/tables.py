@@ -5,13 +5,14 @@ each column has a rank, and columns are left out, highest rank first, until the 
 with `FLEXIBLE` characters for the one column that may be cut.
 """
 
+import enum
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import TextIO
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,24 +20,43 @@ from rich.text import Text
 FLEXIBLE = 16
 """What is left at least for the column that may be cut."""
 
+GAP = 2
+"""Characters between columns."""
+
+
+class Cut(enum.Enum):
+    """What is done with a cell that is too long for the flexible column."""
+
+    END = "end"
+    """A command line begins with what it is: its end goes."""
+    START = "start"
+    """A path ends with what it is: its start goes. Further lines are folded."""
+    FOLD = "fold"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; `rank` 0 is never left out, and the flexible one (a name) is folded."""
+    """One column of numbers, or the one flexible column of names (`cut` is then set).
+
+    `rank` 0 is never left out; columns of higher rank go first.
+    """
 
     title: str
     rank: int = 0
-    flexible: bool = False
-    justify: Literal["left", "right"] = "right"
+    cut: Cut | None = None
 
 
 def fitted(
     title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 ) -> Table:
-    """Return a table of those columns that fit into `width` characters."""
+    """Return a table of those columns that fit into `width` characters.
+
+    A column that is empty in all rows is left out.
+    """
+    kept = [n for n in range(len(columns)) if not rows or any(row[n] for row in rows)]
     widths = [_natural(column, number, rows) for number, column in enumerate(columns)]
-    kept = list(range(len(columns)))
-    while sum(widths[n] for n in kept) + 2 * (len(kept) - 1) > width:
+    least = [FLEXIBLE if column.cut else widths[n] for n, column in enumerate(columns)]
+    while sum(least[n] for n in kept) + GAP * (len(kept) - 1) > width:
         worst = max(kept, key=lambda n: (columns[n].rank, n))
         if columns[worst].rank == 0:
             break
@@ -47,20 +67,22 @@ def fitted(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, GAP - 1, 0, 0),
         header_style="bold",
     )
+    fixed = sum(widths[n] + GAP for n in kept if not columns[n].cut)
+    room = max(1, width - fixed)
     for n in kept:
-        column = columns[n]
+        name = columns[n].cut is not None
         table.add_column(
-            column.title,
-            justify="left" if column.flexible else column.justify,
+            columns[n].title,
+            justify="left" if name else "right",
             overflow="fold",
-            no_wrap=not column.flexible,
-            min_width=None if column.flexible else widths[n],
+            no_wrap=not name,
+            min_width=None if name else widths[n],
         )
     for row in rows:
-        table.add_row(*(Text(row[n]) for n in kept))
+        table.add_row(*(Text(_cell(columns[n].cut, row[n], room)) for n in kept))
     return table
 
 
@@ -84,15 +106,27 @@ def console_for(stream: TextIO | None, width: int | None = None) -> Console:
     return PipeConsole(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
-def shortened(path: str, width: int) -> str:
-    """Cut a path at its front, where it says least, to `width` characters."""
-    if cell_len(path) <= width:
-        return path
-    return "..." + path[-(width - 3) :]
+def shortened(words: str, width: int, cut: Cut) -> str:
+    """Cut words to `width` characters, with three dots where something is missing."""
+    if cell_len(words) <= width:
+        return words
+    keep = width - 3
+    if keep <= 0:
+        return words  # it will be folded
+    if cut is Cut.START:
+        while cell_len(words) > keep:
+            words = words[max(1, (cell_len(words) - keep) // 2) :]
+        return "..." + words
+    return set_cell_size(words, keep) + "..."
+
+
+def _cell(cut: Cut | None, text: str, width: int) -> str:
+    if cut is None or cut is Cut.FOLD:
+        return text
+    first, *rest = text.split("\n")
+    return "\n".join([shortened(first, width, cut), *rest])
 
 
 def _natural(column: Column, number: int, rows: Sequence[Sequence[str]]) -> int:
-    if column.flexible:
-        return FLEXIBLE
-    lines = [*column.title.split("\n"), *(row[number] for row in rows)]
-    return max(cell_len(line) for line in lines)
+    cells = (row[number] for row in rows)
+    return max(cell_len(line) for text in (column.title, *cells) for line in text.split("\n"))

@@ -4,18 +4,18 @@ It fits 80 columns, and tells more where there are more; in a pipe there is no c
 Processes, files and groups are sorted by what they cost.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from samepage.analysis.counting import Scope
-from samepage.analysis.groups import GroupUse, by_container, by_user, group_use
+from samepage.analysis.groups import Groups, GroupUse, by_container, by_program, by_user
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, sum_fractions
 from samepage.report.sizes import count, percent, printable, size
-from samepage.report.tables import Column, console_for, fitted, shortened
+from samepage.report.tables import Column, Cut, console_for, fitted
 
 WIDE = 110
 """From this width on, all that is told of a process is in one table."""
@@ -37,11 +37,9 @@ def print_sharing(sharing: Sharing, console: Console, *, top: int | None = 20) -
     for line in notes(sharing):
         console.print(Text(line, style="yellow"))
     _print_processes(sharing, console, top)
+    for title, groups in groupings(sharing):
+        _print_groups(title, groups, console, top)
     _print_files(sharing, console, top)
-    for title, key in (("Containers", by_container), ("Users", by_user)):
-        groups = group_use(sharing, key)
-        if len(groups) > 1:
-            _print_groups(title, groups, console, top)
     _print_lost(lost, console, top)
 
 
@@ -96,6 +94,16 @@ def notes(sharing: Sharing) -> list[str]:
     return found
 
 
+def groupings(sharing: Sharing) -> Iterator[tuple[str, list[GroupUse]]]:
+    """Yield a title and the groups of each way to group processes that tells something."""
+    kinds = (("Programs", by_program), ("Containers", by_container), ("Users", by_user))
+    grouper = Groups(sharing)
+    for title, key in kinds:
+        groups = grouper.by(key)
+        if 1 < len(groups) < len(sharing.processes):
+            yield title, groups
+
+
 def command_line(process: ProcessUse) -> str:
     """Return how a process was called, or its name if it has no arguments (a kernel thread)."""
     return printable(" ".join(process.argv)) or f"[{printable(process.comm)}]"
@@ -107,8 +115,13 @@ def file_name(file: FileUse) -> str:
 
 
 def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
-    """Name the processes that have most of a file: pid, pages, and copies ("+2 copied")."""
+    """Name the processes that have most of a file: pid, pages, and copies ("+2 copied").
+
+    All of them if there are no more than `shown`, else half as many and the number of the rest.
+    """
     mappers = sorted(file.mappers, key=lambda m: (-m.pages - m.copied, m.pid))
+    if len(mappers) > shown:
+        shown //= 2
     named = [
         f"{mapper.pid}: {mapper.pages}" + (f" +{mapper.copied} copied" if mapper.copied else "")
         for mapper in mappers[:shown]
@@ -121,10 +134,8 @@ def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
 def _print_processes(sharing: Sharing, console: Console, top: int | None) -> None:
     processes = sorted(sharing.processes, key=lambda p: (-p.pss, -p.usage.rss, p.pid))
     shown = processes[:top]
-    who = [
-        [str(process.pid), shortened_end(command_line(process), console.width)] for process in shown
-    ]
-    names = [Column("PID"), Column("Program", flexible=True)]
+    who = [[str(process.pid), command_line(process)] for process in shown]
+    names = [Column("PID"), Column("Program", cut=Cut.END)]
     cost = [(_COST, _cost), (_DIVISION, _division)]
     if console.width >= WIDE:
         cost = [([*_COST, *_DIVISION], lambda process: [*_cost(process), *_division(process)])]
@@ -172,7 +183,7 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
     files = [file for file in sharing.files if file.frames or file.copied_pages]
     files.sort(key=lambda file: (-file.frames - file.copied_pages, file.path, file.file))
     columns = [
-        Column("File", flexible=True),
+        Column("File", cut=Cut.START),
         Column("Mapped", rank=2),
         Column("Frames"),
         Column("Saved"),
@@ -181,10 +192,9 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
         Column("Inode", rank=4),
     ]
     shown = files[:top]
-    width = max(30, console.width - 52)
     rows = [
         [
-            f"{shortened(file_name(file), width)}\n  {mapped_by(file)}",
+            f"{file_name(file)}\n  {mapped_by(file)}",
             size(file.mapped_pages),
             size(file.frames),
             size(file.saved_pages),
@@ -202,7 +212,7 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
 
 def _print_groups(title: str, groups: list[GroupUse], console: Console, top: int | None) -> None:
     columns = [
-        Column(title[:-1], flexible=True),
+        Column(title[:-1], cut=Cut.START),
         Column("Processes", rank=3),
         Column("RSS", rank=2),
         Column("PSS"),
@@ -227,7 +237,7 @@ def _print_lost(lost: list[LostSharing], console: Console, top: int | None) -> N
     if not lost:
         return
     columns = [
-        Column("File", flexible=True),
+        Column("File", cut=Cut.FOLD),
         Column("Inodes", rank=2),
         Column("Frames", rank=1),
         Column("Would save"),
@@ -256,9 +266,3 @@ def _print_table(
 ) -> None:
     console.print()
     console.print(fitted(title, columns, rows, console.width))
-
-
-def shortened_end(words: str, width: int) -> str:
-    """Cut a command line at its end: it begins with what it is."""
-    limit = max(16, width)
-    return words if len(words) <= limit else words[: limit - 3] + "..."

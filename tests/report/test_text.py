@@ -8,8 +8,8 @@ from rich.console import Console
 
 from samepage.analysis.sharing import Sharing
 from samepage.report import print_report
-from samepage.report.tables import Column, console_for, fitted, shortened
-from samepage.report.text import write
+from samepage.report.tables import Column, Cut, console_for, fitted, shortened
+from samepage.report.text import mapped_by, write
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 from tests.analysis.sample import sample
@@ -130,7 +130,7 @@ def test_a_terminal_gets_bold_headings() -> None:
 
 
 def test_columns_of_less_worth_give_way() -> None:
-    columns = [Column("Name", flexible=True), Column("A", rank=2), Column("B"), Column("C", rank=1)]
+    columns = [Column("Name", cut=Cut.END), Column("A", rank=2), Column("B"), Column("C", rank=1)]
     rows = [["x" * 50, "a" * 10, "b" * 10, "c" * 10]]
 
     def titles(width: int) -> list[str]:
@@ -142,5 +142,29 @@ def test_columns_of_less_worth_give_way() -> None:
     assert titles(5) == ["Name", "B"]
 
 
-def test_a_path_is_cut_at_its_front() -> None:
-    assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12) == "...libc.so.6"
+def test_an_empty_column_is_left_out() -> None:
+    columns = [Column("Name", cut=Cut.END), Column("A", rank=1), Column("B")]
+    table = fitted("", columns, [["x", "", "1"], ["y", "", ""]], 80)
+    assert [str(column.header) for column in table.columns] == ["Name", "B"]
+
+
+def test_what_is_too_long_is_cut_where_it_says_least() -> None:
+    assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12, Cut.START) == "...libc.so.6"
+    assert shortened("/usr/bin/python3 -c pass", 12, Cut.END) == "/usr/bin/..."
+    assert shortened("/bin/true", 12, Cut.END) == "/bin/true"
+    # a wide character counts as two
+    assert shortened("/包包包包包/包", 9, Cut.START) == "...包/包"
+
+
+def test_only_some_of_many_mappers_are_named() -> None:
+    builder = SnapshotBuilder("model")
+    file = builder.add_file(1, 1, "/lib/x")
+    for pid in range(1, 6):
+        builder.add_process(pid)
+        builder.add_vma(pid, 4096, 8192 * 4, "r--p", 0, file, "/lib/x")
+        builder.add_pages(pid, range(1, pid + 1), range(1, pid + 1), [5] * pid)
+    ones = [1] * 5
+    builder.add_frames(range(1, 6), ones, [file] * 5, range(5), ones, ones)
+    (libx,) = Sharing(builder.build()).files
+    assert mapped_by(libx) == "5: 5, 4: 4, and 3 more"
+    assert mapped_by(libx, 5) == "5: 5, 4: 4, 3: 3, 2: 2, 1: 1"
