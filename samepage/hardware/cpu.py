@@ -32,6 +32,16 @@ _ACCESS = {
     unicorn.UC_MEM_FETCH: Access.EXECUTE,
 }
 
+_SYSCALL_REGISTERS = (
+    x86.UC_X86_REG_RAX,
+    x86.UC_X86_REG_RDI,
+    x86.UC_X86_REG_RSI,
+    x86.UC_X86_REG_RDX,
+    x86.UC_X86_REG_R10,
+    x86.UC_X86_REG_R8,
+    x86.UC_X86_REG_R9,
+)
+
 _UNTIL = 0
 """Unicorn wants an address at which it stops; mmap_min_addr keeps this one unmapped."""
 
@@ -45,7 +55,9 @@ class Stop(enum.Enum):
     SYSCALL = "syscall"
     PAGE_FAULT = "page fault"
     EXCEPTION = "exception"
+    BREAKPOINT = "breakpoint"
     BUDGET = "budget"
+    """The instructions that were allowed are used up, or `stop` was called."""
 
 
 class Vector(enum.IntEnum):
@@ -81,10 +93,16 @@ class Cpu:
         self._on_page_fault = on_page_fault
         self._root = 0
         self._stop: CpuStop | None = None
+        self.stopped_early = False
+        """The last run ended only so that stale translations can be dropped."""
         self.tlb_fills = 0
         self._running = False
         self._stale_tlb = True
+        self._tlb_root = 0
+        """The address space that cached translations are of."""
         self._stale_code = False
+        self._breakpoints: dict[int, Any] = {}
+        self._resume_at = -1
         self.code_frames: set[int] = set()
         """Frames from which code was fetched: Unicorn may hold translations of them."""
 
@@ -104,9 +122,7 @@ class Cpu:
 
     def load_page_table(self, root: int) -> None:
         """Switch to the address space whose top table is the frame `root`, as CR3 does."""
-        if root != self._root:
-            self._root = root
-            self._stale_tlb = True
+        self._root = root
 
     def flush_tlb(self) -> None:
         """Forget all cached address translations, before the next instruction.
@@ -126,6 +142,7 @@ class Cpu:
         if pfn in self.code_frames:
             self._stale_code = True
             if self._running:
+                self.stopped_early = True
                 self._uc.emu_stop()
 
     def save(self) -> Any:
@@ -136,19 +153,46 @@ class Cpu:
         """Load what `save` returned."""
         self._uc.context_restore(registers)
 
+    def syscall_arguments(self) -> tuple[int, ...]:
+        """The call's number and its six arguments, as the psABI's appendix A.2 places them."""
+        return tuple(self._uc.reg_read_batch(_SYSCALL_REGISTERS))
+
+    def add_breakpoint(self, address: int) -> None:
+        """Stop each time before the instruction at `address` is executed, in any address
+        space; the code itself is not changed."""
+        if address not in self._breakpoints:
+            self._breakpoints[address] = self._uc.hook_add(
+                unicorn.UC_HOOK_CODE, self._breakpoint, None, address, address
+            )
+            self._stale_code = True
+
+    def remove_breakpoint(self, address: int) -> None:
+        """Undo `add_breakpoint`."""
+        self._uc.hook_del(self._breakpoints.pop(address))
+        self._stale_code = True
+
+    def stop(self) -> None:
+        """Make `run` return soon; may be called from another thread."""
+        self._uc.emu_stop()
+
     def run(self, max_instructions: int = 0) -> CpuStop:
         """Execute from the current instruction until the kernel is needed.
 
         At most `max_instructions` (0: no limit). The instruction pointer stands on the
         instruction that faulted, or after the `syscall` instruction.
         """
+        # A breakpoint that the last run stopped at lets this one pass.
+        at_breakpoint = self._stop is not None and self._stop.reason is Stop.BREAKPOINT
+        self._resume_at = self.pc if at_breakpoint else -1
+        self.stopped_early = False
         self._stop = None
         if self._stale_code:
             self._stale_code = False
             self.code_frames.clear()
             self._uc.ctl_flush_tb()
-        if self._stale_tlb:
+        if self._stale_tlb or self._tlb_root != self._root:
             self._stale_tlb = False
+            self._tlb_root = self._root
             self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
         self._running = True
         try:
@@ -164,6 +208,13 @@ class Cpu:
             # Unicorn ends without a word at its end address; there is never a page there.
             return CpuStop(Stop.PAGE_FAULT, address=_UNTIL, access=Access.EXECUTE)
         return self._stop or CpuStop(Stop.BUDGET)
+
+    def _breakpoint(self, uc: Any, address: int, _size: int, _data: Any) -> None:
+        if address == self._resume_at:
+            self._resume_at = -1
+            return
+        self._stop = CpuStop(Stop.BREAKPOINT, address=address)
+        uc.emu_stop()
 
     def _syscall(self, uc: Any, _data: Any) -> None:
         self._stop = CpuStop(Stop.SYSCALL)
