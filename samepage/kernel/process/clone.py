@@ -1,0 +1,150 @@
+"""fork, vfork, clone: a new thread or process from an old one (`copy_process`)."""
+
+import enum
+import errno
+from dataclasses import replace
+
+from unicorn import x86_const as x86
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.fork import dup_mmap
+from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.process.sigset import SigAltStack
+from samepage.kernel.process.task import Process, Task
+
+
+class Clone(enum.IntFlag):
+    """`CLONE_*` (include/uapi/linux/sched.h)."""
+
+    VM = 0x100
+    FS = 0x200
+    FILES = 0x400
+    SIGHAND = 0x800
+    PIDFD = 0x1000
+    PTRACE = 0x2000
+    VFORK = 0x4000
+    PARENT = 0x8000
+    THREAD = 0x10000
+    NEWNS = 0x20000
+    SYSVSEM = 0x40000
+    SETTLS = 0x80000
+    PARENT_SETTID = 0x100000
+    CHILD_CLEARTID = 0x200000
+    DETACHED = 0x400000
+    UNTRACED = 0x800000
+    CHILD_SETTID = 0x1000000
+    NEWCGROUP = 0x2000000
+    NEWUTS = 0x4000000
+    NEWIPC = 0x8000000
+    NEWUSER = 0x10000000
+    NEWPID = 0x20000000
+    NEWNET = 0x40000000
+    CLEAR_SIGHAND = 0x100000000
+
+
+_NAMESPACES = (
+    Clone.NEWNS
+    | Clone.NEWCGROUP
+    | Clone.NEWUTS
+    | Clone.NEWIPC
+    | Clone.NEWUSER
+    | Clone.NEWPID
+    | Clone.NEWNET
+)
+
+
+def do_clone(
+    task: Task,
+    flags: Clone,
+    *,
+    exit_signal: int = 0,
+    stack: int = 0,
+    tls: int = 0,
+    parent_tid: int = 0,
+    child_tid: int = 0,
+) -> Task:
+    """Make a task that goes on where `task` stands, with 0 as its return value.
+
+    Raises `SysError` (EINVAL for combinations that Linux refuses and for namespaces).
+    """
+    if flags & _NAMESPACES:
+        raise SysError(errno.EPERM)
+    if flags & Clone.PIDFD:
+        raise SysError(errno.EINVAL)
+    if (flags & Clone.THREAD and not flags & Clone.SIGHAND) or (
+        flags & Clone.SIGHAND and not flags & Clone.VM
+    ):
+        raise SysError(errno.EINVAL)
+    kernel = task.kernel
+    tid = kernel.next_pid()
+    if flags & Clone.THREAD:
+        process = task.process
+    else:
+        process = _copy_process(task, tid, flags, exit_signal)
+    registers = kernel.cpu.save()
+    child = Task(tid, process, registers, blocked=task.blocked)
+    child.altstack = _copy_altstack(task, flags)
+    registers.reg_write(x86.UC_X86_REG_RAX, 0)
+    if stack:
+        registers.reg_write(x86.UC_X86_REG_RSP, stack)
+    if flags & Clone.SETTLS:
+        registers.reg_write(x86.UC_X86_REG_FS_BASE, tls)
+    if flags & Clone.CHILD_CLEARTID:
+        child.clear_child_tid = child_tid
+    if not flags & Clone.VM:
+        child.rseq_area = task.rseq_area
+    process.threads[tid] = child
+    if flags & Clone.PARENT_SETTID:
+        copy_to_user(task.mm, parent_tid, tid.to_bytes(4, "little"))
+    if flags & Clone.CHILD_SETTID:
+        child.set_child_tid = child_tid
+    if flags & Clone.VFORK:
+        process.vfork_done = False
+    kernel.add_task(child)
+    return child
+
+
+def _copy_altstack(task: Task, flags: Clone) -> SigAltStack:
+    if flags & Clone.VM and not flags & Clone.VFORK:
+        return SigAltStack()
+    return replace(task.altstack)
+
+
+def _copy_process(task: Task, pid: int, flags: Clone, exit_signal: int) -> Process:
+    old, kernel = task.process, task.kernel
+    if flags & Clone.VM:
+        mm = old.mm
+        mm.users += 1
+    else:
+        mm = dup_mmap(old.mm)
+    parent = old.parent if flags & Clone.PARENT else old
+    if flags & Clone.FILES:
+        old.files.users += 1
+    process = Process(
+        kernel,
+        pid,
+        parent,
+        mm,
+        old.files if flags & Clone.FILES else old.files.copy(),
+        old.fs if flags & Clone.FS else old.fs.copy(),
+        old.pgid,
+        old.sid,
+        comm=old.comm,
+        exe_path=old.exe_path,
+        argv=old.argv,
+        auxv=old.auxv,
+        actions=old.actions if flags & Clone.SIGHAND else old.actions.copy(),
+        limits=dict(old.limits),
+        exit_signal=exit_signal,
+        start_time_ns=kernel.clock.monotonic(),
+        dumpable=old.dumpable,
+        no_new_privs=old.no_new_privs,
+        personality=old.personality,
+    )
+    if flags & Clone.CLEAR_SIGHAND:
+        process.actions = old.actions.copy()
+        process.actions.flush_handlers()
+    if parent is not None:
+        parent.children.append(process)
+    kernel.processes[pid] = process
+    return process

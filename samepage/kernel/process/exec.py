@@ -1,0 +1,286 @@
+"""execve: a new program in the same process (fs/exec.c).
+
+Up to the point of no return an error leaves the old program as it was. After it, the old
+program is gone, and an error kills the process: `ExecFatal`.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from samepage.elf.header import ElfType, SegmentFlags, SegmentType
+from samepage.hardware.ram import PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.context import MAY_EXEC
+from samepage.kernel.fs.mapping import Mapping
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.regular import Regular
+from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
+from samepage.kernel.mm.unmapped_area import get_unmapped_area, page_align
+from samepage.kernel.mm.vma import Vma, VmFlags
+from samepage.kernel.process.elf_loader import (
+    BadExecutable,
+    ElfImage,
+    LoadedElf,
+    interpreter_path,
+    load_interpreter,
+    load_program,
+    read_elf,
+)
+from samepage.kernel.process.exit import kill_other_threads, release_robust_list
+from samepage.kernel.process.sigset import SIGKILL, SIGSEGV, SigAltStack
+from samepage.kernel.process.task import Rlimit, Task
+from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
+
+if TYPE_CHECKING:
+    from samepage.kernel.kernel import Kernel
+
+_BINPRM_BUF_SIZE = 256
+_MAX_SCRIPTS = 5
+_CLOCK_TICKS = 100
+_RSEQ_FEATURE_SIZE = 28
+_RSEQ_ALIGN = 32
+_STRINGS_LIMIT = 128 << 10
+_STRINGS_MAX = 6 << 20
+
+
+class ExecFatal(Exception):
+    """The new program cannot live, and the old one is gone: the process dies of `signal`."""
+
+    def __init__(self, signal: int, reason: str) -> None:
+        super().__init__(reason)
+        self.signal = signal
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Executable:
+    """What is to be run, once scripts have named their interpreters."""
+
+    image: ElfImage
+    interpreter: ElfImage | None
+    argv: list[bytes]
+    scripts: list[tuple[bytes, bytes | None, bytes]]
+    """For each `#!` line met: (interpreter, its argument, the script's path)."""
+
+
+def do_execve(
+    task: Task, filename: bytes, argv: list[bytes], envp: list[bytes], base: Path | None = None
+) -> None:
+    """Replace the program of `task`'s process (`do_execveat_common`).
+
+    Raises `SysError` before the point of no return, `ExecFatal` after it.
+    """
+    kernel = task.kernel
+    executable = find_executable(task, filename, argv, base)
+    mm = kernel.new_address_space()
+    mm.faults = task.faults
+    try:
+        stack = _copy_strings(task, mm, filename, argv, envp, executable)
+    except BaseException:
+        mm.destroy()
+        raise
+    _begin_new_exec(task, mm, filename, executable)
+    try:
+        _load(task, stack, executable, envp)
+    except SysError as error:
+        reason = error.reason if isinstance(error, BadExecutable) else str(error)
+        signal = SIGSEGV if error.errno == errno.EFAULT else SIGKILL
+        raise ExecFatal(signal, reason) from None
+    task.process.faults_before = task.process.total_faults()
+
+
+def find_executable(
+    task: Task, filename: bytes, argv: list[bytes], base: Path | None
+) -> Executable:
+    """Open what `filename` names, through scripts, down to ELF files. Raises `SysError`."""
+    kernel = task.kernel
+    scripts: list[tuple[bytes, bytes | None, bytes]] = []
+    mapping, path = _open_exec(task, filename, base)
+    name = filename
+    while True:
+        head = kernel.cache.read(mapping, 0, _BINPRM_BUF_SIZE)
+        if not head.startswith(b"#!"):
+            break
+        if len(scripts) >= _MAX_SCRIPTS:
+            raise SysError(errno.ELOOP)
+        interpreter, argument = _parse_script(head)
+        scripts.append((interpreter, argument, name))
+        name = interpreter
+        mapping, path = _open_exec(task, interpreter, None)
+    image = read_elf(kernel.cache, mapping, path)
+    wanted = interpreter_path(kernel.cache, image)
+    loader = None
+    if wanted is not None:
+        try:
+            mapping, path = _open_exec(task, wanted, None)
+        except SysError as error:
+            text = wanted.decode(errors="backslashreplace")
+            raise BadExecutable(error.errno, f"its interpreter {text}: {error}") from None
+        loader = read_elf(kernel.cache, mapping, path)
+    return Executable(image, loader, list(argv), scripts)
+
+
+def _open_exec(task: Task, name: bytes, base: Path | None) -> tuple[Mapping, str]:
+    """The content of a file that may be executed, and its path (`do_open_execat`)."""
+    vfs = task.kernel.vfs
+    path = vfs.lookup(task.process.fs, name, base=base)
+    if not isinstance(path.inode, Regular):
+        raise SysError(errno.EACCES)
+    task.process.fs.cred.require(path.inode, MAY_EXEC)
+    return path.inode.mapping, vfs.path_name(path)
+
+
+def _parse_script(head: bytes) -> tuple[bytes, bytes | None]:
+    """The interpreter and its one optional argument of a `#!` line (`load_script`)."""
+    line, newline, _ = head[2:].partition(b"\n")
+    text = line.strip(b" \t")
+    if not newline and (not text or not (b" " in text or b"\t" in text or len(head) < 256)):
+        raise SysError(errno.ENOEXEC)
+    if not text:
+        raise SysError(errno.ENOEXEC)
+    parts = text.replace(b"\0", b"").split(None, 1)
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _copy_strings(
+    task: Task,
+    mm: AddressSpace,
+    filename: bytes,
+    argv: list[bytes],
+    envp: list[bytes],
+    executable: Executable,
+) -> StackBuilder:
+    """Write the strings to the new stack, while the old program can still be returned to."""
+    limit = task.process.limit(Rlimit.STACK)
+    task.kernel.apply_limits(task.process, mm)
+    mm.mmap_base = compute_mmap_base(mm.limits.stack)
+    allowed = max(min(limit // 4, _STRINGS_MAX * 3 // 4), _STRINGS_LIMIT)
+    allowed -= 8 * (max(len(argv), 1) + len(envp))
+    if allowed <= 0:
+        raise SysError(errno.E2BIG)
+    stack = StackBuilder(mm, allowed)
+    stack.execfn = stack.push(filename)
+    stack.push_all(envp)
+    arguments = executable.argv or [b""]
+    stack.push_all(arguments)
+    for interpreter, argument, script in executable.scripts:
+        stack.pop(arguments[0])
+        arguments[0:1] = [interpreter, *([argument] if argument is not None else []), script]
+        stack.push(script)
+        if argument is not None:
+            stack.push(argument)
+        stack.push(interpreter)
+    executable.argv = arguments
+    return stack
+
+
+def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: Executable) -> None:
+    """The point of no return (`begin_new_exec`): the process gets its new memory."""
+    process = task.process
+    kill_other_threads(task)
+    release_robust_list(task)
+    task.kernel.replace_mm(process, mm)
+    if process.files.users > 1:
+        process.files.users -= 1
+        process.files = process.files.copy()
+    process.files.close_on_exec()
+    process.actions = process.actions.copy()
+    process.actions.flush_handlers()
+    process.comm = filename.rsplit(b"/", 1)[-1][:15].decode(errors="replace")
+    process.exe_path = executable.image.path
+    process.argv = executable.argv
+    task.altstack = SigAltStack()
+    task.clear_child_tid = task.rseq_area = 0
+
+
+def _load(task: Task, stack: StackBuilder, executable: Executable, envp: list[bytes]) -> None:
+    """Map program, interpreter and vDSO, and write the tables (`load_elf_binary`)."""
+    kernel, mm, image = task.kernel, stack.mm, executable.image
+    stack.finish(_executable_stack(image))
+    mm.layout.start_stack = stack.top
+    program = load_program(mm, image, executable.interpreter is not None)
+    entry, base = program.entry, 0
+    if executable.interpreter is not None:
+        loader = load_interpreter(mm, executable.interpreter)
+        entry, base = loader.entry, loader.bias
+    _set_layout(mm, image, program, executable.interpreter is None)
+    vdso = _map_vdso(kernel, mm)
+    aux = _auxiliary_vector(task, image, program, base, vdso)
+    sp, auxv = create_elf_tables(stack, executable.argv, envp, aux, kernel.random_bytes(16))
+    mm.layout.start_stack = sp
+    task.process.auxv = auxv
+    kernel.start_thread(task, entry, sp)
+
+
+def _executable_stack(image: ElfImage) -> bool:
+    for segment in image.segments:
+        if segment.type == SegmentType.GNU_STACK:
+            return bool(segment.flags & SegmentFlags.X)
+    return False
+
+
+def _set_layout(mm: AddressSpace, image: ElfImage, program: LoadedElf, static: bool) -> None:
+    layout = mm.layout
+    layout.start_code, layout.end_code = program.start_code, program.end_code
+    layout.start_data, layout.end_data = program.start_data, program.end_data
+    start = page_align(program.end_bss)
+    if image.header.type == ElfType.DYN and static:
+        # A loader or static PIE lies among the mappings, where a heap could not grow.
+        start = 0x5555_5555_4000
+    mm.brk.start = mm.brk.end = start
+
+
+def _map_vdso(kernel: "Kernel", mm: AddressSpace) -> int:
+    """Map `[vvar]`, `[vvar_vclock]` and `[vdso]`; return the vDSO's address, 0 without one."""
+    if kernel.vdso is None:
+        return 0
+    image = kernel.vdso.image
+    code_size = page_align(len(image.code))
+    read = VmFlags.READ | VmFlags.MAYREAD
+    data = read | VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.DONTDUMP | VmFlags.PFNMAP
+    code = read | VmFlags.EXEC | VmFlags.MAYWRITE | VmFlags.MAYEXEC
+    areas: list[tuple[str, int, Any]] = [
+        ("[vvar]", image.vvar_size, data),
+        ("[vvar_vclock]", image.vclock_size, data),
+        ("[vdso]", code_size, code),
+    ]
+    address = get_unmapped_area(mm, sum(size for _, size, _ in areas))
+    for name, size, flags in areas:
+        if size:
+            mm.vmas.insert(Vma(address, address + size, flags, special=name))
+        address += size
+    mm.special_pages = kernel.vdso.pages
+    return address - code_size
+
+
+def _auxiliary_vector(
+    task: Task, image: ElfImage, program: LoadedElf, base: int, vdso: int
+) -> list[tuple[Aux, int]]:
+    """The entries in the order of `ARCH_DLINFO` and `create_elf_tables`."""
+    kernel, cred = task.kernel, task.process.fs.cred
+    aux = [(Aux.SYSINFO_EHDR, vdso)] if vdso else []
+    return [
+        *aux,
+        (Aux.MINSIGSTKSZ, kernel.min_sigstack_size),
+        (Aux.HWCAP, kernel.hwcap),
+        (Aux.PAGESZ, PAGE_SIZE),
+        (Aux.CLKTCK, _CLOCK_TICKS),
+        (Aux.PHDR, program.phdr),
+        (Aux.PHENT, image.header.phentsize),
+        (Aux.PHNUM, image.header.phnum),
+        (Aux.BASE, base),
+        (Aux.FLAGS, 0),
+        (Aux.ENTRY, program.entry),
+        (Aux.UID, cred.uid),
+        (Aux.EUID, cred.euid),
+        (Aux.GID, cred.gid),
+        (Aux.EGID, cred.egid),
+        (Aux.SECURE, 0),
+        (Aux.RANDOM, 0),
+        (Aux.HWCAP2, kernel.hwcap2),
+        (Aux.EXECFN, 0),
+        (Aux.PLATFORM, 0),
+        (Aux.RSEQ_FEATURE_SIZE, _RSEQ_FEATURE_SIZE),
+        (Aux.RSEQ_ALIGN, _RSEQ_ALIGN),
+    ]

@@ -1,0 +1,157 @@
+"""The end of threads and processes (kernel/exit.c).
+
+A program that the machine itself started is frozen when it exits: its memory stays as its
+last instruction left it, so that programs run one after the other are resident together.
+That is the instant at which a tracer of the live kernel sees PTRACE_EVENT_EXIT. Any other
+process gives its memory back, and stays a zombie until its parent has waited for it.
+"""
+
+import struct
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process import signal as signals
+from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
+from samepage.kernel.process.sigset import (
+    CLD_EXITED,
+    CLD_KILLED,
+    SA_NOCLDWAIT,
+    SIG_IGN,
+    SIGCHLD,
+    SigInfo,
+)
+from samepage.kernel.process.task import Process, Task, TaskState
+
+_ROBUST_LIST_LIMIT = 2048
+
+
+def do_exit(task: Task, code: int) -> None:
+    """End one thread (`do_exit`); the last one ends the process with status `code` << 8."""
+    process = task.process
+    if len(process.threads) == 1:
+        _end_process(task, (code & 0xFF) << 8)
+        return
+    release_robust_list(task)
+    _clear_child_tid(task)
+    _end_thread(task)
+
+
+def do_group_exit(task: Task, status: int) -> None:
+    """End the whole process with a wait status word (`do_group_exit`)."""
+    kill_other_threads(task)
+    _end_process(task, status)
+
+
+def kill_other_threads(task: Task) -> None:
+    """End all threads of the process but `task` (`de_thread`, `zap_other_threads`)."""
+    for other in list(task.process.threads.values()):
+        if other is not task:
+            _end_thread(other)
+
+
+def _end_thread(task: Task) -> None:
+    process = task.process
+    if task.blocked_call is not None:
+        task.blocked_call.close()
+        task.blocked_call = None
+    task.state = TaskState.ZOMBIE
+    process.dead_faults.minor += task.faults.minor
+    process.dead_faults.major += task.faults.major
+    del process.threads[task.tid]
+    task.kernel.forget_task(task)
+
+
+def _end_process(task: Task, status: int) -> None:
+    process, kernel = task.process, task.kernel
+    kernel.trace_exit(process)
+    process.peak_rss_pages = max(process.peak_rss_pages, process.mm.rss_pages)
+    process.exit_status = status
+    process.frozen = process.parent is None and process.started_by_machine
+    if not process.frozen:
+        release_robust_list(task)
+        _clear_child_tid(task)
+    _end_thread(task)
+    process.files.users -= 1
+    if process.files.users == 0:
+        process.files.close_all()
+    if not process.frozen:
+        kernel.put_mm(process)
+    process.vfork_done = True
+    for child in process.children:
+        _reparent(kernel.init_for(process), child)
+    process.children.clear()
+    _notify_parent(process)
+
+
+def _reparent(new_parent: Process | None, child: Process) -> None:
+    """A child whose parent is gone: the machine's init, which is None, reaps at once."""
+    child.parent = new_parent
+    if new_parent is not None:
+        new_parent.children.append(child)
+    elif child.exit_status is not None:
+        child.kernel.reap(child)
+
+
+def _notify_parent(process: Process) -> None:
+    parent = process.parent
+    if parent is None:
+        if not process.frozen:
+            process.kernel.reap(process)
+        return
+    status = process.exit_status or 0
+    killed = status & 0x7F
+    action = parent.actions[SIGCHLD]
+    if process.exit_signal:
+        info = SigInfo(
+            process.exit_signal,
+            CLD_KILLED if killed else CLD_EXITED,
+            process.pid,
+            process.cred.uid,
+            killed or status >> 8,
+        )
+        signals.send_to_process(parent, info)
+    if process.exit_signal == SIGCHLD and (
+        action.handler == SIG_IGN or action.flags & SA_NOCLDWAIT
+    ):
+        process.kernel.reap(process)
+
+
+def _clear_child_tid(task: Task) -> None:
+    """Tell a joining thread that this one is gone (`mm_release`)."""
+    address, task.clear_child_tid = task.clear_child_tid, 0
+    if address and task.mm.users + len(task.process.threads) > 2:
+        try:
+            copy_to_user(task.mm, address, bytes(4))
+        except SysError:
+            return
+        wake(task.kernel, task.mm, address, 1)
+
+
+def release_robust_list(task: Task) -> None:
+    """Mark the futexes that a dying thread still holds (`exit_robust_list`)."""
+    head, task.robust_list = task.robust_list, 0
+    if not head:
+        return
+    try:
+        entry, offset, pending = struct.unpack("<QqQ", copy_from_user(task.mm, head, 24))
+        for _ in range(_ROBUST_LIST_LIMIT):
+            if entry & ~1 == head:
+                break
+            following = struct.unpack("<Q", copy_from_user(task.mm, entry & ~1, 8))[0]
+            if entry & ~1 != pending & ~1:
+                _owner_died(task, (entry & ~1) + offset)
+            entry = following
+        if pending & ~1:
+            _owner_died(task, (pending & ~1) + offset)
+    except SysError:
+        return
+
+
+def _owner_died(task: Task, address: int) -> None:
+    word = int.from_bytes(copy_from_user(task.mm, address, 4), "little")
+    if word & FUTEX_TID_MASK != task.tid:
+        return
+    word = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
+    copy_to_user(task.mm, address, word.to_bytes(4, "little"))
+    if word & FUTEX_WAITERS:
+        wake(task.kernel, task.mm, address, 1)

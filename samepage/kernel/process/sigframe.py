@@ -1,0 +1,139 @@
+"""The frame that a signal handler runs on (arch/x86/kernel/signal_64.c).
+
+    old rsp - 128 (red zone)      or the top of the alternate stack
+      FXSAVE area, 64-byte aligned
+      struct rt_sigframe: restorer address, ucontext, siginfo     <- rsp in the handler
+
+The kernel writes it with ordinary user accesses, so a frame below the stack's VMA grows
+the stack, as a push would.
+"""
+
+import struct
+from typing import Any
+
+from unicorn import x86_const as x86
+
+from samepage.hardware.fxsave import FXSAVE_SIZE, fxrstor, fxsave
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigset import (
+    SA_NODEFER,
+    SA_ONSTACK,
+    SA_RESTORER,
+    SIGCHLD,
+    SS_DISABLE,
+    SS_ONSTACK,
+    SYNCHRONOUS,
+    UNBLOCKABLE,
+    SigAction,
+    SigInfo,
+    bit,
+)
+from samepage.kernel.process.task import Task
+
+_GENERAL = (
+    x86.UC_X86_REG_R8,
+    x86.UC_X86_REG_R9,
+    x86.UC_X86_REG_R10,
+    x86.UC_X86_REG_R11,
+    x86.UC_X86_REG_R12,
+    x86.UC_X86_REG_R13,
+    x86.UC_X86_REG_R14,
+    x86.UC_X86_REG_R15,
+    x86.UC_X86_REG_RDI,
+    x86.UC_X86_REG_RSI,
+    x86.UC_X86_REG_RBP,
+    x86.UC_X86_REG_RBX,
+    x86.UC_X86_REG_RDX,
+    x86.UC_X86_REG_RAX,
+    x86.UC_X86_REG_RCX,
+    x86.UC_X86_REG_RSP,
+    x86.UC_X86_REG_RIP,
+    x86.UC_X86_REG_EFLAGS,
+)
+"""The registers of `struct sigcontext_64` in its order."""
+_UC_FLAGS = 0x6  # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+_USER_SEGMENTS = struct.pack("<HHHH", 0x33, 0, 0, 0x2B)
+_REDZONE = 128
+_SIGINFO_SIZE = 128
+_HEAD = struct.Struct("<QQQQiiQ")
+"""pretcode, uc_flags, uc_link, ss_sp, ss_flags, padding, ss_size."""
+_MCONTEXT_SIZE = 256
+_FRAME_SIZE = _HEAD.size + _MCONTEXT_SIZE + 8 + _SIGINFO_SIZE
+_USER_FLAGS = 0x0005_0DD5 & ~0x0005_0000
+"""The flags that sigreturn may set: arithmetic ones, trap and direction (FIX_EFLAGS)."""
+
+
+class FrameFault(Exception):
+    """The frame could not be written or read."""
+
+
+def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask: int) -> None:
+    """Make `task` run the handler; `mask` is what sigreturn puts back.
+
+    Raises `FrameFault` if the stack cannot take the frame.
+    """
+    if not action.flags & SA_RESTORER:
+        raise FrameFault
+    registers = [cpu.read(r) for r in _GENERAL]
+    sp = registers[15] - _REDZONE
+    stack = task.altstack
+    if action.flags & SA_ONSTACK and not stack.flags & SS_DISABLE and not stack.holds(sp):
+        sp = stack.base + stack.size
+    fpstate = sp - FXSAVE_SIZE & ~63
+    frame = (fpstate - _FRAME_SIZE & ~15) - 8
+    flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags & SS_DISABLE
+    head = _HEAD.pack(action.restorer, _UC_FLAGS, 0, stack.base, flags, 0, stack.size)
+    context = struct.pack(f"<{len(_GENERAL)}Q", *registers) + _USER_SEGMENTS
+    context += struct.pack("<QQQQQ", 0, 0, mask, info.address, fpstate)
+    context = context.ljust(_MCONTEXT_SIZE, b"\0")
+    data = head + context + struct.pack("<Q", mask) + pack_siginfo(info)
+    try:
+        copy_to_user(task.mm, fpstate, bytes(fxsave(cpu)))
+        copy_to_user(task.mm, frame, data)
+    except SysError:
+        raise FrameFault from None
+    cpu.write(x86.UC_X86_REG_RSP, frame)
+    cpu.write(x86.UC_X86_REG_RIP, action.handler)
+    cpu.write(x86.UC_X86_REG_RDI, info.signal)
+    cpu.write(x86.UC_X86_REG_RSI, frame + _HEAD.size + _MCONTEXT_SIZE + 8)
+    cpu.write(x86.UC_X86_REG_RDX, frame + 8)
+    cpu.write(x86.UC_X86_REG_RAX, 0)
+    blocked = task.blocked | action.mask
+    if not action.flags & SA_NODEFER:
+        blocked |= bit(info.signal)
+    task.blocked = blocked & ~UNBLOCKABLE
+
+
+def rt_sigreturn(task: Task, cpu: Any) -> None:
+    """Put back what the frame below the stack pointer holds. Raises `FrameFault`."""
+    frame = cpu.read(x86.UC_X86_REG_RSP) - 8
+    try:
+        data = copy_from_user(task.mm, frame, _FRAME_SIZE - _SIGINFO_SIZE)
+        at = _HEAD.size
+        registers = struct.unpack_from(f"<{len(_GENERAL)}Q", data, at)
+        (fpstate,) = struct.unpack_from("<Q", data, at + 184)
+        (mask,) = struct.unpack_from("<Q", data, at + _MCONTEXT_SIZE)
+        area = copy_from_user(task.mm, fpstate, FXSAVE_SIZE) if fpstate else None
+    except SysError:
+        raise FrameFault from None
+    task.blocked = mask & ~UNBLOCKABLE
+    old_flags = cpu.read(x86.UC_X86_REG_EFLAGS)
+    for register, value in zip(_GENERAL, registers, strict=True):
+        if register == x86.UC_X86_REG_EFLAGS:
+            value = old_flags & ~_USER_FLAGS | value & _USER_FLAGS
+        cpu.write(register, value)
+    if area is not None:
+        fxrstor(cpu, area)
+
+
+def pack_siginfo(info: SigInfo) -> bytes:
+    """`siginfo_t` in memory (128 bytes)."""
+    head = struct.pack("<iiii", info.signal, 0, info.code, 0)
+    if info.signal in SYNCHRONOUS and info.code > 0:
+        body = struct.pack("<Q", info.address)
+    elif info.signal == SIGCHLD and info.code > 0:
+        body = struct.pack("<iiiiqq", info.pid, info.uid, info.status, 0, 0, 0)
+    else:
+        body = struct.pack("<iiQ", info.pid, info.uid, info.value)
+    return (head + body).ljust(_SIGINFO_SIZE, b"\0")

@@ -1,0 +1,288 @@
+"""Processes and their threads (`task_struct`, `signal_struct`).
+
+A `Process` is a thread group: what all its threads have in common. A `Task` is one thread:
+its registers, its signal mask, and what it waits for. The kernel schedules tasks.
+
+A system call that has to wait is a generator: it yields a `Wait` each time that it cannot
+go on, and its return value is the call's result. While it waits, the task is BLOCKED; the
+scheduler resumes the generator when something may have changed, or throws `Interrupted`
+into it when a signal comes.
+"""
+
+import enum
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from samepage.kernel.fs.context import FsContext
+from samepage.kernel.fs.fdtable import FdTable
+from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
+from samepage.kernel.process.sigset import (
+    SIGCHLD,
+    PendingSignals,
+    SigAction,
+    SigAltStack,
+    SignalActions,
+)
+
+if TYPE_CHECKING:
+    from samepage.kernel.kernel import Kernel
+
+INIT_PID = 1
+RLIM_INFINITY = (1 << 64) - 1
+
+
+class TaskState(enum.Enum):
+    """Whether the scheduler may run a task."""
+
+    RUNNABLE = "R"
+    BLOCKED = "S"
+    STOPPED = "T"
+    ZOMBIE = "Z"
+
+
+@dataclass(slots=True, frozen=True)
+class Wait:
+    """What a blocked system call waits for, apart from other tasks.
+
+    `deadline` is a time of the monotonic clock (ns) at which to go on in any case;
+    `host_fd` a file descriptor of the host that may become readable.
+    """
+
+    deadline: int | None = None
+    host_fd: int | None = None
+
+
+class Interrupted(Exception):
+    """Thrown into a waiting system call when a signal is to be handled.
+
+    A call that lets it through is restarted or fails with EINTR, as the handler's
+    SA_RESTART says (ERESTARTSYS); one that must never be restarted turns it into EINTR.
+    """
+
+
+SyscallResult = int | Generator[Wait, None, int]
+
+
+class Rlimit(enum.IntEnum):
+    """`RLIMIT_*` (include/uapi/asm-generic/resource.h)."""
+
+    CPU = 0
+    FSIZE = 1
+    DATA = 2
+    STACK = 3
+    CORE = 4
+    RSS = 5
+    NPROC = 6
+    NOFILE = 7
+    MEMLOCK = 8
+    AS = 9
+    LOCKS = 10
+    SIGPENDING = 11
+    MSGQUEUE = 12
+    NICE = 13
+    RTPRIO = 14
+    RTTIME = 15
+
+
+def default_limits() -> dict[int, tuple[int, int]]:
+    """The limits (soft, hard) that a login gives; they are inherited over fork and exec."""
+    limits = {int(which): (RLIM_INFINITY, RLIM_INFINITY) for which in Rlimit}
+    limits[Rlimit.STACK] = (8 << 20, RLIM_INFINITY)
+    limits[Rlimit.CORE] = (0, RLIM_INFINITY)
+    limits[Rlimit.NOFILE] = (1024, 1 << 20)
+    limits[Rlimit.MEMLOCK] = (8 << 20, 8 << 20)
+    limits[Rlimit.NPROC] = limits[Rlimit.SIGPENDING] = (95_000, 95_000)
+    limits[Rlimit.MSGQUEUE] = (819_200, 819_200)
+    limits[Rlimit.NICE] = limits[Rlimit.RTPRIO] = (0, 0)
+    return limits
+
+
+@dataclass(eq=False)
+class Process:
+    """One thread group.
+
+    Invariants: `threads` is empty if and only if the process is a zombie; `mm` is None
+    only for a zombie whose memory was given back.
+    """
+
+    kernel: "Kernel"
+    pid: int
+    parent: "Process | None"
+    mm: AddressSpace
+    files: FdTable
+    fs: FsContext
+    pgid: int
+    sid: int
+    comm: str = ""
+    exe_path: str = ""
+    argv: list[bytes] = field(default_factory=list)
+    """As given to `execve`; the program itself may change its copy on the stack."""
+    auxv: bytes = b""
+    actions: SignalActions = field(default_factory=SignalActions)
+    pending: PendingSignals = field(default_factory=PendingSignals)
+    """Signals for whichever thread takes them first (`shared_pending`)."""
+    limits: dict[int, tuple[int, int]] = field(default_factory=default_limits)
+    threads: "dict[int, Task]" = field(default_factory=dict)
+    children: "list[Process]" = field(default_factory=list)
+    exit_status: int | None = None
+    """The status word for `wait4`: exit code << 8, or the signal that killed it."""
+    exit_signal: int = SIGCHLD
+    started_by_machine: bool = False
+    stop_report: int = 0
+    """A status word that says it was stopped or continued, until `wait4` has seen it."""
+    held: bool = False
+    """Stopped by the machine, before it has exited; it does not run until released."""
+    reached_entry: bool = False
+    """It was held once: its own first instruction is next, or behind."""
+    hold_at: int = 0
+    """The address at which the machine is to stop it, 0 for none."""
+    frozen: bool = False
+    """It has exited, but its memory is kept as the last instruction left it."""
+    faults_before: FaultCounts = field(default_factory=FaultCounts)
+    """Faults counted up to the end of the last `execve`: they belong to the old program."""
+    dead_faults: FaultCounts = field(default_factory=FaultCounts)
+    """Faults of threads that are gone."""
+    start_time_ns: int = 0
+    peak_rss_pages: int = 0
+    cpu_time_ns: int = 0
+    child_cpu_time_ns: int = 0
+    alarm_deadline: int | None = None
+    alarm_interval: int = 0
+    vfork_done: bool = True
+    """False while a vfork child still runs in its parent's memory."""
+    subreaper: bool = False
+    dumpable: int = 1
+    no_new_privs: bool = False
+    parent_death_signal: int = 0
+    personality: int = 0x0040000
+    """ADDR_NO_RANDOMIZE: addresses are the same in each run."""
+
+    @property
+    def ppid(self) -> int:
+        """The parent's pid; 0 for the programs that the machine itself started."""
+        return self.parent.pid if self.parent else 0
+
+    @property
+    def leader(self) -> "Task":
+        """The thread whose tid is the pid, or the oldest one that is left."""
+        return self.threads.get(self.pid) or next(iter(self.threads.values()))
+
+    @property
+    def state(self) -> str:
+        """One letter, as in `/proc/PID/stat`."""
+        return self.leader.state.value if self.threads else TaskState.ZOMBIE.value
+
+    @property
+    def tids(self) -> list[int]:
+        """The thread ids."""
+        return list(self.threads)
+
+    @property
+    def cred(self) -> Any:
+        """The credentials, which file access checks use."""
+        return self.fs.cred
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell shows it: the code, or 128 + the signal; None while it runs."""
+        if self.exit_status is None:
+            return None
+        signal = self.exit_status & 0x7F
+        return 128 + signal if signal else self.exit_status >> 8 & 0xFF
+
+    def total_faults(self) -> FaultCounts:
+        """Minor and major faults over the life of the process, as in `/proc/PID/stat`."""
+        total = FaultCounts(self.dead_faults.minor, self.dead_faults.major)
+        for task in self.threads.values():
+            total.minor += task.faults.minor
+            total.major += task.faults.major
+        return total
+
+    def program_faults(self) -> FaultCounts:
+        """Faults since the last `execve` was done."""
+        total = self.total_faults()
+        return FaultCounts(
+            total.minor - self.faults_before.minor, total.major - self.faults_before.major
+        )
+
+    def limit(self, which: Rlimit) -> int:
+        """The soft limit."""
+        return self.limits[which][0]
+
+    # What `/proc/PID/status` shows of signals.
+    @property
+    def sig_pending(self) -> int:
+        """The set of signals pending for the leader."""
+        return self.pending.mask | (self.leader.pending.mask if self.threads else 0)
+
+    @property
+    def sig_blocked(self) -> int:
+        """The leader's signal mask."""
+        return self.leader.blocked if self.threads else 0
+
+    @property
+    def sig_ignored(self) -> int:
+        """The set of signals with SIG_IGN."""
+        return self.actions.ignored_mask()
+
+    @property
+    def sig_caught(self) -> int:
+        """The set of signals with a handler."""
+        return self.actions.caught_mask()
+
+    @property
+    def utime_ns(self) -> int:
+        """CPU time in user mode (virtual)."""
+        return self.cpu_time_ns
+
+    @property
+    def stime_ns(self) -> int:
+        """CPU time in the kernel: the model counts none."""
+        return 0
+
+
+@dataclass(eq=False)
+class Task:
+    """One thread.
+
+    `registers` is what the CPU saved when the task last left it. `blocked_call` is the
+    system call that the task waits in: invariant: not None if and only if BLOCKED.
+    """
+
+    tid: int
+    process: Process
+    registers: Any
+    state: TaskState = TaskState.RUNNABLE
+    blocked: int = 0
+    """The signal mask."""
+    saved_mask: int | None = None
+    """The mask to put back once the next signal is delivered (rt_sigsuspend, ppoll)."""
+    pending: PendingSignals = field(default_factory=PendingSignals)
+    altstack: SigAltStack = field(default_factory=SigAltStack)
+    blocked_call: Generator[Wait, None, int] | None = None
+    wait: Wait = field(default_factory=Wait)
+    syscall_number: int = -1
+    """The call in progress, which a restart executes again; -1 in user mode."""
+    faults: FaultCounts = field(default_factory=FaultCounts)
+    set_child_tid: int = 0
+    """Where to write the tid when the task first runs."""
+    clear_child_tid: int = 0
+    robust_list: int = 0
+    rseq_area: int = 0
+    killed_by: int = 0
+    """A fatal signal on its way: nothing of the program runs any more."""
+
+    @property
+    def kernel(self) -> "Kernel":
+        """The kernel that runs it."""
+        return self.process.kernel
+
+    @property
+    def mm(self) -> AddressSpace:
+        """The memory it sees."""
+        return self.process.mm
+
+    def action(self, signal: int) -> SigAction:
+        """What the process does on `signal`."""
+        return self.process.actions[signal]

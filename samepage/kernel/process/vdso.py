@@ -1,0 +1,98 @@
+"""The vDSO: the kernel's own shared object, mapped into every program.
+
+The image is the one that the host's kernel gives to our own process, so that a program
+finds the same symbols, and touches the same pages of it, as natively. Its functions read
+the time from the `[vvar]` pages. Ours say that there is no usable clock source
+(VDSO_CLOCKMODE_NONE): `clock_gettime` then falls back to the system call. Only the coarse
+clocks and `time`, which need no clock source, are answered from `[vvar]`; the kernel
+keeps those words up to date (`update_vsyscall`).
+
+Where the words are depends on the kernel that built the image; `_find_basetime` finds
+them by looking for the present time in the host's own `[vvar]`.
+"""
+
+import ctypes
+import re
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.mm.frames import FrameKind, Frames
+
+_TIMESTAMP = struct.Struct("<QQ")
+_CLOCK_REALTIME, _CLOCK_MONOTONIC = 0, 1
+_CLOCK_REALTIME_COARSE, _CLOCK_MONOTONIC_COARSE = 5, 6
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VdsoImage:
+    """What the host maps: the object, and the lengths of the data areas before it (bytes)."""
+
+    code: bytes
+    vvar_size: int
+    vclock_size: int
+    basetime: int
+    """The offset in `[vvar]` of `basetime[CLOCK_REALTIME]`."""
+
+
+def host_image() -> VdsoImage | None:
+    """The vDSO of the running kernel; None if it has none that we understand."""
+    areas: dict[str, tuple[int, int]] = {}
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) .*\[(vdso|vvar|vvar_vclock)\]$", line)
+        if match:
+            areas[match[3]] = (int(match[1], 16), int(match[2], 16))
+    if not {"vdso", "vvar"} <= areas.keys():
+        return None
+    start, end = areas["vdso"]
+    vvar, vvar_end = areas["vvar"]
+    # The time data are in the first page; the pages behind it may not be readable.
+    basetime = _find_basetime(ctypes.string_at(vvar, PAGE_SIZE))
+    if basetime is None:
+        return None
+    vclock = areas.get("vvar_vclock", (0, 0))
+    return VdsoImage(
+        ctypes.string_at(start, end - start), vvar_end - vvar, vclock[1] - vclock[0], basetime
+    )
+
+
+def _find_basetime(page: bytes) -> int | None:
+    now = int(time.time())
+    for offset in range(0, PAGE_SIZE - 6 * _TIMESTAMP.size, 8):
+        real = _TIMESTAMP.unpack_from(page, offset)[0]
+        coarse = _TIMESTAMP.unpack_from(page, offset + _CLOCK_REALTIME_COARSE * 16)[0]
+        if abs(real - now) <= 2 and abs(coarse - now) <= 2:
+            return offset
+    return None
+
+
+class Vdso:
+    """The vDSO of a machine: its frames, which all processes map."""
+
+    def __init__(self, image: VdsoImage, frames: Frames) -> None:
+        self.image = image
+        self._ram = frames.ram
+        self.pages: dict[tuple[str, int], int] = {}
+        """(VMA name, page index) -> frame, as `AddressSpace.special_pages` wants it."""
+        for index in range(len(image.code) >> PAGE_SHIFT):
+            pfn = frames.allocate(FrameKind.VDSO)
+            start = index << PAGE_SHIFT
+            frames.ram.frame(pfn)[:] = image.code[start : start + PAGE_SIZE]
+            self.pages["[vdso]", index] = pfn
+        for index in range(image.vvar_size >> PAGE_SHIFT):
+            self.pages["[vvar]", index] = frames.allocate_zeroed(FrameKind.KERNEL)
+        self._data = self._ram.frame(self.pages["[vvar]", 0])
+
+    def update(self, realtime_ns: int, monotonic_ns: int) -> None:
+        """Set the coarse clocks (`update_vsyscall`)."""
+        for clock, now in (
+            (_CLOCK_REALTIME, realtime_ns),
+            (_CLOCK_MONOTONIC, monotonic_ns),
+            (_CLOCK_REALTIME_COARSE, realtime_ns),
+            (_CLOCK_MONOTONIC_COARSE, monotonic_ns),
+        ):
+            at = self.image.basetime + clock * _TIMESTAMP.size
+            _TIMESTAMP.pack_into(self._data, at, now // _NS, now % _NS)
