@@ -220,7 +220,7 @@ def stat(process: ProcessView) -> str:
         0,
         0,
     ]
-    return " ".join(map(str, [*before, *code, *middle, *data, process.exit_code])) + "\n"
+    return " ".join(map(str, [*before, *code, *middle, *data, process.exit_status or 0])) + "\n"
 
 
 def statm(mm: AddressSpace | None) -> str:

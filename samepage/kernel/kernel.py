@@ -1,0 +1,416 @@
+"""The kernel of one machine: boots the hardware, owns all processes, and is entered by the
+CPU at system calls, faults and exceptions.
+
+    run_task --- CPU runs ---> system call   -> handler, or a blocked task
+                               page fault    -> handle_mm_fault (on the way, in the MMU
+                                                hook), or a signal if it cannot be resolved
+                               exception     -> a signal
+             <-- signals are delivered, and the program goes on
+
+What each of these does is in `mm`, `process` and `syscalls`; this module connects them.
+"""
+
+import errno
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import GeneratorType
+
+from unicorn import x86_const as x86
+
+from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
+from samepage.hardware.paging import Access
+from samepage.hardware.ram import PAGE_SIZE, Ram
+from samepage.kernel.clock import Clock
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.vfs import Vfs
+from samepage.kernel.mm.address_space import AddressSpace, Event, Limits
+from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
+from samepage.kernel.mm.frames import Frames, OutOfFrames
+from samepage.kernel.mm.page_cache import PageCache
+from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.proc_view import ProcView
+from samepage.kernel.process import exit as exiting
+from samepage.kernel.process import signal as signals
+from samepage.kernel.process.exec import ExecFatal
+from samepage.kernel.process.futex import FutexQueues
+from samepage.kernel.process.scheduler import Scheduler, wait_for_host_fds
+from samepage.kernel.process.sigset import (
+    BUS_ADRERR,
+    FPE_INTDIV,
+    ILL_ILLOPN,
+    SA_RESTART,
+    SEGV_ACCERR,
+    SEGV_MAPERR,
+    SI_KERNEL,
+    SIGALRM,
+    SIGBUS,
+    SIGFPE,
+    SIGILL,
+    SIGKILL,
+    SIGSEGV,
+    SIGTRAP,
+    TRAP_BRKPT,
+    SigInfo,
+)
+from samepage.kernel.process.task import Process, Rlimit, Task, TaskState
+from samepage.kernel.process.vdso import Vdso, host_image
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import load_handlers
+
+HWCAP = 0x078B_FBFD
+"""CPUID leaf 1, EDX, of the model's CPU."""
+_MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
+"""Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
+
+_FAULT_SIGNALS = {
+    FaultResult.SEGV_MAPERR: (SIGSEGV, SEGV_MAPERR),
+    FaultResult.SEGV_ACCERR: (SIGSEGV, SEGV_ACCERR),
+    FaultResult.BUS_ADRERR: (SIGBUS, BUS_ADRERR),
+}
+
+
+class LimitReached(Exception):
+    """The run has used up what the user allowed it."""
+
+
+@dataclass(slots=True)
+class KernelConfig:
+    """How a machine is booted.
+
+    `ram` is in bytes. `epoch_ns` is the time of day at boot. `cold` starts with an empty
+    page cache, so that file pages are read in with major faults. `max_instructions` 0 is
+    no limit.
+    """
+
+    epoch_ns: int
+    ram: int = 4 << 30
+    root: str = "/"
+    cold: bool = False
+    seed: int = 0
+    max_instructions: int = 0
+    min_sigstack_size: int = 1776
+    hostname: str = "samepage"
+    domain: str = "(none)"
+    release: str = "6.18.0"
+    version: str = "#1 SMP PREEMPT_DYNAMIC"
+
+
+@dataclass(slots=True, frozen=True)
+class TimelineEvent:
+    """One event of the memory's history. `ip` is the instruction at which it happened."""
+
+    pid: int
+    event: Event
+    ip: int
+
+
+class Kernel:
+    """One booted machine.
+
+    `processes` holds all that are not reaped. `log` is what the kernel has to say (dmesg).
+    `unimplemented` counts system calls that it does not have, by name.
+    """
+
+    def __init__(self, config: KernelConfig) -> None:
+        self.config = config
+        self.ram = Ram(config.ram)
+        self.cpu = Cpu(self.ram, self._page_fault)
+        self.frames = Frames(self.ram, self.cpu.drop_code)
+        self.cache = PageCache(self.frames, cold=config.cold)
+        self.frames.reclaim = self.cache.reclaim
+        self.clock = Clock(config.epoch_ns)
+        self._random = random.Random(config.seed)
+        self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)
+        self.vfs.proc.kernel = ProcView(self)
+        image = host_image()
+        self.vdso = Vdso(image, self.frames) if image else None
+        self.futexes = FutexQueues()
+        self.scheduler = Scheduler(self)
+        self.processes: dict[int, Process] = {}
+        self.log: list[str] = []
+        self.unimplemented: Counter[str] = Counter()
+        self.timeline: list[TimelineEvent] | None = None
+        self.on_exit: Callable[[Process], None] = lambda process: None
+        self.acting: Process | None = None
+        """The process on whose behalf the kernel acts; events are its."""
+        self._handlers = load_handlers()
+        self._blank_registers = self.cpu.save()
+        self._fault = FaultResult.OK
+        self._out_of_frames = False
+        self._last_pid = 1
+        self._instructions_left = config.max_instructions
+        self.stop_reason: str | None = None
+        """Set from outside (a watchdog) to end the run; `LimitReached` says it."""
+        self.hwcap = HWCAP
+        self.hwcap2 = 2
+        self.min_sigstack_size = config.min_sigstack_size
+        self._update_vdso()
+
+    # --- what the parts of the kernel ask of it ---
+
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes of the machine's random generator, which its seed determines."""
+        return self._random.randbytes(count)
+
+    def next_pid(self) -> int:
+        """A pid or tid that nobody has."""
+        self._last_pid += 1
+        return self._last_pid
+
+    def new_address_space(self) -> AddressSpace:
+        """An empty address space of this machine. Raises `OutOfFrames`."""
+        emit = self._record if self.timeline is not None else None
+        return AddressSpace(self.frames, self.cache, self.cpu.flush_tlb, emit)
+
+    def _record(self, event: Event) -> None:
+        if self.timeline is not None:
+            pid = self.acting.pid if self.acting else 0
+            self.timeline.append(TimelineEvent(pid, event, self.cpu.pc))
+
+    def apply_limits(self, process: Process, mm: AddressSpace) -> None:
+        """Tell an address space the limits of the process that has it."""
+        mm.limits = Limits(
+            address_space=process.limit(Rlimit.AS),
+            data=process.limit(Rlimit.DATA),
+            stack=process.limit(Rlimit.STACK),
+            memlock=process.limit(Rlimit.MEMLOCK),
+            privileged=process.cred.privileged,
+        )
+
+    def replace_mm(self, process: Process, mm: AddressSpace) -> None:
+        """Give a process a new address space (`exec_mmap`)."""
+        self.put_mm(process)
+        process.mm = mm
+        process.vfork_done = True
+        if self.scheduler.current is not None and self.scheduler.current.process is process:
+            self.cpu.load_page_table(mm.table.root)
+
+    def put_mm(self, process: Process) -> None:
+        """Drop a process's hold of its address space (`mmput`)."""
+        mm = process.mm
+        mm.users -= 1
+        if mm.users == 0:
+            mm.destroy()
+
+    def add_task(self, task: Task) -> None:
+        """Let the scheduler run a new task."""
+        self.scheduler.add(task)
+
+    def forget_task(self, task: Task) -> None:
+        """A task has ended."""
+        self.scheduler.remove(task)
+
+    def yield_cpu(self, task: Task) -> None:
+        """Let the tasks that could run go first."""
+        self.scheduler.yield_current()
+
+    def find_task(self, tid: int) -> Task | None:
+        """The task with that id, if it is not gone."""
+        for process in self.processes.values():
+            if tid in process.threads:
+                return process.threads[tid]
+        return None
+
+    def reap(self, process: Process) -> None:
+        """Forget a zombie (`release_task`)."""
+        self.processes.pop(process.pid, None)
+        parent = process.parent
+        if parent is not None and process in parent.children:
+            parent.children.remove(process)
+            parent.child_cpu_time_ns += process.cpu_time_ns
+
+    def init_for(self, process: Process) -> Process | None:
+        """Who adopts the children of a process that ends: the nearest subreaper, or the
+        machine itself (None)."""
+        ancestor = process.parent
+        while ancestor is not None and not (ancestor.subreaper and ancestor.threads):
+            ancestor = ancestor.parent
+        return ancestor
+
+    def trace_exit(self, process: Process) -> None:
+        """Called before a process gives anything back (PTRACE_EVENT_EXIT)."""
+        self.on_exit(process)
+
+    def put_child_tid(self, task: Task) -> None:
+        """CLONE_CHILD_SETTID, done by the child itself when it first runs."""
+        address, task.set_child_tid = task.set_child_tid, 0
+        try:
+            copy_to_user(task.mm, address, task.tid.to_bytes(4, "little"))
+        except SysError:
+            return
+
+    def start_thread(self, task: Task, entry: int, sp: int) -> None:
+        """Give a task the registers of a fresh program (`start_thread`)."""
+        if self.scheduler.current is task:
+            self.cpu.restore(self._blank_registers)
+            self.cpu.write(x86.UC_X86_REG_RIP, entry)
+            self.cpu.write(x86.UC_X86_REG_RSP, sp)
+        else:
+            self.cpu.restore(self._blank_registers)
+            task.registers = self.cpu.save()
+            task.registers.reg_write(x86.UC_X86_REG_RIP, entry)
+            task.registers.reg_write(x86.UC_X86_REG_RSP, sp)
+            self.scheduler.current = None
+
+    def wait_for_host(self, fds: list[int], timeout: float | None) -> bool:
+        """Wait for input from the host, in real time."""
+        return wait_for_host_fds(fds, timeout)
+
+    # --- entering the kernel ---
+
+    def run_task(self, task: Task) -> bool:
+        """Run the current task until it enters the kernel, and serve it; False once it
+        cannot go on. Raises `LimitReached`."""
+        self.acting = task.process
+        budget = self._instructions_left
+        stop = self.cpu.run(budget)
+        if stop.reason is Stop.SYSCALL:
+            self._enter_syscall(task)
+        elif stop.reason is Stop.PAGE_FAULT:
+            self._enter_fault(task, stop)
+        elif stop.reason is Stop.EXCEPTION:
+            self._enter_exception(task, stop)
+        elif stop.reason is Stop.BREAKPOINT:
+            self._enter_breakpoint(task, stop.address)
+        elif budget and self.stop_reason is None and not self.cpu.stopped_early:
+            self.stop_reason = f"the limit of {self.config.max_instructions:,} instructions"
+        if self.stop_reason is not None:
+            raise LimitReached(self.stop_reason)
+        if task.state is TaskState.RUNNABLE and (task.pending.mask or task.process.pending.mask):
+            signals.deliver_signals(task, restart=False)
+        return task.state is TaskState.RUNNABLE
+
+    def _enter_syscall(self, task: Task) -> None:
+        if self.clock.system_call():
+            self._update_vdso()
+            self.check_alarms()
+        registers = self.cpu.syscall_arguments()
+        task.syscall_number = registers[0]
+        handler = self._handlers.get(registers[0])
+        if handler is None:
+            self._count_unimplemented(registers[0])
+            self.leave_syscall(task, -errno.ENOSYS)
+            return
+        try:
+            result = handler.call(task, registers)
+            if type(result) is GeneratorType:
+                try:
+                    task.wait = next(result)
+                except StopIteration as done:
+                    result = done.value
+                else:
+                    task.blocked_call = result
+                    task.state = TaskState.BLOCKED
+                    return
+        except SysError as error:
+            result = -error.errno
+        except OutOfFrames:
+            if registers[0] in _MAY_FAIL:
+                result = -errno.ENOMEM
+            else:
+                self._out_of_memory()
+                result = -errno.ERESTART
+        except ExecFatal as error:
+            self.log.append(f"{task.process.comm}[{task.process.pid}]: exec failed: {error.reason}")
+            task.killed_by = error.signal
+            exiting.do_group_exit(task, error.signal)
+            return
+        if task.state is TaskState.RUNNABLE:
+            self.leave_syscall(task, result)
+
+    def leave_syscall(self, task: Task, result: int, *, interrupted: bool = False) -> None:
+        """Give the current task the result of its call, or have it restarted."""
+        if interrupted:
+            self.cpu.write(x86.UC_X86_REG_RAX, -errno.EINTR & (1 << 64) - 1)
+            signals.deliver_signals(task, restart=True)
+        elif result == -errno.ERESTART:
+            self.restart_syscall(task)
+        elif task.syscall_number >= 0:
+            self.cpu.write(x86.UC_X86_REG_RAX, result & (1 << 64) - 1)
+        task.syscall_number = -1
+
+    def restart_syscall(self, task: Task) -> None:
+        """Let the program execute its `syscall` instruction again."""
+        self.cpu.write(x86.UC_X86_REG_RAX, task.syscall_number)
+        self.cpu.write(x86.UC_X86_REG_RIP, self.cpu.pc - 2)
+
+    def finish_interrupted(self, task: Task, action_flags: int) -> None:
+        """What a handler returns to: EINTR, or with SA_RESTART the call once more."""
+        if action_flags & SA_RESTART:
+            self.restart_syscall(task)
+
+    def _count_unimplemented(self, number: int) -> None:
+        try:
+            name = Sys(number).name.lower()
+        except ValueError:
+            name = f"syscall_{number}"
+        self.unimplemented[name] += 1
+
+    def _page_fault(self, address: int, access: Access) -> bool:
+        """The MMU could not translate; True if the access may be tried again."""
+        task = self.scheduler.current
+        assert task is not None, "the CPU runs without a task"
+        try:
+            self._fault = handle_mm_fault(task.process.mm, address, access)
+        except OutOfFrames:
+            self._out_of_frames = True
+            return False
+        return self._fault is FaultResult.OK
+
+    def _enter_fault(self, task: Task, stop: CpuStop) -> None:
+        if self._out_of_frames:
+            self._out_of_frames = False
+            self._out_of_memory()
+            return
+        signal, code = _FAULT_SIGNALS.get(self._fault, (SIGSEGV, SEGV_MAPERR))
+        self._fault = FaultResult.OK
+        signals.force_signal(task, SigInfo(signal, code, address=stop.address))
+
+    def _enter_exception(self, task: Task, stop: CpuStop) -> None:
+        signal, code = {
+            Vector.DIVIDE_ERROR: (SIGFPE, FPE_INTDIV),
+            Vector.BREAKPOINT: (SIGTRAP, SI_KERNEL),
+            Vector.DEBUG: (SIGTRAP, TRAP_BRKPT),
+            Vector.INVALID_OPCODE: (SIGILL, ILL_ILLOPN),
+        }.get(
+            Vector(stop.vector) if stop.vector in list(Vector) else Vector.GENERAL_PROTECTION,
+            (
+                SIGSEGV,
+                SI_KERNEL,
+            ),
+        )
+        signals.force_signal(task, SigInfo(signal, code, address=self.cpu.pc))
+
+    def _enter_breakpoint(self, task: Task, address: int) -> None:
+        if address == task.process.hold_at:
+            task.process.held = task.process.reached_entry = True
+
+    # --- memory and time ---
+
+    def _out_of_memory(self) -> None:
+        """Kill the process that holds most memory (`out_of_memory`, `oom_badness`)."""
+        candidates = [p for p in self.processes.values() if p.threads and not p.frozen]
+        victim = max(candidates, key=lambda p: (p.mm.rss_pages, p.pid))
+        kib = victim.mm.rss_pages * PAGE_SIZE >> 10
+        self.log.append(
+            f"Out of memory: Killed process {victim.pid} ({victim.comm}) "
+            f"rss:{kib}kB; the machine has {self.ram.size >> 20} MiB of RAM"
+        )
+        victim.leader.killed_by = SIGKILL
+        exiting.do_group_exit(victim.leader, SIGKILL)
+
+    def _update_vdso(self) -> None:
+        if self.vdso is not None:
+            self.vdso.update(self.clock.realtime(), self.clock.monotonic())
+
+    def check_alarms(self) -> None:
+        """Send SIGALRM where an interval timer has expired (`it_real_fn`)."""
+        now = self.clock.monotonic()
+        for process in list(self.processes.values()):
+            if process.alarm_deadline is not None and process.alarm_deadline <= now:
+                process.alarm_deadline = (
+                    now + process.alarm_interval if process.alarm_interval else None
+                )
+                signals.send_to_process(process, SigInfo(SIGALRM, SI_KERNEL))

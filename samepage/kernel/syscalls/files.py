@@ -1,0 +1,299 @@
+"""Reading and writing open files."""
+
+import errno
+import os
+from collections.abc import Callable, Generator
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.signal import send_to_task
+from samepage.kernel.process.sigset import SIGPIPE, SigInfo
+from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import I32, I64, syscall
+from samepage.kernel.syscalls.usermem import (
+    MAX_RW_COUNT,
+    UserMemoryOf,
+    read_iovec,
+    read_u64,
+    until_ready,
+    write_u64,
+)
+
+_CHUNK = 1 << 20
+"""How much of one large transfer is held outside of RAM at a time (bytes)."""
+
+
+@syscall(Sys.READ)
+def sys_read(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
+    """`read(2)`."""
+    return _read_parts(task, task.process.files.get(fd), [(buffer, min(count, MAX_RW_COUNT))])
+
+
+@syscall(Sys.READV)
+def sys_readv(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
+    """`readv(2)`."""
+    return _read_parts(task, task.process.files.get(fd), read_iovec(task, iovec, count))
+
+
+@syscall(Sys.PREAD64)
+def sys_pread64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
+    """`pread(2)`."""
+    file = task.process.files.get(fd)
+    return _read_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
+
+
+@syscall(Sys.PREADV, Sys.PREADV2)
+def sys_preadv(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
+    """`preadv(2)`; -1 as the offset of preadv2 means the file's position."""
+    parts = read_iovec(task, iovec, count)
+    return _read_parts(task, task.process.files.get(fd), parts, None if offset == -1 else offset)
+
+
+def _read_parts(
+    task: Task, file: OpenFile, parts: list[tuple[int, int]], offset: int | None = None
+) -> SyscallResult:
+    """Read into the parts in turn; only the first read may wait."""
+
+    def attempt() -> int:
+        done = 0
+        for address, length in parts:
+            position = 0
+            while position < length or not length:
+                size = min(length - position, _CHUNK)
+                try:
+                    data = file.read(size) if offset is None else file.pread(size, offset + done)
+                except SysError:
+                    if done:
+                        return done
+                    raise
+                copy_to_user(task.mm, address + position, data)
+                position += len(data)
+                done += len(data)
+                if len(data) < size or not length:
+                    break
+            if position < length:
+                break
+        return done
+
+    return _now_or_wait(file, attempt)
+
+
+def _now_or_wait(file: OpenFile, attempt: Callable[[], int]) -> SyscallResult:
+    """The result if it is there at once, which is the usual case, or a waiting call."""
+    try:
+        return attempt()
+    except SysError as error:
+        if error.errno != errno.EAGAIN or file.nonblocking:
+            raise
+    return until_ready(file, attempt)
+
+
+@syscall(Sys.WRITE)
+def sys_write(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
+    """`write(2)`."""
+    file = task.process.files.get(fd)
+    return _write(task, file, [(buffer, min(count, MAX_RW_COUNT))])
+
+
+@syscall(Sys.WRITEV)
+def sys_writev(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
+    """`writev(2)`."""
+    return _write(task, task.process.files.get(fd), read_iovec(task, iovec, count))
+
+
+@syscall(Sys.PWRITE64)
+def sys_pwrite64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
+    """`pwrite(2)`."""
+    file = task.process.files.get(fd)
+    return _write(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
+
+
+@syscall(Sys.PWRITEV, Sys.PWRITEV2)
+def sys_pwritev(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
+    """`pwritev(2)`; -1 as the offset of pwritev2 means the file's position."""
+    parts = read_iovec(task, iovec, count)
+    return _write(task, task.process.files.get(fd), parts, None if offset == -1 else offset)
+
+
+def _write(
+    task: Task, file: OpenFile, parts: list[tuple[int, int]], offset: int | None = None
+) -> Generator[Wait, None, int]:
+    """Write all parts, waiting as often as need be; an error after some bytes went is a
+    short write (`vfs_write`, `pipe_write`)."""
+    if not file.writable:
+        raise SysError(errno.EBADF)
+    total = sum(length for _, length in parts)
+    if not total:
+        _put(task, file, b"", offset)
+        return 0
+    done = 0
+    try:
+        for address, length in parts:
+            position = 0
+            while position < length:
+                size = min(length - position, _CHUNK)
+                data = copy_from_user(task.mm, address + position, size)
+                while data:
+                    try:
+                        written = _put(task, file, data, None if offset is None else offset + done)
+                    except SysError as error:
+                        if error.errno != errno.EAGAIN or file.nonblocking:
+                            raise
+                        yield Wait()
+                        continue
+                    done += written
+                    position += written
+                    data = data[written:]
+    except (SysError, Interrupted):
+        if not done:
+            raise
+    return done
+
+
+def _put(task: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
+    try:
+        return file.write(data) if offset is None else file.pwrite(data, offset)
+    except SysError as error:
+        if error.errno == errno.EPIPE:
+            send_to_task(task, SigInfo(SIGPIPE, pid=task.process.pid, uid=task.process.cred.uid))
+        raise
+
+
+@syscall(Sys.LSEEK)
+def sys_lseek(task: Task, fd: I32, offset: I64, whence: I32) -> int:
+    """`lseek(2)`."""
+    return task.process.files.get(fd).lseek(offset, whence)
+
+
+@syscall(Sys.IOCTL)
+def sys_ioctl(task: Task, fd: I32, request: I32, argument: int) -> int:
+    """`ioctl(2)`."""
+    file = task.process.files.get(fd)
+    if request & 0xFFFF_FFFF in (_FIOCLEX, _FIONCLEX):
+        task.process.files.set_cloexec(fd, request & 0xFFFF_FFFF == _FIOCLEX)
+        return 0
+    return file.ioctl(request & 0xFFFF_FFFF, argument, UserMemoryOf(task.mm))
+
+
+_FIOCLEX, _FIONCLEX = 0x5451, 0x5450
+
+
+@syscall(Sys.FTRUNCATE)
+def sys_ftruncate(task: Task, fd: I32, length: I64) -> int:
+    """`ftruncate(2)`."""
+    task.process.files.get(fd).ftruncate(length)
+    return 0
+
+
+@syscall(Sys.FALLOCATE)
+def sys_fallocate(task: Task, fd: I32, mode: I32, offset: I64, length: I64) -> int:
+    """`fallocate(2)`."""
+    task.process.files.get(fd).fallocate(mode, offset, length)
+    return 0
+
+
+@syscall(Sys.FSYNC, Sys.FDATASYNC)
+def sys_fsync(task: Task, fd: I32) -> int:
+    """`fsync(2)`: the overlay is memory, so there is nothing to wait for."""
+    task.process.files.get(fd).fsync()
+    return 0
+
+
+@syscall(Sys.SYNC_FILE_RANGE, Sys.SYNCFS)
+def sys_syncfs(task: Task, fd: I32) -> int:
+    """`syncfs(2)`, `sync_file_range(2)`."""
+    task.process.files.get(fd)
+    return 0
+
+
+@syscall(Sys.SYNC)
+def sys_sync(task: Task) -> int:
+    """`sync(2)`."""
+    return 0
+
+
+@syscall(Sys.FADVISE64, Sys.READAHEAD)
+def sys_fadvise64(task: Task, fd: I32, offset: I64, length: I64, advice: I32) -> int:
+    """`posix_fadvise(2)`, `readahead(2)`: advice that the model's cache does not need."""
+    file = task.process.files.get(fd)
+    if not file.seekable:
+        raise SysError(errno.ESPIPE)
+    return 0
+
+
+@syscall(Sys.SENDFILE)
+def sys_sendfile(task: Task, out_fd: I32, in_fd: I32, offset: int, count: int) -> SyscallResult:
+    """`sendfile(2)`."""
+    files = task.process.files
+    return _transfer(task, files.get(in_fd), files.get(out_fd), offset, 0, count)
+
+
+@syscall(Sys.COPY_FILE_RANGE)
+def sys_copy_file_range(
+    task: Task, in_fd: I32, in_offset: int, out_fd: I32, out_offset: int, count: int, flags: int
+) -> SyscallResult:
+    """`copy_file_range(2)`."""
+    source, target = task.process.files.get(in_fd), task.process.files.get(out_fd)
+    if flags or not (source.seekable and target.seekable) or target.flags & os.O_APPEND:
+        raise SysError(errno.EBADF if target.flags & os.O_APPEND else errno.EINVAL)
+    return _transfer(task, source, target, in_offset, out_offset, count)
+
+
+@syscall(Sys.SPLICE)
+def sys_splice(
+    task: Task, in_fd: I32, in_offset: int, out_fd: I32, out_offset: int, count: int
+) -> SyscallResult:
+    """`splice(2)`, by copying."""
+    files = task.process.files
+    return _transfer(task, files.get(in_fd), files.get(out_fd), in_offset, out_offset, count)
+
+
+def _transfer(
+    task: Task, source: OpenFile, target: OpenFile, in_at: int, out_at: int, count: int
+) -> Generator[Wait, None, int]:
+    """Copy from file to file; `in_at` and `out_at` are addresses of positions, or 0."""
+    if not source.readable or not target.writable:
+        raise SysError(errno.EBADF)
+    read_from = read_u64(task, in_at) if in_at else None
+    write_to = read_u64(task, out_at) if out_at else None
+    done = 0
+    while done < count:
+        size = min(count - done, _CHUNK)
+        if read_from is None:
+            data = b""
+            while not data:
+                try:
+                    data = source.read(size)
+                    break
+                except SysError as error:
+                    if error.errno != errno.EAGAIN or done or source.nonblocking:
+                        raise
+                yield Wait(host_fd=getattr(source, "host_fd", None))
+        else:
+            data = source.pread(size, read_from)
+            read_from += len(data)
+        if not data:
+            break
+        position = 0
+        while position < len(data):
+            try:
+                part = data[position:]
+                written = _put(task, target, part, write_to)
+            except SysError as error:
+                if error.errno != errno.EAGAIN or target.nonblocking:
+                    raise
+                yield Wait()
+                continue
+            position += written
+            if write_to is not None:
+                write_to += written
+        done += len(data)
+        if not source.seekable:
+            break
+    if read_from is not None:
+        write_u64(task, in_at, read_from)
+    if write_to is not None:
+        write_u64(task, out_at, write_to)
+    return done

@@ -1,0 +1,433 @@
+"""Who a process is: ids, groups, sessions, limits, priorities, prctl."""
+
+import errno
+import struct
+from dataclasses import replace
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.context import Credentials
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.task import Process, Rlimit, Task
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.processes import pack_rusage
+from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.usermem import write_u32
+
+_NO_CHANGE = 0xFFFF_FFFF
+_ALL_CAPABILITIES = (1 << 41) - 1
+
+
+@syscall(Sys.GETPID)
+def sys_getpid(task: Task) -> int:
+    """`getpid(2)`."""
+    return task.process.pid
+
+
+@syscall(Sys.GETTID)
+def sys_gettid(task: Task) -> int:
+    """`gettid(2)`."""
+    return task.tid
+
+
+@syscall(Sys.GETPPID)
+def sys_getppid(task: Task) -> int:
+    """`getppid(2)`."""
+    return task.process.ppid
+
+
+@syscall(Sys.GETUID)
+def sys_getuid(task: Task) -> int:
+    """`getuid(2)`."""
+    return int(task.process.fs.cred.uid)
+
+
+@syscall(Sys.GETEUID)
+def sys_geteuid(task: Task) -> int:
+    """`geteuid(2)`."""
+    return int(task.process.fs.cred.euid)
+
+
+@syscall(Sys.GETGID)
+def sys_getgid(task: Task) -> int:
+    """`getgid(2)`."""
+    return int(task.process.fs.cred.gid)
+
+
+@syscall(Sys.GETEGID)
+def sys_getegid(task: Task) -> int:
+    """`getegid(2)`."""
+    return int(task.process.fs.cred.egid)
+
+
+@syscall(Sys.GETRESUID)
+def sys_getresuid(task: Task, real: int, effective: int, saved: int) -> int:
+    """`getresuid(2)`."""
+    cred = task.process.fs.cred
+    for address, value in ((real, cred.uid), (effective, cred.euid), (saved, cred.suid)):
+        write_u32(task, address, value)
+    return 0
+
+
+@syscall(Sys.GETRESGID)
+def sys_getresgid(task: Task, real: int, effective: int, saved: int) -> int:
+    """`getresgid(2)`."""
+    cred = task.process.fs.cred
+    for address, value in ((real, cred.gid), (effective, cred.egid), (saved, cred.sgid)):
+        write_u32(task, address, value)
+    return 0
+
+
+def _allowed(cred: Credentials, value: int, owned: tuple[int, ...]) -> None:
+    if value != _NO_CHANGE and cred.euid and value not in owned:
+        raise SysError(errno.EPERM)
+
+
+@syscall(Sys.SETUID)
+def sys_setuid(task: Task, uid: U32) -> int:
+    """`setuid(2)`."""
+    cred = task.process.fs.cred
+    _allowed(cred, uid, (cred.uid, cred.suid))
+    if cred.euid == 0:
+        cred = replace(cred, uid=uid, suid=uid)
+    task.process.fs.cred = replace(cred, euid=uid, fsuid=uid)
+    return 0
+
+
+@syscall(Sys.SETGID)
+def sys_setgid(task: Task, gid: U32) -> int:
+    """`setgid(2)`."""
+    cred = task.process.fs.cred
+    _allowed(cred, gid, (cred.gid, cred.sgid))
+    if cred.euid == 0:
+        cred = replace(cred, gid=gid, sgid=gid)
+    task.process.fs.cred = replace(cred, egid=gid, fsgid=gid)
+    return 0
+
+
+@syscall(Sys.SETREUID)
+def sys_setreuid(task: Task, real: U32, effective: U32) -> int:
+    """`setreuid(2)`."""
+    cred = task.process.fs.cred
+    saved = effective if real != _NO_CHANGE or effective not in (_NO_CHANGE, cred.uid) else None
+    return sys_setresuid(task, real, effective, _NO_CHANGE if saved is None else saved)
+
+
+@syscall(Sys.SETREGID)
+def sys_setregid(task: Task, real: U32, effective: U32) -> int:
+    """`setregid(2)`."""
+    cred = task.process.fs.cred
+    saved = effective if real != _NO_CHANGE or effective not in (_NO_CHANGE, cred.gid) else None
+    return sys_setresgid(task, real, effective, _NO_CHANGE if saved is None else saved)
+
+
+@syscall(Sys.SETRESUID)
+def sys_setresuid(task: Task, real: U32, effective: U32, saved: U32) -> int:
+    """`setresuid(2)`."""
+    cred = task.process.fs.cred
+    owned = (cred.uid, cred.euid, cred.suid)
+    for value in (real, effective, saved):
+        _allowed(cred, value, owned)
+    uid = cred.uid if real == _NO_CHANGE else real
+    euid = cred.euid if effective == _NO_CHANGE else effective
+    suid = cred.suid if saved == _NO_CHANGE else saved
+    task.process.fs.cred = replace(cred, uid=uid, euid=euid, suid=suid, fsuid=euid)
+    return 0
+
+
+@syscall(Sys.SETRESGID)
+def sys_setresgid(task: Task, real: U32, effective: U32, saved: U32) -> int:
+    """`setresgid(2)`."""
+    cred = task.process.fs.cred
+    owned = (cred.gid, cred.egid, cred.sgid)
+    for value in (real, effective, saved):
+        _allowed(cred, value, owned)
+    gid = cred.gid if real == _NO_CHANGE else real
+    egid = cred.egid if effective == _NO_CHANGE else effective
+    sgid = cred.sgid if saved == _NO_CHANGE else saved
+    task.process.fs.cred = replace(cred, gid=gid, egid=egid, sgid=sgid, fsgid=egid)
+    return 0
+
+
+@syscall(Sys.SETFSUID)
+def sys_setfsuid(task: Task, uid: U32) -> int:
+    """`setfsuid(2)`: the previous value, whether it changed or not."""
+    cred = task.process.fs.cred
+    if cred.euid == 0 or uid in (cred.uid, cred.euid, cred.suid):
+        task.process.fs.cred = replace(cred, fsuid=uid)
+    return int(cred.fsuid)
+
+
+@syscall(Sys.SETFSGID)
+def sys_setfsgid(task: Task, gid: U32) -> int:
+    """`setfsgid(2)`: the previous value, whether it changed or not."""
+    cred = task.process.fs.cred
+    if cred.euid == 0 or gid in (cred.gid, cred.egid, cred.sgid):
+        task.process.fs.cred = replace(cred, fsgid=gid)
+    return int(cred.fsgid)
+
+
+@syscall(Sys.GETGROUPS)
+def sys_getgroups(task: Task, size: I32, address: int) -> int:
+    """`getgroups(2)`."""
+    groups = task.process.fs.cred.groups
+    if size:
+        if size < len(groups):
+            raise SysError(errno.EINVAL)
+        copy_to_user(task.mm, address, struct.pack(f"<{len(groups)}I", *groups))
+    return len(groups)
+
+
+@syscall(Sys.SETGROUPS)
+def sys_setgroups(task: Task, size: I32, address: int) -> int:
+    """`setgroups(2)`."""
+    if task.process.fs.cred.euid:
+        raise SysError(errno.EPERM)
+    if not 0 <= size <= 65536:
+        raise SysError(errno.EINVAL)
+    groups = struct.unpack(f"<{size}I", copy_from_user(task.mm, address, 4 * size))
+    task.process.fs.cred = replace(task.process.fs.cred, groups=groups)
+    return 0
+
+
+def _find(task: Task, pid: int) -> Process:
+    process = task.kernel.processes.get(pid) if pid else task.process
+    if process is None:
+        raise SysError(errno.ESRCH)
+    return process
+
+
+@syscall(Sys.GETPGRP)
+def sys_getpgrp(task: Task) -> int:
+    """`getpgrp(2)`."""
+    return task.process.pgid
+
+
+@syscall(Sys.GETPGID)
+def sys_getpgid(task: Task, pid: I32) -> int:
+    """`getpgid(2)`."""
+    return _find(task, pid).pgid
+
+
+@syscall(Sys.SETPGID)
+def sys_setpgid(task: Task, pid: I32, pgid: I32) -> int:
+    """`setpgid(2)`."""
+    target = _find(task, pid)
+    if pgid < 0:
+        raise SysError(errno.EINVAL)
+    if target is not task.process and target.parent is not task.process:
+        raise SysError(errno.ESRCH)
+    if target.sid != task.process.sid or target.sid == target.pid:
+        raise SysError(errno.EPERM)
+    target.pgid = pgid or target.pid
+    return 0
+
+
+@syscall(Sys.GETSID)
+def sys_getsid(task: Task, pid: I32) -> int:
+    """`getsid(2)`."""
+    return _find(task, pid).sid
+
+
+@syscall(Sys.SETSID)
+def sys_setsid(task: Task) -> int:
+    """`setsid(2)`."""
+    process = task.process
+    if any(p.pgid == process.pid for p in task.kernel.processes.values()):
+        raise SysError(errno.EPERM)
+    process.sid = process.pgid = process.pid
+    return process.pid
+
+
+@syscall(Sys.PRLIMIT64)
+def sys_prlimit64(task: Task, pid: I32, which: U32, new: int, old: int) -> int:
+    """`prlimit(2)`."""
+    if which > Rlimit.RTTIME:
+        raise SysError(errno.EINVAL)
+    process = _find(task, pid)
+    wanted = struct.unpack("<QQ", copy_from_user(task.mm, new, 16)) if new else None
+    if old:
+        copy_to_user(task.mm, old, struct.pack("<QQ", *process.limits[which]))
+    if wanted is not None:
+        soft, hard = wanted
+        if soft > hard:
+            raise SysError(errno.EINVAL)
+        if hard > process.limits[which][1] and task.process.fs.cred.euid:
+            raise SysError(errno.EPERM)
+        process.limits[which] = (soft, hard)
+        if which == Rlimit.NOFILE:
+            process.files.limit = soft
+        task.kernel.apply_limits(process, process.mm)
+    return 0
+
+
+@syscall(Sys.GETRLIMIT)
+def sys_getrlimit(task: Task, which: U32, address: int) -> int:
+    """`getrlimit(2)`."""
+    return sys_prlimit64(task, 0, which, 0, address)
+
+
+@syscall(Sys.SETRLIMIT)
+def sys_setrlimit(task: Task, which: U32, address: int) -> int:
+    """`setrlimit(2)`."""
+    return sys_prlimit64(task, 0, which, address, 0)
+
+
+@syscall(Sys.GETRUSAGE)
+def sys_getrusage(task: Task, who: I32, address: int) -> int:
+    """`getrusage(2)`: of children, the model knows only that they were."""
+    if who not in (-1, 0, 1):
+        raise SysError(errno.EINVAL)
+    copy_to_user(task.mm, address, pack_rusage(task.process) if who >= 0 else bytes(144))
+    return 0
+
+
+@syscall(Sys.CAPGET)
+def sys_capget(task: Task, header: int, data: int) -> int:
+    """`capget(2)`: root has all capabilities, others none."""
+    version, pid = struct.unpack("<Ii", copy_from_user(task.mm, header, 8))
+    if version != 0x2008_0522:
+        write_u32(task, header, 0x2008_0522)
+        if data:
+            raise SysError(errno.EINVAL)
+        return 0
+    held = _ALL_CAPABILITIES if _find(task, pid).fs.cred.euid == 0 else 0
+    low, high = held & 0xFFFF_FFFF, held >> 32
+    if data:
+        copy_to_user(task.mm, data, struct.pack("<6I", low, low, 0, high, high, 0))
+    return 0
+
+
+@syscall(Sys.CAPSET)
+def sys_capset(task: Task, header: int, data: int) -> int:
+    """`capset(2)`: the model does not divide root's rights."""
+    raise SysError(errno.EPERM)
+
+
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
+_PR_SET_NAME, _PR_GET_NAME, _PR_CAPBSET_READ = 15, 16, 23
+_PR_GET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 21, 36, 37
+_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_SET_VMA = 38, 39, 0x5356_4D41
+_PR_GET_KEEPCAPS, _PR_GET_TIMERSLACK, _PR_SET_TIMERSLACK = 7, 30, 29
+
+
+@syscall(Sys.PRCTL)
+def sys_prctl(task: Task, option: I32, argument: int, third: int) -> int:
+    """`prctl(2)`, for the options that do not change how the machine works."""
+    process = task.process
+    if option == _PR_SET_NAME:
+        raw = copy_from_user(task.mm, argument, 16).split(b"\0", 1)[0][:15]
+        process.comm = raw.decode(errors="surrogateescape")
+        return 0
+    if option == _PR_GET_NAME:
+        name = process.comm.encode(errors="surrogateescape")[:15]
+        copy_to_user(task.mm, argument, name.ljust(16, b"\0"))
+        return 0
+    if option == _PR_GET_DUMPABLE:
+        return process.dumpable
+    if option == _PR_SET_DUMPABLE:
+        process.dumpable = argument
+        return 0
+    if option == _PR_SET_PDEATHSIG:
+        process.parent_death_signal = argument
+        return 0
+    if option in (_PR_GET_PDEATHSIG, _PR_GET_CHILD_SUBREAPER):
+        reaper = option == _PR_GET_CHILD_SUBREAPER
+        value = int(process.subreaper) if reaper else process.parent_death_signal
+        write_u32(task, argument, value)
+        return 0
+    if option == _PR_SET_CHILD_SUBREAPER:
+        process.subreaper = bool(argument)
+        return 0
+    if option == _PR_SET_NO_NEW_PRIVS:
+        if argument != 1:
+            raise SysError(errno.EINVAL)
+        process.no_new_privs = True
+        return 0
+    if option == _PR_GET_NO_NEW_PRIVS:
+        return int(process.no_new_privs)
+    if option == _PR_CAPBSET_READ:
+        if argument > 40:
+            raise SysError(errno.EINVAL)
+        return 1
+    if option == _PR_GET_TIMERSLACK:
+        return 50_000
+    if option in (_PR_GET_SECCOMP, _PR_GET_KEEPCAPS, _PR_SET_TIMERSLACK):
+        return 0
+    raise SysError(errno.EINVAL)
+
+
+@syscall(Sys.PERSONALITY)
+def sys_personality(task: Task, value: U32) -> int:
+    """`personality(2)`."""
+    old = task.process.personality
+    if value != _NO_CHANGE:
+        task.process.personality = value
+    return old
+
+
+@syscall(Sys.GETPRIORITY)
+def sys_getpriority(task: Task, which: I32, who: I32) -> int:
+    """`getpriority(2)`: every process has the nice value 0, which is 20 here."""
+    return 20
+
+
+@syscall(Sys.SETPRIORITY)
+def sys_setpriority(task: Task, which: I32, who: I32, value: I32) -> int:
+    """`setpriority(2)`: accepted; there is one CPU and no priorities."""
+    return 0
+
+
+@syscall(Sys.SCHED_YIELD)
+def sys_sched_yield(task: Task) -> int:
+    """`sched_yield(2)`."""
+    task.kernel.yield_cpu(task)
+    return 0
+
+
+@syscall(Sys.SCHED_GETAFFINITY)
+def sys_sched_getaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
+    """`sched_getaffinity(2)`: the machine has CPU 0."""
+    if size < 8 or size & 7:
+        raise SysError(errno.EINVAL)
+    copy_to_user(task.mm, address, (1).to_bytes(8, "little"))
+    return 8
+
+
+@syscall(Sys.SCHED_SETAFFINITY)
+def sys_sched_setaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
+    """`sched_setaffinity(2)`."""
+    mask = int.from_bytes(copy_from_user(task.mm, address, min(size, 128)), "little")
+    if not mask & 1:
+        raise SysError(errno.EINVAL)
+    return 0
+
+
+@syscall(Sys.SCHED_GETSCHEDULER)
+def sys_sched_getscheduler(task: Task, pid: I32) -> int:
+    """`sched_getscheduler(2)`: SCHED_OTHER."""
+    return 0
+
+
+@syscall(Sys.SCHED_GETPARAM)
+def sys_sched_getparam(task: Task, pid: I32, address: int) -> int:
+    """`sched_getparam(2)`."""
+    write_u32(task, address, 0)
+    return 0
+
+
+@syscall(Sys.SCHED_GET_PRIORITY_MAX, Sys.SCHED_GET_PRIORITY_MIN)
+def sys_sched_get_priority_max(task: Task, policy: I32) -> int:
+    """`sched_get_priority_max(2)` and `_min`."""
+    real_time = policy in (1, 2)
+    if not real_time:
+        return 0
+    return 99 if task.syscall_number == Sys.SCHED_GET_PRIORITY_MAX else 1
+
+
+@syscall(Sys.GETCPU)
+def sys_getcpu(task: Task, cpu: int, node: int) -> int:
+    """`getcpu(2)`."""
+    for address in (cpu, node):
+        if address:
+            write_u32(task, address, 0)
+    return 0

@@ -1,0 +1,171 @@
+"""Waiting for several files at once: poll and select.
+
+Each is the same loop: look at all files, and while none is ready, wait. The deadline is a
+time of the monotonic clock; a signal ends the wait with EINTR, never with a restart.
+"""
+
+import errno
+import struct
+from collections.abc import Callable, Generator
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLOUT, OpenFile
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigset import UNBLOCKABLE
+from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.usermem import read_timespec, read_timeval, read_u64
+
+_POLLNVAL = 0x20
+_POLLPRI = 2
+_POLLFD = struct.Struct("<ihh")
+_IN_SET = POLLIN | 0x40 | 0x80 | POLLHUP | POLLERR
+_OUT_SET = POLLOUT | 0x100 | 0x200 | POLLERR
+
+
+def _wait_until(
+    task: Task, look: Callable[[], int], deadline: int | None, files: list[OpenFile]
+) -> Generator[Wait, None, int]:
+    """Wait until `look` returns something, or up to the deadline."""
+    host_fd = next((fd for f in files if (fd := getattr(f, "host_fd", None)) is not None), None)
+    while True:
+        count = look()
+        if count:
+            return count
+        if deadline is not None and task.kernel.clock.monotonic() >= deadline:
+            return 0
+        try:
+            yield Wait(deadline, host_fd)
+        except Interrupted:
+            raise SysError(errno.EINTR) from None
+
+
+def _set_mask(task: Task, address: int, size: int) -> None:
+    """Use another signal mask during the call (`set_user_sigmask`)."""
+    if not address:
+        return
+    if size != 8:
+        raise SysError(errno.EINVAL)
+    mask = read_u64(task, address)
+    task.saved_mask, task.blocked = task.blocked, mask & ~UNBLOCKABLE
+
+
+def _with_mask(task: Task, wait: Generator[Wait, None, int]) -> Generator[Wait, None, int]:
+    """Put the mask back, except where a signal ended the wait: then its delivery does."""
+    try:
+        return (yield from wait)
+    except SysError as error:
+        if error.errno == errno.EINTR:
+            raise
+        _restore_mask(task)
+        raise
+    finally:
+        if not (task.pending.mask | task.process.pending.mask) & ~task.blocked:
+            _restore_mask(task)
+
+
+def _restore_mask(task: Task) -> None:
+    if task.saved_mask is not None:
+        task.blocked, task.saved_mask = task.saved_mask, None
+
+
+@syscall(Sys.POLL)
+def sys_poll(task: Task, fds: int, count: U32, timeout: I32) -> SyscallResult:
+    """`poll(2)`; `timeout` is in milliseconds."""
+    deadline = None
+    if timeout >= 0:
+        deadline = task.kernel.clock.monotonic() + timeout * 1_000_000
+    return _poll(task, fds, count, deadline)
+
+
+@syscall(Sys.PPOLL)
+def sys_ppoll(
+    task: Task, fds: int, count: U32, timeout: int, mask: int, size: int
+) -> SyscallResult:
+    """`ppoll(2)`."""
+    deadline = None
+    if timeout:
+        deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
+    _set_mask(task, mask, size)
+    return _with_mask(task, _poll(task, fds, count, deadline))
+
+
+def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[Wait, None, int]:
+    if count > task.process.files.limit:
+        raise SysError(errno.EINVAL)
+    entries = list(_POLLFD.iter_unpack(copy_from_user(task.mm, fds, _POLLFD.size * count)))
+    table = task.process.files
+
+    def look() -> int:
+        ready = 0
+        for index, (fd, events, _) in enumerate(entries):
+            found = 0
+            if fd >= 0:
+                if fd in table:
+                    found = table.get(fd).poll() & (events | POLLERR | POLLHUP)
+                else:
+                    found = _POLLNVAL
+            ready += bool(found)
+            copy_to_user(task.mm, fds + index * _POLLFD.size + 6, struct.pack("<H", found))
+        return ready
+
+    files = [table.get(fd) for fd, _, _ in entries if fd in table]
+    return (yield from _wait_until(task, look, deadline, files))
+
+
+@syscall(Sys.SELECT)
+def sys_select(
+    task: Task, n: I32, reads: int, writes: int, excepts: int, timeout: int
+) -> SyscallResult:
+    """`select(2)`."""
+    deadline = None
+    if timeout:
+        deadline = task.kernel.clock.monotonic() + read_timeval(task, timeout)
+    return _select(task, n, (reads, writes, excepts), deadline)
+
+
+@syscall(Sys.PSELECT6)
+def sys_pselect6(
+    task: Task, n: I32, reads: int, writes: int, excepts: int, timeout: int, sigmask: int
+) -> SyscallResult:
+    """`pselect(2)`; `sigmask` points at a pointer and a size."""
+    deadline = None
+    if timeout:
+        deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
+    if sigmask:
+        _set_mask(task, *struct.unpack("<QQ", copy_from_user(task.mm, sigmask, 16)))
+    return _with_mask(task, _select(task, n, (reads, writes, excepts), deadline))
+
+
+def _select(
+    task: Task, n: int, addresses: tuple[int, int, int], deadline: int | None
+) -> Generator[Wait, None, int]:
+    if n < 0:
+        raise SysError(errno.EINVAL)
+    n = min(n, task.process.files.limit)
+    size = (n + 63) // 64 * 8
+    wanted = [
+        int.from_bytes(copy_from_user(task.mm, a, size), "little") & (1 << n) - 1 if a else 0
+        for a in addresses
+    ]
+    table = task.process.files
+    union = wanted[0] | wanted[1] | wanted[2]
+    fds = [fd for fd in range(n) if union >> fd & 1]
+    files = [table.get(fd) for fd in fds]
+    answers = [0, 0, 0]
+
+    def look() -> int:
+        answers[:] = [0, 0, 0]
+        for fd, file in zip(fds, files, strict=True):
+            found = file.poll()
+            for which, events in enumerate((_IN_SET, _OUT_SET, _POLLPRI)):
+                if found & events and wanted[which] >> fd & 1:
+                    answers[which] |= 1 << fd
+        return sum(answer.bit_count() for answer in answers)
+
+    count = yield from _wait_until(task, look, deadline, files)
+    for address, answer in zip(addresses, answers, strict=True):
+        if address:
+            copy_to_user(task.mm, address, answer.to_bytes(size, "little"))
+    return count

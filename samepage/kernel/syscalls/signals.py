@@ -1,0 +1,252 @@
+"""System calls on signals."""
+
+import errno
+import struct
+from collections.abc import Generator
+
+from unicorn.x86_const import UC_X86_REG_RSP
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
+from samepage.kernel.process.signal import force_signal, send_to_process, send_to_task
+from samepage.kernel.process.sigset import (
+    MAX_SIGNAL,
+    SI_KERNEL,
+    SI_TKILL,
+    SI_USER,
+    SIGKILL,
+    SIGSEGV,
+    SIGSTOP,
+    SS_DISABLE,
+    SS_ONSTACK,
+    UNBLOCKABLE,
+    SigAction,
+    SigAltStack,
+    SigInfo,
+    bit,
+)
+from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Wait
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import I32, syscall
+from samepage.kernel.syscalls.usermem import read_timespec, read_u64, write_u64
+
+_SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
+_SIGACTION = struct.Struct("<QQQQ")
+_STACK = struct.Struct("<QiiQ")
+
+
+def _check_size(size: int) -> None:
+    if size != 8:
+        raise SysError(errno.EINVAL)
+
+
+@syscall(Sys.RT_SIGACTION)
+def sys_rt_sigaction(task: Task, signal: I32, new: int, old: int, size: int) -> int:
+    """`sigaction(2)`."""
+    _check_size(size)
+    if not 1 <= signal <= MAX_SIGNAL or (new and signal in (SIGKILL, SIGSTOP)):
+        raise SysError(errno.EINVAL)
+    actions = task.process.actions
+    before = actions[signal]
+    if new:
+        handler, flags, restorer, mask = _SIGACTION.unpack(
+            copy_from_user(task.mm, new, _SIGACTION.size)
+        )
+        actions[signal] = SigAction(handler, flags, restorer, mask & ~UNBLOCKABLE)
+        if actions.ignores(signal):
+            task.process.pending.discard(bit(signal))
+            for thread in task.process.threads.values():
+                thread.pending.discard(bit(signal))
+    if old:
+        packed = _SIGACTION.pack(before.handler, before.flags, before.restorer, before.mask)
+        copy_to_user(task.mm, old, packed)
+    return 0
+
+
+@syscall(Sys.RT_SIGPROCMASK)
+def sys_rt_sigprocmask(task: Task, how: I32, new: int, old: int, size: int) -> int:
+    """`sigprocmask(2)`."""
+    _check_size(size)
+    before = task.blocked
+    if new:
+        mask = read_u64(task, new) & ~UNBLOCKABLE
+        if how == _SIG_BLOCK:
+            task.blocked |= mask
+        elif how == _SIG_UNBLOCK:
+            task.blocked &= ~mask
+        elif how == _SIG_SETMASK:
+            task.blocked = mask
+        else:
+            raise SysError(errno.EINVAL)
+    if old:
+        write_u64(task, old, before)
+    return 0
+
+
+@syscall(Sys.RT_SIGRETURN)
+def sys_rt_sigreturn(task: Task) -> int:
+    """`sigreturn(2)`: all registers come from the frame, RAX too."""
+    try:
+        rt_sigreturn(task, task.kernel.cpu)
+    except FrameFault:
+        force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
+    task.syscall_number = -1
+    return 0
+
+
+@syscall(Sys.RT_SIGPENDING)
+def sys_rt_sigpending(task: Task, address: int, size: int) -> int:
+    """`sigpending(2)`."""
+    write_u64(task, address, (task.pending.mask | task.process.pending.mask) & task.blocked)
+    return 0
+
+
+@syscall(Sys.RT_SIGSUSPEND)
+def sys_rt_sigsuspend(task: Task, address: int, size: int) -> SyscallResult:
+    """`sigsuspend(2)`."""
+    _check_size(size)
+    mask = read_u64(task, address)
+    task.saved_mask, task.blocked = task.blocked, mask & ~UNBLOCKABLE
+    return _pause()
+
+
+@syscall(Sys.PAUSE)
+def sys_pause(task: Task) -> SyscallResult:
+    """`pause(2)`."""
+    return _pause()
+
+
+def _pause() -> Generator[Wait, None, int]:
+    while True:
+        try:
+            yield Wait()
+        except Interrupted:
+            raise SysError(errno.EINTR) from None
+
+
+@syscall(Sys.RT_SIGTIMEDWAIT)
+def sys_rt_sigtimedwait(
+    task: Task, address: int, info: int, timeout: int, size: int
+) -> SyscallResult:
+    """`sigtimedwait(2)`."""
+    _check_size(size)
+    wanted = read_u64(task, address)
+    deadline = None
+    if timeout:
+        deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
+    return _sigtimedwait(task, wanted, info, deadline)
+
+
+def _sigtimedwait(
+    task: Task, wanted: int, info: int, deadline: int | None
+) -> Generator[Wait, None, int]:
+    while True:
+        found = task.pending.take(wanted) or task.process.pending.take(wanted)
+        if found is not None:
+            if info:
+                copy_to_user(task.mm, info, pack_siginfo(found))
+            return found.signal
+        if deadline is not None and task.kernel.clock.monotonic() >= deadline:
+            raise SysError(errno.EAGAIN)
+        try:
+            yield Wait(deadline)
+        except Interrupted:
+            raise SysError(errno.EINTR) from None
+
+
+@syscall(Sys.SIGALTSTACK)
+def sys_sigaltstack(task: Task, new: int, old: int) -> int:
+    """`sigaltstack(2)`."""
+    stack = task.altstack
+    active = stack.holds(task.kernel.cpu.read(UC_X86_REG_RSP))
+    before = _STACK.pack(
+        stack.base, SS_ONSTACK if active else stack.flags & SS_DISABLE, 0, stack.size
+    )
+    if new:
+        base, flags, _, size = _STACK.unpack(copy_from_user(task.mm, new, _STACK.size))
+        if active:
+            raise SysError(errno.EPERM)
+        if flags & SS_DISABLE:
+            task.altstack = SigAltStack()
+        else:
+            if size < task.kernel.min_sigstack_size and size < 2048:
+                raise SysError(errno.ENOMEM)
+            task.altstack = SigAltStack(base, 0, size)
+    if old:
+        copy_to_user(task.mm, old, before)
+    return 0
+
+
+def _check_signal(signal: int) -> None:
+    if not 0 <= signal <= MAX_SIGNAL:
+        raise SysError(errno.EINVAL)
+
+
+def _may_signal(task: Task, target: Process) -> bool:
+    """`kill_ok_by_cred`."""
+    mine, theirs = task.process.fs.cred, target.fs.cred
+    return mine.euid == 0 or bool({mine.euid, mine.uid} & {theirs.uid, theirs.suid})
+
+
+def _info(task: Task, signal: int, code: int) -> SigInfo:
+    return SigInfo(signal, code, task.process.pid, task.process.fs.cred.uid)
+
+
+@syscall(Sys.KILL)
+def sys_kill(task: Task, pid: I32, signal: I32) -> int:
+    """`kill(2)`: reaches the processes of this machine only."""
+    _check_signal(signal)
+    me, everyone = task.process, task.kernel.processes
+    if pid > 0:
+        targets = [everyone[pid]] if pid in everyone else []
+    elif pid == -1:
+        targets = [p for p in everyone.values() if p is not me]
+    else:
+        group = -pid if pid else me.pgid
+        targets = [p for p in everyone.values() if p.pgid == group]
+    if not targets:
+        raise SysError(errno.ESRCH)
+    allowed = [p for p in targets if _may_signal(task, p)]
+    if not allowed:
+        raise SysError(errno.EPERM)
+    for target in allowed:
+        if signal:
+            send_to_process(target, _info(task, signal, SI_USER))
+    return 0
+
+
+@syscall(Sys.TGKILL)
+def sys_tgkill(task: Task, pid: I32, tid: I32, signal: I32) -> int:
+    """`tgkill(2)`."""
+    _check_signal(signal)
+    target = task.kernel.find_task(tid)
+    if target is None or (pid > 0 and target.process.pid != pid):
+        raise SysError(errno.ESRCH)
+    if not _may_signal(task, target.process):
+        raise SysError(errno.EPERM)
+    if signal:
+        send_to_task(target, _info(task, signal, SI_TKILL))
+    return 0
+
+
+@syscall(Sys.TKILL)
+def sys_tkill(task: Task, tid: I32, signal: I32) -> int:
+    """`tkill(2)`."""
+    return sys_tgkill(task, 0, tid, signal)
+
+
+@syscall(Sys.RT_SIGQUEUEINFO)
+def sys_rt_sigqueueinfo(task: Task, pid: I32, signal: I32, info: int) -> int:
+    """`sigqueue(2)`."""
+    _check_signal(signal)
+    target = task.kernel.processes.get(pid)
+    if target is None:
+        raise SysError(errno.ESRCH)
+    if not _may_signal(task, target):
+        raise SysError(errno.EPERM)
+    raw = copy_from_user(task.mm, info, 32)
+    _, _, code, _, sender, uid, value = struct.unpack("<iiiiiiQ", raw)
+    if signal:
+        send_to_process(target, SigInfo(signal, code, sender, uid, value=value))
+    return 0

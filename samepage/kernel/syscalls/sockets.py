@@ -1,0 +1,322 @@
+"""System calls on sockets: AF_UNIX between processes of the machine, and nothing else."""
+
+import errno
+import struct
+from collections.abc import Generator
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.socket import (
+    AF_UNIX,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    UnixSocket,
+)
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.signal import send_to_task
+from samepage.kernel.process.sigset import SIGPIPE, SigInfo
+from samepage.kernel.process.task import SyscallResult, Task, Wait
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.usermem import read_iovec, read_u32, until_ready, write_u32
+
+_MAX_ADDRESS = 110
+_MSG_DONTWAIT, _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x40, 0x4000, 0x4000_0000
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
+_SO_TYPE, _SO_ERROR, _SO_SNDBUF, _SO_RCVBUF, _SO_PEERCRED = 3, 4, 7, 8, 17
+_SO_ACCEPTCONN, _SO_PROTOCOL, _SO_DOMAIN = 30, 38, 39
+_MSGHDR = struct.Struct("<QIxxxxQQQQi")
+
+
+def _socket(task: Task, fd: int) -> UnixSocket:
+    file = task.process.files.get(fd)
+    if not isinstance(file, UnixSocket):
+        raise SysError(errno.ENOTSOCK)
+    return file
+
+
+def _own(task: Task, socket: UnixSocket) -> UnixSocket:
+    cred = task.process.fs.cred
+    socket.owner = (task.process.pid, cred.euid, cred.egid)
+    return socket
+
+
+def _read_address(task: Task, address: int, length: int) -> bytes:
+    """The path of a `sockaddr_un`; abstract names begin with NUL. Raises `SysError`."""
+    if not 2 < length <= _MAX_ADDRESS:
+        raise SysError(errno.EINVAL)
+    raw = copy_from_user(task.mm, address, length)
+    if int.from_bytes(raw[:2], "little") != AF_UNIX:
+        raise SysError(errno.EAFNOSUPPORT)
+    name = raw[2:]
+    return name if name.startswith(b"\0") else name.split(b"\0", 1)[0]
+
+
+def _write_address(task: Task, name: bytes, address: int, length_at: int) -> None:
+    if not address:
+        return
+    room = read_u32(task, length_at)
+    tail = b"" if not name or name.startswith(b"\0") else b"\0"
+    packed = struct.pack("<H", AF_UNIX) + name + tail
+    copy_to_user(task.mm, address, packed[:room])
+    write_u32(task, length_at, len(packed))
+
+
+@syscall(Sys.SOCKET)
+def sys_socket(task: Task, family: I32, kind: I32, protocol: I32) -> int:
+    """`socket(2)`."""
+    socket = _own(task, task.kernel.vfs.socket(family, kind, protocol))
+    return task.process.files.install(socket, bool(kind & SOCK_CLOEXEC))
+
+
+@syscall(Sys.SOCKETPAIR)
+def sys_socketpair(task: Task, family: I32, kind: I32, protocol: I32, address: int) -> int:
+    """`socketpair(2)`."""
+    pair = task.kernel.vfs.socketpair(family, kind, protocol)
+    cloexec = bool(kind & SOCK_CLOEXEC)
+    fds = [task.process.files.install(_own(task, s), cloexec) for s in pair]
+    copy_to_user(task.mm, address, struct.pack("<ii", *fds))
+    return 0
+
+
+@syscall(Sys.BIND)
+def sys_bind(task: Task, fd: I32, address: int, length: U32) -> int:
+    """`bind(2)`."""
+    name = _read_address(task, address, length)
+    task.kernel.vfs.bind(task.process.fs, _socket(task, fd), name)
+    return 0
+
+
+@syscall(Sys.CONNECT)
+def sys_connect(task: Task, fd: I32, address: int, length: U32) -> SyscallResult:
+    """`connect(2)`: to a socket that a process of this machine has bound."""
+    socket = _socket(task, fd)
+    name = _read_address(task, address, length)
+    target = task.kernel.vfs.find_socket(task.process.fs, name)
+
+    def attempt() -> int:
+        socket.connect(target)
+        return 0
+
+    return until_ready(socket, attempt)
+
+
+@syscall(Sys.LISTEN)
+def sys_listen(task: Task, fd: I32, backlog: I32) -> int:
+    """`listen(2)`."""
+    _socket(task, fd).listen(backlog)
+    return 0
+
+
+@syscall(Sys.ACCEPT)
+def sys_accept(task: Task, fd: I32, address: int, length_at: int) -> SyscallResult:
+    """`accept(2)`."""
+    return sys_accept4(task, fd, address, length_at, 0)
+
+
+@syscall(Sys.ACCEPT4)
+def sys_accept4(task: Task, fd: I32, address: int, length_at: int, flags: I32) -> SyscallResult:
+    """`accept4(2)`."""
+    listener = _socket(task, fd)
+
+    def attempt() -> int:
+        connection = listener.accept()
+        if flags & SOCK_NONBLOCK:
+            connection.set_flags(connection.flags | SOCK_NONBLOCK)
+        peer = connection.peer
+        _write_address(task, peer.address if peer else b"", address, length_at)
+        return task.process.files.install(connection, bool(flags & SOCK_CLOEXEC))
+
+    return until_ready(listener, attempt)
+
+
+@syscall(Sys.SHUTDOWN)
+def sys_shutdown(task: Task, fd: I32, how: I32) -> int:
+    """`shutdown(2)`."""
+    _socket(task, fd).shutdown(how)
+    return 0
+
+
+@syscall(Sys.SENDTO)
+def sys_sendto(
+    task: Task, fd: I32, buffer: int, count: int, flags: I32, address: int, length: U32
+) -> SyscallResult:
+    """`sendto(2)`."""
+    socket = _socket(task, fd)
+    target = None
+    if address and length:
+        name = _read_address(task, address, length)
+        target = task.kernel.vfs.find_socket(task.process.fs, name)
+    data = copy_from_user(task.mm, buffer, min(count, 1 << 24))
+    return _send(task, socket, data, (), target, flags)
+
+
+@syscall(Sys.SENDMSG)
+def sys_sendmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
+    """`sendmsg(2)`, with SCM_RIGHTS."""
+    socket = _socket(task, fd)
+    name, name_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
+        copy_from_user(task.mm, message, _MSGHDR.size)
+    )
+    target = None
+    if name and name_length:
+        path = _read_address(task, name, name_length)
+        target = task.kernel.vfs.find_socket(task.process.fs, path)
+    data = b"".join(copy_from_user(task.mm, a, n) for a, n in read_iovec(task, iov, count))
+    files = _read_rights(task, control, control_length) if control else ()
+    return _send(task, socket, data, files, target, flags)
+
+
+def _read_rights(task: Task, control: int, length: int) -> tuple[OpenFile, ...]:
+    raw = copy_from_user(task.mm, control, min(length, 1 << 16))
+    files: list[OpenFile] = []
+    at = 0
+    while at + 16 <= len(raw):
+        size, level, kind = struct.unpack_from("<Qii", raw, at)
+        if size < 16 or at + size > len(raw):
+            raise SysError(errno.EINVAL)
+        if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+            fds = struct.unpack_from(f"<{(size - 16) // 4}i", raw, at + 16)
+            files += [task.process.files.get(fd) for fd in fds]
+        at += (size + 7) & ~7
+    return tuple(files)
+
+
+def _send(
+    task: Task,
+    socket: UnixSocket,
+    data: bytes,
+    files: tuple[OpenFile, ...],
+    target: UnixSocket | None,
+    flags: int,
+) -> Generator[Wait, None, int]:
+    done = 0
+    while True:
+        try:
+            done += socket.send(data[done:], files if not done else (), target)
+        except SysError as error:
+            if error.errno == errno.EPIPE and not flags & _MSG_NOSIGNAL:
+                send_to_task(task, SigInfo(SIGPIPE, pid=task.process.pid))
+            if done:
+                return done
+            if error.errno != errno.EAGAIN or flags & _MSG_DONTWAIT or socket.nonblocking:
+                raise
+        if done >= len(data):
+            return done
+        yield Wait()
+
+
+@syscall(Sys.RECVFROM)
+def sys_recvfrom(
+    task: Task, fd: I32, buffer: int, count: int, flags: I32, address: int, length_at: int
+) -> SyscallResult:
+    """`recvfrom(2)`."""
+    socket = _socket(task, fd)
+
+    def attempt() -> int:
+        message, _ = socket.receive(min(count, 1 << 24), flags)
+        for file in message.files:
+            file.put()
+        copy_to_user(task.mm, buffer, message.data)
+        if address:
+            _write_address(task, message.sender, address, length_at)
+        return len(message.data)
+
+    return until_ready(socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
+
+
+@syscall(Sys.RECVMSG)
+def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
+    """`recvmsg(2)`, with SCM_RIGHTS."""
+    socket = _socket(task, fd)
+    name, name_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
+        copy_from_user(task.mm, message, _MSGHDR.size)
+    )
+    parts = read_iovec(task, iov, count)
+
+    def attempt() -> int:
+        received, _ = socket.receive(sum(n for _, n in parts), flags)
+        position = 0
+        for address, length in parts:
+            copy_to_user(task.mm, address, received.data[position : position + length])
+            position += length
+        if name:
+            sender = struct.pack("<H", AF_UNIX) + received.sender
+            copy_to_user(task.mm, name, sender[:name_length])
+            write_u32(task, message + 8, len(sender))
+        used = _write_rights(task, received.files, control, control_length, flags)
+        copy_to_user(task.mm, message + 40, struct.pack("<Qi", used, 0))
+        return len(received.data)
+
+    return until_ready(socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
+
+
+def _write_rights(
+    task: Task, files: tuple[OpenFile, ...], control: int, room: int, flags: int
+) -> int:
+    fds: list[int] = []
+    for file in files:
+        if control and 16 + 4 * (len(fds) + 1) <= room:
+            fds.append(task.process.files.install(file, bool(flags & _MSG_CMSG_CLOEXEC)))
+        file.put()
+    if not fds:
+        return 0
+    size = 16 + 4 * len(fds)
+    header = struct.pack("<Qii", size, _SOL_SOCKET, _SCM_RIGHTS)
+    copy_to_user(task.mm, control, header + struct.pack(f"<{len(fds)}i", *fds))
+    return (size + 7) & ~7
+
+
+@syscall(Sys.GETSOCKNAME)
+def sys_getsockname(task: Task, fd: I32, address: int, length_at: int) -> int:
+    """`getsockname(2)`."""
+    _write_address(task, _socket(task, fd).address, address, length_at)
+    return 0
+
+
+@syscall(Sys.GETPEERNAME)
+def sys_getpeername(task: Task, fd: I32, address: int, length_at: int) -> int:
+    """`getpeername(2)`."""
+    peer = _socket(task, fd).peer
+    if peer is None:
+        raise SysError(errno.ENOTCONN)
+    _write_address(task, peer.address, address, length_at)
+    return 0
+
+
+@syscall(Sys.GETSOCKOPT)
+def sys_getsockopt(
+    task: Task, fd: I32, level: I32, option: I32, address: int, length_at: int
+) -> int:
+    """`getsockopt(2)`, for SOL_SOCKET."""
+    socket = _socket(task, fd)
+    if level != _SOL_SOCKET:
+        raise SysError(errno.EOPNOTSUPP)
+    if option == _SO_PEERCRED:
+        value = struct.pack("<iii", *socket.peer_credentials)
+    else:
+        number = {
+            _SO_TYPE: socket.kind,
+            _SO_ERROR: 0,
+            _SO_SNDBUF: 212992,
+            _SO_RCVBUF: 212992,
+            _SO_ACCEPTCONN: int(socket.listening),
+            _SO_PROTOCOL: 0,
+            _SO_DOMAIN: AF_UNIX,
+        }.get(option)
+        if number is None:
+            raise SysError(errno.ENOPROTOOPT)
+        value = struct.pack("<i", number)
+    room = read_u32(task, length_at)
+    copy_to_user(task.mm, address, value[:room])
+    write_u32(task, length_at, min(room, len(value)))
+    return 0
+
+
+@syscall(Sys.SETSOCKOPT)
+def sys_setsockopt(task: Task, fd: I32, level: I32, option: I32, value: int) -> int:
+    """`setsockopt(2)`: buffer sizes, timeouts and their like change nothing in the model."""
+    _socket(task, fd)
+    if level != _SOL_SOCKET:
+        raise SysError(errno.EOPNOTSUPP)
+    return 0

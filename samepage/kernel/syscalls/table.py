@@ -1,0 +1,100 @@
+"""From a system call number to the function that does it.
+
+A handler is declared with `@syscall(Sys.NAME)` in one of the modules of this package. Its
+first parameter is the task; the others get the raw registers, converted as their
+annotations say: `I32`, `U32` and `I64` are what C's `int`, `unsigned` and `long` are, and
+a plain `int` is the unsigned 64-bit value (a pointer or a `size_t`).
+
+A handler returns a non-negative int, raises `SysError`, or is a generator that yields
+while it must wait (see `process.task`).
+"""
+
+import importlib
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from samepage.kernel.syscalls.numbers import Sys
+
+I32 = Annotated[int, "i32"]
+U32 = Annotated[int, "u32"]
+I64 = Annotated[int, "i64"]
+
+
+def _i32(value: int) -> int:
+    value &= 0xFFFF_FFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+def _u32(value: int) -> int:
+    return value & 0xFFFF_FFFF
+
+
+def _i64(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+_CONVERTERS: dict[str, Callable[[int], int]] = {"i32": _i32, "u32": _u32, "i64": _i64}
+
+_MODULES = (
+    "memory",
+    "files",
+    "paths",
+    "descriptors",
+    "polling",
+    "processes",
+    "identity",
+    "signals",
+    "times",
+    "system",
+    "sockets",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A system call that the kernel has. `converters` is None where no argument needs one."""
+
+    function: Callable[..., Any]
+    n_arguments: int
+    converters: tuple[tuple[int, Callable[[int], int]], ...]
+
+    def call(self, task: Any, registers: tuple[int, ...]) -> Any:
+        """Do it; `registers` are the number and the six arguments."""
+        arguments = list(registers[1 : 1 + self.n_arguments])
+        for index, convert in self.converters:
+            arguments[index] = convert(arguments[index])
+        return self.function(task, *arguments)
+
+
+HANDLERS: dict[int, Handler] = {}
+
+_F = typing.TypeVar("_F", bound=Callable[..., Any])
+
+
+def syscall(*numbers: Sys) -> Callable[[_F], _F]:
+    """Declare a handler for one or more numbers."""
+
+    def register(function: _F) -> _F:
+        hints = typing.get_type_hints(function, include_extras=True)
+        names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
+        converters = tuple(
+            (index, _CONVERTERS[metadata[0]])
+            for index, name in enumerate(names)
+            if (metadata := getattr(hints[name], "__metadata__", None))
+        )
+        handler = Handler(function, len(names), converters)
+        for number in numbers:
+            assert number not in HANDLERS, f"{number.name} has two handlers"
+            HANDLERS[number] = handler
+        return function
+
+    return register
+
+
+def load_handlers() -> dict[int, Handler]:
+    """Import all handlers, once, and return the table."""
+    for module in _MODULES:
+        importlib.import_module(f"samepage.kernel.syscalls.{module}")
+    return HANDLERS

@@ -1,0 +1,166 @@
+"""Clocks, sleeping, and timers. Time is virtual: see `kernel.clock`."""
+
+import errno
+import struct
+from collections.abc import Generator
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
+from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.usermem import (
+    NS,
+    pack_timespec,
+    pack_timeval,
+    read_timespec,
+    read_timeval,
+)
+
+_REALTIME, _MONOTONIC, _PROCESS_CPU, _THREAD_CPU, _MONOTONIC_RAW = 0, 1, 2, 3, 4
+_REALTIME_COARSE, _MONOTONIC_COARSE, _BOOTTIME, _TAI = 5, 6, 7, 11
+_WALL = {_REALTIME, _REALTIME_COARSE, _TAI, 8}
+_SINCE_BOOT = {_MONOTONIC, _MONOTONIC_RAW, _MONOTONIC_COARSE, _BOOTTIME, 9}
+_TIMER_ABSTIME = 1
+_CLOCK_TICK_NS = NS // 100
+
+
+def _now(task: Task, clock: int) -> int:
+    if clock in _WALL:
+        return task.kernel.clock.realtime()
+    if clock in _SINCE_BOOT:
+        return task.kernel.clock.monotonic()
+    if clock in (_PROCESS_CPU, _THREAD_CPU) or clock < 0:
+        return task.process.cpu_time_ns
+    raise SysError(errno.EINVAL)
+
+
+@syscall(Sys.CLOCK_GETTIME)
+def sys_clock_gettime(task: Task, clock: I32, address: int) -> int:
+    """`clock_gettime(2)`."""
+    copy_to_user(task.mm, address, pack_timespec(_now(task, clock)))
+    return 0
+
+
+@syscall(Sys.CLOCK_GETRES)
+def sys_clock_getres(task: Task, clock: I32, address: int) -> int:
+    """`clock_getres(2)`."""
+    _now(task, clock)
+    if address:
+        coarse = clock in (_REALTIME_COARSE, _MONOTONIC_COARSE)
+        copy_to_user(task.mm, address, pack_timespec(4_000_000 if coarse else 1))
+    return 0
+
+
+@syscall(Sys.GETTIMEOFDAY)
+def sys_gettimeofday(task: Task, address: int, zone: int) -> int:
+    """`gettimeofday(2)`."""
+    if address:
+        copy_to_user(task.mm, address, pack_timeval(task.kernel.clock.realtime()))
+    if zone:
+        copy_to_user(task.mm, zone, bytes(8))
+    return 0
+
+
+@syscall(Sys.TIME)
+def sys_time(task: Task, address: int) -> int:
+    """`time(2)`."""
+    now = task.kernel.clock.realtime() // NS
+    if address:
+        copy_to_user(task.mm, address, now.to_bytes(8, "little"))
+    return now
+
+
+@syscall(Sys.TIMES)
+def sys_times(task: Task, address: int) -> int:
+    """`times(2)`, in ticks of 10 ms."""
+    if address:
+        own = task.process.cpu_time_ns // _CLOCK_TICK_NS
+        children = task.process.child_cpu_time_ns // _CLOCK_TICK_NS
+        copy_to_user(task.mm, address, struct.pack("<qqqq", own, 0, children, 0))
+    return task.kernel.clock.monotonic() // _CLOCK_TICK_NS
+
+
+@syscall(Sys.CLOCK_SETTIME, Sys.SETTIMEOFDAY, Sys.ADJTIMEX, Sys.CLOCK_ADJTIME)
+def sys_clock_settime(task: Task) -> int:
+    """The machine's clock cannot be set from inside."""
+    raise SysError(errno.EPERM)
+
+
+@syscall(Sys.NANOSLEEP)
+def sys_nanosleep(task: Task, request: int, remaining: int) -> SyscallResult:
+    """`nanosleep(2)`."""
+    deadline = task.kernel.clock.monotonic() + read_timespec(task, request)
+    return _sleep(task, deadline, remaining)
+
+
+@syscall(Sys.CLOCK_NANOSLEEP)
+def sys_clock_nanosleep(
+    task: Task, clock: I32, flags: I32, request: int, remaining: int
+) -> SyscallResult:
+    """`clock_nanosleep(2)`."""
+    wanted = read_timespec(task, request)
+    now = _now(task, clock)
+    if flags & _TIMER_ABSTIME:
+        wanted -= now
+        remaining = 0
+    return _sleep(task, task.kernel.clock.monotonic() + wanted, remaining)
+
+
+def _sleep(task: Task, deadline: int, remaining: int) -> Generator[Wait, None, int]:
+    clock = task.kernel.clock
+    while clock.monotonic() < deadline:
+        try:
+            yield Wait(deadline)
+        except Interrupted:
+            if remaining:
+                left = max(deadline - clock.monotonic(), 0)
+                copy_to_user(task.mm, remaining, pack_timespec(left))
+            raise SysError(errno.EINTR) from None
+    return 0
+
+
+@syscall(Sys.ALARM)
+def sys_alarm(task: Task, seconds: U32) -> int:
+    """`alarm(2)`: the seconds that were left of the previous one."""
+    process, now = task.process, task.kernel.clock.monotonic()
+    left = 0
+    if process.alarm_deadline is not None:
+        left = max(-(-(process.alarm_deadline - now) // NS), 1)
+    process.alarm_deadline = now + seconds * NS if seconds else None
+    process.alarm_interval = 0
+    return left
+
+
+@syscall(Sys.SETITIMER)
+def sys_setitimer(task: Task, which: I32, new: int, old: int) -> int:
+    """`setitimer(2)`: ITIMER_REAL; there is no CPU time for the others to count."""
+    if which not in (0, 1, 2):
+        raise SysError(errno.EINVAL)
+    before = _itimer(task) if which == 0 else bytes(32)
+    interval = read_timeval(task, new) if new else 0
+    value = read_timeval(task, new + 16) if new else 0
+    if which == 0:
+        now = task.kernel.clock.monotonic()
+        task.process.alarm_deadline = now + value if value else None
+        task.process.alarm_interval = interval
+    if old:
+        copy_to_user(task.mm, old, before)
+    return 0
+
+
+@syscall(Sys.GETITIMER)
+def sys_getitimer(task: Task, which: I32, address: int) -> int:
+    """`getitimer(2)`."""
+    if which not in (0, 1, 2):
+        raise SysError(errno.EINVAL)
+    copy_to_user(task.mm, address, _itimer(task) if which == 0 else bytes(32))
+    return 0
+
+
+def _itimer(task: Task) -> bytes:
+    process = task.process
+    left = 0
+    if process.alarm_deadline is not None:
+        left = max(process.alarm_deadline - task.kernel.clock.monotonic(), 1000)
+    return pack_timeval(process.alarm_interval) + pack_timeval(left)

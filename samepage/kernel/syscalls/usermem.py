@@ -1,0 +1,153 @@
+"""What handlers share: reading arguments from user memory, and waiting for files."""
+
+import errno
+import struct
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.path import Path
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_from_user
+from samepage.kernel.process.task import Task, Wait
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_REMOVEDIR = 0x200
+AT_EACCESS = 0x200
+AT_SYMLINK_FOLLOW = 0x400
+AT_EMPTY_PATH = 0x1000
+MAX_RW_COUNT = 0x7FFF_F000
+IOV_MAX = 1024
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class UserMemoryOf:
+    """The `UserMemory` of an address space, for ioctls."""
+
+    mm: AddressSpace
+
+    def read(self, address: int, length: int) -> bytes:
+        """`copy_from_user`."""
+        return copy_from_user(self.mm, address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        """`copy_to_user`."""
+        copy_to_user(self.mm, address, data)
+
+
+def read_path(task: Task, address: int) -> bytes:
+    """A path argument (`getname`). Raises `SysError` with EFAULT or ENAMETOOLONG."""
+    return strncpy_from_user(task.mm, address)
+
+
+def base_path(task: Task, dirfd: int, path: bytes) -> Path | None:
+    """Where a relative path starts. Raises `SysError(EBADF)`; an absolute path does not
+    look at `dirfd`."""
+    if dirfd == AT_FDCWD or path.startswith(b"/"):
+        return None
+    return task.process.files.get(dirfd).path
+
+
+def at_path(task: Task, dirfd: int, address: int, flags: int) -> Path:
+    """The file that the arguments of an `*at` call name. Raises `SysError`."""
+    name = read_path(task, address) if address or not flags & AT_EMPTY_PATH else b""
+    if not name and flags & AT_EMPTY_PATH:
+        if dirfd == AT_FDCWD:
+            return task.process.fs.cwd
+        return task.process.files.get(dirfd).path
+    follow = not flags & AT_SYMLINK_NOFOLLOW
+    return task.kernel.vfs.lookup(
+        task.process.fs, name, follow=follow, base=base_path(task, dirfd, name)
+    )
+
+
+def read_strings(task: Task, address: int, limit: int = 1 << 16) -> list[bytes]:
+    """A NULL-terminated array of strings, as `execve` takes (a null pointer is empty)."""
+    strings: list[bytes] = []
+    while address:
+        pointer = read_u64(task, address)
+        if not pointer:
+            break
+        if len(strings) >= limit:
+            raise SysError(errno.E2BIG)
+        strings.append(strncpy_from_user(task.mm, pointer, 32 << 12))
+        address += 8
+    return strings
+
+
+def read_iovec(task: Task, address: int, count: int) -> list[tuple[int, int]]:
+    """The (address, length) pairs of an iovec (`import_iovec`). Raises `SysError`."""
+    if not 0 <= count <= IOV_MAX:
+        raise SysError(errno.EINVAL)
+    raw = copy_from_user(task.mm, address, 16 * count)
+    parts: list[tuple[int, int]] = []
+    left = MAX_RW_COUNT
+    for base, length in struct.iter_unpack("<QQ", raw):
+        if length >> 63:
+            raise SysError(errno.EINVAL)
+        length = min(length, left)
+        left -= length
+        parts.append((base, length))
+    return parts
+
+
+def read_u64(task: Task, address: int) -> int:
+    """One 64-bit word of user memory."""
+    return int.from_bytes(copy_from_user(task.mm, address, 8), "little")
+
+
+def read_u32(task: Task, address: int) -> int:
+    """One 32-bit word of user memory."""
+    return int.from_bytes(copy_from_user(task.mm, address, 4), "little")
+
+
+def write_u64(task: Task, address: int, value: int) -> None:
+    """Store a 64-bit word."""
+    copy_to_user(task.mm, address, (value & (1 << 64) - 1).to_bytes(8, "little"))
+
+
+def write_u32(task: Task, address: int, value: int) -> None:
+    """Store a 32-bit word."""
+    copy_to_user(task.mm, address, (value & (1 << 32) - 1).to_bytes(4, "little"))
+
+
+def read_timespec(task: Task, address: int) -> int:
+    """A `struct timespec` in nanoseconds. Raises `SysError(EINVAL)` if it is not valid."""
+    seconds, nanoseconds = struct.unpack("<qq", copy_from_user(task.mm, address, 16))
+    if seconds < 0 or not 0 <= nanoseconds < NS:
+        raise SysError(errno.EINVAL)
+    return int(seconds * NS + nanoseconds)
+
+
+def read_timeval(task: Task, address: int) -> int:
+    """A `struct timeval` in nanoseconds. Raises `SysError(EINVAL)`."""
+    seconds, microseconds = struct.unpack("<qq", copy_from_user(task.mm, address, 16))
+    if seconds < 0 or not 0 <= microseconds < 1_000_000:
+        raise SysError(errno.EINVAL)
+    return int(seconds * NS + microseconds * 1000)
+
+
+def pack_timespec(ns: int) -> bytes:
+    """A `struct timespec`."""
+    return struct.pack("<qq", ns // NS, ns % NS)
+
+
+def pack_timeval(ns: int) -> bytes:
+    """A `struct timeval`."""
+    return struct.pack("<qq", ns // NS, ns % NS // 1000)
+
+
+def until_ready(
+    file: OpenFile, attempt: Callable[[], int], *, nonblocking: bool = False
+) -> Generator[Wait, None, int]:
+    """Try until the file does not answer EAGAIN any more; with O_NONBLOCK once."""
+    while True:
+        try:
+            return attempt()
+        except SysError as error:
+            if error.errno != errno.EAGAIN or nonblocking or file.nonblocking:
+                raise
+        yield Wait(host_fd=getattr(file, "host_fd", None))
