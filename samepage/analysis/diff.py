@@ -12,7 +12,7 @@ model, or a live process before and after); where they have not, `pages` is None
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -99,6 +99,7 @@ class FileTotals:
         )
 
 
+NO_PAGES = np.empty(0, dtype=np.int64)
 NO_FILE = FileTotals((), (), 0, 0, 0, 0)
 
 
@@ -234,16 +235,17 @@ def _present(snapshot: Snapshot, pid: int) -> tuple[npt.NDArray[np.uint64], npt.
 
 def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:
     sides = [_by_path(one), _by_path(two)]
-    pages = [_mapped_indexes(one), _mapped_indexes(two)]
+    pages = (_mapped_indexes(one), _mapped_indexes(two))
     changes = []
     for path in sorted({*sides[0], *sides[1]}):
         files = [side.get(path, []) for side in sides]
         mapped = [
-            set().union(*(of_side.get(file.file, set()) for file in group))
+            np.unique(np.concatenate([NO_PAGES, *(of_side(file.file) for file in group)]))
             for of_side, group in zip(pages, files, strict=True)
         ]
         before, after = (FileTotals.of(group) if group else NO_FILE for group in files)
-        gained, lost = len(mapped[1] - mapped[0]), len(mapped[0] - mapped[1])
+        common = len(np.intersect1d(mapped[0], mapped[1], assume_unique=True))
+        lost, gained = (len(of_side) - common for of_side in mapped)
         changes.append(FileChange(path, before, after, gained, lost))
     return changes
 
@@ -256,15 +258,20 @@ def _by_path(sharing: Sharing) -> dict[str, list[FileUse]]:
     return paths
 
 
-def _mapped_indexes(sharing: Sharing) -> dict[int, set[int]]:
-    """Return which pages of each file are mapped by somebody."""
+def _mapped_indexes(sharing: Sharing) -> Callable[[int], npt.NDArray[np.int64]]:
+    """Return a function that tells which pages of a file are mapped by somebody."""
     frames = sharing.counted.frames
     rows = np.flatnonzero((frames.file >= 0) & (frames.mapped > 0))
+    rows = rows[np.argsort(frames.file[rows], kind="stable")]
+    file = frames.file[rows]
     index = column(sharing.snapshot.frames, "index")[rows]
-    found: dict[int, set[int]] = {}
-    for file, page in zip(frames.file[rows].tolist(), index.tolist(), strict=True):
-        found.setdefault(file, set()).add(page)
-    return found
+
+    def of_file(number: int) -> npt.NDArray[np.int64]:
+        low, high = np.searchsorted(file, (number, number + 1))
+        pages: npt.NDArray[np.int64] = index[low:high]
+        return pages
+
+    return of_file
 
 
 def _rss(process: ProcessUse | None) -> int:

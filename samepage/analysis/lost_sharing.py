@@ -15,6 +15,7 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from samepage.analysis.sharing import FileUse, Sharing
 from samepage.snapshot.schema import FrameKind
@@ -71,7 +72,7 @@ def lost_sharing(sharing: Sharing) -> list[LostSharing]:
 
 
 def _lost(
-    files: list[FileUse], pages: dict[int, set[int]], containers: dict[int, str]
+    files: list[FileUse], pages: dict[int, npt.NDArray[np.int64]], containers: dict[int, str]
 ) -> LostSharing:
     # The one to keep: the one that is on disk still, and that most frames belong to.
     files = sorted(files, key=lambda file: (file.deleted, -file.cached_frames, file.file))
@@ -84,13 +85,13 @@ def _lost(
         Twin(file, where[file.file], None if file is keep else _cause(file, keep, where))
         for file in files
     )
-    frames = sum(len(pages[file.file]) for file in files)
+    present = np.concatenate([pages[file.file] for file in files])
     return LostSharing(
         build_id=keep.build_id or "",
         name=keep.path.rpartition("/")[2],
         twins=twins,
-        frames=frames,
-        saved_frames=frames - len(set().union(*(pages[file.file] for file in files))),
+        frames=len(present),
+        saved_frames=len(present) - len(np.unique(present)),
     )
 
 
@@ -106,13 +107,10 @@ def _cause(file: FileUse, keep: FileUse, containers: dict[int, tuple[str, ...]])
     return Cause.COPY
 
 
-def _cached_pages(sharing: Sharing, wanted: set[int]) -> dict[int, set[int]]:
+def _cached_pages(sharing: Sharing, wanted: set[int]) -> dict[int, npt.NDArray[np.int64]]:
     """Return which pages of the wanted files are in memory."""
     frames = sharing.snapshot.frames
     file, kind = column(frames, "file"), column(frames, "kind")
     rows = np.flatnonzero(np.isin(file, list(wanted)) & (kind == FrameKind.FILE))
-    pages: dict[int, set[int]] = {number: set() for number in wanted}
-    index = column(frames, "index")[rows]
-    for number, page in zip(file[rows].tolist(), index.tolist(), strict=True):
-        pages[number].add(page)
-    return pages
+    of_row, index = file[rows], column(frames, "index")[rows]
+    return {number: index[of_row == number] for number in wanted}

@@ -1,10 +1,12 @@
 """Each page of a file: how many processes map the cached page, how many have a copy.
 
 This is the picture that the HTML report draws. It looks at every page once more, and keeps
-only what belongs to files.
+only what belongs to the files that were asked for, as arrays.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +15,15 @@ from samepage.analysis.counting import ResidentPages
 from samepage.analysis.sharing import Sharing
 from samepage.snapshot.tables import PAGE_SHIFT, column
 
+Indexes = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class FilePage:
-    """One page of a file that somebody has; pages that nobody has are left out.
+    """One page of a file that somebody has.
 
     `mapped` counts the mappings of the page cache's frame (by the scope's count), `copied`
-    the processes that have a private copy of the page. `cached` tells that the frame is in
-    memory, mapped or not.
+    the private copies of the page. `cached` tells that the frame is in memory, mapped or not.
     """
 
     index: int
@@ -29,55 +32,92 @@ class FilePage:
     copied: int
 
 
-def page_maps(sharing: Sharing) -> dict[int, list[FilePage]]:
-    """Return the pages of each file by its number, in the order of the file."""
-    cached = _cached(sharing)
-    copies = _copies(sharing)
-    maps = {}
-    for file in sorted({*cached, *copies}):
-        of_cache, of_copies = cached.get(file, {}), copies.get(file, {})
-        maps[file] = [
-            FilePage(index, index in of_cache, of_cache.get(index, 0), of_copies.get(index, 0))
-            for index in sorted({*of_cache, *of_copies})
+@dataclass(frozen=True, slots=True)
+class PageMap:
+    """The pages of one file that somebody has, as columns of `FilePage`.
+
+    Invariants: `index` is strictly ascending, and all columns have its length.
+    """
+
+    index: Indexes
+    cached: npt.NDArray[np.bool_]
+    mapped: npt.NDArray[np.int32]
+    copied: npt.NDArray[np.int32]
+
+    def pages(self) -> list[FilePage]:
+        """Return the pages one by one."""
+        columns = (self.index, self.cached, self.mapped, self.copied)
+        return [
+            FilePage(*values) for values in zip(*(each.tolist() for each in columns), strict=True)
         ]
-    return maps
+
+    def coarser(self, shift: int) -> "PageMap":
+        """Return a map whose pages stand for 2^shift pages each: the maximum of each."""
+        blocks, first = np.unique(self.index >> shift, return_index=True)
+        if not len(blocks):
+            return self
+        return PageMap(
+            blocks,
+            np.logical_or.reduceat(self.cached, first),
+            np.maximum.reduceat(self.mapped, first),
+            np.maximum.reduceat(self.copied, first),
+        )
 
 
-def _cached(sharing: Sharing) -> dict[int, dict[int, int]]:
+def page_maps(sharing: Sharing, files: Collection[int]) -> dict[int, PageMap]:
+    """Return the maps of some files, by their numbers."""
     frames = sharing.counted.frames
-    rows = np.flatnonzero(frames.file >= 0)
-    mapped = np.where(frames.mapped[rows] > 0, frames.degree[rows], 0)
-    index = column(sharing.snapshot.frames, "index")[rows]
-    found: dict[int, dict[int, int]] = {}
-    columns = (frames.file[rows].tolist(), index.tolist(), mapped.tolist())
-    for file, page, times in zip(*columns, strict=True):
-        found.setdefault(file, {})[page] = times
-    return found
+    rows = np.flatnonzero(np.isin(frames.file, list(files)))
+    of_frames = (
+        frames.file[rows].astype(np.int64),
+        column(sharing.snapshot.frames, "index")[rows],
+        np.where(frames.mapped[rows] > 0, frames.degree[rows], 0),
+    )
+    of_copies = _copies(sharing, files)
+    return {file: _page_map(file, of_frames, of_copies) for file in files}
 
 
-def _copies(sharing: Sharing) -> dict[int, dict[int, int]]:
-    """Count the anonymous pages inside VMAs of a file, by file and page of the file."""
+def _page_map(file: int, frames: Any, copies: Any) -> PageMap:
+    (cached, mapped), (copied, times) = (
+        (index[number == file], value[number == file]) for number, index, value in (frames, copies)
+    )
+    index = np.union1d(cached, copied)
+    result = PageMap(
+        index,
+        np.isin(index, cached),
+        np.zeros(len(index), dtype=np.int32),
+        np.zeros(len(index), dtype=np.int32),
+    )
+    result.mapped[np.searchsorted(index, cached)] = mapped
+    result.copied[np.searchsorted(index, copied)] = times
+    return result
+
+
+def _copies(sharing: Sharing, files: Collection[int]) -> tuple[Indexes, Indexes, Indexes]:
+    """Return file, page of the file, and how often it is copied, for pages that are."""
     vmas = sharing.snapshot.vmas
     file = column(vmas, "file")
+    wanted = np.isin(file, list(files))
     # The page of the file = virtual page - first page of the VMA + its offset in pages.
     start, offset = (
         (column(vmas, name) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         for name in ("start", "offset")
     )
     shift = offset - start
-    parts = [_copied_pages(pages, file, shift) for pages in sharing.counted.reader]
-    found: dict[int, dict[int, int]] = {}
-    if parts:
-        pairs, times = np.unique(np.concatenate(parts, axis=1), axis=1, return_counts=True)
-        for (number, page), count in zip(pairs.T.tolist(), times.tolist(), strict=True):
-            found.setdefault(number, {})[page] = count
-    return found
+    parts = [np.empty((2, 0), dtype=np.int64)]
+    for pages in sharing.counted.reader:
+        parts.append(_copied_pages(pages, wanted, file, shift))
+    pairs, times = np.unique(np.concatenate(parts, axis=1), axis=1, return_counts=True)
+    return pairs[0], pairs[1], times
 
 
 def _copied_pages(
-    pages: ResidentPages, file: npt.NDArray[np.int32], shift: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    copied = pages.anonymous & (file[pages.vma] >= 0)
+    pages: ResidentPages,
+    wanted: npt.NDArray[np.bool_],
+    file: npt.NDArray[np.int32],
+    shift: Indexes,
+) -> Indexes:
+    copied = pages.anonymous & wanted[pages.vma]
     vma = pages.vma[copied]
     index = pages.batch.vpage[copied].astype(np.int64) + shift[vma]
     return np.stack((file[vma].astype(np.int64), index))

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
-from samepage.analysis.page_map import FilePage, page_maps
+from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
 from samepage.report.sizes import count, printable, size
@@ -171,14 +171,14 @@ def _files(sharing: Sharing) -> Iterable[str]:
     ]
     yield _table(["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copied"], rows)
     yield "<h2>Pages of the files</h2>\n" + _legend()
-    maps = page_maps(sharing)
+    maps = page_maps(sharing, [file.file for file in files[:PICTURES]])
     for file in files[:PICTURES]:
-        yield _picture(file, maps.get(file.file, []))
+        yield _picture(file, maps[file.file])
     if len(files) > PICTURES:
         yield f"<p>{count(len(files) - PICTURES, 'smaller file')} not drawn.</p>\n"
 
 
-def _picture(file: FileUse, pages: Sequence[FilePage]) -> str:
+def _picture(file: FileUse, page_map: PageMap) -> str:
     total = -(-(file.size or 0) >> PAGE_SHIFT)
     shared = sum(n for times, n in file.degrees.items() if times > 1)
     words = (
@@ -187,7 +187,7 @@ def _picture(file: FileUse, pages: Sequence[FilePage]) -> str:
     )
     return (
         f"<h3>{escape(file_name(file))}</h3>\n<p><small>{escape(words)}</small></p>\n"
-        f"{page_svg.picture(pages, total)}\n"
+        f"{page_svg.picture(page_map, total)}\n"
     )
 
 

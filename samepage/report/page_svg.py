@@ -2,38 +2,51 @@
 
 A cell's colour says who has the page: mapped by one process, by several (darker with more),
 copied, in the page cache only, or by nobody. Equal neighbours of a row are one rectangle, so
-that a library of ten thousand pages stays a small picture. It is drawn without script;
-the text of each rectangle appears when the pointer rests on it.
+that a library of ten thousand pages stays a small picture; in files of more than
+`MOST_CELLS` pages a cell stands for several pages, and shows the most that one of them has.
+It is drawn without script; the text of each rectangle appears when the pointer rests on it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from samepage.analysis.page_map import FilePage
+from samepage.analysis.page_map import FilePage, PageMap
 
 COLUMNS = 64
 CELL = 10
 """Pixels from cell to cell."""
+
+FEW_CELLS = 2048
+"""A file with no more cells than this is drawn with all its rows."""
+
+MOST_CELLS = 16384
 
 ABSENT = FilePage(-1, False, 0, 0)
 LEVELS = (1, 2, 4, 8, 16, 64, 256)
 """A page mapped at least so often gets the next darker colour."""
 
 
-def picture(pages: Iterable[FilePage], total: int) -> str:
-    """Return the SVG element for a file of `total` pages, of which `pages` are in memory."""
-    known = {page.index: page for page in pages}
-    total = max(total, 1 + max(known, default=0))
-    rows = -(-total // COLUMNS)
-    # Runs of rows that nobody has are one line high: a large file is mostly absent.
-    shown = [row for row in range(rows) if _is_shown(known, row, rows)]
+def picture(page_map: PageMap, total: int) -> str:
+    """Return the SVG element for a file of `total` pages."""
+    total = max(total, 1 + int(page_map.index[-1])) if len(page_map.index) else total
+    shift = 0
+    while total >> shift > MOST_CELLS:
+        shift += 1
+    known = {page.index: page for page in page_map.coarser(shift).pages()}
+    cells = -(-total >> shift)
+    # In a large file most is absent: rows in which nobody has a page are left out.
+    rows = (
+        sorted({index // COLUMNS for index in known})
+        if cells > FEW_CELLS
+        else range(-(-cells // COLUMNS))
+    )
     parts = []
-    for line, row in enumerate(shown):
+    for line, row in enumerate(rows):
         first = row * COLUMNS
-        cells = [known.get(n, ABSENT) for n in range(first, min(first + COLUMNS, total))]
-        parts += [
-            _rectangle(cells[low], first + low, high - low, low, line) for low, high in _runs(cells)
-        ]
-    width, height = COLUMNS * CELL, len(shown) * CELL
+        line_of = [known.get(n, ABSENT) for n in range(first, min(first + COLUMNS, cells))]
+        for low, high in _runs(line_of):
+            bounds = (first + low) << shift, min((first + high) << shift, total)
+            parts.append(_rectangle(line_of[low], bounds, (low, high), line))
+    width, height = COLUMNS * CELL, len(rows) * CELL
     return (
         f'<svg class="pages" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img">{"".join(parts)}</svg>'
@@ -50,11 +63,6 @@ def css_class(page: FilePage) -> str:
     return "cached" if page.cached else "absent"
 
 
-def _is_shown(known: dict[int, FilePage], row: int, rows: int) -> bool:
-    """Leave out rows in which no page is in memory, except in files of a few rows."""
-    return rows <= 32 or any(n in known for n in range(row * COLUMNS, (row + 1) * COLUMNS))
-
-
 def _runs(cells: list[FilePage]) -> Iterator[tuple[int, int]]:
     low = 0
     for high in range(1, len(cells) + 1):
@@ -67,12 +75,13 @@ def _state(page: FilePage) -> tuple[bool, int, int]:
     return page.cached, page.mapped, page.copied
 
 
-def _rectangle(page: FilePage, index: int, length: int, column: int, line: int) -> str:
-    pages = f"page {index}" if length == 1 else f"pages {index} to {index + length - 1}"
+def _rectangle(page: FilePage, bounds: tuple[int, int], cells: tuple[int, int], line: int) -> str:
+    first, end = bounds
+    pages = f"page {first}" if end == first + 1 else f"pages {first} to {end - 1}"
     return (
-        f'<rect class="{css_class(page)}" x="{column * CELL}" y="{line * CELL}" '
-        f'width="{length * CELL - 1}" height="{CELL - 1}"><title>{pages}: {_words(page)}'
-        "</title></rect>"
+        f'<rect class="{css_class(page)}" x="{cells[0] * CELL}" y="{line * CELL}" '
+        f'width="{(cells[1] - cells[0]) * CELL - 1}" height="{CELL - 1}">'
+        f"<title>{pages}: {_words(page)}</title></rect>"
     )
 
 

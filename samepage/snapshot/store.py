@@ -293,7 +293,9 @@ def _open_directory(target: str, shown: str, stack: contextlib.ExitStack) -> int
 
 
 def _open_table(directory: int, name: str, stack: contextlib.ExitStack) -> Any:
-    descriptor = os.open(f"{name}.parquet", os.O_RDONLY, dir_fd=directory)
+    # O_NONBLOCK: a pipe that somebody put there must not make us wait for ever
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    descriptor = os.open(f"{name}.parquet", flags, dir_fd=directory)
     return stack.enter_context(os.fdopen(descriptor, "rb"))
 
 

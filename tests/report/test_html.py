@@ -3,10 +3,12 @@
 import io
 from html.parser import HTMLParser
 
-from samepage.analysis.page_map import FilePage
+import numpy as np
+
+from samepage.analysis.page_map import FilePage, PageMap
 from samepage.analysis.sharing import Sharing
 from samepage.report.html import write
-from samepage.report.page_svg import COLUMNS, css_class, picture
+from samepage.report.page_svg import COLUMNS, MOST_CELLS, css_class, picture
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 from tests.analysis.sample import sample
@@ -81,24 +83,33 @@ def test_names_are_escaped() -> None:
     assert found.texts.count(name) >= 4
 
 
+def mapped(pages: dict[int, int]) -> PageMap:
+    """Return the map of pages that are mapped so often."""
+    return PageMap(
+        np.array(list(pages), dtype=np.int64),
+        np.ones(len(pages), dtype=bool),
+        np.array(list(pages.values()), dtype=np.int32),
+        np.zeros(len(pages), dtype=np.int32),
+    )
+
+
 def test_every_page_of_a_file_is_in_the_picture_once() -> None:
-    pages = [FilePage(index, True, index % 3, 0) for index in range(0, 300, 7)]
-    cells = [
-        int(attributes["width"] or "0") // 10 + 1
-        for tag, attributes in Page(picture(pages, 300)).elements
-        if tag == "rect"
-    ]
+    drawn = Page(picture(mapped({n: n % 3 for n in range(0, 300, 7)}), 300)).elements
+    widths = [int(attributes["width"] or "0") for tag, attributes in drawn if tag == "rect"]
+    cells = [width // 10 + 1 for width in widths]
     assert sum(cells) == 300
 
 
-def test_empty_rows_of_a_large_file_are_left_out() -> None:
-    pages = [FilePage(5, True, 1, 0), FilePage(999_999, True, 2, 0)]
-    (svg, *_) = Page(picture(pages, 1_000_000)).elements
-    assert svg[1]["height"] == "20"
+def test_a_large_file_has_cells_of_several_pages_and_no_empty_rows() -> None:
+    drawn = Page(picture(mapped({5: 1, 999_999: 2}), 1_000_000))
+    assert drawn.elements[0][1]["height"] == "20"
+    assert "pages 0 to 63: mapped once" in drawn.texts
+    assert "pages 999936 to 999999: mapped 2 times" in drawn.texts
+    assert 1_000_000 / 64 <= MOST_CELLS < 1_000_000 / 32
 
 
 def test_a_page_past_the_known_size_is_drawn() -> None:
-    rectangles = [t for t, _ in Page(picture([FilePage(COLUMNS, True, 1, 0)], 0)).elements]
+    rectangles = [t for t, _ in Page(picture(mapped({COLUMNS: 1}), 0)).elements]
     assert rectangles == ["svg", "rect", "title", "rect", "title"]
 
 

@@ -106,6 +106,15 @@ def test_a_missing_table_is_named(tmp_path: pathlib.Path) -> None:
         store.read(tmp_path / "snap")
 
 
+def test_a_pipe_in_the_place_of_a_table_is_refused(tmp_path: pathlib.Path) -> None:
+    store.write(numbered(1), tmp_path / "snap")
+    for name in ("meta", "pages"):
+        (tmp_path / "snap" / f"{name}.parquet").unlink()
+        os.mkfifo(tmp_path / "snap" / f"{name}.parquet")
+        with pytest.raises(SamepageError, match=r"parquet: damaged"):
+            store.read(tmp_path / "snap")
+
+
 def test_a_newer_version_is_refused(tmp_path: pathlib.Path) -> None:
     tables = numbered(1).tables()
     rows = [{"key": "version", "value": "7"}, {"key": "source", "value": "model"}]
