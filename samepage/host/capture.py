@@ -2,6 +2,7 @@
 
     collect     the bytes of /proc/PID/{maps,pagemap,stat,...}        samepage.host.collect
     build       columns of processes, VMAs, pages, frames and files   samepage.host.system
+    merge       files that are one inode below overlay mounts         samepage.host.aliases
     settle      dirty pages that only smaps can tell                  samepage.host.dirty
 
 The kernel has no snapshot of memory: processes go on while they are read, and every number
@@ -16,6 +17,7 @@ whole system takes to read.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from samepage.host.aliases import merge_aliases
 from samepage.host.background import BackgroundCollector
 from samepage.host.dirty import settle_dirty
 from samepage.host.patience import collect_system
@@ -53,5 +55,6 @@ def read_system(
     for batch in batches:
         builder.add(batch)
     capture = builder.build()
+    merge_aliases(capture)
     settle_dirty(capture, proc)
     return capture

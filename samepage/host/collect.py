@@ -134,12 +134,12 @@ class Collector:
             try:
                 yield from self._attempt(pid, number, last_try)
                 return
-            except PermissionError:
+            except (Vanished, FileNotFoundError, ProcessLookupError):
+                self._undo(number, mark)
+            except OSError:
                 self._undo(number, mark)
                 self.tally.denied += 1
                 return
-            except (Vanished, FileNotFoundError, ProcessLookupError):
-                self._undo(number, mark)
             if self._has_no_memory(pid):
                 self.tally.without_memory += 1
                 return

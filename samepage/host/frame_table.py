@@ -60,6 +60,7 @@ class FrameTable:
     frame: Numbers
     kind: npt.NDArray[np.uint8]
     mapcount: npt.NDArray[np.int32]
+    """How often the system maps it; not less than the capture itself has it."""
     flags: npt.NDArray[np.uint32]
     dirty: npt.NDArray[np.bool_]
     """Whether a page with this frame counts as dirty in smaps."""
@@ -127,6 +128,14 @@ def exclusive_frames(
         told = (flags[low : low + CHUNK] & wanted) != 0
         exclusive[rows[low : low + CHUNK][told]] = True
     return exclusive[:count]
+
+
+def count_mappings(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int32]:
+    """Return how many present pages of the capture each of `count` frames has."""
+    counts = np.zeros(count + 1, dtype=np.int32)
+    for low in range(0, len(rows), CHUNK):
+        np.add.at(counts, rows[low : low + CHUNK], np.int32(1))
+    return counts[:count]
 
 
 def classify(frames: Numbers, exclusive: npt.NDArray[np.bool_], proc: str) -> FrameTable:

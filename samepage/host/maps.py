@@ -86,7 +86,9 @@ class MapsParser:
         Lines that do not have the kernel's form, or that overlap one before them, are left
         out, and their process is counted in `tally.malformed`.
         """
-        texts = [data if data.endswith(b"\n") else data + b"\n" for _, data in processes]
+        texts = [
+            data if data.endswith(b"\n") or not data else data + b"\n" for _, data in processes
+        ]
         numbers = np.array([number for number, _ in processes], dtype=np.int32)
         process = np.repeat(numbers, [text.count(b"\n") for text in texts])
         lines = b"".join(texts).split(b"\n")

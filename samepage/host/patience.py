@@ -76,12 +76,17 @@ def collect_system(
 
     Raises `SamepageError` if `proc` cannot be read.
     """
+    if pids is not None:
+        yield from collect_patiently(sorted(set(pids)), tally, proc=proc, patience=patience)
+        return
+    wanted = _all_pids(proc) - without
+    yield from collect_patiently(sorted(wanted), tally, proc=proc, patience=patience)
+    tally.appeared += len(_all_pids(proc) - wanted - without)
+
+
+def _all_pids(proc: str) -> set[int]:
     try:
-        wanted = set(list_pids(proc)) - without if pids is None else set(pids)
-        listed = sorted(wanted)
-        yield from collect_patiently(listed, tally, proc=proc, patience=patience)
-        if pids is None:
-            tally.appeared += len(set(list_pids(proc)) - wanted - without)
+        return set(list_pids(proc))
     except OSError as error:
         raise SamepageError(f"cannot read {proc}: {error.strerror}") from None
 

@@ -19,7 +19,8 @@ class Tally:
     without_memory: int = 0
     """Kernel threads and zombies: they have no address space."""
     denied: int = 0
-    """Another user's, or one with capabilities that we lack (ptrace access mode READ)."""
+    """Another user's, or one with capabilities that we lack (ptrace access mode READ); also
+    those of which a file could not be read for any other reason."""
     vanished: int = 0
     """Exited, or replaced by exec twice, while they were read."""
     appeared: int = 0

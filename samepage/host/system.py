@@ -19,6 +19,7 @@ from samepage.host.collect import Batch, RawProcess
 from samepage.host.frame_table import (
     FrameTable,
     classify,
+    count_mappings,
     exclusive_frames,
     first_pages,
     number_frames,
@@ -135,6 +136,9 @@ class CaptureBuilder:
         present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
         exclusive = exclusive_frames(pages.frame, pages.flags, len(numbers))
         table = classify(numbers, exclusive, self.proc)
+        # The counts were read after the pages; a process may have exited in between.
+        mapped = count_mappings(pages.frame, len(numbers))
+        np.maximum(table.mapcount, mapped, out=table.mapcount)
         if len(numbers):
             is_dirty = np.append(table.dirty, False)
             dirty = np.uint16(PageFlags.DIRTY)

@@ -25,6 +25,7 @@ def to_snapshot(capture: Capture) -> Snapshot:
     tally = capture.tally
     for name in tally.__slots__:
         builder.add_meta(f"processes_{name}", str(getattr(tally, name)))
+    builder.add_meta("pages_dirty_but_unknown_which", str(int(capture.unseen_dirty.sum())))
     numbers = [
         builder.add_file(
             *(file.dev, file.ino, file.path),

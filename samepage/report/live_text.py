@@ -13,7 +13,7 @@ from samepage.host.procfs import Tally
 from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, Lost, ProcessSum, Summary
 from samepage.report.sizes import count, printable, size
 
-NAME_WIDTH = 34
+NAME_WIDTH = 31
 
 Row = TypeVar("Row")
 
@@ -33,8 +33,7 @@ def live_text(summary: Summary, top: int) -> Iterable[str]:
 
 def _head(summary: Summary) -> Iterable[str]:
     total = summary.total
-    processes = count(len(summary.processes), "process", "processes")
-    yield processes + describe_tally(summary.capture.tally)
+    yield count(len(summary.processes), "process", "processes")
     if summary.capture.frames_visible:
         yield (
             f"{size(total.rss)} resident in {size(total.frames)} of memory: "
@@ -50,10 +49,13 @@ def _head(summary: Summary) -> Iterable[str]:
         notes.append(f"{size(total.swapped)} are swapped out")
     if notes:
         yield ", ".join(notes)
+    missing = describe_tally(summary.capture.tally)
+    if missing:
+        yield f"other processes: {missing}"
 
 
 def describe_tally(tally: Tally) -> str:
-    """Return what is missing from a capture, as the end of a line; empty if nothing is."""
+    """Return what is missing from a capture; empty if nothing is."""
     parts = [
         (tally.denied, "may not be read"),
         (tally.vanished, "exited meanwhile"),
@@ -63,7 +65,7 @@ def describe_tally(tally: Tally) -> str:
         (tally.malformed, "with unreadable maps"),
     ]
     told = [f"{number} {text}" for number, text in parts if number]
-    return f" ({', '.join(told)})" if told else ""
+    return ", ".join(told)
 
 
 def _processes(rows: Sequence[ProcessSum], top: int) -> Iterable[str]:

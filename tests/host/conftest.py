@@ -10,6 +10,15 @@ import pytest
 from live_processes import group_members, wait_until_stopped
 
 
+def reap_orphans(pgid: int) -> None:
+    """Wait for the rest of a killed group, if we are the subreaper that inherits it."""
+    while True:
+        try:
+            os.waitpid(-pgid, 0)
+        except ChildProcessError:
+            return
+
+
 @pytest.fixture
 def stopped_program() -> Iterator[Callable[[str], int]]:
     """Return a function that runs Python code until it prints a line, then stops it.
@@ -36,5 +45,6 @@ def stopped_program() -> Iterator[Callable[[str], int]]:
     for process in running:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
+        reap_orphans(process.pid)
         assert process.stdout is not None
         process.stdout.close()

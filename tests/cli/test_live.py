@@ -1,0 +1,203 @@
+"""`samepage live` as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+NOBODY = 65534
+
+with open("/proc/self/pagemap", "rb") as _pagemap:
+    _pagemap.seek(id(object) // 4096 * 8)
+    FRAMES_VISIBLE = int.from_bytes(_pagemap.read(8), "little") & ((1 << 55) - 1) != 0
+needs_frames = pytest.mark.skipif(
+    not FRAMES_VISIBLE, reason="the kernel tells frame numbers only with CAP_SYS_ADMIN"
+)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        wait_for_program(process.pid, "sleep")
+        yield process.pid
+        process.kill()
+
+
+def wait_for_program(pid: int, name: str) -> None:
+    for _ in range(1000):
+        if os.readlink(f"/proc/{pid}/exe").endswith("/" + name):
+            time.sleep(0.05)
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"{pid} is not {name}")
+
+
+def samepage(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    code = "from samepage.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+@needs_frames
+def test_the_whole_system_fits_80_columns() -> None:
+    done = samepage("live")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "processes" in lines[0]
+    assert "sharing saves" in lines[1]
+    assert [line.split()[0] for line in lines if "RSS" in line or "SAVED" in line][:2] == [
+        "PROCESS",
+        "FILE",
+    ]
+    assert max(len(line) for line in lines if not line.startswith("    ")) <= 80
+
+
+@needs_frames
+def test_one_process_by_pid(sleeper: int) -> None:
+    done = samepage("live", str(sleeper))
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "1 process"
+    assert "sleep 1000" in done.stdout
+    assert "libc.so.6" in done.stdout
+
+
+@needs_frames
+def test_processes_by_name(sleeper: int) -> None:
+    done = samepage("live", "sleep", "-f", "json")
+    document = json.loads(done.stdout)
+    assert document["source"] == "live"
+    assert sleeper in [process["pid"] for process in document["processes"]]
+    assert {process["comm"] for process in document["processes"]} == {"sleep"}
+
+
+@needs_frames
+def test_a_snapshot_can_be_written_and_reported(sleeper: int, tmp_path: Path) -> None:
+    target = tmp_path / "capture"
+    assert samepage("live", str(sleeper), "-o", str(target)).returncode == 0
+    assert (target / "pages.parquet").exists()
+    done = samepage("report", str(target))
+    assert done.returncode == 0
+    assert "sleep 1000" in done.stdout
+
+
+@needs_frames
+def test_an_html_page_can_be_written(sleeper: int, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    assert samepage("live", str(sleeper), "-o", str(target)).returncode == 0
+    assert "libc.so.6" in target.read_text()
+
+
+@needs_frames
+def test_metrics_are_read_by_the_official_parser(tmp_path: Path) -> None:
+    target = tmp_path / "samepage.prom"
+    done = samepage("live", "--prometheus", str(target))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    families = {
+        family.name: family for family in text_string_to_metric_families(target.read_text())
+    }
+    assert all(name.startswith("samepage_") for name in families)
+    assert all(family.documentation and family.type == "gauge" for family in families.values())
+    values = {name: family.samples[0].value for name, family in families.items()}
+    saved = values["samepage_resident_bytes"] - values["samepage_frames_bytes"]
+    assert values["samepage_saved_bytes"] == saved > 0
+    programs = families["samepage_program_resident_bytes"].samples
+    assert sum(sample.value for sample in programs) == values["samepage_resident_bytes"]
+    assert all(len(family.samples) <= 51 for family in families.values())
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_does_not_exist_is_an_error_of_one_line() -> None:
+    for target, text in (("nothing-like-this", "called"), ("4194305", "no process")):
+        done = samepage("live", target)
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_kernel_thread_has_nothing_to_show() -> None:
+    if not kernel_thread():
+        pytest.skip("no kernel thread can be seen here")
+    done = samepage("live", str(kernel_thread()))
+    assert done.returncode == 2
+    assert "no memory" in done.stderr
+
+
+def kernel_thread() -> int:
+    """Return the pid of kthreadd, 0 in a pid namespace that has none."""
+    try:
+        with open("/proc/2/comm") as comm:
+            return 2 if comm.read() == "kthreadd\n" else 0
+    except OSError:
+        return 0
+
+
+def test_an_unknown_suffix_is_refused_before_the_work(tmp_path: Path) -> None:
+    done = samepage("live", "-o", str(tmp_path / "report.xyz"))
+    assert done.returncode == 2
+    assert "cannot tell the format" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_said() -> None:
+    with subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY) as process:
+        wait_for_program(process.pid, "sleep")
+        # Everything is imported first: nobody may not be able to read this environment.
+        code = f"""
+import os, samepage.cli.live, samepage.host.capture, samepage.host.summary
+import samepage.report.live_text, encodings.idna
+from samepage.cli.main import main
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+main(["live"])
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        process.kill()
+    assert done.returncode == 0
+    row = next(line for line in done.stdout.splitlines() if f" {process.pid} " in line)
+    assert row.split()[:2] == ["sleep", "1000"]
+    assert row.split()[3] not in ("0", "?")
+    assert done.stderr.count("\n") == 1
+    assert "CAP_SYS_ADMIN" in done.stderr
+    assert "CAP_SYS_PTRACE" in done.stderr
+    assert "sudo" in done.stderr
+
+
+@needs_frames
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    code = "from samepage.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "live"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from samepage.cli.main import run; run(['live', '--help']); "
+        "print(sorted({'numpy', 'pyarrow', 'rich', 'textual'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@needs_frames
+def test_the_text_report_needs_no_arrow() -> None:
+    code = (
+        "import sys; from samepage.cli.main import run; run(['live']); "
+        "print(sorted({'pyarrow', 'rich', 'textual'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
