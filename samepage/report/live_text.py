@@ -123,7 +123,7 @@ def _lost(rows: Sequence[Lost], top: int) -> Iterable[str]:
     yield ""
     yield f"LOST SHARING: the same content as different inodes, {size(saved)} in all"
     for lost in shown(rows, top):
-        name = _file_name(lost.files[0])
+        name = clip(lost.files[0].file.path.rpartition("/")[2])
         yield f"  {name}: {len(lost.files)} inodes, one would save {size(lost.saved)}"
         for row in lost.files:
             yield f"    {size(row.frames):>9}  {printable(row.file.path)}{_state(row)}"
