@@ -89,7 +89,6 @@ class DynamicFlags1(enum.IntFlag):
     INITFIRST = 0x20
     NOOPEN = 0x40
     ORIGIN = 0x80
-    INTERPOSE = 0x400
     NODEFLIB = 0x800
     PIE = 0x8000000
 

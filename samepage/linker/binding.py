@@ -1,0 +1,262 @@
+"""Binding: which definition each symbol reference of each object gets.
+
+The relocations of an object that name a symbol are reduced to distinct (symbol, class)
+pairs, its references. A local, hidden or internal symbol is its own definition. All
+others of all objects that search the same scopes are looked up together. A reference to
+a protected symbol of the object itself stays there, unless the program has taken over
+the symbol's address (a canonical PLT entry for a function), which is searched once more
+in class PLT. Sources: `resolve_map`, `_dl_lookup_symbol_x` of glibc 2.36.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from samepage.elf.layout import I64, U8, U64, Bools
+from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
+from samepage.elf.object import STB_LOCAL, STB_WEAK, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED
+from samepage.linker.errors import LinkError
+from samepage.linker.lookup import Definitions, UniqueSymbols, look_up
+from samepage.linker.maps import LinkMap
+from samepage.linker.query import (
+    Query,
+    TypeClass,
+    VersionNumbers,
+    join_queries,
+    make_query,
+)
+
+_CLASS_OF_KIND = np.zeros(max(Kind) + 1, np.uint8)
+_CLASS_OF_KIND[[Kind.JUMP_SLOT, Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC]] = TypeClass.PLT
+_CLASS_OF_KIND[Kind.COPY] = TypeClass.COPY
+
+_SYMBOLLESS = np.zeros(max(Kind) + 1, np.bool_)
+_SYMBOLLESS[[Kind.NONE, Kind.RELATIVE, Kind.IRELATIVE]] = True
+
+
+@dataclass(slots=True)
+class Entries:
+    """The relocations of an object that are not in its leading run of relative ones.
+
+    Columns in table order, DT_RELA before DT_JMPREL. `reference[i]` is the index of
+    entry i's reference in the object's `References`, -1 where it names no symbol.
+    The entries from `plt_start` on are DT_JMPREL's.
+    """
+
+    places: U64
+    kinds: U8
+    addends: I64
+    reference: I64
+    plt_start: int
+
+
+@dataclass(slots=True)
+class References:
+    """The distinct references of an object, and what each is bound to.
+
+    `definer` is the index of the defining object in the load order, or -1; `definition`
+    the symbol's index there. `lazy` tells which are only used by entries of DT_JMPREL,
+    so that lazy binding leaves them for later.
+    """
+
+    symbols: I64
+    classes: U8
+    lazy: Bools
+    definer: I64
+    definition: I64
+    looked_up: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One reference with its definition, for people. `definer` is None if it has none."""
+
+    symbol: str
+    version: str
+    user: LinkMap
+    definer: LinkMap | None
+    kind: str
+    """"normal" or "protected", as LD_DEBUG=bindings says."""
+    weak: bool
+    relocation: TypeClass
+
+
+def read_entries(link: LinkMap) -> tuple[Entries, References]:
+    """The relocation entries of an object, and its references, not yet bound.
+
+    Raises `LinkError` for a relocation type that ld.so does not know either.
+    """
+    elf = link.object.elf
+    tables = link.object.relocations
+    if len(tables.rel) or (len(tables.plt) and not tables.plt_has_addends):
+        raise LinkError(f"{link.name}: DT_REL is not used on x86-64", 2)
+    rest = tables.rela[tables.relative_count :]
+    plt = tables.plt
+    places = np.concatenate([rest["r_offset"], plt["r_offset"]])
+    info = np.concatenate([rest["r_info"], plt["r_info"]])
+    addends = np.concatenate([rest["r_addend"], plt["r_addend"]])
+    types = (info & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    kinds = kinds_of(KIND_TABLES[elf.machine], types)
+    if (kinds == Kind.UNKNOWN).any():
+        bad = int(types[int((kinds == Kind.UNKNOWN).argmax())])
+        raise LinkError(f"{link.name}: unexpected reloc type 0x{bad:02x}")
+    classes = _CLASS_OF_KIND[kinds]
+    symbols = (info >> np.uint64(32)).astype(np.int64)
+    keys = symbols * 4 + classes
+    keys[_SYMBOLLESS[kinds]] = -1
+    distinct, reference = np.unique(keys, return_inverse=True)
+    if len(distinct) and distinct[0] == -1:
+        distinct = distinct[1:]
+        reference = reference - 1
+    eager = np.zeros(len(distinct) + 1, np.bool_)
+    eager[reference[: len(rest)]] = True
+    unbound = np.full(len(distinct), -1)
+    references = References(
+        symbols=distinct >> 2,
+        classes=(distinct & 3).astype(np.uint8),
+        lazy=~eager[: len(distinct)],
+        definer=unbound,
+        definition=unbound.copy(),
+        looked_up=np.zeros(len(distinct), np.bool_),
+    )
+    return Entries(places, kinds, addends, reference, len(rest)), references
+
+
+class Binder:
+    """Binds the references of objects. State: version numbers and unique symbols."""
+
+    def __init__(self, maps: list[LinkMap]) -> None:
+        """`maps` in load order; `LinkMap.index` are indices into it."""
+        self._maps = maps
+        self.versions = VersionNumbers()
+        self._unique = UniqueSymbols()
+
+    def bind(self, links: list[LinkMap], references: dict[LinkMap, References]) -> None:
+        """Bind all references of `links`, in place.
+
+        References without definition keep -1; `undefined` tells which of them matter.
+        """
+        groups: dict[tuple[int, ...], list[LinkMap]] = {}
+        for link in links:
+            key = tuple(id(scope) for scope in link.scopes)
+            groups.setdefault(key, []).append(link)
+        for group in groups.values():
+            self._bind_group(group, references)
+
+    def _bind_group(self, group: list[LinkMap], references: dict[LinkMap, References]) -> None:
+        """Bind objects that search the same scopes."""
+        queries: list[Query] = []
+        places: list[tuple[References, I64]] = []
+        for link in group:
+            refs = references[link]
+            outside = self._bind_locals(link, refs)
+            if len(outside):
+                queries.append(
+                    make_query(link, refs.symbols[outside], refs.classes[outside], self.versions)
+                )
+                places.append((refs, outside))
+        if not queries:
+            return
+        query = join_queries(queries)
+        found = Definitions.none(len(query))
+        self._search(query, np.arange(len(query)), group[0].scopes, found)
+        self._keep_protected(query, group[0].scopes, found)
+        start = 0
+        for refs, outside in places:
+            end = start + len(outside)
+            refs.definer[outside] = found.link[start:end]
+            refs.definition[outside] = found.symbol[start:end]
+            start = end
+
+    def _bind_locals(self, link: LinkMap, refs: References) -> I64:
+        """Bind what needs no lookup; return the other references."""
+        table = link.object.symbols
+        records = table[refs.symbols]
+        visibility = records["st_other"] & 3
+        own = (records["st_info"] >> 4) == STB_LOCAL
+        own |= (visibility == STV_HIDDEN) | (visibility == STV_INTERNAL)
+        refs.definer[own] = link.index
+        refs.definition[own] = refs.symbols[own]
+        refs.looked_up = ~own
+        return np.flatnonzero(refs.looked_up)
+
+    def _search(
+        self, query: Query, which: I64, scopes: list[list[LinkMap]], found: Definitions
+    ) -> None:
+        for scope in scopes:
+            which = look_up(query, which, scope, self.versions, self._unique, found)
+
+    def _keep_protected(
+        self, query: Query, scopes: list[list[LinkMap]], found: Definitions
+    ) -> None:
+        """References to an object's own protected symbols stay in the object."""
+        protected = np.zeros(len(query), np.bool_)
+        for link, chosen in _by_link(self._maps, query.link):
+            others = link.object.symbols["st_other"][query.symbol[chosen]]
+            protected[chosen] = (others & 3) == STV_PROTECTED
+        strays = np.flatnonzero(protected & (found.link >= 0) & (found.link != query.link))
+        if not len(strays):
+            return
+        plt = query.classes[strays] == TypeClass.PLT
+        again = strays[~plt]
+        classes = query.classes[again]
+        query.classes[again] = TypeClass.PLT
+        second = Definitions.none(len(query))
+        self._search(query, again, scopes, second)
+        query.classes[again] = classes
+        stay = np.concatenate(
+            [
+                strays[plt],
+                again[(second.link[again] >= 0) & (second.link[again] != query.link[again])],
+            ]
+        )
+        found.link[stay] = query.link[stay]
+        found.symbol[stay] = query.symbol[stay]
+
+    def undefined(self, link: LinkMap, refs: References, lazy: bool) -> list[int]:
+        """The references without definition that end the link: the weak ones do not, and
+        with lazy binding those of DT_JMPREL do not yet.
+        """
+        missing = refs.definer < 0
+        if lazy:
+            missing &= ~refs.lazy
+        if not missing.any():
+            return []
+        which = np.flatnonzero(missing)
+        bind = link.object.symbols["st_info"][refs.symbols[which]] >> 4
+        result: list[int] = which[bind != STB_WEAK].tolist()
+        return result
+
+    def explain(self, link: LinkMap, refs: References) -> Iterator[Binding]:
+        """The bindings of an object that were looked up, one by one, in table order."""
+        which = np.flatnonzero(refs.looked_up)
+        records = link.object.symbols[refs.symbols[which]]
+        names = link.object.strings.pool(records["st_name"]).names()
+        versym = link.object.versions.symbols
+        numbers = np.zeros(len(which), np.int32)
+        if versym is not None:
+            numbers = self.versions.of(link).numbers[versym[refs.symbols[which]] & 0x7FFF]
+        for position, reference in enumerate(which.tolist()):
+            definer = int(refs.definer[reference])
+            record = records[position]
+            yield Binding(
+                symbol=names[position],
+                version=self.versions.names[int(numbers[position])],
+                user=link,
+                definer=self._maps[definer] if definer >= 0 else None,
+                kind="protected" if record["st_other"] & 3 == STV_PROTECTED else "normal",
+                weak=bool(record["st_info"] >> 4 == STB_WEAK),
+                relocation=TypeClass(int(refs.classes[reference])),
+            )
+
+
+def _by_link(maps: list[LinkMap], indices: I64) -> Iterator[tuple[LinkMap, I64]]:
+    """Each object that occurs in a column of indices, with the places where it does."""
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-2))
+    for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True):
+        index = int(ordered[start])
+        if index >= 0:
+            yield maps[index], order[start:end]

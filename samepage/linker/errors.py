@@ -1,0 +1,13 @@
+"""What goes wrong while linking, for a reason that lies in the files."""
+
+from samepage.errors import SamepageError
+
+
+class LinkError(SamepageError):
+    """The program cannot be linked: a library, a version or a symbol is missing, or a
+    file asks for what this linker cannot give. The message has ld.so's wording where
+    ld.so has a message for it.
+    """
+
+    def __init__(self, message: str, exit_status: int = 127) -> None:
+        super().__init__(message, exit_status)

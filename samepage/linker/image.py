@@ -1,0 +1,239 @@
+"""Memory as a picture: what a process would have in its pages, without a process.
+
+`ImageMemory` follows the linker's system calls on arrays: a read-only mapping is a view
+of the file, a writable one a private copy of the file's bytes. Nothing is executed.
+Where the kernel would choose an address, `place` decides: by default from the top down,
+as Linux does, or at the addresses that a real process has.
+"""
+
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from samepage.elf.layout import U8, U64
+from samepage.elf.object import DynamicObject
+from samepage.linker.memory import (
+    MAP_FIXED,
+    PAGE,
+    PROT_WRITE,
+    OpenFile,
+    map_readonly,
+)
+
+MMAP_BASE = 0x7FFFF7FFF000
+"""`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
+
+_HUGE = 2 << 20
+
+Placer = Callable[[OpenFile | None, int, int], int]
+"""Called with file, offset and page-rounded length; returns the address."""
+
+
+@dataclass(slots=True)
+class Region:
+    """One mapping. `data` has a byte for each of its bytes; `private` if it is a copy.
+
+    Invariant: regions of an image never overlap.
+    """
+
+    start: int
+    end: int
+    prot: int
+    data: U8
+    private: bool
+
+
+class TopDownPlacer:
+    """Places mappings like Linux does in a fresh process: each below the last, and
+    mappings of 2 MiB and more so that address and offset agree modulo 2 MiB.
+    """
+
+    def __init__(self, base: int = MMAP_BASE) -> None:
+        self._gaps = [(PAGE * 16, base)]
+
+    def __call__(self, file: OpenFile | None, length: int, offset: int) -> int:
+        huge = length >= _HUGE if file is not None else length % _HUGE == 0
+        wanted = length + _HUGE if huge else length
+        for index in reversed(range(len(self._gaps))):
+            low, high = self._gaps[index]
+            if high - low >= wanted:
+                start = high - wanted
+                if huge:
+                    start += (offset - start) % _HUGE
+                self._gaps[index : index + 1] = [
+                    gap for gap in ((low, start), (start + length, high)) if gap[0] < gap[1]
+                ]
+                return start
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+class ImageMemory:
+    """A `Memory` that only exists as arrays. `maps` are its regions by address."""
+
+    def __init__(self, place: Placer | None = None) -> None:
+        self._place = place or TopDownPlacer()
+        self._starts: list[int] = []
+        self._regions: list[Region] = []
+
+    def open(self, path: str) -> OpenFile:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            try:
+                data = map_readonly(fd)
+            except ValueError:
+                raise OSError(errno.EINVAL, "file too short") from None
+        finally:
+            os.close(fd)
+        link_object = DynamicObject.from_bytes(data, path)
+        return OpenFile(path, -1, (status.st_dev, status.st_ino), link_object)
+
+    def close(self, file: OpenFile) -> None:
+        """Nothing to do: the descriptor was only needed to map the file."""
+
+    def is_directory(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def read_text(self, path: str) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def mmap(
+        self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
+    ) -> int:
+        length = (length + PAGE - 1) & -PAGE
+        if flags & MAP_FIXED:
+            self._cut(address, address + length)
+        else:
+            address = self._place(file, length, offset)
+        self._insert(_region(address, length, prot, file, offset))
+        return address
+
+    def munmap(self, address: int, length: int) -> None:
+        self._cut(address, (address + length + PAGE - 1) & -PAGE)
+
+    def mprotect(self, address: int, length: int, prot: int) -> None:
+        end = (address + length + PAGE - 1) & -PAGE
+        for region in self._cut(address, end):
+            region.prot = prot
+            if prot & PROT_WRITE and not region.private:
+                region.data = region.data.copy()
+                region.private = True
+            self._insert(region)
+
+    def _insert(self, region: Region) -> None:
+        at = bisect_right(self._starts, region.start)
+        self._starts.insert(at, region.start)
+        self._regions.insert(at, region)
+
+    def _cut(self, start: int, end: int) -> list[Region]:
+        """Take [start, end) out of the image; return what was there."""
+        removed = []
+        at = max(bisect_right(self._starts, start) - 1, 0)
+        while at < len(self._regions) and self._regions[at].start < end:
+            region = self._regions[at]
+            if region.end <= start:
+                at += 1
+                continue
+            del self._regions[at], self._starts[at]
+            if region.start < start:
+                self._insert(_slice(region, region.start, start))
+                at += 1
+            removed.append(_slice(region, max(region.start, start), min(region.end, end)))
+            if region.end > end:
+                self._insert(_slice(region, end, region.end))
+        return removed
+
+    def region(self, address: int) -> Region:
+        """The mapping that holds an address. Raises `OSError` (EFAULT) if there is none."""
+        at = bisect_right(self._starts, address) - 1
+        if at < 0 or address >= self._regions[at].end:
+            raise OSError(errno.EFAULT, f"nothing is mapped at {address:#x}")
+        return self._regions[at]
+
+    def regions(self) -> list[Region]:
+        """All mappings by address."""
+        return list(self._regions)
+
+    def read(self, address: int, length: int) -> bytes:
+        parts = []
+        while length > 0:
+            region = self.region(address)
+            part = region.data[address - region.start :][:length]
+            parts.append(part.tobytes())
+            address += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def write(self, address: int, data: bytes) -> None:
+        while data:
+            region = self._writable(address)
+            offset = address - region.start
+            part = data[: region.end - address]
+            region.data[offset : offset + len(part)] = np.frombuffer(part, np.uint8)
+            address += len(part)
+            data = data[len(part) :]
+
+    def zero(self, address: int, length: int) -> None:
+        self.write(address, bytes(length))
+
+    def _writable(self, address: int) -> Region:
+        region = self.region(address)
+        if not region.prot & PROT_WRITE:
+            raise OSError(errno.EFAULT, f"memory at {address:#x} is read-only")
+        return region
+
+    def read_words(self, addresses: U64) -> U64:
+        if not len(addresses):
+            return np.empty(0, np.uint64)
+        region = self.region(int(addresses.min()))
+        if int(addresses.max()) + 8 <= region.end:
+            words: U64 = _words(region)[(addresses - np.uint64(region.start)).astype(np.int64)]
+            return words
+        raw = b"".join(self.read(address, 8) for address in addresses.tolist())
+        return np.frombuffer(raw, np.uint64)
+
+    def write_words(self, addresses: U64, words: U64) -> None:
+        if not len(addresses):
+            return
+        region = self._writable(int(addresses.min()))
+        if int(addresses.max()) + 8 <= region.end:
+            offsets = (addresses - np.uint64(region.start)).astype(np.int64)
+            if not (np.bitwise_or.reduce(offsets) & 7):
+                region.data.view(np.uint64)[offsets >> 3] = words
+            else:
+                _words(region)[offsets] = words
+            return
+        for address, word in zip(addresses.tolist(), words.tolist(), strict=True):
+            self.write(address, word.to_bytes(8, "little"))
+
+
+def _words(region: Region) -> U64:
+    """The 8 bytes at each offset of a region, as a view (offsets need no alignment)."""
+    whole = region.data.view(np.uint64)
+    return as_strided(whole, shape=(len(region.data) - 7,), strides=(1,))
+
+
+def _slice(region: Region, start: int, end: int) -> Region:
+    data = region.data[start - region.start : end - region.start]
+    return Region(start, end, region.prot, data, region.private)
+
+
+def _region(address: int, length: int, prot: int, file: OpenFile | None, offset: int) -> Region:
+    end = address + length
+    if file is None:
+        return Region(address, end, prot, np.zeros(length, np.uint8), True)
+    content = file.object.elf.data[offset : offset + length]
+    if prot & PROT_WRITE or len(content) < length:
+        data = np.zeros(length, np.uint8)
+        data[: len(content)] = content
+        return Region(address, end, prot, data, True)
+    return Region(address, end, prot, content, False)

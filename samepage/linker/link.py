@@ -1,0 +1,189 @@
+"""The linker: from a program's path to a relocated image, in ld.so's order.
+
+`Linker.link` is ld.so's `dl_main` as a list of steps. Each step's own module says how it
+is done; here is why it stands at its place.
+"""
+
+from dataclasses import dataclass, field
+
+from samepage.elf.dynamic import DynamicFlags
+from samepage.elf.header import ElfMachine
+from samepage.linker.binding import Binder, Entries, References, read_entries
+from samepage.linker.errors import LinkError
+from samepage.linker.load import Loader
+from samepage.linker.maps import LinkMap
+from samepage.linker.memory import Memory
+from samepage.linker.order import sort_maps
+from samepage.linker.relocate import (
+    Relocated,
+    WritableText,
+    adjust_dynamic,
+    protect_relro,
+    relocate_relative,
+    set_up_lazy,
+)
+from samepage.linker.search import Attempt, LinkerConfig
+from samepage.linker.symbolic import IfuncResolver, SymbolicRelocation
+from samepage.linker.tls import TlsLayout, assign_modules, layout_static_tls
+from samepage.linker.version_check import check_versions
+
+
+@dataclass(slots=True)
+class LinkResult:
+    """A linked program.
+
+    `maps` are the objects in load order (`LinkMap.index`), `search_list` the global
+    scope, `init_order` the objects in the order of their constructors.
+    """
+
+    maps: list[LinkMap]
+    search_list: list[LinkMap]
+    init_order: list[LinkMap]
+    tls: TlsLayout
+    entries: dict[LinkMap, Entries]
+    references: dict[LinkMap, References]
+    relocated: dict[LinkMap, Relocated]
+    trail: list[Attempt]
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class Linker:
+    """Links one program into `memory`.
+
+    With `keep_going` a missing library, version or symbol is recorded in
+    `LinkResult.errors` instead of ending the link, as `ldd` needs it.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        config: LinkerConfig | None = None,
+        resolve_ifunc: IfuncResolver | None = None,
+        keep_going: bool = False,
+    ) -> None:
+        self.memory = memory
+        self.config = config or LinkerConfig.from_environment()
+        self.loader = Loader(memory, self.config)
+        self.resolve_ifunc = resolve_ifunc
+        self._keep_going = keep_going
+        self.errors: list[str] = []
+        self.binder: Binder | None = None
+
+    def load(self, path: str) -> LinkResult:
+        """Map the program and all its libraries; nothing is bound or relocated yet.
+
+        Raises `LinkError` and `ElfError`.
+        """
+        loader = self.loader
+        # The kernel has mapped these two before ld.so's first instruction.
+        program = loader.add_program(path)
+        if program.object.elf.machine != ElfMachine.X86_64:
+            raise LinkError(f"{path}: only x86-64 programs can be linked", 2)
+        # Preloaded objects come before all libraries in the search list, so first.
+        preloads = loader.preload()
+        on_missing = (
+            (lambda _, error: self.errors.append(error.message)) if (self._keep_going) else None
+        )
+        search_list = loader.load_dependencies(program, preloads, on_missing=on_missing)
+        # All objects are known: a version that a library lacks is told before a symbol.
+        for message in check_versions(loader.maps):
+            self._complain(message)
+        # Every object searches the program's list; its own first if it is symbolic.
+        for link in loader.maps:
+            own = [[link]] if DynamicFlags.SYMBOLIC in link.object.dynamic.flags else []
+            link.scopes = [*own, search_list]
+        # TLS offsets must be known before any TPOFF relocation.
+        assign_modules(loader.maps)
+        tls = layout_static_tls(loader.maps, self.config.static_tls_surplus)
+        return LinkResult(
+            maps=loader.maps,
+            search_list=search_list,
+            init_order=_init_order(search_list),
+            tls=tls,
+            entries={},
+            references={},
+            relocated={},
+            trail=loader.search.trail,
+            warnings=loader.warnings,
+            errors=self.errors,
+        )
+
+    def bind(self, result: LinkResult) -> Binder:
+        """Find a definition for every reference of every object."""
+        self.binder = Binder(result.maps)
+        links = self.relocation_order(result)
+        for link in links:
+            result.entries[link], result.references[link] = read_entries(link)
+        self.binder.bind(links, result.references)
+        for link in links:
+            references = result.references[link]
+            lazy = self.is_lazy(link)
+            for reference in self.binder.undefined(link, references, lazy):
+                symbol = int(references.symbols[reference])
+                name = link.object.strings.get(int(link.object.symbols[symbol]["st_name"]))
+                self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
+        return self.binder
+
+    def relocate(self, result: LinkResult) -> None:
+        """Relocate every object, and write-protect what is RELRO."""
+        for link in result.maps:
+            result.relocated[link] = Relocated(self.is_lazy(link))
+            adjust_dynamic(self.memory, link, result.relocated[link])
+        for link in self.relocation_order(result):
+            self._relocate_object(link, result)
+
+    def _relocate_object(self, link: LinkMap, result: LinkResult) -> None:
+        entries, done = result.entries[link], result.relocated[link]
+        if done.lazy and len(entries.places) > entries.plt_start:
+            set_up_lazy(link, done)
+        with WritableText(self.memory, link):
+            relocate_relative(self.memory, link, done)
+            if len(entries.places):
+                SymbolicRelocation(
+                    self.memory, result.maps, link, entries, result.references[link], done
+                ).relocate(done.lazy, self.resolve_ifunc)
+        link.relocated = True
+        protect_relro(self.memory, link)
+
+    def link(self, path: str) -> LinkResult:
+        """Load, bind and relocate the program at `path`.
+
+        Raises `LinkError` and `ElfError`.
+        """
+        result = self.load(path)
+        self.bind(result)
+        self.relocate(result)
+        return result
+
+    def is_lazy(self, link: LinkMap) -> bool:
+        """Whether the object's PLT is bound at the first calls. ld.so's own never is."""
+        now = self.config.bind_now or DynamicFlags.BIND_NOW in link.object.dynamic.flags
+        return not now and link is not self.loader.interpreter
+
+    def relocation_order(self, result: LinkResult) -> list[LinkMap]:
+        """libc first, so that other libraries' IFUNC resolvers can call it; then in reverse
+        load order, so that a dependency usually precedes what needs it and the program
+        copies relocated data; ld.so last: it has been running on its own relocation.
+        """
+        interpreter = self.loader.interpreter
+        rest = [link for link in reversed(result.maps) if link is not interpreter]
+        rest.sort(key=lambda link: link.object.soname != "libc.so.6")
+        if interpreter is not None:
+            rest.append(interpreter)
+        return rest
+
+    def _complain(self, message: str) -> None:
+        if not self._keep_going:
+            raise LinkError(message)
+        self.errors.append(message)
+
+
+def _init_order(search_list: list[LinkMap]) -> list[LinkMap]:
+    """Constructors: dependencies first, the program last; DF_1_INITFIRST before all."""
+    order = list(reversed(sort_maps(search_list)))
+    first = [link for link in order if link.object.dynamic.flags_1 & 0x20]
+    for link in first[-1:]:
+        order.remove(link)
+        order.insert(0, link)
+    return order

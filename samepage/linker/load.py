@@ -1,0 +1,184 @@
+"""Loading: from a name to mapped objects, breadth-first.
+
+A name is first compared with the objects that are already there: by the names that they
+were asked for before, and by DT_SONAME. Otherwise the search opens a file; if its device
+and inode are those of a loaded object, it is that object under one more name. Only then
+a new object is mapped. The dependencies of all objects are followed breadth-first, which
+gives the list that symbols are searched in. Sources: `_dl_map_object`,
+`_dl_map_object_from_fd`, `_dl_map_object_deps`, `do_preload` of glibc 2.36.
+"""
+
+import os
+import re
+from collections.abc import Callable
+
+from samepage.elf.dynamic import Tag
+from samepage.elf.header import ElfError
+from samepage.linker.errors import LinkError
+from samepage.linker.maps import LinkMap, MapKind
+from samepage.linker.memory import Memory, OpenFile
+from samepage.linker.search import LinkerConfig, Search
+from samepage.linker.segments import map_segments
+
+DEFAULT_INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
+
+
+class Loader:
+    """The objects of one namespace (`_ns_loaded`).
+
+    `maps` has them in load order: the program, ld.so as the kernel mapped it, then each
+    library when it was mapped. `warnings` has what ld.so would have said on stderr.
+    """
+
+    def __init__(self, memory: Memory, config: LinkerConfig) -> None:
+        self.memory = memory
+        self.config = config
+        self.search = Search(memory, config)
+        self.maps: list[LinkMap] = []
+        self.program: LinkMap | None = None
+        self.interpreter: LinkMap | None = None
+        self.warnings: list[str] = []
+
+    def add_program(self, path: str) -> LinkMap:
+        """Map the program and its interpreter, as `execve` does before ld.so starts.
+
+        Raises `LinkError` if the program is missing or not dynamically linked.
+        """
+        file = self._open(path)
+        program = self._map(file, path, MapKind.EXECUTABLE, None)
+        program.origin = os.path.realpath(path)
+        self.program = program
+        if not len(program.object.dynamic.entries):
+            raise LinkError(f"{path}: not a dynamic object", 2)
+        name = program.object.interpreter or DEFAULT_INTERPRETER
+        try:
+            interpreter = self._map(self._open(name), name, MapKind.LIBRARY, None)
+        except LinkError:
+            if program.object.interpreter:
+                raise
+            return program  # a library may be linked on a system without glibc
+        interpreter.names.add(interpreter.object.soname or name)
+        interpreter.identity = None  # `_dl_rtld_map` has none: found by name only
+        self.interpreter = interpreter
+        return program
+
+    def _open(self, path: str) -> OpenFile:
+        try:
+            return self.memory.open(path)
+        except OSError as error:
+            raise LinkError(f"{path}: {error.strerror}") from None
+
+    def preload(self) -> list[LinkMap]:
+        """Load what LD_PRELOAD and /etc/ld.so.preload name; what fails is only warned of."""
+        names = re.split("[ :]", self.config.preload)
+        text = self.memory.read_text(self.config.preload_file) or b""
+        for line in text.decode("utf-8", "surrogateescape").splitlines():
+            names += re.split("[ \t:]", line.partition("#")[0])
+        loaded = []
+        for name in filter(None, names):
+            if self.config.secure and "/" in name:
+                continue
+            count = len(self.maps)
+            try:
+                link = self.map_object(name, self.program)
+            except (LinkError, ElfError) as error:
+                self.warnings.append(
+                    f"object '{name}' from preload cannot be preloaded ({error.message}): ignored"
+                )
+                continue
+            if len(self.maps) > count:
+                loaded.append(link)
+        return loaded
+
+    def map_object(
+        self, name: str, loader: LinkMap | None, kind: MapKind = MapKind.LIBRARY
+    ) -> LinkMap:
+        """The object that `name` stands for when `loader` needs it, mapped if it is new.
+
+        Raises `LinkError` if there is no such library, `ElfError` if it is a broken one.
+        """
+        for link in self.maps:
+            if link.answers_to(name):
+                return link
+            if link.object.soname == name:
+                link.names.add(name)
+                return link
+        file = self.search.find(name, loader, self.program)
+        for link in self.maps:
+            if link.identity == file.identity:
+                self.memory.close(file)
+                link.names.add(name)
+                return link
+        link = self._map(file, file.path, kind, loader)
+        link.names.add(name)
+        return link
+
+    def _map(self, file: OpenFile, name: str, kind: MapKind, loader: LinkMap | None) -> LinkMap:
+        link = LinkMap(name, file.object, kind, file.identity, loader=loader, origin=file.path)
+        try:
+            map_segments(self.memory, file, link)
+        except OSError as error:
+            raise LinkError(f"{file.path}: cannot be mapped: {error.strerror}") from None
+        finally:
+            self.memory.close(file)
+        link.index = len(self.maps)
+        self.maps.append(link)
+        return link
+
+    def load_dependencies(
+        self,
+        root: LinkMap,
+        preloads: list[LinkMap] | None = None,
+        kind: MapKind = MapKind.LIBRARY,
+        on_missing: Callable[[LinkMap, LinkError], None] | None = None,
+    ) -> list[LinkMap]:
+        """Load all that `root` needs; return the search list, `root` first.
+
+        DT_FILTER and DT_AUXILIARY put their libraries before the object that has them.
+        A missing library ends the load with a `LinkError`, unless `on_missing` takes it.
+        """
+        search_list = [root, *(preloads or [])]
+        done: set[LinkMap] = set()
+        at = 0
+        while at < len(search_list):
+            link = search_list[at]
+            if link in done:
+                at += 1
+                continue
+            done.add(link)
+            needed: list[LinkMap] = []
+            for tag, index in link.object.dynamic.libraries:
+                name = self._library_name(link, tag, index)
+                try:
+                    found = self.map_object(name, link, kind)
+                except LinkError as error:
+                    if tag == Tag.AUXILIARY:
+                        continue
+                    if on_missing is None:
+                        raise
+                    on_missing(link, error)
+                    continue
+                needed.append(found)
+                if tag == Tag.NEEDED:
+                    if found not in search_list:
+                        search_list.append(found)
+                elif found not in search_list[: search_list.index(link)]:
+                    if found in search_list:
+                        search_list.remove(found)
+                    search_list.insert(search_list.index(link), found)
+            if link is root or not link.needed:
+                link.needed = needed
+            # A filter that was put in front of this object has to be looked at first.
+            at = 0 if search_list[at] is not link else at + 1
+        return search_list
+
+    def _library_name(self, link: LinkMap, tag: Tag, index: int) -> str:
+        raw = link.object.strings.get(index, f"DT_{tag.name}")
+        if "$" not in raw:
+            return raw
+        if self.config.secure:
+            raise LinkError(f"{raw}: DST not allowed in SUID/SGID programs")
+        name = self.search.expand(raw, link)
+        if not name:
+            raise LinkError(f"{raw}: empty dynamic string token substitution")
+        return name

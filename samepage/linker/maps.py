@@ -1,0 +1,59 @@
+"""`LinkMap`: one object in memory, and what the linker knows of it.
+
+Named after glibc's `struct link_map`; fields are named after its fields without the
+`l_`. The objects of a link form lists in three orders, and all of them matter: the load
+order (the order of mapping, and of TLS modules), the search order (the global scope,
+breadth-first), and the initialisation order (dependencies first).
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from samepage.elf.object import DynamicObject
+
+
+class MapKind(enum.Enum):
+    """`l_type`: the program, a library loaded with it, or one loaded by dlopen."""
+
+    EXECUTABLE = "executable"
+    LIBRARY = "library"
+    LOADED = "loaded"
+
+
+@dataclass(slots=True, eq=False)
+class LinkMap:
+    """One object.
+
+    `base` is what is added to the file's addresses (`l_addr`); the object occupies
+    [start, end). `name` is the path that it was found at, `names` all names that it
+    answers to. Invariant: two maps of one namespace never have the same `identity`.
+    """
+
+    name: str
+    object: DynamicObject
+    kind: MapKind
+    identity: tuple[int, int] | None
+    names: set[str] = field(default_factory=set)
+    loader: "LinkMap | None" = None
+    base: int = 0
+    start: int = 0
+    end: int = 0
+    index: int = 0
+    """Place in the load order."""
+    needed: list["LinkMap"] = field(default_factory=list)
+    """Direct dependencies in the order of the dynamic section (`l_initfini` + 1)."""
+    scopes: list[list["LinkMap"]] = field(default_factory=list)
+    """Search lists for this object's symbols, in order (`l_scope`)."""
+    tls_module: int = 0
+    tls_offset: int = 0
+    """Distance from the thread pointer down to the TLS block; 0 if it has none there."""
+    relocated: bool = False
+    origin: str = ""
+    """The file's resolved path, for the program, whose name may be a symbolic link."""
+
+    def answers_to(self, name: str) -> bool:
+        """`_dl_name_match_p`: by a path or name that it was asked for before."""
+        return name == self.name or name in self.names
+
+    def __repr__(self) -> str:
+        return f"<LinkMap {self.name} at {self.base:#x}>"

@@ -1,0 +1,105 @@
+"""The memory that a linker loads into, behind one small protocol.
+
+ld.so knows nothing of its kernel but a few system calls: it opens a library, maps it and
+gets a base address back, changes protections, and stores words. `Memory` is exactly
+that, so one linker loads into a picture of memory (`image.py`), into the model's
+processes, and into the process that it runs in (`process.py`).
+
+Relocation stores many words at scattered places. The protocol takes them as arrays,
+because that is where the time goes.
+"""
+
+import mmap
+from dataclasses import dataclass
+from typing import Protocol
+
+from samepage.elf.layout import U64
+from samepage.elf.object import DynamicObject
+
+PAGE = 4096
+
+PROT_NONE = 0
+PROT_READ = 1
+PROT_WRITE = 2
+PROT_EXEC = 4
+
+MAP_PRIVATE = 0x02
+MAP_FIXED = 0x10
+MAP_ANONYMOUS = 0x20
+MAP_DENYWRITE = 0x800
+"""glibc's MAP_COPY is MAP_PRIVATE | MAP_DENYWRITE; the kernel ignores the latter."""
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A file that `Memory.open` opened: its tables, and what identifies it."""
+
+    path: str
+    fd: int
+    identity: tuple[int, int]
+    """Device and inode: two paths with the same identity are one object."""
+    object: DynamicObject
+    set_user_id: bool = False
+
+
+class Memory(Protocol):
+    """An address space, as its program sees it through system calls.
+
+    Addresses and lengths are in bytes. Failing calls raise `OSError` with the errno of
+    the system call.
+    """
+
+    def open(self, path: str) -> OpenFile:
+        """Open a file for mapping. Raises `OSError`, and `ElfError` if it is not ELF."""
+        ...
+
+    def close(self, file: OpenFile) -> None:
+        """Close the descriptor. What is mapped stays mapped."""
+        ...
+
+    def is_directory(self, path: str) -> bool:
+        """Whether a directory is there, as `stat` sees it."""
+        ...
+
+    def read_text(self, path: str) -> bytes | None:
+        """The whole of a small configuration file, or None if it cannot be read."""
+        ...
+
+    def mmap(
+        self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
+    ) -> int:
+        """Map a file, or anonymous memory without one. Returns the address."""
+        ...
+
+    def munmap(self, address: int, length: int) -> None:
+        """Unmap whole pages."""
+        ...
+
+    def mprotect(self, address: int, length: int, prot: int) -> None:
+        """Change the protection of whole pages."""
+        ...
+
+    def read(self, address: int, length: int) -> bytes:
+        """Load bytes."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store bytes."""
+        ...
+
+    def zero(self, address: int, length: int) -> None:
+        """Store zeros."""
+        ...
+
+    def read_words(self, addresses: U64) -> U64:
+        """Load the 8-byte word at each address."""
+        ...
+
+    def write_words(self, addresses: U64, words: U64) -> None:
+        """Store each 8-byte word at its address; of equal addresses the last one counts."""
+        ...
+
+
+def map_readonly(fd: int) -> mmap.mmap:
+    """A read-only private map of an open file. Raises `ValueError` if it is empty."""
+    return mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)

@@ -1,0 +1,190 @@
+"""Relocation: the words that ld.so stores into an object, computed as arrays.
+
+An object's relocations become two arrays, addresses and words, for each kind, and each
+is stored by one call. The order is ld.so's where it shows: the packed and the leading
+relative relocations, then what names symbols (`symbolic.py`); results of IFUNC resolvers
+come last, since a resolver may use the object's own data.
+
+With lazy binding a JUMP_SLOT's word, which addresses the PLT entry's second half in the
+file, only has the base added, and the two words before the first slot get ld.so's own
+pointers. Those, like the TLS descriptors' functions, are addresses inside of ld.so's
+code and heap: `Relocated.foreign` names the words that have such a value.
+
+Besides, ld.so adds the base to some pointers of the dynamic section itself, unless the
+section is read-only. Sources: `_dl_relocate_object`, `elf_dynamic_do_Rela`,
+`elf_machine_lazy_rel`, `elf_machine_runtime_setup`, `elf_get_dynamic_info`,
+`_dl_protect_relro` of glibc 2.36.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from samepage.elf.dynamic import DynamicFlags, Tag
+from samepage.elf.header import SegmentFlags, SegmentType
+from samepage.elf.layout import U64
+from samepage.elf.machines import Kind
+from samepage.linker.maps import LinkMap, MapKind
+from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
+from samepage.linker.segments import plan
+
+_ADJUSTED = (
+    Tag.HASH,
+    Tag.PLTGOT,
+    Tag.STRTAB,
+    Tag.SYMTAB,
+    Tag.RELA,
+    Tag.RELR,
+    Tag.JMPREL,
+    Tag.VERSYM,
+    Tag.GNU_HASH,
+)
+
+
+class Foreign(enum.Enum):
+    """Words that ld.so fills with what only ld.so can know."""
+
+    LINK_MAP = "GOT[1]: the object's link_map in ld.so's heap"
+    RESOLVER = "GOT[2]: ld.so's lazy binding entry, _dl_runtime_resolve_*"
+    TLS_DESCRIPTOR = "TLS descriptor: ld.so's function _dl_tlsdesc_*"
+    DEBUG = "DT_DEBUG: the address of ld.so's _r_debug"
+    IFUNC = "IFUNC: chosen by the symbol's resolver, which has not been run"
+
+
+@dataclass(slots=True)
+class Relocated:
+    """What relocation did to one object.
+
+    `counts` are relocations by kind; `stored` holds the addresses of the words that
+    each store wrote; `foreign` maps the address of a word to why its value is not known.
+    """
+
+    lazy: bool = False
+    counts: dict[Kind, int] = field(default_factory=dict)
+    stored: list[U64] = field(default_factory=list)
+    foreign: dict[int, Foreign] = field(default_factory=dict)
+
+    def addresses(self) -> U64:
+        """The addresses of all words stored, sorted, without duplicates."""
+        return np.unique(np.concatenate([np.empty(0, np.uint64), *self.stored]))
+
+    def count(self, kind: Kind, number: int) -> None:
+        """Add to the number of relocations of a kind."""
+        self.counts[kind] = self.counts.get(kind, 0) + number
+
+    def store(self, memory: Memory, addresses: U64, words: U64) -> None:
+        """Store words and remember where."""
+        if len(addresses):
+            memory.write_words(addresses, words)
+            self.stored.append(addresses)
+
+
+def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
+    """Add the base to the dynamic section's pointers, as ld.so does when it maps an object."""
+    segment = link.object.elf.segment(SegmentType.DYNAMIC)
+    if segment is None or not segment.flags & SegmentFlags.W:
+        return
+    entries = link.object.dynamic.entries
+    last = {tag: index for index, tag in enumerate(entries["d_tag"].tolist())}
+    values_at = link.base + segment.vaddr + 8
+    if link.base:
+        chosen = np.array([last[tag] for tag in _ADJUSTED if tag in last], np.int64)
+        addresses = (values_at + 16 * chosen).astype(np.uint64)
+        done.store(memory, addresses, entries["d_val"][chosen] + np.uint64(link.base))
+    if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in last:
+        done.foreign[values_at + 16 * last[Tag.DEBUG]] = Foreign.DEBUG
+
+
+def set_up_lazy(link: LinkMap, done: Relocated) -> None:
+    """Note the two words of the GOT that lead a PLT's first call into ld.so.
+
+    Raises `ElfError` if there is a PLT but no GOT for it.
+    """
+    got = link.object.dynamic.get(Tag.PLTGOT)
+    if got is None:
+        raise link.object.elf.error("DT_JMPREL without DT_PLTGOT")
+    check_places(link, np.array([got, got + 16], np.uint64))
+    done.foreign[link.base + got + 8] = Foreign.LINK_MAP
+    done.foreign[link.base + got + 16] = Foreign.RESOLVER
+
+
+def relocate_relative(memory: Memory, link: LinkMap, done: Relocated) -> None:
+    """DT_RELR, and the leading relative entries of DT_RELA.
+
+    The type of the latter is not looked at, as ld.so does not: DT_RELACOUNT vouches.
+    """
+    tables = link.object.relocations
+    base = np.uint64(link.base)
+    if len(tables.relr) and link.base:
+        check_places(link, tables.relr)
+        addresses = tables.relr + base
+        done.store(memory, addresses, memory.read_words(addresses) + base)
+    count = tables.relative_count
+    if count:
+        places = tables.rela["r_offset"][:count]
+        check_places(link, places)
+        words = tables.rela["r_addend"][:count].view(np.uint64) + base
+        done.store(memory, places + base, words)
+    if count or len(tables.relr):
+        done.count(Kind.RELATIVE, count + len(tables.relr))
+
+
+def check_places(link: LinkMap, places: U64) -> None:
+    """Raise `ElfError` unless each word lies in one segment that may be written to."""
+    if not len(places):
+        return
+    text = DynamicFlags.TEXTREL in link.object.dynamic.flags
+    low, high = int(places.min()), int(places.max())
+    segments = [s for s in link.object.elf.loads if text or s.flags & SegmentFlags.W]
+    for segment in segments:
+        if segment.vaddr <= low and high + 8 <= segment.vaddr + segment.memsz:
+            return
+    inside = np.zeros(len(places), np.bool_)
+    for segment in segments:
+        if segment.memsz >= 8:
+            last = np.uint64(segment.vaddr + segment.memsz - 8)
+            inside |= (places >= np.uint64(segment.vaddr)) & (places <= last)
+    if not inside.all():
+        bad = int(places[int((~inside).argmax())])
+        raise link.object.elf.error(f"relocations: the place {bad:#x} is not in a writable segment")
+
+
+class WritableText:
+    """DT_TEXTREL: makes read-only segments writable while the object is relocated."""
+
+    def __init__(self, memory: Memory, link: LinkMap) -> None:
+        self._memory = memory
+        self._link = link
+        self._changed: list[tuple[int, int, int]] = []
+
+    def __enter__(self) -> None:
+        if DynamicFlags.TEXTREL not in self._link.object.dynamic.flags:
+            return
+        for command in plan(self._link.object).commands:
+            if not command.prot & PROT_WRITE:
+                start = self._link.base + command.map_start
+                length = ((command.alloc_end + PAGE - 1) & -PAGE) - command.map_start
+                self._memory.mprotect(start, length, command.prot | PROT_WRITE)
+                self._changed.append((start, length, command.prot))
+
+    def __exit__(self, *_: object) -> None:
+        for start, length, prot in self._changed:
+            self._memory.mprotect(start, length, prot)
+
+
+def relro_range(link: LinkMap) -> tuple[int, int] | None:
+    """The addresses that become read-only after relocation, in whole pages."""
+    segment = link.object.relro
+    if segment is None or not segment.memsz:
+        return None
+    start = (link.base + segment.vaddr) & -PAGE
+    end = (link.base + segment.vaddr + segment.memsz) & -PAGE
+    return (start, end) if end > start else None
+
+
+def protect_relro(memory: Memory, link: LinkMap) -> None:
+    """Make an object's RELRO range read-only."""
+    found = relro_range(link)
+    if found is not None:
+        memory.mprotect(found[0], found[1] - found[0], PROT_READ)

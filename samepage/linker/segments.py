@@ -1,0 +1,183 @@
+"""How an object is mapped: the exact system calls of `_dl_map_segments`.
+
+A library of type ET_DYN is mapped whole by one call that lets the kernel choose the
+place, with the first segment's protection and offset. Its length reserves the room for
+the other segments, which are then mapped over it with MAP_FIXED. Holes between the
+segments lose all access; zeros after a segment's file part are a store in its last page
+and anonymous memory beyond. A program of type ET_EXEC is mapped at its own addresses.
+Source: `_dl_map_object_from_fd`, `_dl_map_segments` of glibc 2.36.
+"""
+
+from dataclasses import dataclass
+
+from samepage.elf.header import ElfType, ProgramHeader, SegmentFlags
+from samepage.elf.object import DynamicObject
+from samepage.linker.maps import LinkMap
+from samepage.linker.memory import (
+    MAP_ANONYMOUS,
+    MAP_DENYWRITE,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    PAGE,
+    PROT_EXEC,
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    Memory,
+    OpenFile,
+)
+
+_MAP_COPY = MAP_PRIVATE | MAP_DENYWRITE
+_ADDRESS_LIMIT = 1 << 47
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCommand:
+    """One PT_LOAD, rounded to pages: `struct loadcmd`. Addresses are the file's own."""
+
+    map_start: int
+    map_end: int
+    data_end: int
+    alloc_end: int
+    offset: int
+    prot: int
+    align: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapPlan:
+    """The load commands of an object, and the span of all of them.
+
+    Invariant: the commands ascend and do not overlap. `align` is the largest alignment
+    that any of them asks for.
+    """
+
+    commands: list[LoadCommand]
+    has_holes: bool
+    length: int
+    align: int
+
+
+def plan(dynamic_object: DynamicObject) -> MapPlan:
+    """The load commands of a file.
+
+    Raises `ElfError` where glibc refuses the file ("ELF load command ...") and where its
+    segments overlap or leave the address space.
+    """
+    elf = dynamic_object.elf
+    commands: list[LoadCommand] = []
+    has_holes = False
+    for segment in elf.loads:
+        if segment.align & (PAGE - 1) or segment.align & (segment.align - 1):
+            raise elf.error("ELF load command alignment not page-aligned")
+        if (segment.vaddr - segment.offset) & (segment.align - 1):
+            raise elf.error("ELF load command address/offset not properly aligned")
+        command = _command(segment)
+        if segment.filesz > segment.memsz or command.alloc_end > _ADDRESS_LIMIT:
+            raise elf.error(
+                f"PT_LOAD at address {segment.vaddr:#x}: {segment.filesz} of {segment.memsz} bytes"
+            )
+        if commands:
+            if commands[-1].alloc_end > segment.vaddr:
+                raise elf.error(f"PT_LOAD at address {segment.vaddr:#x} overlaps the one before")
+            has_holes |= commands[-1].map_end != command.map_start
+        commands.append(command)
+    if not commands:
+        raise elf.error("object file has no loadable segments")
+    length = commands[-1].alloc_end - commands[0].map_start
+    return MapPlan(commands, has_holes, length, max(command.align for command in commands))
+
+
+def _command(segment: ProgramHeader) -> LoadCommand:
+    prot = PROT_NONE
+    prot |= PROT_READ if segment.flags & SegmentFlags.R else 0
+    prot |= PROT_WRITE if segment.flags & SegmentFlags.W else 0
+    prot |= PROT_EXEC if segment.flags & SegmentFlags.X else 0
+    return LoadCommand(
+        map_start=segment.vaddr & -PAGE,
+        map_end=_page_up(segment.vaddr + segment.filesz),
+        data_end=segment.vaddr + segment.filesz,
+        alloc_end=segment.vaddr + segment.memsz,
+        offset=segment.offset & -PAGE,
+        prot=prot,
+        align=max(segment.align, PAGE),
+    )
+
+
+def map_segments(memory: Memory, file: OpenFile, link_map: LinkMap) -> None:
+    """Map the object of `file`; set `base`, `start` and `end` of its link map."""
+    plan_ = plan(file.object)
+    commands = plan_.commands
+    first = commands[0]
+    if file.object.elf.type == ElfType.DYN:
+        link_map.start = _map_span(memory, file, plan_)
+        link_map.base = link_map.start - first.map_start
+        if plan_.has_holes:
+            hole = link_map.base + first.map_end
+            memory.mprotect(hole, commands[-1].map_start - first.map_end, PROT_NONE)
+        _zero_tail(memory, link_map.base, first)
+        commands = commands[1:]
+    else:
+        link_map.start = first.map_start
+        link_map.base = 0
+    link_map.end = link_map.start + plan_.length
+    for command in commands:
+        if command.map_end > command.map_start:
+            memory.mmap(
+                link_map.base + command.map_start,
+                command.map_end - command.map_start,
+                command.prot,
+                _MAP_COPY | MAP_FIXED,
+                file,
+                command.offset,
+            )
+        _zero_tail(memory, link_map.base, command)
+
+
+def _map_span(memory: Memory, file: OpenFile, plan_: MapPlan) -> int:
+    """Map an object's whole span where the kernel likes, aligned as it asks for.
+
+    An alignment above the page size (`_dl_map_segment`, since glibc 2.35) takes a larger
+    reservation, of which the ends are given back.
+    """
+    first, length, align = plan_.commands[0], plan_.length, plan_.align
+    if align <= PAGE:
+        return memory.mmap(0, length, first.prot, _MAP_COPY, file, first.offset)
+    reserved = length + align if length >= align else 2 * align
+    start = memory.mmap(0, reserved, PROT_NONE, MAP_ANONYMOUS | MAP_PRIVATE, None, 0)
+    aligned = (start + align - 1) & -align
+    memory.mmap(aligned, length, first.prot, _MAP_COPY | MAP_FIXED, file, first.offset)
+    if aligned > start:
+        memory.munmap(start, aligned - start)
+    end = _page_up(aligned + length)
+    if start + reserved > end:
+        memory.munmap(end, start + reserved - end)
+    return aligned
+
+
+def _zero_tail(memory: Memory, base: int, command: LoadCommand) -> None:
+    """Zeros after the file's part: the rest of its last page, then anonymous pages."""
+    if command.alloc_end <= command.data_end:
+        return
+    zero, zero_end = base + command.data_end, base + command.alloc_end
+    zero_page = min(_page_up(zero), zero_end)
+    if zero_page > zero:
+        page = zero & -PAGE
+        if not command.prot & PROT_WRITE:
+            memory.mprotect(page, PAGE, command.prot | PROT_WRITE)
+        memory.zero(zero, zero_page - zero)
+        if not command.prot & PROT_WRITE:
+            memory.mprotect(page, PAGE, command.prot)
+    if zero_end > zero_page:
+        memory.mmap(
+            zero_page,
+            zero_end - zero_page,
+            command.prot,
+            MAP_ANONYMOUS | MAP_PRIVATE | MAP_FIXED,
+            None,
+            0,
+        )
+
+
+def _page_up(address: int) -> int:
+    return (address + PAGE - 1) & -PAGE
