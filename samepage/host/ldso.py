@@ -45,6 +45,7 @@ class LdsoRun:
     pid: int
     files: list[MappedFile]
     debug: list[str] = field(default_factory=list)
+    thread_pointer: int = 0
 
     def read(self, address: int, length: int) -> bytes:
         """Memory of the held process. Only valid inside of `observe`'s callback."""
@@ -100,6 +101,7 @@ def _to_entry(run: LdsoRun, on_relocated: Callable[[LdsoRun], None] | None) -> b
             return False
         if address == relocated and on_relocated is not None:
             run.files = mapped_files(run.pid)
+            run.thread_pointer = ptrace.get_registers(run.pid).fs_base
             on_relocated(run)
     return True
 

@@ -8,6 +8,7 @@ the symbol's address (a canonical PLT entry for a function), which is searched o
 in class PLT. Sources: `resolve_map`, `_dl_lookup_symbol_x` of glibc 2.36.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 from samepage.elf.layout import I64, U8, U64, Bools
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.object import STB_LOCAL, STB_WEAK, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED
+from samepage.elf.strings import NamePool
 from samepage.linker.errors import LinkError
 from samepage.linker.lookup import Definitions, UniqueSymbols, look_up
 from samepage.linker.maps import LinkMap
@@ -213,6 +215,31 @@ class Binder:
         )
         found.link[stay] = query.link[stay]
         found.symbol[stay] = query.symbol[stay]
+
+    def find(
+        self, name: str, scopes: list[list[LinkMap]], version: tuple[str, int] | None = None
+    ) -> tuple[LinkMap, int] | None:
+        """The definition of one name in some scopes, as `dlsym` finds it: object and symbol.
+
+        `version` is a version's name and hash; without one, the default version counts.
+        """
+        raw = os.fsencode(name)
+        words = np.frombuffer(raw.ljust((len(raw) // 8 + 1) * 8, b"\0"), np.uint64)
+        names = NamePool(words, np.array([0, len(words)]), np.array([len(raw)]))
+        number = self.versions.number(version) if version else 0
+        query = Query(
+            link=np.array([-1]),
+            symbol=np.array([-1]),
+            classes=np.zeros(1, np.uint8),
+            names=names,
+            hashes=names.gnu_hashes(),
+            version=np.array([number], np.int32),
+            exact=np.zeros(1, np.bool_),
+        )
+        found = Definitions.none(1)
+        self._search(query, np.arange(1), scopes, found)
+        link = int(found.link[0])
+        return (self._maps[link], int(found.symbol[0])) if link >= 0 else None
 
     def undefined(self, link: LinkMap, refs: References, lazy: bool) -> list[int]:
         """The references without definition that end the link: the weak ones do not, and

@@ -6,7 +6,7 @@ is done; here is why it stands at its place.
 
 from dataclasses import dataclass, field
 
-from samepage.elf.dynamic import DynamicFlags
+from samepage.elf.dynamic import DynamicFlags, DynamicFlags1
 from samepage.elf.header import ElfMachine
 from samepage.linker.binding import Binder, Entries, References, read_entries
 from samepage.linker.errors import LinkError
@@ -33,12 +33,12 @@ class LinkResult:
     """A linked program.
 
     `maps` are the objects in load order (`LinkMap.index`), `search_list` the global
-    scope, `init_order` the objects in the order of their constructors.
+    scope, `sorted` the same objects with each before those that it needs.
     """
 
     maps: list[LinkMap]
     search_list: list[LinkMap]
-    init_order: list[LinkMap]
+    sorted: list[LinkMap]
     tls: TlsLayout
     entries: dict[LinkMap, Entries]
     references: dict[LinkMap, References]
@@ -46,6 +46,18 @@ class LinkResult:
     trail: list[Attempt]
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+
+    @property
+    def init_order(self) -> list[LinkMap]:
+        """The objects in the order of their constructors: dependencies first, the program
+        last; but the last one with DF_1_INITFIRST before all.
+        """
+        order = list(reversed(self.sorted))
+        first = [link for link in order if link.object.dynamic.flags_1 & DynamicFlags1.INITFIRST]
+        for link in first[-1:]:
+            order.remove(link)
+            order.insert(0, link)
+        return order
 
 
 class Linker:
@@ -99,7 +111,7 @@ class Linker:
         return LinkResult(
             maps=loader.maps,
             search_list=search_list,
-            init_order=_init_order(search_list),
+            sorted=sort_maps(search_list),
             tls=tls,
             entries={},
             references={},
@@ -125,26 +137,32 @@ class Linker:
                 self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
         return self.binder
 
-    def relocate(self, result: LinkResult) -> None:
-        """Relocate every object, and write-protect what is RELRO."""
+    def bootstrap(self, result: LinkResult) -> None:
+        """What ld.so does to memory before it looks at any symbol: it relocates itself,
+        and makes the pointers in all dynamic sections absolute.
+        """
         for link in result.maps:
             result.relocated[link] = Relocated(self.is_lazy(link))
             adjust_dynamic(self.memory, link, result.relocated[link])
-        for link in self.relocation_order(result):
-            self._relocate_object(link, result)
+        interpreter = self.loader.interpreter
+        if interpreter is not None:
+            relocate_relative(self.memory, interpreter, result.relocated[interpreter])
 
-    def _relocate_object(self, link: LinkMap, result: LinkResult) -> None:
-        entries, done = result.entries[link], result.relocated[link]
-        if done.lazy and len(entries.places) > entries.plt_start:
-            set_up_lazy(link, done)
-        with WritableText(self.memory, link):
-            relocate_relative(self.memory, link, done)
-            if len(entries.places):
-                SymbolicRelocation(
-                    self.memory, result.maps, link, entries, result.references[link], done
-                ).relocate(done.lazy, self.resolve_ifunc)
-        link.relocated = True
-        protect_relro(self.memory, link)
+    def relocate(self, result: LinkResult) -> None:
+        """Relocate every object, and write-protect what is RELRO."""
+        for link in self.relocation_order(result):
+            entries, done = result.entries[link], result.relocated[link]
+            if done.lazy and len(entries.places) > entries.plt_start:
+                set_up_lazy(link, done)
+            with WritableText(self.memory, link):
+                if link is not self.loader.interpreter:
+                    relocate_relative(self.memory, link, done)
+                if len(entries.places):
+                    SymbolicRelocation(
+                        self.memory, result.maps, link, entries, result.references[link], done
+                    ).relocate(done.lazy, self.resolve_ifunc)
+            link.relocated = True
+            protect_relro(self.memory, link)
 
     def link(self, path: str) -> LinkResult:
         """Load, bind and relocate the program at `path`.
@@ -153,6 +171,7 @@ class Linker:
         """
         result = self.load(path)
         self.bind(result)
+        self.bootstrap(result)
         self.relocate(result)
         return result
 
@@ -162,28 +181,18 @@ class Linker:
         return not now and link is not self.loader.interpreter
 
     def relocation_order(self, result: LinkResult) -> list[LinkMap]:
-        """libc first, so that other libraries' IFUNC resolvers can call it; then in reverse
-        load order, so that a dependency usually precedes what needs it and the program
-        copies relocated data; ld.so last: it has been running on its own relocation.
+        """Dependencies first, so that an IFUNC resolver runs in a relocated object, and the
+        program, which copies relocated data, at the end; ld.so last of all: it has been
+        running on its own relocation.
         """
         interpreter = self.loader.interpreter
-        rest = [link for link in reversed(result.maps) if link is not interpreter]
-        rest.sort(key=lambda link: link.object.soname != "libc.so.6")
-        if interpreter is not None:
-            rest.append(interpreter)
-        return rest
+        order = [link for link in reversed(result.sorted) if link is not interpreter]
+        if interpreter in result.search_list:
+            assert interpreter is not None
+            order.append(interpreter)
+        return order
 
     def _complain(self, message: str) -> None:
         if not self._keep_going:
             raise LinkError(message)
         self.errors.append(message)
-
-
-def _init_order(search_list: list[LinkMap]) -> list[LinkMap]:
-    """Constructors: dependencies first, the program last; DF_1_INITFIRST before all."""
-    order = list(reversed(sort_maps(search_list)))
-    first = [link for link in order if link.object.dynamic.flags_1 & 0x20]
-    for link in first[-1:]:
-        order.remove(link)
-        order.insert(0, link)
-    return order

@@ -45,14 +45,14 @@ class Loader:
         Raises `LinkError` if the program is missing or not dynamically linked.
         """
         file = self._open(path)
-        program = self._map(file, path, MapKind.EXECUTABLE, None)
+        program = self._map(file, path, MapKind.EXECUTABLE, None, by_kernel=True)
         program.origin = os.path.realpath(path)
         self.program = program
         if not len(program.object.dynamic.entries):
             raise LinkError(f"{path}: not a dynamic object", 2)
         name = program.object.interpreter or DEFAULT_INTERPRETER
         try:
-            interpreter = self._map(self._open(name), name, MapKind.LIBRARY, None)
+            interpreter = self._map(self._open(name), name, MapKind.LIBRARY, None, by_kernel=True)
         except LinkError:
             if program.object.interpreter:
                 raise
@@ -111,12 +111,20 @@ class Loader:
                 return link
         link = self._map(file, file.path, kind, loader)
         link.names.add(name)
+        link.requested = name
         return link
 
-    def _map(self, file: OpenFile, name: str, kind: MapKind, loader: LinkMap | None) -> LinkMap:
+    def _map(
+        self,
+        file: OpenFile,
+        name: str,
+        kind: MapKind,
+        loader: LinkMap | None,
+        by_kernel: bool = False,
+    ) -> LinkMap:
         link = LinkMap(name, file.object, kind, file.identity, loader=loader, origin=file.path)
         try:
-            map_segments(self.memory, file, link)
+            map_segments(self.memory, file, link, by_kernel)
         except OSError as error:
             raise LinkError(f"{file.path}: cannot be mapped: {error.strerror}") from None
         finally:

@@ -48,6 +48,8 @@ class LinkMap:
     tls_offset: int = 0
     """Distance from the thread pointer down to the TLS block; 0 if it has none there."""
     relocated: bool = False
+    requested: str = ""
+    """The name by which it was asked for when it was mapped."""
     origin: str = ""
     """The file's resolved path, for the program, whose name may be a symbolic link."""
 

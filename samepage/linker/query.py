@@ -43,6 +43,14 @@ class VersionNumbers:
             table = self._tables[link] = self._build(link)
         return table
 
+    def number(self, version: tuple[str, int]) -> int:
+        """The number of the version with this name and hash."""
+        number = self._numbers.get(version)
+        if number is None:
+            number = self._numbers[version] = len(self.names)
+            self.names.append(version[0])
+        return number
+
     def _build(self, link: LinkMap) -> "VersionTable":
         versions = link.object.versions
         entries = [*versions.defined, *versions.needed]
@@ -52,14 +60,9 @@ class VersionNumbers:
         numbers = np.zeros(max(size, 2), np.int32)
         hidden = np.zeros(max(size, 2), np.bool_)
         for version in entries:
-            key = (version.name, version.hash)
             if version.hash == 0:
                 continue
-            number = self._numbers.get(key)
-            if number is None:
-                number = self._numbers[key] = len(self.names)
-                self.names.append(version.name)
-            numbers[version.index] = number
+            numbers[version.index] = self.number((version.name, version.hash))
             hidden[version.index] = version.hidden
         return VersionTable(numbers, hidden)
 

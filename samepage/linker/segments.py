@@ -5,7 +5,11 @@ place, with the first segment's protection and offset. Its length reserves the r
 the other segments, which are then mapped over it with MAP_FIXED. Holes between the
 segments lose all access; zeros after a segment's file part are a store in its last page
 and anonymous memory beyond. A program of type ET_EXEC is mapped at its own addresses.
-Source: `_dl_map_object_from_fd`, `_dl_map_segments` of glibc 2.36.
+
+The program and ld.so itself are mapped by the kernel, in the same way but for one thing:
+it clears the last page of a writable segment up to the page's end (`padzero`), where
+ld.so clears only what the segment has. Sources: `_dl_map_object_from_fd`,
+`_dl_map_segments` of glibc 2.36; `load_elf_binary` of Linux.
 """
 
 from dataclasses import dataclass
@@ -104,7 +108,9 @@ def _command(segment: ProgramHeader) -> LoadCommand:
     )
 
 
-def map_segments(memory: Memory, file: OpenFile, link_map: LinkMap) -> None:
+def map_segments(
+    memory: Memory, file: OpenFile, link_map: LinkMap, by_kernel: bool = False
+) -> None:
     """Map the object of `file`; set `base`, `start` and `end` of its link map."""
     plan_ = plan(file.object)
     commands = plan_.commands
@@ -115,7 +121,7 @@ def map_segments(memory: Memory, file: OpenFile, link_map: LinkMap) -> None:
         if plan_.has_holes:
             hole = link_map.base + first.map_end
             memory.mprotect(hole, commands[-1].map_start - first.map_end, PROT_NONE)
-        _zero_tail(memory, link_map.base, first)
+        _zero_tail(memory, link_map.base, first, by_kernel)
         commands = commands[1:]
     else:
         link_map.start = first.map_start
@@ -131,7 +137,7 @@ def map_segments(memory: Memory, file: OpenFile, link_map: LinkMap) -> None:
                 file,
                 command.offset,
             )
-        _zero_tail(memory, link_map.base, command)
+        _zero_tail(memory, link_map.base, command, by_kernel)
 
 
 def _map_span(memory: Memory, file: OpenFile, plan_: MapPlan) -> int:
@@ -155,13 +161,13 @@ def _map_span(memory: Memory, file: OpenFile, plan_: MapPlan) -> int:
     return aligned
 
 
-def _zero_tail(memory: Memory, base: int, command: LoadCommand) -> None:
+def _zero_tail(memory: Memory, base: int, command: LoadCommand, by_kernel: bool) -> None:
     """Zeros after the file's part: the rest of its last page, then anonymous pages."""
     if command.alloc_end <= command.data_end:
         return
     zero, zero_end = base + command.data_end, base + command.alloc_end
-    zero_page = min(_page_up(zero), zero_end)
-    if zero_page > zero:
+    zero_page = _page_up(zero) if by_kernel else min(_page_up(zero), zero_end)
+    if zero_page > zero and (command.prot & PROT_WRITE or not by_kernel):
         page = zero & -PAGE
         if not command.prot & PROT_WRITE:
             memory.mprotect(page, PAGE, command.prot | PROT_WRITE)

@@ -14,7 +14,7 @@ import enum
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -119,15 +119,27 @@ def _link_like(
     """Link the program with each object at its address in the process."""
     config = replace(LinkerConfig.from_environment(dict(environment)), bind_now=bind_now)
     memory = ImageMemory(_SameBases(run))
-    linker = Linker(memory, config, SandboxResolver(memory))
+    resolver = SandboxResolver(memory, run.read, run.thread_pointer)
+    linker = Linker(memory, config, resolver)
     result = linker.load(path)
     linker.bind(result)
+    linker.bootstrap(result)
     interpreter = linker.loader.interpreter
     if interpreter is not None:
-        for start, end in _writable_ranges(interpreter):
-            memory.write(start, run.read(start, end - start))
+        # What resolvers do to ld.so's variables is in the process's state already.
+        resolver.frozen = (interpreter.start, interpreter.end)
+        _copy_state(run, memory, interpreter, result.relocated[interpreter].addresses())
     linker.relocate(result)
     return linker, result
+
+
+def _copy_state(run: LdsoRun, memory: ImageMemory, link: LinkMap, relocated: U64) -> None:
+    """Give our ld.so the variables of the running one, but no word that is relocated."""
+    for start, end in _writable_ranges(link):
+        addresses = np.arange(start, end, 8, dtype=np.uint64)
+        words = np.frombuffer(run.read(start, end - start), np.uint64)
+        state = ~np.isin(addresses, relocated)
+        memory.write_words(addresses[state], words[state])
 
 
 def _writable_ranges(link: LinkMap) -> list[tuple[int, int]]:
@@ -194,7 +206,7 @@ def _own_state(link: LinkMap, run: LdsoRun, result: LinkResult) -> int:
 
 _LOADED = re.compile(r"file=(\S+) \[\d+\];  generating link map$")
 _SCOPE = re.compile(r" scope \d+: (.*)$")
-_INIT = re.compile(r"(?:calling init: |initialize program: )(.*)$")
+_INIT = re.compile(r"calling init: (.*)$")
 _BINDING = re.compile(
     r"binding file (.*) \[\d+\] to (.*) \[\d+\]: (normal|protected) symbol `(.*)'"
     r"(?: \[(.*)\])?$"
@@ -206,27 +218,15 @@ def _compare_order(comparison: Comparison, run: LdsoRun, result: LinkResult) -> 
     comparison.objects = len(result.search_list)
     loaded = [match[1] for line in run.debug if (match := _LOADED.match(line))]
     program, interpreter = result.maps[0], result.maps[1]
-    mine = [_requested(link) for link in result.maps if link not in (program, interpreter)]
+    mine = [link.requested for link in result.maps if link not in (program, interpreter)]
     _differ(comparison.order_differences, "load order", loaded, mine)
     scopes = [match[1].split(" ") for line in run.debug if (match := _SCOPE.match(line))]
-    names = [_shown(link, result) for link in result.search_list]
+    names = [link.name for link in result.search_list]
     _differ(comparison.order_differences, "search list", scopes[0] if scopes else [], names)
     inits = [match[1] for line in run.debug if (match := _INIT.match(line))]
-    wanted = [_shown(link, result) for link in result.init_order if _has_init(link, program)]
+    # The program's own constructors are libc's business, after the entry point.
+    wanted = [link.name for link in result.init_order if link is not program]
     _differ(comparison.order_differences, "constructors", inits, wanted)
-
-
-def _requested(link: LinkMap) -> str:
-    """The name by which ld.so was asked for an object when it mapped it."""
-    return link.requested
-
-
-def _shown(link: LinkMap, result: LinkResult) -> str:
-    return link.name
-
-
-def _has_init(link: LinkMap, program: LinkMap) -> bool:
-    return True
 
 
 def _differ(differences: list[str], what: str, theirs: list[str], ours: list[str]) -> None:
@@ -243,9 +243,10 @@ def _differ(differences: list[str], what: str, theirs: list[str], ours: list[str
 def _compare_bindings(
     comparison: Comparison, run: LdsoRun, linker: Linker, result: LinkResult
 ) -> None:
-    theirs = {match.groups("") for line in run.debug if (match := _BINDING.match(line))}
+    matches = (_BINDING.match(line) for line in run.debug)
+    theirs: set[tuple[str, ...]] = {match.groups("") for match in matches if match}
     theirs = {entry for entry in theirs if not entry[0].startswith("linux-vdso")}
-    ours = set()
+    ours: set[tuple[str, ...]] = set()
     assert linker.binder is not None
     for link, references in result.references.items():
         for binding in linker.binder.explain(link, references):
@@ -259,11 +260,26 @@ def _compare_bindings(
                         binding.version,
                     )
                 )
+    ours |= set(_malloc_bindings(linker, result))
     comparison.bindings = len(ours)
     for entry in sorted(theirs - ours):
         comparison.binding_differences.append(f"only ld.so: {_line(entry)}")
     for entry in sorted(ours - theirs):
         comparison.binding_differences.append(f"only samepage: {_line(entry)}")
+
+
+_GLIBC_2_2_5 = ("GLIBC_2.2.5", 0x09691A75)
+
+
+def _malloc_bindings(linker: Linker, result: LinkResult) -> Iterator[tuple[str, ...]]:
+    """ld.so's own lookups: it goes over to the program's malloc (`__rtld_malloc_init_real`)."""
+    program = result.maps[0]
+    if linker.loader.interpreter not in result.search_list or linker.binder is None:
+        return
+    for name in ("calloc", "free", "malloc", "realloc"):
+        found = linker.binder.find(name, program.scopes, _GLIBC_2_2_5)
+        if found is not None:
+            yield (program.name, found[0].name, "normal", name, _GLIBC_2_2_5[0])
 
 
 def _line(entry: tuple[str, ...]) -> str:

@@ -1,0 +1,1 @@
+"""Measurements against peers, and over whole systems; see each module."""
