@@ -101,10 +101,11 @@ class Dynamic:
 
     `entries` is the view of the table up to its DT_NULL, `address` its virtual address.
     `get` gives the value of a tag, `libraries` the DT_NEEDED, DT_AUXILIARY and DT_FILTER
-    values in the table's order.
+    values in the table's order. `flags` is DT_FLAGS with the older tags of the same
+    meaning folded in, `flags_1` is DT_FLAGS_1.
     """
 
-    __slots__ = ("_values", "address", "entries", "libraries")
+    __slots__ = ("_values", "address", "entries", "flags", "flags_1", "libraries")
 
     def __init__(self, elf: ElfFile) -> None:
         """Raises `ElfError` if the table is outside of the file or does not end."""
@@ -112,6 +113,8 @@ class Dynamic:
         self.address = segment.vaddr if segment else 0
         self._values: dict[int, int] = {}
         self.libraries: list[tuple[Tag, int]] = []
+        self.flags_1 = 0
+        self.flags = DynamicFlags(0)
         dyn = elf.layout.dyn
         if segment is None:
             self.entries: Table = np.empty(0, dyn)
@@ -131,6 +134,8 @@ class Dynamic:
                 self.libraries.append((Tag(tag), value))
             else:
                 self._values[tag] = value
+        self.flags_1 = self.value(Tag.FLAGS_1)
+        self.flags = self._read_flags()
 
     def get(self, tag: Tag) -> int | None:
         """The value of a tag that occurs once, or None."""
@@ -140,19 +145,12 @@ class Dynamic:
         """The value of a tag, or a default."""
         return self._values.get(tag, default)
 
-    @property
-    def flags(self) -> DynamicFlags:
-        """DT_FLAGS, with the older tags of the same meaning folded in."""
-        flags = DynamicFlags(self.value(Tag.FLAGS) & 31)
+    def _read_flags(self) -> DynamicFlags:
+        flags = self.value(Tag.FLAGS) & 31
         if Tag.SYMBOLIC in self._values:
             flags |= DynamicFlags.SYMBOLIC
         if Tag.TEXTREL in self._values:
             flags |= DynamicFlags.TEXTREL
-        if Tag.BIND_NOW in self._values or self.value(Tag.FLAGS_1) & DynamicFlags1.NOW:
+        if Tag.BIND_NOW in self._values or self.flags_1 & DynamicFlags1.NOW:
             flags |= DynamicFlags.BIND_NOW
-        return flags
-
-    @property
-    def flags_1(self) -> int:
-        """DT_FLAGS_1, as in the file."""
-        return self.value(Tag.FLAGS_1)
+        return DynamicFlags(flags)

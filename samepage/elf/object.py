@@ -132,7 +132,11 @@ class DynamicObject:
         elif self.sysv_hash is not None:
             count = len(self.sysv_hash.chains)
         shift = np.uint64(self.elf.layout.symbol_shift)
-        for table in (self.relocations.rela, self.relocations.rel, self.relocations.plt):
+        relocations = self.relocations
+        # The leading relative entries name no symbol; there may be 100,000s of them.
+        rela, rel = relocations.rela, relocations.rel
+        rela = rela[relocations.relative_count :]
+        for table in (rela, rel, relocations.plt):
             if len(table):
                 count = max(count, int(table["r_info"].max() >> shift) + 1)
         if address is None:

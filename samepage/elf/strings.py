@@ -47,6 +47,15 @@ class NamePool:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def take(self, chosen: I64) -> "NamePool":
+        """A pool of some of the names, in the order of `chosen`."""
+        counts = self.starts[chosen + 1] - self.starts[chosen]
+        starts = np.zeros(len(chosen) + 1, np.int64)
+        np.cumsum(counts, out=starts[1:])
+        source = np.repeat(self.starts[chosen] - starts[:-1], counts)
+        source += np.arange(int(starts[-1]))
+        return NamePool(self.words[source], starts, self.lengths[chosen])
+
     def name(self, index: int) -> str:
         """Name `index` as a Python string, for messages."""
         start = int(self.starts[index])

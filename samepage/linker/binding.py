@@ -25,6 +25,7 @@ from samepage.linker.query import (
     Query,
     TypeClass,
     VersionNumbers,
+    distinct,
     join_queries,
     make_query,
 )
@@ -107,26 +108,30 @@ def read_entries(link: LinkMap) -> tuple[Entries, References]:
     symbols = (info >> np.uint64(32)).astype(np.int64)
     keys = symbols * 4 + classes
     keys[_SYMBOLLESS[kinds]] = -1
-    distinct, reference = np.unique(keys, return_inverse=True)
-    if len(distinct) and distinct[0] == -1:
-        distinct = distinct[1:]
+    pairs, reference = np.unique(keys, return_inverse=True)
+    if len(pairs) and pairs[0] == -1:
+        pairs = pairs[1:]
         reference = reference - 1
-    eager = np.zeros(len(distinct) + 1, np.bool_)
+    eager = np.zeros(len(pairs) + 1, np.bool_)
     eager[reference[: len(rest)]] = True
-    unbound = np.full(len(distinct), -1)
+    unbound = np.full(len(pairs), -1)
     references = References(
-        symbols=distinct >> 2,
-        classes=(distinct & 3).astype(np.uint8),
-        lazy=~eager[: len(distinct)],
+        symbols=pairs >> 2,
+        classes=(pairs & 3).astype(np.uint8),
+        lazy=~eager[: len(pairs)],
         definer=unbound,
         definition=unbound.copy(),
-        looked_up=np.zeros(len(distinct), np.bool_),
+        looked_up=np.zeros(len(pairs), np.bool_),
     )
     return Entries(places, kinds, addends, reference, len(rest)), references
 
 
 class Binder:
-    """Binds the references of objects. State: version numbers and unique symbols."""
+    """Binds the references of objects. State: version numbers and unique symbols.
+
+    Objects are bound in the order of their relocation: it decides which definition of a
+    unique symbol comes first.
+    """
 
     def __init__(self, maps: list[LinkMap]) -> None:
         """`maps` in load order; `LinkMap.index` are indices into it."""
@@ -143,13 +148,22 @@ class Binder:
         for link in links:
             key = tuple(id(scope) for scope in link.scopes)
             groups.setdefault(key, []).append(link)
+        unique: dict[LinkMap, I64] = {}
         for group in groups.values():
-            self._bind_group(group, references)
+            self._bind_group(group, references, unique)
+        for link in links:
+            if link in unique:
+                self._settle_unique(link, references[link], unique[link])
 
-    def _bind_group(self, group: list[LinkMap], references: dict[LinkMap, References]) -> None:
-        """Bind objects that search the same scopes."""
+    def _bind_group(
+        self,
+        group: list[LinkMap],
+        references: dict[LinkMap, References],
+        unique: dict[LinkMap, I64],
+    ) -> None:
+        """Bind objects that search the same scopes; note what is bound to unique symbols."""
         queries: list[Query] = []
-        places: list[tuple[References, I64]] = []
+        places: list[tuple[LinkMap, I64]] = []
         for link in group:
             refs = references[link]
             outside = self._bind_locals(link, refs)
@@ -157,19 +171,33 @@ class Binder:
                 queries.append(
                     make_query(link, refs.symbols[outside], refs.classes[outside], self.versions)
                 )
-                places.append((refs, outside))
+                places.append((link, outside))
         if not queries:
             return
         query = join_queries(queries)
-        found = Definitions.none(len(query))
-        self._search(query, np.arange(len(query)), group[0].scopes, found)
+        questions, answers = distinct(query)
+        answer = Definitions.none(len(questions))
+        self._search(questions, np.arange(len(questions)), group[0].scopes, answer)
+        found = Definitions(answer.link[answers], answer.symbol[answers], answer.unique[answers])
         self._keep_protected(query, group[0].scopes, found)
         start = 0
-        for refs, outside in places:
+        for link, outside in places:
             end = start + len(outside)
-            refs.definer[outside] = found.link[start:end]
-            refs.definition[outside] = found.symbol[start:end]
+            references[link].definer[outside] = found.link[start:end]
+            references[link].definition[outside] = found.symbol[start:end]
+            hits = outside[found.unique[start:end]]
+            if len(hits):
+                unique[link] = hits
             start = end
+
+    def _settle_unique(self, link: LinkMap, refs: References, which: I64) -> None:
+        names = link.object.strings.pool(link.object.symbols["st_name"][refs.symbols[which]])
+        for reference, name in zip(which.tolist(), names.names(), strict=True):
+            found = (int(refs.definer[reference]), int(refs.definition[reference]))
+            copies = refs.classes[reference] & TypeClass.COPY
+            own = (link.index, int(refs.symbols[reference])) if copies else None
+            definition = self._unique.settle(name, found, own)
+            refs.definer[reference], refs.definition[reference] = definition
 
     def _bind_locals(self, link: LinkMap, refs: References) -> I64:
         """Bind what needs no lookup; return the other references."""
@@ -187,7 +215,7 @@ class Binder:
         self, query: Query, which: I64, scopes: list[list[LinkMap]], found: Definitions
     ) -> None:
         for scope in scopes:
-            which = look_up(query, which, scope, self.versions, self._unique, found)
+            which = look_up(query, which, scope, self.versions, found)
 
     def _keep_protected(
         self, query: Query, scopes: list[list[LinkMap]], found: Definitions
@@ -215,6 +243,7 @@ class Binder:
         )
         found.link[stay] = query.link[stay]
         found.symbol[stay] = query.symbol[stay]
+        found.unique[stay] = False
 
     def find(
         self, name: str, scopes: list[list[LinkMap]], version: tuple[str, int] | None = None

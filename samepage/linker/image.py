@@ -18,8 +18,10 @@ from numpy.lib.stride_tricks import as_strided
 from samepage.elf.layout import U8, U64
 from samepage.elf.object import DynamicObject
 from samepage.linker.memory import (
+    MAP_ANONYMOUS,
     MAP_FIXED,
     PAGE,
+    PROT_NONE,
     PROT_WRITE,
     OpenFile,
     map_readonly,
@@ -30,8 +32,8 @@ MMAP_BASE = 0x7FFFF7FFF000
 
 _HUGE = 2 << 20
 
-Placer = Callable[[OpenFile | None, int, int], int]
-"""Called with file, offset and page-rounded length; returns the address."""
+Placer = Callable[[OpenFile | None, int, int, bool], int]
+"""Called with file, page-rounded length, offset, and whether it is anonymous memory."""
 
 
 @dataclass(slots=True)
@@ -56,8 +58,8 @@ class TopDownPlacer:
     def __init__(self, base: int = MMAP_BASE) -> None:
         self._gaps = [(PAGE * 16, base)]
 
-    def __call__(self, file: OpenFile | None, length: int, offset: int) -> int:
-        huge = length >= _HUGE if file is not None else length % _HUGE == 0
+    def __call__(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
+        huge = length % _HUGE == 0 if anonymous else length >= _HUGE
         wanted = length + _HUGE if huge else length
         for index in reversed(range(len(self._gaps))):
             low, high = self._gaps[index]
@@ -113,8 +115,11 @@ class ImageMemory:
         if flags & MAP_FIXED:
             self._cut(address, address + length)
         else:
-            address = self._place(file, length, offset)
-        self._insert(_region(address, length, prot, file, offset))
+            address = self._place(file, length, offset, bool(flags & MAP_ANONYMOUS))
+            if prot == PROT_NONE and flags & MAP_ANONYMOUS:
+                return address  # a reservation: nothing that could be read
+        content = None if flags & MAP_ANONYMOUS else file
+        self._insert(_region(address, length, prot, content, offset))
         return address
 
     def munmap(self, address: int, length: int) -> None:

@@ -12,7 +12,8 @@ the base version, or the only version that there is. A definition that is hidden
 local, is passed over; the search goes on with the next object.
 
 STB_GNU_UNIQUE definitions are unique in the process: the first one that any lookup
-found counts for all later lookups of the name, whatever their scope.
+found counts for all later lookups of the name, whatever their scope. "First" is in the
+order of relocation, so this is settled after all lookups (`UniqueSymbols`).
 
 Sources: `do_lookup_x`, `check_match`, `do_lookup_unique`, `_dl_lookup_symbol_x`.
 """
@@ -48,15 +49,17 @@ class Definitions:
     """What was found for each reference of a query.
 
     `link` is the index of the defining object in the load order, -1 if there is none;
-    `symbol` is the index in that object's symbol table.
+    `symbol` is the index in that object's symbol table; `unique` tells whether it is
+    STB_GNU_UNIQUE there.
     """
 
     link: I64
     symbol: I64
+    unique: Bools
 
     @classmethod
     def none(cls, count: int) -> "Definitions":
-        return cls(np.full(count, -1), np.zeros(count, np.int64))
+        return cls(np.full(count, -1), np.zeros(count, np.int64), np.zeros(count, np.bool_))
 
 
 @dataclass(slots=True)
@@ -65,20 +68,23 @@ class UniqueSymbols:
 
     table: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def settle(self, query: Query, found: Definitions, which: I64) -> None:
-        """Replace the definitions of `which` by those found first for the same names.
+    def settle(
+        self, name: str, found: tuple[int, int], copy_into: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """The definition for a reference whose lookup ended at a unique definition.
 
-        A COPY relocation makes the program's copy the unique object from then on.
+        Definitions are (object, symbol). A COPY relocation (`copy_into` is the program's
+        own symbol) copies from what it found, and if it is the first to come, makes the
+        program's copy the unique object from then on.
         """
-        for index in which.tolist():
-            name = query.names.name(index)
-            entry = self.table.get(name)
-            if entry is not None:
-                found.link[index], found.symbol[index] = entry
-            elif query.classes[index] & TypeClass.COPY:
-                self.table[name] = (int(query.link[index]), int(query.symbol[index]))
-            else:
-                self.table[name] = (int(found.link[index]), int(found.symbol[index]))
+        entry = self.table.get(name)
+        if copy_into is not None:
+            self.table.setdefault(name, copy_into)
+            return found
+        if entry is None:
+            self.table[name] = found
+            return found
+        return entry
 
 
 def look_up(
@@ -86,7 +92,6 @@ def look_up(
     which: I64,
     scope: list[LinkMap],
     versions: VersionNumbers,
-    unique: UniqueSymbols,
     found: Definitions,
 ) -> I64:
     """Look up the references `which` of `query` through a scope; fill in `found`.
@@ -112,9 +117,7 @@ def look_up(
             hits, symbols, bind = hits[usable], symbols[usable], bind[usable]
         found.link[hits] = link.index
         found.symbol[hits] = symbols
-        unique_hits = hits[bind == STB_GNU_UNIQUE]
-        if len(unique_hits):
-            unique.settle(query, found, unique_hits)
+        found.unique[hits] = bind == STB_GNU_UNIQUE
         active = active[found.link[active] < 0]
     return active
 

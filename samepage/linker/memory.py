@@ -68,7 +68,10 @@ class Memory(Protocol):
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
     ) -> int:
-        """Map a file, or anonymous memory without one. Returns the address."""
+        """Map a file, or anonymous memory. Returns the address.
+
+        With MAP_ANONYMOUS, `file` only says whose memory it will be.
+        """
         ...
 
     def munmap(self, address: int, length: int) -> None:

@@ -141,3 +141,46 @@ def join_queries(queries: list[Query]) -> Query:
         version=np.concatenate([query.version for query in queries]),
         exact=np.concatenate([query.exact for query in queries]),
     )
+
+
+def distinct(query: Query) -> tuple[Query, I64]:
+    """The query without repeated questions, and for each reference its question's index.
+
+    All objects of a program refer to the same few functions of libc: the answer to the
+    same name, version and class in the same scopes is the same. Two names with one hash
+    are rare but possible, so names are compared: a reference whose name is not that of
+    its hash's first reference stays a question of its own.
+    """
+    key = query.hashes.astype(np.uint64) << np.uint64(32)
+    key |= query.version.astype(np.uint64) << np.uint64(3)
+    key |= query.classes.astype(np.uint64) << np.uint64(1)
+    key |= query.exact
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    representative = first[inverse]
+    counts = np.diff(query.names.starts)
+    same = counts == counts[representative]
+    which = np.flatnonzero(same)
+    lengths = counts[which]
+    begins = np.cumsum(lengths) - lengths
+    step = np.arange(int(lengths.sum()))
+    words = query.names.words
+    mine = words[np.repeat(query.names.starts[which] - begins, lengths) + step]
+    theirs = words[np.repeat(query.names.starts[representative[which]] - begins, lengths) + step]
+    if len(which):
+        same[which] = np.logical_and.reduceat(mine == theirs, begins)
+    representative[~same] = np.flatnonzero(~same)
+    chosen, answers = np.unique(representative, return_inverse=True)
+    return take(query, chosen), answers
+
+
+def take(query: Query, chosen: I64) -> Query:
+    """The query with only some of its references."""
+    return Query(
+        link=query.link[chosen],
+        symbol=query.symbol[chosen],
+        classes=query.classes[chosen],
+        names=query.names.take(chosen),
+        hashes=query.hashes[chosen],
+        version=query.version[chosen],
+        exact=query.exact[chosen],
+    )

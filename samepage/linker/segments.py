@@ -150,7 +150,7 @@ def _map_span(memory: Memory, file: OpenFile, plan_: MapPlan) -> int:
     if align <= PAGE:
         return memory.mmap(0, length, first.prot, _MAP_COPY, file, first.offset)
     reserved = length + align if length >= align else 2 * align
-    start = memory.mmap(0, reserved, PROT_NONE, MAP_ANONYMOUS | MAP_PRIVATE, None, 0)
+    start = memory.mmap(0, reserved, PROT_NONE, MAP_ANONYMOUS | MAP_PRIVATE, file, 0)
     aligned = (start + align - 1) & -align
     memory.mmap(aligned, length, first.prot, _MAP_COPY | MAP_FIXED, file, first.offset)
     if aligned > start:

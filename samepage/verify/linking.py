@@ -77,15 +77,19 @@ class Comparison:
         return not (self.order_differences or self.binding_differences or self.unexplained)
 
 
-class _SameBases:
-    """Places objects where they are in the process."""
+class _SamePlaces(ImageMemory):
+    """Memory in which each object has the place that it has in the process."""
 
     def __init__(self, run: LdsoRun) -> None:
-        self._starts = {file.identity: file.start for file in run.files}
+        self._run_starts = {file.identity: file.start for file in run.files}
+        super().__init__(self._same_place)
 
-    def __call__(self, file: OpenFile | None, length: int, offset: int) -> int:
+    def _same_place(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
         assert file is not None
-        return self._starts[file.identity]
+        return self._run_starts[file.identity]
+
+    def munmap(self, address: int, length: int) -> None:
+        """The ends of a reservation are given back; here they may be other objects' places."""
 
 
 def compare(
@@ -118,7 +122,7 @@ def _link_like(
 ) -> tuple[Linker, LinkResult]:
     """Link the program with each object at its address in the process."""
     config = replace(LinkerConfig.from_environment(dict(environment)), bind_now=bind_now)
-    memory = ImageMemory(_SameBases(run))
+    memory = _SamePlaces(run)
     resolver = SandboxResolver(memory, run.read, run.thread_pointer)
     linker = Linker(memory, config, resolver)
     result = linker.load(path)
