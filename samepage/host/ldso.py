@@ -40,11 +40,17 @@ class MappedFile:
 
 @dataclass(slots=True)
 class LdsoRun:
-    """What ld.so did. `debug` are the lines of LD_DEBUG without their pid."""
+    """What ld.so did.
+
+    `debug` are the lines of LD_DEBUG without their pid, of which the first
+    `relocation_lines` were written when everything had been relocated.
+    """
 
     pid: int
-    files: list[MappedFile]
+    output: str
+    files: list[MappedFile] = field(default_factory=list)
     debug: list[str] = field(default_factory=list)
+    relocation_lines: int = 0
     thread_pointer: int = 0
 
     def read(self, address: int, length: int) -> bytes:
@@ -73,7 +79,7 @@ def observe(
             env["LD_BIND_NOW"] = "1"
         with open(os.path.join(directory, "stderr"), "w+b") as stderr:
             pid, _ = launch(Launch(path, [path], env, stderr=stderr.fileno()))
-            run = LdsoRun(pid, [])
+            run = LdsoRun(pid, f"{output}.{pid}")
             try:
                 finished = _to_entry(run, on_relocated)
             finally:
@@ -84,7 +90,7 @@ def observe(
                 raise SamepageError(
                     f"{path}: ends in ld.so: {said[0] if said else 'without a message'}", 1
                 )
-        run.debug = _read_debug(f"{output}.{pid}")
+            run.debug = _read_debug(run.output)
     return run
 
 
@@ -102,6 +108,7 @@ def _to_entry(run: LdsoRun, on_relocated: Callable[[LdsoRun], None] | None) -> b
         if address == relocated and on_relocated is not None:
             run.files = mapped_files(run.pid)
             run.thread_pointer = ptrace.get_registers(run.pid).fs_base
+            run.relocation_lines = len(_read_debug(run.output))
             on_relocated(run)
     return True
 

@@ -13,6 +13,9 @@ the process before ours runs the resolvers: same features, and the choices must 
 import enum
 import os
 import re
+import shutil
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -97,8 +100,15 @@ def compare(
 ) -> Comparison:
     """Compare the two linkers for the program at `path`.
 
-    Raises `SamepageError` if either cannot link it.
+    ld.so ignores LD_DEBUG in a set-user-ID program, so of such a program a copy without
+    that bit is compared. Raises `SamepageError` if either linker cannot link it.
     """
+    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
+        with tempfile.TemporaryDirectory(prefix="samepage-") as directory:
+            copy = os.path.join(directory, os.path.basename(path))
+            shutil.copy(path, copy)
+            os.chmod(copy, 0o755)
+            return compare(copy, environment, bind_now=bind_now)
     if environment is None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C"}
     comparison = Comparison(path, bind_now)
@@ -247,7 +257,8 @@ def _differ(differences: list[str], what: str, theirs: list[str], ours: list[str
 def _compare_bindings(
     comparison: Comparison, run: LdsoRun, linker: Linker, result: LinkResult
 ) -> None:
-    matches = (_BINDING.match(line) for line in run.debug)
+    # What comes later are constructors that call dlsym.
+    matches = (_BINDING.match(line) for line in run.debug[: run.relocation_lines])
     theirs: set[tuple[str, ...]] = {match.groups("") for match in matches if match}
     theirs = {entry for entry in theirs if not entry[0].startswith("linux-vdso")}
     ours: set[tuple[str, ...]] = set()

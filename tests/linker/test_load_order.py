@@ -1,0 +1,237 @@
+"""Search, load order, duplicates, filters, preloads and constructor order, with ld.so."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from samepage.linker.errors import LinkError
+from samepage.linker.image import ImageMemory
+from samepage.linker.link import Linker
+from samepage.linker.search import LinkerConfig
+from tests.linker.workshop import Workshop
+
+Agree = Callable[..., object]
+
+
+def load(path: str, **options: object) -> list[str]:
+    """The base names of our search list."""
+    config = replace(LinkerConfig(), **options)  # type: ignore[arg-type]
+    result = Linker(ImageMemory(), config).load(path)
+    return [link.name.rpartition("/")[2] for link in result.search_list]
+
+
+def test_breadth_first_order(workshop: Workshop, agree: Agree) -> None:
+    for name, needs in (("s", ""), ("r", "s"), ("q", "s"), ("p", "rq")):
+        workshop.library(
+            f"lib{name}.so",
+            f"int {name};",
+            "-L.",
+            "-Wl,--no-as-needed",
+            "-Wl,-rpath,$ORIGIN",
+            *(f"-l{need}" for need in needs),
+        )
+    path = workshop.program(
+        "int main(){return 0;}", "-lp", "-lq", f"-Wl,-rpath-link,{workshop.directory}"
+    )
+    agree(path)
+    assert load(path)[1:5] == ["libp.so", "libq.so", "libc.so.6", "libr.so"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_constructor_order_of_random_graphs(workshop: Workshop, agree: Agree, seed: int) -> None:
+    """Also with cycles, which ld.so breaks in its own way."""
+    rng = random.Random(seed)
+    count = 7
+    for index in range(count):
+        workshop.library(f"libn{index}.so", f"int n{index};", "-nostdlib")
+    for index in range(count):
+        needs = [need for need in range(count) if need != index and rng.random() < 0.3]
+        rng.shuffle(needs)
+        workshop.library(
+            f"libn{index}.so",
+            f"int n{index}; __attribute__((constructor)) void c(void){{}}",
+            "-L.",
+            "-nostdlib",
+            "-Wl,--no-as-needed",
+            "-Wl,-rpath,$ORIGIN",
+            "-Wl,--allow-shlib-undefined",
+            *(f"-ln{need}" for need in needs),
+        )
+    chosen = rng.sample(range(count), 3)
+    path = workshop.program(
+        "int main(){return 0;}",
+        *(f"-ln{index}" for index in chosen),
+        f"-Wl,-rpath-link,{workshop.directory}",
+    )
+    agree(path)
+
+
+def test_init_first(workshop: Workshop, agree: Agree) -> None:
+    workshop.library("liba.so", "int a;")
+    workshop.library(
+        "libb.so",
+        "int b;",
+        "-L.",
+        "-Wl,--no-as-needed",
+        "-la",
+        "-Wl,-z,initfirst",
+        "-Wl,-rpath,$ORIGIN",
+    )
+    agree(workshop.program("int main(){return 0;}", "-lb"))
+
+
+@pytest.mark.parametrize("tag", ["-f", "-F"])
+def test_filters_come_before_their_library(workshop: Workshop, agree: Agree, tag: str) -> None:
+    workshop.library("libreal.so", "int f(void){return 1;}")
+    workshop.library(
+        "liba.so", "int f(void){return 2;}", f"-Wl,{tag},libreal.so", "-Wl,-rpath,$ORIGIN"
+    )
+    path = workshop.program("int f(void); int main(){return f();}", "-la")
+    agree(path)
+    assert load(path)[1:3] == ["libreal.so", "liba.so"]
+
+
+def test_one_file_under_two_names_is_one_object(workshop: Workshop, agree: Agree) -> None:
+    workshop.library("liba.so", "int a;")
+    workshop.build("libb.so", "int b;", "-shared", "-fPIC")
+    os.remove(workshop.directory / "libb.so")
+    path = workshop.program("int main(){return 0;}", "-la")
+    os.symlink("liba.so", workshop.directory / "libother.so")
+    agree(path, LD_PRELOAD=str(workshop.directory / "libother.so"))
+    names = load(path, preload=str(workshop.directory / "libother.so"))
+    assert names.count("libother.so") + names.count("liba.so") == 1
+
+
+def test_preloaded_libraries_come_after_the_program(workshop: Workshop, agree: Agree) -> None:
+    library = workshop.library("libp.so", "int f(void){return 3;}")
+    workshop.library("liba.so", "int f(void){return 1;}")
+    path = workshop.program("int f(void); int main(){return f();}", "-la")
+    agree(path, LD_PRELOAD=library)
+    agree(path, LD_PRELOAD=f"{library} /does/not/exist.so")
+    assert load(path, preload=library)[1] == "libp.so"
+
+
+def test_rpath_of_the_loader_chain_and_runpath(workshop: Workshop, agree: Agree) -> None:
+    for directory in ("one", "two"):
+        workshop.library(f"{directory}/libdeep.so", "int deep;")
+    workshop.library(
+        "libmid.so", "int mid;", f"-L{workshop.directory}/one", "-Wl,--no-as-needed", "-ldeep"
+    )
+    old = workshop.build(
+        "old",
+        "int main(){return 0;}",
+        "-Wl,--no-as-needed",
+        "-L.",
+        "-lmid",
+        "-Wl,--disable-new-dtags",
+        "-Wl,-rpath,$ORIGIN:${ORIGIN}/two",
+        "-Wl,-rpath-link,one",
+    )
+    agree(old)
+    assert "libdeep.so" in load(old)
+    new = workshop.build(
+        "new",
+        "int main(){return 0;}",
+        "-Wl,--no-as-needed",
+        "-L.",
+        "-lmid",
+        "-Wl,--enable-new-dtags",
+        "-Wl,-rpath,$ORIGIN:$ORIGIN/two",
+        "-Wl,-rpath-link,one",
+    )
+    with pytest.raises(LinkError, match=r"libdeep\.so: cannot open shared object file"):
+        load(new)
+
+
+def test_library_path_before_runpath_and_subdirectories_first(
+    workshop: Workshop, agree: Agree
+) -> None:
+    workshop.library("liba.so", "int a;")
+    path = workshop.program("int main(){return 0;}", "-la")
+    for place in ("lib", "lib/tls/x86_64", "lib/glibc-hwcaps/x86-64-v2"):
+        (workshop.directory / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(workshop.directory / "liba.so", workshop.directory / place)
+        agree(path, LD_LIBRARY_PATH=str(workshop.directory / "lib"))
+    config = LinkerConfig(library_path=str(workshop.directory / "lib"))
+    result = Linker(ImageMemory(), config).load(path)
+    level = "glibc-hwcaps/x86-64-v2" in result.search_list[1].name
+    assert level == ("x86-64-v2" in config.capabilities.levels)
+
+
+def test_nodeflib_ignores_default_directories(workshop: Workshop) -> None:
+    path = workshop.build("program", "int main(){return 0;}", "-Wl,-z,nodefaultlib")
+    with pytest.raises(LinkError, match=r"libc\.so\.6: cannot open"):
+        load(path)
+
+
+def test_secure_mode_ignores_the_environment(workshop: Workshop) -> None:
+    workshop.library("lib/liba.so", "int a;")
+    path = workshop.build("program", "int main(){return 0;}", "-Wl,--no-as-needed", "-Llib", "-la")
+    directory = str(workshop.directory / "lib")
+    assert "liba.so" in load(path, library_path=directory)
+    with pytest.raises(LinkError):
+        load(path, library_path=directory, secure=True)
+    with pytest.raises(LinkError):
+        load(
+            workshop.program("int main(){return 0;}", "-Llib", "-la", "-Wl,-rpath,$ORIGIN/lib"),
+            secure=True,
+        )
+
+
+def test_a_missing_version_is_told_as_ldso_does(workshop: Workshop) -> None:
+    script = workshop.directory / "versions"
+    script.write_text("V1 { global: f; }; V2 { global: g; } V1;")
+    source = "int f(void){return 1;} int g(void){return 2;}"
+    workshop.library("liba.so", source, f"-Wl,--version-script={script}")
+    path = workshop.program("int g(void); int main(){return g();}", "-la")
+    script.write_text("V1 { global: f; };")
+    workshop.library("liba.so", source, f"-Wl,--version-script={script}")
+    with pytest.raises(LinkError, match=r"version `V2' not found \(required by .*program\)"):
+        load(path)
+
+
+def test_the_cache_is_read_as_ldconfig_wrote_it(tmp_path: Path) -> None:
+    ldconfig = shutil.which("ldconfig") or "/sbin/ldconfig"
+    if not os.path.exists(ldconfig):
+        pytest.skip("no ldconfig")
+    import subprocess
+
+    from samepage.linker.cache import parse_cache
+
+    with open("/etc/ld.so.cache", "rb") as file:
+        entries = parse_cache(file.read())
+    listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listing.splitlines() if "=>" in line]
+    assert [(entry.name, entry.path) for entry in entries] == [
+        (line.split()[0], line.rpartition("=> ")[2]) for line in lines
+    ]
+
+
+def test_the_cache_prefers_supported_subdirectories(workshop: Workshop) -> None:
+    import subprocess
+
+    ldconfig = shutil.which("ldconfig") or "/sbin/ldconfig"
+    if not os.path.exists(ldconfig):
+        pytest.skip("no ldconfig")
+    for place in ("lib", "lib/glibc-hwcaps/x86-64-v2", "lib/glibc-hwcaps/x86-64-v4"):
+        workshop.library(f"{place}/libspecial.so.1", "int a;")
+    cache = workshop.directory / "cache"
+    conf = workshop.directory / "conf"
+    conf.write_text(f"{workshop.directory}/lib\n")
+    subprocess.run(
+        [ldconfig, "-C", str(cache), "-f", str(conf), "-X"], check=True, capture_output=True
+    )
+    from samepage.linker.cache import LibraryCache
+
+    parsed = LibraryCache.parse(cache.read_bytes())
+    for levels, expected in (
+        ((), "lib/libspecial.so.1"),
+        (("x86-64-v3", "x86-64-v2"), "lib/glibc-hwcaps/x86-64-v2/libspecial.so.1"),
+        (("x86-64-v4", "x86-64-v3", "x86-64-v2"), "lib/glibc-hwcaps/x86-64-v4/libspecial.so.1"),
+    ):
+        assert parsed.lookup("libspecial.so.1", levels) == str(workshop.directory / expected)
