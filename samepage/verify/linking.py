@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def compare(
         with tempfile.TemporaryDirectory(prefix="samepage-") as directory:
             copy = os.path.join(directory, os.path.basename(path))
             shutil.copy(path, copy)
-            os.chmod(copy, 0o755)
+            Path(copy).chmod(0o755)
             return compare(copy, environment, bind_now=bind_now)
     if environment is None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C"}
