@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.context import MAY_EXEC, MAY_WRITE, Credentials, FsContext
+from samepage.kernel.fs.context import MAY_EXEC, MAY_READ, MAY_WRITE, Credentials, FsContext
 from samepage.kernel.fs.devices import Device, Drivers
 from samepage.kernel.fs.directory import Directory
 from samepage.kernel.fs.inode import Inode, Superblock, Symlink
@@ -74,12 +74,18 @@ class Tree:
         path: bytes,
         base: Path | None = None,
     ) -> None:
-        """`linkat`: give the file at `old` (looked up before) one more name."""
+        """`linkat`: give the file at `old` (looked up before) one more name.
+
+        Raises `SysError`; EPERM also for another's file that the caller could not write
+        (`may_linkat`, with the usual fs.protected_hardlinks of 1).
+        """
         last = _for_create(ctx, path, base)
-        directory = _writable_directory(ctx.cred, last.parent)
         inode = old.inode
-        if inode.sb is not directory.sb:
+        if inode.sb is not last.parent.inode.sb:
             raise SysError(errno.EXDEV)
+        if not ctx.cred.owns(inode) and not _safe_to_link(ctx.cred, inode):
+            raise SysError(errno.EPERM)
+        directory = _writable_directory(ctx.cred, last.parent)
         if inode.is_dir:
             raise SysError(errno.EPERM)
         inode.nlink += 1
@@ -177,6 +183,17 @@ def _for_create(ctx: FsContext, path: bytes, base: Path | None, *, directory: bo
     if last.slash and not directory:
         raise SysError(errno.ENOENT)
     return last
+
+
+def _safe_to_link(cred: Credentials, inode: Inode) -> bool:
+    """`safe_hardlink_source`."""
+    setgid = stat.S_ISGID | stat.S_IXGRP
+    return (
+        stat.S_ISREG(inode.mode)
+        and not inode.mode & stat.S_ISUID
+        and inode.mode & setgid != setgid
+        and cred.may(inode, MAY_READ | MAY_WRITE)
+    )
 
 
 def _writable_directory(cred: Credentials, path: Path) -> Directory:
