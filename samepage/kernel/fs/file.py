@@ -85,6 +85,12 @@ class OpenFile:
         return False
 
     @property
+    def wakeups(self) -> int | None:
+        """How often something happened that a waiting task would be woken for; None if
+        that is not counted."""
+        return None
+
+    @property
     def mappable(self) -> Mapping:
         """What mmap maps. Raises `SysError(ENODEV)` for a file that has no pages."""
         raise SysError(errno.ENODEV)

@@ -18,6 +18,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Callable
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -63,6 +64,25 @@ class MemoryMapping:
         while index in self.pages:
             index += 1
         return max(offset, index << PAGE_SHIFT)
+
+
+class ShmemMapping(MemoryMapping):
+    """Content of a tmpfs file or a memfd: its pages count as shared memory.
+
+    `keep` says whether a name or an open file keeps it; without one it goes with the last
+    mapping (`PageCache.release_shmem`).
+    """
+
+    shmem = True
+
+    def __init__(self, dev: int, ino: int, keep: Callable[[], bool]) -> None:
+        super().__init__(dev, ino)
+        self._keep = keep
+
+    @property
+    def handles(self) -> int:
+        """What keeps it besides mappings."""
+        return int(self._keep())
 
 
 class HostMapping:

@@ -46,6 +46,7 @@ class Pipe:
         self.writers = 0
         self.reads_opened = 0
         self.writes_opened = 0
+        self.wakeups = 0
         self._slots: deque[_Slot] = deque()
 
     @property
@@ -82,6 +83,7 @@ class Pipe:
             if self.writers and length:
                 raise SysError(errno.EAGAIN)
             return b""
+        self.wakeups += 1
         out = bytearray()
         while self._slots and len(out) < length:
             slot = self._slots[0]
@@ -110,6 +112,7 @@ class Pipe:
             done += len(part)
         if data and not done:
             raise SysError(errno.EAGAIN)
+        self.wakeups += 1
         return done
 
 
@@ -176,6 +179,11 @@ class PipeFile(OpenFile):
     def _write_at(self, data: bytes, offset: int) -> int:
         return self.pipe.write(data)
 
+    @property
+    def wakeups(self) -> int:
+        """Reads, writes and closed ends."""
+        return self.pipe.wakeups
+
     def poll(self) -> int:
         """`pipe_poll`."""
         mask = 0
@@ -204,6 +212,7 @@ class PipeFile(OpenFile):
 
     def release(self) -> None:
         """One end less."""
+        self.pipe.wakeups += 1
         self.pipe.readers -= self.readable
         self.pipe.writers -= self.writable
 

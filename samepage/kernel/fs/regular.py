@@ -16,7 +16,13 @@ from samepage.kernel.fs.file import (
     UserMemory,
 )
 from samepage.kernel.fs.inode import Inode, Superblock
-from samepage.kernel.fs.mapping import CopiedMapping, HostMapping, Mapping, MemoryMapping
+from samepage.kernel.fs.mapping import (
+    CopiedMapping,
+    HostMapping,
+    Mapping,
+    MemoryMapping,
+    ShmemMapping,
+)
 from samepage.kernel.fs.path import Path
 from samepage.kernel.mm import rmap
 
@@ -37,11 +43,16 @@ class Regular(Inode):
         self, sb: Superblock, mode: int, mapping: Mapping | None = None, **attributes: Any
     ) -> None:
         super().__init__(sb, stat.S_IFREG | stat.S_IMODE(mode), **attributes)
-        self.mapping: Mapping = mapping or MemoryMapping(self.dev, self.ino)
+        self.mapping: Mapping = mapping or self._new_mapping()
         self.executing = 0
         self.opened = 0
         """How many open files there are."""
         self.host_blocks = 0
+
+    def _new_mapping(self) -> MemoryMapping:
+        if self.sb.type_name == "tmpfs":
+            return ShmemMapping(self.dev, self.ino, lambda: self.nlink > 0 or self.opened > 0)
+        return MemoryMapping(self.dev, self.ino)
 
     @property
     def size(self) -> int:

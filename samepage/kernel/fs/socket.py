@@ -90,6 +90,12 @@ class UnixSocket(OpenFile):
         self._read_closed = False
         self._write_closed = False
         self._hung_up = False
+        self._wakeups = 0
+
+    @property
+    def wakeups(self) -> int:
+        """Arrivals, space that became free, connections and closed ends."""
+        return self._wakeups
 
     @property
     def listening(self) -> bool:
@@ -134,6 +140,7 @@ class UnixSocket(OpenFile):
         server.address, server.owner = target.address, target.owner
         self.join(server)
         target._backlog.append(server)
+        target._wakeups += 1
 
     def accept(self) -> UnixSocket:
         """The next connection. Raises `SysError` with EINVAL or EAGAIN."""
@@ -173,6 +180,7 @@ class UnixSocket(OpenFile):
             data = data[:room]
         message = Message(data, tuple(file.get() for file in files), self.address)
         receiver._queue.append(message)
+        receiver._wakeups += 1
         return len(data)
 
     def receive(self, length: int, flags: int = 0) -> tuple[Message, int]:
@@ -187,6 +195,8 @@ class UnixSocket(OpenFile):
             if self.kind != SOCK_DGRAM and self.peer is None:
                 raise SysError(errno.EINVAL if self.kind == SOCK_STREAM else errno.ENOTCONN)
             raise SysError(errno.EAGAIN)
+        if self.peer is not None:
+            self.peer._wakeups += 1
         if self.kind == SOCK_STREAM:
             return self._receive_stream(length, flags)
         first = self._queue[0] if flags & MSG_PEEK else self._queue.popleft()
@@ -240,6 +250,7 @@ class UnixSocket(OpenFile):
         if how in (SHUT_WR, SHUT_RDWR):
             self._write_closed = True
             self.peer._read_closed |= pairs
+        self.peer._wakeups += 1
 
     def poll(self) -> int:
         """`unix_poll`."""
@@ -278,6 +289,7 @@ class UnixSocket(OpenFile):
         if peer is not None and peer.peer is self:
             peer.peer = None
             peer._hung_up = peer._write_closed = True
+            peer._wakeups += 1
         self._hung_up = True
         for message in self._queue:
             for file in message.files:

@@ -11,6 +11,7 @@ where `/` and `.` are and who asks.
 """
 
 import errno
+import itertools
 import os
 import random
 import stat
@@ -27,9 +28,12 @@ from samepage.kernel.fs.context import (
 )
 from samepage.kernel.fs.devices import TTY, memory_drivers
 from samepage.kernel.fs.directory import Directory
+from samepage.kernel.fs.epoll import Epoll
+from samepage.kernel.fs.eventfd import EventFd
 from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Inode, Superblock
+from samepage.kernel.fs.memfd import MemfdFile, make_memfd
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import Last, LastKind, path_name, walk
 from samepage.kernel.fs.path import Path
@@ -39,10 +43,11 @@ from samepage.kernel.fs.regular import Regular
 from samepage.kernel.fs.socket import SocketNode, UnixSocket, make_socket, make_socket_pair
 from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.fs.stdio import Stdio
+from samepage.kernel.fs.timerfd import TimerFd
 from samepage.kernel.fs.tree import Tree, create, own
 from samepage.kernel.mm.page_cache import PageCache
 
-PIPEFS_MAGIC, SOCKFS_MAGIC = 0x50495045, 0x534F434B
+PIPEFS_MAGIC, SOCKFS_MAGIC, ANON_INODE_FS_MAGIC = 0x50495045, 0x534F434B, 0x09041934
 FIRST_MODEL_DEVICE = os.makedev(0, 1000)
 """Device numbers of the model's own file systems count from here, away from the host's."""
 
@@ -77,6 +82,8 @@ class Vfs(Tree):
         self._n_devices = 0
         self.pipefs = self.superblock("pipefs", PIPEFS_MAGIC)
         self.sockfs = self.superblock("sockfs", SOCKFS_MAGIC)
+        self.anonfs = self.superblock("anon_inodefs", ANON_INODE_FS_MAGIC)
+        self.shm = self._shmem_superblock()
         self.stdio = Stdio(self.superblock("hostfd", 0), self.hostfs)
         self.drivers[TTY] = self.stdio.open_tty
         self._abstract: dict[bytes, UnixSocket] = {}
@@ -93,6 +100,13 @@ class Vfs(Tree):
         dev = FIRST_MODEL_DEVICE + self._n_devices
         self._n_devices += 1
         return Superblock(dev, type_name, self.cache, self.clock, lambda: StatFs(type=magic))
+
+    def _shmem_superblock(self) -> Superblock:
+        """The tmpfs without names that memfd and shared anonymous memory live in."""
+        shmem = self.cache.shmem
+        figures = StatFs(type=devtree.TMPFS_MAGIC)
+        inos = (shmem.create(0).ino for _ in itertools.count())
+        return Superblock(shmem.DEV, "tmpfs", self.cache, self.clock, lambda: figures, inos)
 
     def mount(self, place: bytes, root: Inode) -> Path:
         """Cover the directory `place` with another file system; the directory is made (in
@@ -287,6 +301,22 @@ class Vfs(Tree):
     def pipe(self, flags: int = 0) -> tuple[OpenFile, OpenFile]:
         """`pipe2`: the end to read from and the end to write to."""
         return make_pipe(self.pipefs, flags)
+
+    def memfd(self, name: bytes, flags: int = 0) -> MemfdFile:
+        """`memfd_create`. Raises `SysError(EINVAL)`."""
+        return make_memfd(self.shm, name, flags)
+
+    def eventfd(self, count: int, flags: int = 0) -> EventFd:
+        """`eventfd2`. Raises `SysError(EINVAL)`."""
+        return EventFd(self.anonfs, count, flags)
+
+    def epoll(self, flags: int = 0) -> Epoll:
+        """`epoll_create1`. Raises `SysError(EINVAL)`."""
+        return Epoll(self.anonfs, flags)
+
+    def timerfd(self, clock: Callable[[], int], flags: int = 0) -> TimerFd:
+        """`timerfd_create` on a clock given as a function. Raises `SysError(EINVAL)`."""
+        return TimerFd(self.anonfs, clock, flags)
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> UnixSocket:
         """`socket`: AF_UNIX only. Raises `SysError`."""

@@ -55,10 +55,10 @@ class Native:
         return brief(os.fstat(self.files[key]))
 
     def mkdir(self, path, mode):
-        os.mkdir(path, mode)
+        os.mkdir(path, mode)  # noqa: PTH102 - the paths are bytes
 
     def rmdir(self, path):
-        os.rmdir(path)
+        os.rmdir(path)  # noqa: PTH106
 
     def unlink(self, path):
         os.unlink(path)
@@ -79,7 +79,7 @@ class Native:
         os.mkfifo(path, mode)
 
     def chmod(self, path, mode):
-        os.chmod(path, mode)
+        os.chmod(path, mode)  # noqa: PTH101
 
     def chown(self, path, uid, gid):
         os.chown(path, uid, gid)

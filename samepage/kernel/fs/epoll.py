@@ -1,0 +1,123 @@
+"""epoll: a set of files to wait for (fs/eventpoll.c).
+
+The set is looked through when somebody asks. An edge-triggered entry is reported only if
+something happened to its file since the last time, which the file counts (`wakeups`). As in
+Linux, that may be more often than necessary, and is never too seldom; a file that does not
+count is reported whenever it is ready.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.anonymous import anonymous_path
+from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLRDNORM, OpenFile, PathFile
+from samepage.kernel.fs.inode import Superblock
+from samepage.kernel.fs.regular import RegularFile
+
+EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
+EPOLLONESHOT, EPOLLET = 1 << 30, 1 << 31
+EVENT_MASK = 0xFFFF
+MAX_NESTING = 5
+
+
+@dataclass(slots=True)
+class Watch:
+    """One entry: which events are wanted, what is given back with them, and, for
+    edge-triggered entries, the file's `wakeups` at the last report."""
+
+    file: OpenFile
+    events: int
+    data: int
+    reported: int | None = None
+
+
+class Epoll(OpenFile):
+    """An open epoll set. An entry is a file and the descriptor it was added under; it goes
+    when the last descriptor of the file does."""
+
+    seekable = False
+
+    def __init__(self, sb: Superblock, flags: int = 0) -> None:
+        """Raises `SysError(EINVAL)` for unknown flags."""
+        if flags & ~os.O_CLOEXEC:
+            raise SysError(errno.EINVAL)
+        super().__init__(anonymous_path(sb, b"eventpoll"), os.O_RDWR)
+        self._watches: dict[tuple[int, int], Watch] = {}
+
+    def control(
+        self, operation: int, fd: int, file: OpenFile, events: int = 0, data: int = 0
+    ) -> None:
+        """`epoll_ctl`. Raises `SysError`: EPERM for a file that cannot be waited for,
+        EINVAL, EEXIST, ENOENT, ELOOP."""
+        if isinstance(file, (RegularFile, PathFile)) or file.inode.is_dir:
+            raise SysError(errno.EPERM)
+        if file is self:
+            raise SysError(errno.EINVAL)
+        self._forget_closed()
+        key = (fd, id(file))
+        if operation == EPOLL_CTL_ADD:
+            if key in self._watches:
+                raise SysError(errno.EEXIST)
+            if isinstance(file, Epoll) and (file._contains(self) or file._depth() >= MAX_NESTING):
+                raise SysError(errno.ELOOP)
+            self._watches[key] = Watch(file, events | POLLERR | POLLHUP, data)
+        elif operation in (EPOLL_CTL_DEL, EPOLL_CTL_MOD):
+            if key not in self._watches:
+                raise SysError(errno.ENOENT)
+            if operation == EPOLL_CTL_DEL:
+                del self._watches[key]
+            else:
+                self._watches[key] = Watch(file, events | POLLERR | POLLHUP, data)
+        else:
+            raise SysError(errno.EINVAL)
+
+    def _contains(self, other: "Epoll") -> bool:
+        inner = [watch.file for watch in self._watches.values()]
+        return other in inner or any(f._contains(other) for f in inner if isinstance(f, Epoll))
+
+    def _depth(self) -> int:
+        inner = [w.file._depth() for w in self._watches.values() if isinstance(w.file, Epoll)]
+        return 1 + max(inner, default=0)
+
+    def _forget_closed(self) -> None:
+        for key in [key for key, watch in self._watches.items() if watch.file.refs == 0]:
+            del self._watches[key]
+
+    def wait(self, limit: int) -> list[tuple[int, int]]:
+        """Up to `limit` (events, data) that are ready now; none if it would wait.
+
+        Entries that were reported go to the end, so that all get their turn.
+        """
+        self._forget_closed()
+        found: list[tuple[int, int]] = []
+        for key, watch in list(self._watches.items()):
+            if len(found) == limit:
+                break
+            ready = self._ready(watch)
+            if not ready:
+                continue
+            found.append((ready, watch.data))
+            if watch.events & EPOLLONESHOT:
+                watch.events = 0
+            self._watches[key] = self._watches.pop(key)
+        return found
+
+    def _ready(self, watch: Watch) -> int:
+        if not watch.events & EVENT_MASK:
+            return 0  # a one-shot entry that has fired
+        ready = watch.file.poll() & watch.events & EVENT_MASK
+        if watch.events & EPOLLET:
+            wakeups = watch.file.wakeups
+            if not ready or (wakeups is not None and wakeups == watch.reported):
+                return 0
+            watch.reported = wakeups
+        return ready
+
+    def poll(self) -> int:
+        """Readable if an entry is ready."""
+        for watch in self._watches.values():
+            if watch.events & EVENT_MASK and watch.file.poll() & watch.events & EVENT_MASK:
+                return POLLIN | POLLRDNORM
+        return 0
