@@ -48,10 +48,8 @@ def chown(ctx: FsContext, inode: Inode, uid: int, gid: int) -> None:
         inode.uid = uid
     if gid != KEEP_ID:
         inode.gid = gid
-    if stat.S_ISREG(inode.mode):
-        # setattr_should_drop_sgid: the group's bit stays where it means mandatory locking.
-        drop = stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0)
-        inode.mode &= ~drop
+    if not inode.is_dir:
+        inode.remove_privileges()
     inode.ctime = inode.sb.clock()
 
 
@@ -92,6 +90,8 @@ def truncate(ctx: FsContext, inode: Inode, size: int) -> None:
     if isinstance(inode, Regular) and inode.executing:
         raise SysError(errno.ETXTBSY)
     inode.truncate(size)
+    if not ctx.cred.privileged:
+        inode.remove_privileges()
 
 
 def access(ctx: FsContext, inode: Inode, mode: int, *, effective: bool = False) -> None:

@@ -60,6 +60,8 @@ class OpenFile:
         self.flags = flags & ~OPEN_ONLY_FLAGS
         self.pos = 0
         self.refs = 0
+        self.privileged = True
+        """Opened by root: writing leaves the set-user-id bits alone."""
         self.ra = FileRa()
         """The readahead state; a VMA gets it as `filp`."""
 

@@ -123,6 +123,11 @@ class Inode:
         self.blksize = host.st_blksize
         self.host = path
 
+    def remove_privileges(self) -> None:
+        """Content or owner changed: a program must not keep the owner's rights
+        (`setattr_should_drop_suidgid`; the group's bit without execution means locking)."""
+        self.mode &= ~(stat.S_ISUID | (stat.S_ISGID if self.mode & stat.S_IXGRP else 0))
+
     def touch(self) -> None:
         """Content changed: mtime and ctime are now."""
         self.mtime = self.ctime = self.sb.clock()

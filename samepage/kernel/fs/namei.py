@@ -52,8 +52,8 @@ def walk(
 ) -> Last:
     """Walk `path`, from `base` (default: the working directory) if it is relative.
 
-    `follow` says whether a symbolic link at the end is followed; slashes after it have
-    the same effect unless `slash_follows` is false (the calls that make and remove names).
+    `follow` says whether a symbolic link at the end is followed; with slashes after it
+    `slash_follows` decides instead (false for calls that make and remove names).
     Raises `SysError`: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG.
     """
     cred = cred or ctx.cred
@@ -73,7 +73,7 @@ def walk(
         last = _step(ctx, current, todo.pop())
         last.slash = slash and not todo
         child = last.child
-        if not todo and not (follow or (slash and slash_follows)):
+        if not todo and not (slash_follows if slash else follow):
             return last
         if child is None:
             if todo:

@@ -132,8 +132,13 @@ class RegularFile(OpenFile):
         if offset > mapping.size:
             self.inode.truncate(offset)
         done = self.inode.sb.cache.write(mapping, offset, data)
-        self.inode.touch()
+        self._changed()
         return done
+
+    def _changed(self) -> None:
+        self.inode.touch()
+        if not self.privileged:
+            self.inode.remove_privileges()
 
     def _seek_target(self, offset: int, whence: int) -> int:
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
@@ -164,6 +169,7 @@ class RegularFile(OpenFile):
         if not self.writable:
             raise SysError(errno.EINVAL)
         self.inode.truncate(size)
+        self._changed()
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """Extend, or zero a range. Space itself is not reserved: RAM is given when written.
@@ -187,7 +193,7 @@ class RegularFile(OpenFile):
             self._zero(offset, min(end, self.inode.size))
         if not keep and end > self.inode.size:
             self.inode.truncate(end)
-        self.inode.touch()
+        self._changed()
 
     def _zero(self, start: int, end: int) -> None:
         """Make [start, end) zero: whole pages without storage behind them go, others are

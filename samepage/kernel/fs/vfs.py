@@ -238,7 +238,9 @@ class Vfs(Tree):
         if flags & os.O_CREAT:
             created = self._open_create(ctx, last, flags, mode)
             if created is not None:
-                return created.inode.open(created, _status(flags & ~os.O_TRUNC))
+                file = created.inode.open(created, _status(flags & ~os.O_TRUNC))
+                file.privileged = ctx.cred.privileged
+                return file
         if last.child is None:
             raise SysError(errno.ENOENT)
         if (last.slash or flags & os.O_DIRECTORY) and not last.child.inode.is_dir:
@@ -273,7 +275,11 @@ class Vfs(Tree):
         ctx.cred.require(inode, mask)
         if flags & os.O_NOATIME and not ctx.cred.owns(inode):
             raise SysError(errno.EPERM)
-        return inode.open(path, _status(flags))
+        file = inode.open(path, _status(flags))
+        file.privileged = ctx.cred.privileged
+        if flags & os.O_TRUNC and not file.privileged and not inode.is_dir:
+            inode.remove_privileges()
+        return file
 
     def _open_path(self, ctx: FsContext, path: bytes, flags: int, base: Path | None) -> OpenFile:
         found = self.lookup(ctx, path, follow=not flags & os.O_NOFOLLOW, base=base)

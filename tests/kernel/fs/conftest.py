@@ -3,8 +3,7 @@
 import os
 
 import pytest
-
-from tests.kernel.fs.fs_helpers import boot
+from fs_helpers import boot
 
 
 @pytest.fixture

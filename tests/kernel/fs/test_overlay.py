@@ -8,11 +8,15 @@ trees are compared. At the end the lower side must be as it was at the start.
 import errno
 import os
 import pathlib
+import random
 import shutil
 import stat
 import tempfile
+import zlib
 
 import pytest
+from chroot_oracle import Chrooted
+from fs_helpers import boot, names
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,8 +24,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.context import Credentials
-from tests.kernel.fs.chroot_oracle import Chrooted
-from tests.kernel.fs.fs_helpers import boot, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the oracle needs chroot, so root")
 
@@ -134,7 +136,7 @@ class Model:
                 pending += [path.rstrip(b"/") + b"/" + name for name in inner]
             elif stat.S_ISREG(inode.mode):
                 file = self.vfs.open(ctx, path, os.O_RDONLY).get()
-                content = file.read(1 << 20)
+                content = zlib.crc32(file.read(1 << 20))
                 file.put()
             elif inode.is_symlink:
                 content = inode.readlink()
@@ -148,12 +150,15 @@ def brief(info):
 
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"l", b"..", b".", b"f"])
-PATHS = st.builds(
+PLAIN = [b"a", b"a/b", b"a/b/c", b"a/f", b"a/l", b"c", b"c/d", b"c/l", b"d", b"f", b"l", b"l/f"]
+PLAIN += [b"new", b"a/new", b"c/new", b"c/d/new", b"l/b/new", b"c/l/new", b"a/b/../new", b"c/d/x"]
+WALKS = st.builds(
     lambda parts, lead, trail: lead + b"/".join(parts) + trail,
     st.lists(NAMES, min_size=1, max_size=3),
     st.sampled_from([b"", b"", b"/", b"//"]),
     st.sampled_from([b"", b"", b"", b"", b"/", b"/."]),
 )
+PATHS = st.one_of(st.sampled_from(PLAIN), st.sampled_from(PLAIN), WALKS)
 MODES = st.sampled_from([0o644, 0o600, 0o755, 0o700, 0o1777, 0o2755, 0o4711, 0o000])
 SIZES = st.sampled_from([0, 1, 7, 4095, 4096, 4097, 10000])
 DATA = st.sampled_from([b"", b"x", b"hello", b"p" * 4096, b"q" * 5001])
@@ -198,49 +203,65 @@ def snapshot(root):
     return found
 
 
-class BothKernels(RuleBasedStateMachine):
-    """Every rule is one operation, done by both."""
+class Pair:
+    """The model and a chrooted process, each over its own copy of the same tree."""
 
-    @initialize()
-    def start(self):
+    def __init__(self):
         self.place = pathlib.Path(tempfile.mkdtemp(prefix="samepage-overlay-"))
         self.place.chmod(0o755)
-        lower, real = self.place / "lower", self.place / "real"
-        for root in (lower, real):
+        self.lower, real = self.place / "lower", self.place / "real"
+        for root in (self.lower, real):
             root.mkdir()
             make_tree(root)
-        self.lower = lower
-        self.before = snapshot(lower)
-        self.model = Model(lower)
+        self.before = snapshot(self.lower)
+        self.model = Model(self.lower)
         for name in HIDDEN:  # as empty as in the real tree
             self.model.vfs.root.children[name].mounted = None
         self.native = Chrooted(real)
-        self.open_keys = set()
-
-    def teardown(self):
-        if hasattr(self, "native"):
-            self.native.close()
-            assert snapshot(self.lower) == self.before
-            shutil.rmtree(self.place)
 
     def both(self, name, *arguments):
+        """Do one operation in both; what came out, if it is the same."""
         theirs = self.native(name, *arguments)
         try:
             ours = getattr(self.model, name)(*arguments)
         except SysError as error:
             ours = errno.errorcode[error.errno]
+        if name == "dump":
+            wrong = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
+            assert not wrong, f"(model, Linux): {wrong[0]}"
         assert ours == theirs, f"{name}{arguments}: model {ours!r}, Linux {theirs!r}"
         return ours
 
+    def close(self):
+        self.native.close()
+        assert snapshot(self.lower) == self.before
+        shutil.rmtree(self.place)
+
+
+class BothKernels(RuleBasedStateMachine):
+    """Every rule is one operation, done by both."""
+
+    @initialize()
+    def start(self):
+        self.pair = Pair()
+        self.both = self.pair.both
+        self.open_keys = set()
+
+    def teardown(self):
+        if hasattr(self, "pair"):
+            self.pair.close()
+
     @invariant()
     def trees_are_equal(self):
-        if hasattr(self, "native"):
-            ours, theirs = self.model.dump(), self.native("dump")
-            assert ours == theirs
+        if hasattr(self, "pair"):
+            self.both("dump")
 
     @rule(uid=st.sampled_from([0, 0, 1000, 1001]))
     def become(self, uid):
         self.both("become", uid, uid)
+        for key in self.open_keys:
+            self.both("close", key)
+        self.open_keys.clear()
 
     @rule(key=KEYS, path=PATHS, flags=FLAGS, mode=MODES)
     def open(self, key, path, flags, mode):
@@ -326,9 +347,97 @@ class BothKernels(RuleBasedStateMachine):
 
 
 BothKernels.TestCase.settings = settings(
-    max_examples=int(os.environ.get("SAMEPAGE_FS_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("SAMEPAGE_FS_EXAMPLES", "15")),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestBothKernels = BothKernels.TestCase
+
+
+class Walk:
+    """A long random walk that mostly uses names which exist."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.pair = Pair()
+        self.keys = set()
+
+    def path(self):
+        choose = self.random.random()
+        if choose < 0.25:
+            return self.random.choice(PLAIN)
+        paths = [entry[0] for entry in self.dump]
+        path = self.random.choice(paths)
+        if choose < 0.6:
+            return path + self.random.choice([b"", b"", b"/", b"/.", b"/.."])
+        if choose < 0.7:
+            return path[1:] or b"."
+        return path.rstrip(b"/") + self.random.choice([b"/x", b"/y", b"/../z", b"/a/b", b"/f"])
+
+    def step(self):
+        rand, both = self.random, self.pair.both
+        modes, sizes = [0o644, 0o755, 0o700, 0o1777, 0o2775, 0o4755, 0], [0, 5, 4096, 9000]
+        name = rand.choice(OPERATIONS)
+        if name == "become":
+            user = rand.choice([0, 0, 0, 1000])
+            both("become", user, user)
+            # Which capabilities a write has is decided at open in the model, then in Linux.
+            for key in self.keys:
+                both("close", key)
+            self.keys.clear()
+        elif name == "open":
+            key = rand.randrange(4)
+            if key in self.keys:
+                both("close", key)
+                self.keys.discard(key)
+            flags = rand.choice([os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+            for flag, chance in ((os.O_CREAT, 0.5), (os.O_EXCL, 0.1), (os.O_TRUNC, 0.2)):
+                flags |= flag if rand.random() < chance else 0
+            for flag, chance in ((os.O_APPEND, 0.2), (os.O_NOFOLLOW, 0.1), (os.O_DIRECTORY, 0.05)):
+                flags |= flag if rand.random() < chance else 0
+            if both("open", key, self.path(), flags, rand.choice(modes)) is None:
+                self.keys.add(key)
+        elif name == "transfer":
+            for key in sorted(self.keys):
+                if not stat.S_ISFIFO(both("fstat", key)[0]):
+                    both("write", key, bytes([rand.randrange(256)]) * rand.choice(sizes))
+                    both("pread", key, 5000, rand.randrange(9000))
+        elif name == "ftruncate":
+            for key in sorted(self.keys):
+                both("ftruncate", key, rand.choice(sizes))
+        elif name in ("mkdir", "chmod", "mkfifo"):
+            both(name, self.path(), rand.choice(modes))
+        elif name == "truncate":
+            both(name, self.path(), rand.choice(sizes))
+        elif name == "rename":
+            both(name, self.path(), self.path(), rand.choice([0, 0, 0, 1, 2]))
+        elif name in ("link", "symlink"):
+            both(name, self.path(), self.path())
+        elif name == "chown":
+            both(name, self.path(), rand.choice([-1, 0, 1000]), rand.choice([-1, 0, 1000]))
+        elif name == "access":
+            both(name, self.path(), rand.randrange(8))
+        elif name == "stat":
+            both(name, self.path(), rand.random() < 0.5)
+        else:
+            both(name, self.path())
+            if name == "chdir":
+                both("getcwd")
+
+    def run(self, steps):
+        for number in range(steps):
+            if number % 5 == 0:
+                self.dump = self.pair.both("dump")
+            self.step()
+        self.pair.close()
+
+
+OPERATIONS = ["become", "open", "open", "transfer", "transfer", "ftruncate", "mkdir", "mkdir"]
+OPERATIONS += ["chmod", "mkfifo", "truncate", "rename", "rename", "link", "symlink", "chown"]
+OPERATIONS += ["access", "stat", "rmdir", "unlink", "readlink", "listdir", "chdir"]
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SAMEPAGE_FS_SEEDS", "3"))))
+def test_long_walk(seed):
+    Walk(seed).run(700)

@@ -5,9 +5,10 @@ import os
 import pathlib
 import stat
 
+from fs_helpers import boot, fails, names
+
 from samepage.kernel.fs import attributes, hostcalls
 from samepage.kernel.fs.context import Credentials
-from tests.kernel.fs.fs_helpers import boot, fails, names
 
 
 def read_all(vfs, ctx, path):
