@@ -75,17 +75,17 @@ def handle_mm_fault(mm: AddressSpace, address: int, access: Access) -> FaultResu
 def fault_page(mm: AddressSpace, vma: Vma, page: int, write: bool) -> FaultResult:
     """Resolve a fault on a page of a VMA, whose rights were checked, and count it
     (`handle_pte_fault`, `mm_account_fault`). Raises `OutOfFrames`."""
-    slot = mm.table.make_slot(page)
-    if mm.frames.ram.words[slot]:
+    slot = mm.table.slot(page)
+    if slot and mm.frames.ram.words[slot]:
         result = do_wp_page(mm, vma, page, slot) if write else FaultResult.OK
     elif vma.file is None and not vma.special:
-        result = do_anonymous_page(mm, vma, page, slot, write)
+        result = do_anonymous_page(mm, vma, page, write)
     elif not write:
-        result = do_read_fault(mm, vma, page, slot)
+        result = do_read_fault(mm, vma, page)
     elif vma.flags & VmFlags.SHARED:
-        result = do_shared_fault(mm, vma, page, slot)
+        result = do_shared_fault(mm, vma, page)
     else:
-        result = do_cow_fault(mm, vma, page, slot)
+        result = do_cow_fault(mm, vma, page)
     if result is FaultResult.OK:
         mm.faults.minor += 1
     elif result is FaultResult.MAJOR:
@@ -123,9 +123,10 @@ def _grow_stack(mm: AddressSpace, address: int) -> Vma | None:
     return vma
 
 
-def do_anonymous_page(mm: AddressSpace, vma: Vma, page: int, slot: int, write: bool) -> FaultResult:
+def do_anonymous_page(mm: AddressSpace, vma: Vma, page: int, write: bool) -> FaultResult:
     """First touch of an anonymous page: the shared zero page for a read, which does not
     count as resident; a zeroed frame for a write."""
+    slot = mm.table.make_slot(page)
     if not write:
         pfn = mm.frames.zero_pfn
         mm.set_pte(slot, pfn, page_flags(vma))
@@ -140,7 +141,7 @@ def do_anonymous_page(mm: AddressSpace, vma: Vma, page: int, slot: int, write: b
     return FaultResult.OK
 
 
-def do_read_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+def do_read_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """A read of a file page: it and its cached neighbours are mapped.
 
     Fault-around comes first. If the page itself was not there, it is brought in; if that
@@ -148,23 +149,24 @@ def do_read_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResu
     readahead has brought.
     """
     if vma.special:
-        return _do_special_fault(mm, vma, page, slot)
-    words = mm.frames.ram.words
+        return _do_special_fault(mm, vma, page)
+    table, inode = mm.table, vma.file
     index = vma.index(page)
-    cached = index in vma.file.pages
+    cached = index in inode.pages
     mapped = do_fault_around(mm, vma, page)
     major = False
-    if not words[slot]:
+    if not table.get(page):
         pfn, major = filemap_fault(mm, vma, index)
         if not pfn:
             return FaultResult.BUS_ADRERR
         if major:
             mapped += do_fault_around(mm, vma, page)
-        if not words[slot]:
-            mm.set_pte(slot, vma.file.pages[index], page_flags(vma))
+        slot = table.make_slot(page)
+        if not mm.frames.ram.words[slot]:
+            mm.set_pte(slot, mm.cache.get(inode, index), page_flags(vma))
             mapped += 1
     if mm.emit:
-        pfn = (words[slot] & Pte.FRAME) >> PAGE_SHIFT
+        pfn = (table.get(page) & Pte.FRAME) >> PAGE_SHIFT
         mm.emit(
             Event(EventKind.FILE_READ, page, mapped, pfn, vma.path, index, cached and not major)
         )
@@ -179,6 +181,10 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     it starts with the VMA and still spans 16 pages; it never leaves the VMA or the 2 MiB
     that one last-level table spans. Pages past the end of the file and pages marked for
     readahead are left out.
+
+    If there is no last-level table yet, and the first page to be mapped lies in the last
+    folio of the file, nothing is mapped: the kernel makes the table only while it tries
+    to map a huge page, and does not try that at the end of a file (6.18).
     """
     table_start = page & -PMD_SIZE
     start = max(page & -FAULT_AROUND_BYTES, vma.start, table_start)
@@ -191,9 +197,18 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     frames, cache = mm.frames, mm.cache
     cache.fill(inode, first, first + count, vma.index(page))
     words = frames.ram.words
-    slot = mm.table.slot(start)
     flags = page_flags(vma)
     pages, marked = inode.pages, cache.marked
+    slot = mm.table.slot(start)
+    if not slot:
+        for index in range(first, first + count):
+            if index in pages and pages[index] not in marked:
+                break
+        else:
+            return 0
+        if cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not vma.shmem:
+            return 0
+        slot = mm.table.make_slot(start)
     references, mapcount = frames.references, frames.mapcount
     mapped = 0
     for offset, entry in enumerate(words[slot : slot + count].tolist()):
@@ -231,18 +246,18 @@ def _special_page(mm: AddressSpace, vma: Vma, page: int) -> int:
     return mm.special_pages.get((vma.special, (page - vma.start) >> PAGE_SHIFT), 0)
 
 
-def _do_special_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+def _do_special_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """`special_mapping_fault`: one page at a time, without fault-around."""
     pfn = _special_page(mm, vma, page)
     if not pfn:
         return FaultResult.BUS_ADRERR
-    mm.set_pte(slot, pfn, page_flags(vma))
+    mm.set_pte(mm.table.make_slot(page), pfn, page_flags(vma))
     if mm.emit:
         mm.emit(Event(EventKind.SPECIAL, page, frame=pfn, file=vma.special))
     return FaultResult.OK
 
 
-def do_cow_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+def do_cow_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """A write to a private file page that is not mapped: a copy of the cached page, and
     neither the cached page nor its neighbours are mapped."""
     anon_vma_prepare(mm, vma)
@@ -256,6 +271,10 @@ def do_cow_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResul
         source, major = filemap_fault(mm, vma, index)
     if not source:
         return FaultResult.BUS_ADRERR
+    slot = mm.table.make_slot(page)
+    if not vma.special:
+        # The table's frame may have come from reclaim.
+        source = mm.cache.get(vma.file, index)
     pfn = _copy_page(mm, source)
     _install_anonymous(mm, vma, slot, pfn)
     if mm.emit:
@@ -263,13 +282,15 @@ def do_cow_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResul
     return FaultResult.MAJOR if major else FaultResult.OK
 
 
-def do_shared_fault(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
+def do_shared_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """A write to a shared file page that is not mapped: the cached page itself, dirty."""
     index = vma.index(page)
     cached = index in vma.file.pages
     pfn, major = filemap_fault(mm, vma, index)
     if not pfn:
         return FaultResult.BUS_ADRERR
+    slot = mm.table.make_slot(page)
+    pfn = mm.cache.get(vma.file, index)
     mm.cache.dirty.add(pfn)
     mm.set_pte(slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
     if mm.emit:

@@ -19,7 +19,7 @@ from samepage.kernel.mm.frames import FrameKind, OutOfFrames
 from samepage.kernel.mm.gup import fault_in_range
 from samepage.kernel.mm.rmap import unmap_file_page
 from samepage.kernel.mm.unmapped_area import page_align
-from samepage.kernel.mm.vma import ACCESS_FLAGS, SPECIAL_FLAGS, Vma, VmFlags
+from samepage.kernel.mm.vma import SPECIAL_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
 
@@ -114,10 +114,7 @@ def _change_flags(
     flags = vma.flags
     if (
         (advice == Advice.DOFORK and flags & VmFlags.IO)
-        or (
-            advice == Advice.WIPEONFORK
-            and (vma.file is not None or vma.special or flags & VmFlags.SHARED)
-        )
+        or (advice == Advice.WIPEONFORK and (vma.has_file or vma.special or flags & VmFlags.SHARED))
         or (advice == Advice.DODUMP and flags & SPECIAL_FLAGS)
     ):
         raise SysError(errno.EINVAL)
@@ -151,7 +148,7 @@ def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     words = frames.ram.words
     for _, slot, entry in mm.table.present(start, end):
         pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
-        if frames.kinds[pfn] == FrameKind.ANONYMOUS and frames.mapcount[pfn] == 1:
+        if frames.kinds[pfn] == FrameKind.ANONYMOUS:
             words[slot] = entry & ~(Pte.DIRTY | Pte.ACCESSED)
             frames.lazy.add(pfn)
     mm.flush_tlb()
@@ -200,13 +197,11 @@ def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
 
 def _remove(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     """Punch a hole into the shared file (`madvise_remove`)."""
-    if vma.flags & VmFlags.LOCKED or vma.file is None:
+    if vma.flags & VmFlags.LOCKED or not vma.has_file:
         raise SysError(errno.EINVAL)
     needed = VmFlags.SHARED | VmFlags.MAYWRITE
     if vma.flags & needed != needed:
         raise SysError(errno.EACCES)
-    if not vma.shmem:
-        raise SysError(errno.EOPNOTSUPP)
     mm.cache.punch(vma.file, vma.index(start), vma.index(end))
 
 
@@ -216,7 +211,7 @@ def _populate(mm: AddressSpace, start: int, end: int, write: bool) -> None:
         vma = mm.vmas.find(start)
         if vma is None:
             raise SysError(errno.ENOMEM)
-        needed = VmFlags.WRITE if write else ACCESS_FLAGS
+        needed = VmFlags.WRITE if write else VmFlags.READ
         if not vma.flags & needed or vma.flags & (VmFlags.IO | VmFlags.PFNMAP):
             raise SysError(errno.EINVAL)
         stop = min(vma.end, end)

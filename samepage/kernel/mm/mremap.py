@@ -112,7 +112,12 @@ def _move_many(mm: AddressSpace, address: int, length: int, flags: int, target: 
         (max(vma.start, address), min(vma.end, address + length))
         for vma in mm.vmas.overlapping(address, address + length)
     ]
-    for start, end in pieces:
+    for number, (start, end) in enumerate(pieces):
+        vma = mm.vmas.find(start)
+        alone = not number and end == address + length
+        if vma is not None and vma.file is None and vma.has_file and not alone:
+            # /dev/zero chooses addresses itself (`vma_multi_allowed`).
+            raise SysError(errno.EFAULT)
         place = target + start - address
         vma = _checked_vma(mm, start, end - start, end - start, flags)
         _mremap_to(mm, vma, start, end - start, end - start, flags, place)

@@ -52,13 +52,17 @@ class PageCache:
         """Frames with PG_readahead: fault-around leaves them out."""
         self.residency: dict[tuple[int, int], Callable[[int], bool]] = {}
         """By (dev, ino): which pages of the file the host has cached."""
+        self.folio_ends: dict[tuple[int, int], Callable[[int], int]] = {}
+        """By (dev, ino): the index after the folio that holds a page, for files that the
+        host has cached in large folios."""
         self.spaces: dict[AddressSpace, None] = {}
         """All address spaces, oldest first: the roots of the reverse map."""
         self.shmem = ShmemDevice()
         self.on_reclaim: Callable[[int], None] | None = None
         """Told how many frames a reclaim has freed."""
         self._dropped: dict[tuple[int, int], set[int]] = {}
-        self._storage_end: dict[tuple[int, int], int] = {}
+        self._holes: dict[tuple[int, int], set[int]] = {}
+        """Pages whose content in storage no longer counts: truncated or punched out."""
 
     def lookup(self, inode: MappedFile, index: int) -> int:
         """The frame of a file page, or 0 if none is filled (`filemap_get_folio`)."""
@@ -69,13 +73,18 @@ class PageCache:
         return index in inode.pages or self._warm(inode, index)
 
     def _warm(self, inode: MappedFile, index: int) -> bool:
-        if self.cold or getattr(inode, "shmem", False):
+        if self.cold or _is_shmem(inode):
             return False
         key = inode.dev, inode.ino
         if key in self._dropped and index in self._dropped[key]:
             return False
         known = self.residency.get(key)
         return known is None or known(index)
+
+    def folio_end(self, inode: MappedFile, index: int) -> int:
+        """The index after the folio that holds a page (`folio_next_index`)."""
+        known = self.folio_ends.get((inode.dev, inode.ino))
+        return index + 1 if known is None else known(index)
 
     def find(self, inode: MappedFile, index: int) -> int:
         """The frame of a page that counts as cached, else 0. Raises `OutOfFrames`."""
@@ -107,7 +116,7 @@ class PageCache:
         When frames run out, the pages for which there is one are read, if `needed` is one
         of them, or is none of `indices`. Else raises `OutOfFrames`, and nothing changed.
         """
-        kind = _SHMEM if getattr(inode, "shmem", False) else _FILE
+        kind = _SHMEM if _is_shmem(inode) else _FILE
         got: dict[int, int] = {}
         try:
             if needed in indices:
@@ -138,16 +147,19 @@ class PageCache:
     def _read_storage(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
         """Fill frames, one read for each run of file pages."""
         ram = self._frames.ram
-        end = self._storage_end.get((inode.dev, inode.ino), 1 << 62)
+        holes = self._holes.get((inode.dev, inode.ino))
+        if holes:
+            for index, pfn in placed:
+                if index in holes:
+                    ram.clear(pfn)
+            placed = [(index, pfn) for index, pfn in placed if index not in holes]
         at = 0
         while at < len(placed):
             stop = at + 1
             while stop < len(placed) and placed[stop][0] == placed[stop - 1][0] + 1:
                 stop += 1
             buffers = [ram.frame(pfn, n) for pfn, n in _runs([p for _, p in placed[at:stop]])]
-            offset = placed[at][0] << PAGE_SHIFT
-            done = inode.read_backing(offset, buffers) if offset < end else 0
-            _clear_after(buffers, min(done, max(end - offset, 0)))
+            _clear_after(buffers, inode.read_backing(placed[at][0] << PAGE_SHIFT, buffers))
             at = stop
 
     def read(self, inode: MappedFile, offset: int, length: int, ra: FileRa | None = None) -> bytes:
@@ -189,7 +201,7 @@ class PageCache:
 
     def _read_ahead(self, inode: MappedFile, index: int, stop: int, ra: FileRa | None) -> None:
         """Get page `index` for `read`, which will go on up to `stop`."""
-        if getattr(inode, "shmem", False):
+        if _is_shmem(inode):
             self.load(inode, [index], index)
         elif self._warm(inode, index):
             self.fill(inode, index, stop, index)
@@ -230,7 +242,7 @@ class PageCache:
         index = at >> PAGE_SHIFT
         pfn = inode.pages.get(index, 0)
         if not pfn and (size == PAGE_SIZE or index << PAGE_SHIFT >= inode.size):
-            kind = _SHMEM if getattr(inode, "shmem", False) else _FILE
+            kind = _SHMEM if _is_shmem(inode) else _FILE
             pfn = self._frames.allocate_zeroed(kind)
             self._insert(inode, index, pfn)
         return pfn or self.get(inode, index)
@@ -242,23 +254,27 @@ class PageCache:
         Raises `OutOfFrames` before anything has changed.
         """
         tail = size & (PAGE_SIZE - 1)
-        if tail and size < inode.size:
-            pfn = self.get(inode, size >> PAGE_SHIFT)
+        last = size >> PAGE_SHIFT
+        if tail and size < inode.size and (last in inode.pages or not _is_shmem(inode)):
+            pfn = self.get(inode, last)
             self._frames.rewrite(pfn)
             self._frames.ram.frame(pfn)[tail:] = bytes(PAGE_SIZE - tail)
             self.dirty.add(pfn)
         if size < inode.size:
             self.punch(inode, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, 1 << 52)
-            key = inode.dev, inode.ino
-            self._storage_end[key] = min(size, self._storage_end.get(key, size))
         inode.size = size
 
     def punch(self, inode: MappedFile, first: int, last: int) -> None:
-        """Drop the pages from `first` up to, not including, `last` for good, also where
-        they are mapped (`truncate_pagecache_range`)."""
+        """Make a hole from page `first` up to, not including, `last`: it reads as zeros,
+        and is taken out of all page tables (`truncate_pagecache_range`)."""
         rmap.unmap_mapping_range(self.spaces, inode, first, last)
         for index in [i for i in inode.pages if first <= i < last]:
             self.drop(inode, index)
+        if not _is_shmem(inode):
+            key = inode.dev, inode.ino
+            inside = range(first, min(last, (inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT))
+            self._holes.setdefault(key, set()).update(inside)
+            self._dropped.setdefault(key, set()).update(inside)
 
     def drop(self, inode: MappedFile, index: int) -> None:
         """Take a page out of the cache; its frame is freed once nobody maps it."""
@@ -279,8 +295,9 @@ class PageCache:
             self.drop(inode, index)
         key = inode.dev, inode.ino
         self.residency.pop(key, None)
+        self.folio_ends.pop(key, None)
         self._dropped.pop(key, None)
-        self._storage_end.pop(key, None)
+        self._holes.pop(key, None)
 
     def release_shmem(self, inode: MappedFile) -> None:
         """A mapping or a handle of shared anonymous memory is gone: after the last one,
@@ -313,7 +330,7 @@ class PageCache:
                 (mapped or not users)
                 and references[pfn] == users + 1
                 and pfn not in self.dirty
-                and not getattr(inode, "shmem", False)
+                and not _is_shmem(inode)
             ):
                 victims.append((inode, index, pfn))
                 if len(victims) == BATCH:
@@ -344,6 +361,10 @@ class PageCache:
                 mm.flush_tlb()
             freed += 1
         return freed
+
+
+def _is_shmem(inode: MappedFile) -> bool:
+    return getattr(inode, "shmem", False)
 
 
 def _runs(pfns: list[int]) -> list[tuple[int, int]]:

@@ -129,6 +129,12 @@ class Vma:
         return self.file is None and not self.special
 
     @property
+    def has_file(self) -> bool:
+        """Whether there is a `vm_file`: also for private memory of /dev/zero, which has
+        the path only."""
+        return self.file is not None or bool(self.path)
+
+    @property
     def shmem(self) -> bool:
         """Backed by shared anonymous memory (`vma_is_shmem`)."""
         return self.file is not None and getattr(self.file, "shmem", False)

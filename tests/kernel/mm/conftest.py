@@ -1,9 +1,9 @@
 """Fixtures for memory management."""
 
 import pytest
-from mm_helpers import Memory
 
 from samepage.kernel.mm.address_space import AddressSpace
+from tests.kernel.mm.mm_helpers import Memory
 
 
 @pytest.fixture

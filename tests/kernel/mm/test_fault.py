@@ -1,7 +1,6 @@
 """Which frames a fault gives, and how it is counted."""
 
 import pytest
-from mm_helpers import Memory, MemoryFile, numbered
 
 from samepage.hardware.paging import Access, Pte
 from samepage.kernel.errors import SysError
@@ -10,6 +9,7 @@ from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.uaccess import get_user, put_user
+from tests.kernel.mm.mm_helpers import Memory, MemoryFile, numbered
 
 RW = Prot.READ | Prot.WRITE
 ANON = MapFlags.PRIVATE | MapFlags.ANONYMOUS
