@@ -9,7 +9,7 @@ a shared one is only read, since writing would make it dirty for nothing.
 import errno
 
 from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import RESOLVED, fault_page
@@ -29,16 +29,19 @@ def fault_in_range(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool
         if not entry or (write and not entry & Pte.WRITE):
             if fault_page(mm, vma, page, write) not in RESOLVED:
                 raise SysError(errno.EFAULT)
-            entry = words[mm.table.slot(page)]
-        if write and not vma.anonymous:
-            # FOLL_TOUCH: the page, not the entry, becomes dirty.
-            _mark_dirty(mm, entry)
+            continue
+        if write and not entry & Pte.DIRTY:
+            _mark_dirty(mm, slot, entry)
 
 
-def _mark_dirty(mm: AddressSpace, entry: int) -> None:
-    pfn = (entry & Pte.FRAME) >> 12
+def _mark_dirty(mm: AddressSpace, slot: int, entry: int) -> None:
+    """FOLL_TOUCH makes the page dirty, not the entry. For an anonymous page, which is
+    dirty nowhere but in its entries, that comes to the same."""
+    pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
     if pfn in mm.cache.owner:
         mm.cache.dirty.add(pfn)
+    else:
+        mm.frames.ram.words[slot] = entry | Pte.DIRTY
 
 
 def mm_populate(mm: AddressSpace, start: int, length: int, *, strict: bool = False) -> None:

@@ -255,7 +255,8 @@ class PageCache:
         """
         tail = size & (PAGE_SIZE - 1)
         last = size >> PAGE_SHIFT
-        if tail and size < inode.size and (last in inode.pages or not _is_shmem(inode)):
+        hole = _is_shmem(inode) or last in self._holes.get((inode.dev, inode.ino), ())
+        if tail and size < inode.size and (last in inode.pages or not hole):
             pfn = self.get(inode, last)
             self._frames.rewrite(pfn)
             self._frames.ram.frame(pfn)[tail:] = bytes(PAGE_SIZE - tail)

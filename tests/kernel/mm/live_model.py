@@ -56,8 +56,8 @@ def read_ahead_pages() -> int:
 class Model:
     """Does what `live_agent` does."""
 
-    def __init__(self, arena: int, pages: int, data: bytes) -> None:
-        self.memory = Memory(32 << 20)
+    def __init__(self, arena: int, pages: int, data: bytes, size: int = 32 << 20) -> None:
+        self.memory = Memory(size)
         self.arena, self.pages = arena, pages
         self.mm = self.memory.space()
         self.mm.limits.privileged = True
@@ -155,6 +155,8 @@ class Model:
         return 0
 
     def do_truncate(self, fd, size):
+        if fd != "mem" and self.file.size < size:
+            return 0
         self.memory.cache.truncate(self.files[fd][0], size)
         return 0
 
