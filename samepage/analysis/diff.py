@@ -267,7 +267,7 @@ def _mapped_indexes(sharing: Sharing) -> Callable[[int], npt.NDArray[np.int64]]:
     index = column(sharing.snapshot.frames, "index")[rows]
 
     def of_file(number: int) -> npt.NDArray[np.int64]:
-        low, high = np.searchsorted(file, (number, number + 1))
+        low, high = np.searchsorted(file, np.array([number, number + 1], dtype=file.dtype))
         pages: npt.NDArray[np.int64] = index[low:high]
         return pages
 

@@ -258,7 +258,9 @@ class Sharing:
     def vmas(self, pid: int) -> list[VmaUse]:
         """Return the VMAs of one process by address."""
         pids = column(self.snapshot.vmas, "pid")
-        low, high = (int(np.searchsorted(pids, pid, side=side)) for side in ("left", "right"))
+        low, high = (
+            int(np.searchsorted(pids, np.int32(pid), side=side)) for side in ("left", "right")
+        )
         return [
             VmaUse(**row, usage=Usage.of(self.counted.vmas[low + number]))
             for number, row in enumerate(self.snapshot.vmas.slice(low, high - low).to_pylist())

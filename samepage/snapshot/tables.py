@@ -105,9 +105,10 @@ class Snapshot:
     def _rows_of(self, pid: int) -> tuple[int, int]:
         """Return the first row and the number of rows that one process has in `pages`."""
         first = count = 0
+        key = np.int32(pid)  # with a plain int NumPy would convert the whole column to int64
         for chunk in self.pages["pid"].chunks:
             pids = chunk.to_numpy()
-            low, high = (int(np.searchsorted(pids, pid, side=side)) for side in _SIDES)
+            low, high = (int(np.searchsorted(pids, key, side=side)) for side in _SIDES)
             first += low
             count += high - low
             if high < len(pids):

@@ -23,8 +23,8 @@ class VmaIndex:
         """Return for each page of the batch its row in `vmas`, or -1 if it is in none."""
         rows = np.full(len(batch.pid), -1, dtype=np.int32)
         for pid, run in batch.runs():
-            v_low = int(np.searchsorted(self._pid, pid, side="left"))
-            v_high = int(np.searchsorted(self._pid, pid, side="right"))
+            v_low = int(np.searchsorted(self._pid, np.int32(pid), side="left"))
+            v_high = int(np.searchsorted(self._pid, np.int32(pid), side="right"))
             vpages = batch.vpage[run]
             first = np.searchsorted(vpages, self._first[v_low:v_high])
             end = np.searchsorted(vpages, self._end[v_low:v_high])
