@@ -14,7 +14,8 @@ The kernel's rules, kept here:
 - Resident is what is present, but for the zero page and `[vvar]`, which have no `struct
   page` that is accounted (`vm_normal_page` returns NULL), and hugetlb pages, which `smaps`
   counts on lines of their own.
-- A page is shared if it is mapped more than once, even if twice by the same process.
+- A page is shared if it is mapped more than once, even if twice by the same process. (Two
+  processes with one address space, as between vfork and exec, count as two that share it.)
 - A page's share of a frame is 4096 * 2^12 / mapcount, rounded down (PSS_SHIFT): a sum of
   such shares is the kernel's Pss, which can be a little less than the true one.
 """
