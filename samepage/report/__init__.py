@@ -100,7 +100,8 @@ def format_of(path: str) -> str:
         return SNAPSHOT_FORMAT
     if suffix not in SUFFIXES:
         raise SamepageError(
-            f"cannot tell the format of {path}: use {' '.join(SUFFIXES)}, or a directory (ending in /)"
+            f"cannot tell the format of {path}: use {' '.join(SUFFIXES)}, "
+            "or a directory (ending in /)"
         )
     return SUFFIXES[suffix]
 
