@@ -20,6 +20,7 @@ from samepage.errors import SamepageError
 COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
     "live": "Show what the processes of the running system share.",
+    "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
     "report": "Print a snapshot that was saved.",
     "diff": "Compare two snapshots.",

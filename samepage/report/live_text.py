@@ -72,7 +72,7 @@ def _processes(rows: Sequence[ProcessSum], top: int) -> Iterable[str]:
     yield from _table(
         f"{'PROCESS':<{NAME_WIDTH}} {'PID':>8} {'PSS':>9} {'USS':>9} {'RSS':>9} {'DIRTY':>9}",
         [
-            f"{clip(_process_name(row)):<{NAME_WIDTH}} {row.process.pid:>8} "
+            f"{clip(process_name(row)):<{NAME_WIDTH}} {row.process.pid:>8} "
             f"{size(row.pss / PAGE_SIZE):>9} {size(row.uss):>9} {size(row.rss):>9} "
             f"{size(row.dirty):>9}"
             for row in shown(rows, top)
@@ -89,7 +89,7 @@ def _files(rows: Sequence[FileSum], top: int, frames_visible: bool) -> Iterable[
     yield from _table(
         f"{'FILE':<{width}} {'USED BY':>8} {'MAPPED':>9} {'FRAMES':>9} {'SAVED':>9} {'COPIED':>9}",
         [
-            f"{clip(_file_name(row)):<{width}} {row.processes:>8} {size(row.mapped):>9} "
+            f"{clip(file_name(row)):<{width}} {row.processes:>8} {size(row.mapped):>9} "
             f"{size(row.frames) if frames_visible else '?':>9} "
             f"{size(row.mapped - row.frames) if frames_visible else '?':>9} "
             f"{size(row.copied):>9}"
@@ -153,16 +153,24 @@ def shown(rows: Sequence[Row], top: int) -> Sequence[Row]:
 
 
 def clip(text: str, width: int = NAME_WIDTH) -> str:
-    """Return the text cut to `width`; a path keeps its end, which tells more."""
+    """Return the text cut to `width`.
+
+    A path keeps its end, which tells more; a file name too long for that its beginning and end.
+    """
     text = printable(text)
     if len(text) <= width:
         return text
-    if text.startswith("/"):
+    if not text.startswith("/"):
+        return text[: width - 1] + "…"
+    name = text.rpartition("/")[2]
+    if len(name) < width:
         return "…" + text[-(width - 1) :]
-    return text[: width - 1] + "…"
+    half = width // 2
+    return name[:half] + "…" + name[-(width - half - 1) :]
 
 
-def _process_name(row: ProcessSum) -> str:
+def process_name(row: ProcessSum) -> str:
+    """Return what a process is called by: its program and arguments."""
     process = row.process
     if process.argv and process.argv[0]:
         words = [process.argv[0].rpartition("/")[2], *process.argv[1:]]
@@ -170,7 +178,8 @@ def _process_name(row: ProcessSum) -> str:
     return process.comm or process.exe
 
 
-def _file_name(row: FileSum) -> str:
+def file_name(row: FileSum) -> str:
+    """Return the path of a file, marked if it is deleted."""
     name = row.file.path
     if row.file.deleted:
         return f"{name} (deleted)"

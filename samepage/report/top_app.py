@@ -1,0 +1,245 @@
+"""The full-screen view of `samepage top`.
+
+One table, which shows the place the user is at (`samepage.report.top_views`), below a line
+with the sums of the system. A thread reads the system again and again; when it has a
+new summary, the table is filled anew, with the cursor on the same row as before.
+
+It draws nothing that a terminal of 80 by 24 cannot show, and uses no mouse and no colour
+for anything that is not also in the text.
+"""
+
+import time
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, Footer, Input, Static
+
+from samepage.errors import SamepageError
+from samepage.host.capture import read_system
+from samepage.host.summary import Summary
+from samepage.report import top_views
+from samepage.report.live_text import clip, describe_tally
+from samepage.report.sizes import count, size
+from samepage.report.top_views import Column, Place, Row, View
+
+
+class TopApp(App[None]):
+    """Shows what the processes of the system share, and refreshes it."""
+
+    TITLE = "samepage top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #sums { height: 2; }
+    #place { height: 1; text-style: bold; }
+    #filter { height: 1; border: none; padding: 0; display: none; }
+    DataTable { height: 1fr; scrollbar-size-vertical: 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "go('processes')", "Processes"),
+        Binding("f", "go('files')", "Files"),
+        Binding("c", "go('containers')", "Containers"),
+        Binding("u", "go('users')", "Users"),
+        Binding("s", "sort", "Sort"),
+        Binding("r", "reverse", "Reverse"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("space", "pause", "Pause"),
+        Binding("escape", "back", "Back", show=False),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(
+        self, pids: list[int] | None = None, *, interval: float = 2.0, proc: str = "/proc"
+    ) -> None:
+        super().__init__()
+        self._pids = pids
+        self._interval = interval
+        self._proc = proc
+        self._summary: Summary | None = None
+        self._places: list[Place] = [top_views.processes]
+        self._sorts: list[tuple[int, bool] | None] = [None]
+        self._cursors: list[str | None] = [None]
+        self._rows: list[Row] = []
+        self._columns: tuple[Column, ...] = ()
+        self._paused = False
+        self._trouble = ""
+
+    def compose(self) -> ComposeResult:
+        """Lay out the screen, from top to bottom."""
+        yield Static("reading the system", id="sums")
+        yield Static("", id="place")
+        yield DataTable(cursor_type="row", zebra_stripes=True)
+        yield Input(placeholder="filter", id="filter", compact=True)
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        """Start to read the system."""
+        self.query_one(DataTable).focus()
+        self.run_worker(self._read_forever, thread=True)
+
+    def _read_forever(self) -> None:
+        """Read and hand over, in a thread of its own, until the application ends."""
+        while self.is_running:
+            begun = time.monotonic()
+            if not self._paused:
+                try:
+                    summary = Summary(read_system(self._pids, proc=self._proc), self._proc)
+                    # What every screen needs is computed here, not in the interface's thread.
+                    _ = summary.processes, summary.files, summary.total
+                except SamepageError as error:
+                    self._trouble = error.message
+                else:
+                    self.call_from_thread(self.show_summary, summary)
+            spent = time.monotonic() - begun
+            end = time.monotonic() + max(self._interval - spent, 0.1)
+            while self.is_running and time.monotonic() < end:
+                time.sleep(0.05)
+
+    def show_summary(self, summary: Summary) -> None:
+        """Take a newer summary and show it."""
+        self._summary = summary
+        self._show()
+
+    def _show(self) -> None:
+        """Fill the screen from the newest summary and the place the user is at."""
+        if self._summary is None:
+            return
+        self.query_one("#sums", Static).update(Text(self._sums(self._summary)))
+        view = self._places[-1](self._summary)
+        rows = self._sorted(view, self._filtered(view.rows))
+        self.query_one("#place", Static).update(Text(self._title(view, len(rows))))
+        self._fill(view, rows)
+
+    def _sums(self, summary: Summary) -> str:
+        total = summary.total
+        text = (
+            f"{count(len(summary.processes), 'process', 'processes')}: "
+            f"{size(total.rss)} resident in {size(total.frames)}, "
+            f"sharing saves {size(total.saved)}"
+        )
+        if not summary.capture.frames_visible:
+            text = f"{size(total.rss)} resident; frame numbers need root (CAP_SYS_ADMIN)"
+        state = "paused" if self._paused else f"every {self._interval:g} s"
+        return f"{text}\n{self._trouble or describe_tally(summary.capture.tally) or state}"
+
+    def _title(self, view: View, shown: int) -> str:
+        wanted = self.query_one("#filter", Input).value
+        more = f" with {wanted!r}" if wanted else ""
+        return f"{view.title} ({shown}{more})"
+
+    def _filtered(self, rows: list[Row]) -> list[Row]:
+        wanted = self.query_one("#filter", Input).value.lower()
+        if not wanted:
+            return rows
+        return [row for row in rows if any(wanted in str(value).lower() for value in row.values)]
+
+    def _sorted(self, view: View, rows: list[Row]) -> list[Row]:
+        column, reverse = self._sorts[-1] or _first_sort(view)
+        if column < 0:
+            return rows
+        return sorted(rows, key=lambda row: row.values[column], reverse=reverse)
+
+    def _fill(self, view: View, rows: list[Row]) -> None:
+        table: DataTable[Text] = self.query_one(DataTable)
+        keep = self._cursors[-1]
+        column, reverse = self._sorts[-1] or _first_sort(view)
+        top = table.scroll_y
+        table.clear(columns=True)
+        for number, each in enumerate(view.columns):
+            arrow = (" ▼" if reverse else " ▲") if number == column else ""
+            table.add_column(f"{each.title}{arrow}", width=each.width)
+        for row in rows:
+            table.add_row(*_cells(view.columns, row), key=row.key)
+        self._rows, self._columns = rows, view.columns
+        if keep is not None:
+            position = next((n for n, row in enumerate(rows) if row.key == keep), None)
+            if position is not None:
+                table.move_cursor(row=position, scroll=False)
+                table.scroll_to(y=top, animate=False)
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Remember where the cursor is, to find it again after a refresh."""
+        if event.row_key is not None and event.row_key.value is not None and self._rows:
+            self._cursors[-1] = event.row_key.value
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Open the row: go one place deeper."""
+        row = next((row for row in self._rows if row.key == event.row_key.value), None)
+        if row is None or row.opens is None:
+            return
+        self._cursors[-1] = row.key
+        self._places.append(row.opens)
+        self._sorts.append(None)
+        self._cursors.append(None)
+        self.query_one("#filter", Input).value = ""
+        self._show()
+
+    async def action_back(self) -> None:
+        """Close the filter, or else go back to where the row was opened."""
+        entry = self.query_one("#filter", Input)
+        if entry.display:
+            entry.value = ""
+            entry.display = False
+            self.query_one(DataTable).focus()
+        elif len(self._places) > 1:
+            for stack in (self._places, self._sorts, self._cursors):
+                stack.pop()
+        self._show()
+
+    def action_go(self, name: str) -> None:
+        """Show one of the four tables to begin with."""
+        self._places = [getattr(top_views, name)]
+        self._sorts = [None]
+        self._cursors = [None]
+        self._show()
+
+    def action_sort(self) -> None:
+        """Sort by the next column; numbers from the largest down, names from A on."""
+        if self._summary is None or not self._columns:
+            return
+        view = self._places[-1](self._summary)
+        column = ((self._sorts[-1] or _first_sort(view))[0] + 1) % len(view.columns)
+        self._sorts[-1] = (column, view.columns[column].numeric)
+        self._show()
+
+    def action_reverse(self) -> None:
+        """Turn the order around."""
+        if self._summary is None:
+            return
+        column, reverse = self._sorts[-1] or _first_sort(self._places[-1](self._summary))
+        self._sorts[-1] = (max(column, 0), not reverse)
+        self._show()
+
+    def action_filter(self) -> None:
+        """Ask for a text that the rows must contain."""
+        entry = self.query_one("#filter", Input)
+        entry.display = True
+        entry.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter while the text is typed."""
+        self._show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Keep the filter and go back to the table."""
+        entry = self.query_one("#filter", Input)
+        entry.display = bool(entry.value)
+        self.query_one(DataTable).focus()
+
+    def action_pause(self) -> None:
+        """Stop to refresh, or go on."""
+        self._paused = not self._paused
+        self._show()
+
+
+def _first_sort(view: View) -> tuple[int, bool]:
+    return view.sort, view.sort >= 0 and view.columns[view.sort].numeric
+
+
+def _cells(columns: tuple[Column, ...], row: Row) -> list[Text]:
+    cells = []
+    for column, value in zip(columns, row.values, strict=True):
+        text = clip(column.show(value), column.width)
+        cells.append(Text(text, justify="right" if column.numeric else "left"))
+    return cells
