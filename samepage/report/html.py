@@ -183,7 +183,8 @@ def _picture(file: FileUse, page_map: PageMap) -> str:
     shared = sum(n for times, n in file.degrees.items() if times > 1)
     words = (
         f"{count(total, 'page')}, {file.frames} mapped, {shared} of them shared, "
-        f"{count(file.copied_pages, 'copy', 'copies')}. Pages by process: {mapped_by(file, 12)}"
+        f"{count(file.copied_pages, 'copy', 'copies')}. "
+        f"By pid, mapped + copied: {mapped_by(file, 12)}"
     )
     return (
         f"<h3>{escape(file_name(file))}</h3>\n<p><small>{escape(words)}</small></p>\n"

@@ -115,7 +115,7 @@ def file_name(file: FileUse) -> str:
 
 
 def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
-    """Name the processes that have most of a file: pid, pages, and copies ("+2 copied").
+    """Name the processes that have most of a file: "pid: pages+copies".
 
     All of them if there are no more than `shown`, else half as many and the number of the rest.
     """
@@ -123,7 +123,7 @@ def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
     if len(mappers) > shown:
         shown //= 2
     named = [
-        f"{mapper.pid}: {mapper.pages}" + (f" +{mapper.copied} copied" if mapper.copied else "")
+        f"{mapper.pid}: {mapper.pages}" + (f"+{mapper.copied}" if mapper.copied else "")
         for mapper in mappers[:shown]
     ]
     if len(mappers) > shown:
@@ -204,7 +204,8 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
         ]
         for file in shown
     ]
-    _print_table("Files (by pid: pages mapped, pages copied on write)", columns, rows, console)
+    title = "Files (below each, by pid: pages mapped + copied on write)"
+    _print_table(title, columns, rows, console)
     rest = files[len(shown) :]
     if rest:
         console.print(f"and {len(rest)} more with {size(sum(f.frames for f in rest))} of frames")

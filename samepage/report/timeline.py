@@ -54,7 +54,7 @@ def _place(event: dict[str, Any], paths: list[str]) -> str:
     if event["file"] >= 0:
         page = f" page {event['index']}" if event["index"] >= 0 else ""
         parts.append(paths[event["file"]] + page)
-    if event["cached"] is not None:
+    if event["cached"] is not None and event["frame"]:  # an mmap looks no page up
         parts.append("hit" if event["cached"] else "miss")
     if event["ip"]:
         symbol = event["symbol"]

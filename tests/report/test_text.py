@@ -66,7 +66,7 @@ def test_a_wide_terminal_has_them_in_one_row() -> None:
 
 
 def test_a_file_tells_who_maps_and_who_copied_it() -> None:
-    assert "1: 4 +1 copied, 2: 3 +2 copied" in printed(sample(), 80)
+    assert "1: 4+1, 2: 3+2" in printed(sample(), 80)
 
 
 def test_what_is_lost_and_what_is_missing_is_told() -> None:
