@@ -37,12 +37,12 @@ class TopApp(App[None]):
     DataTable { height: 1fr; scrollbar-size-vertical: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "go('processes')", "Processes"),
+        Binding("p", "go('processes')", "Procs"),
         Binding("f", "go('files')", "Files"),
         Binding("c", "go('containers')", "Containers"),
         Binding("u", "go('users')", "Users"),
         Binding("s", "sort", "Sort"),
-        Binding("r", "reverse", "Reverse"),
+        Binding("r", "reverse", "Flip"),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("space", "pause", "Pause"),
         Binding("escape", "back", "Back", show=False),
