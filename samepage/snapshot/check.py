@@ -14,7 +14,7 @@ import pyarrow as pa
 from samepage.errors import SamepageError
 from samepage.snapshot.frame_index import FrameIndex
 from samepage.snapshot.schema import TABLES
-from samepage.snapshot.tables import PAGE_SHIFT, PageBatch, Snapshot, column
+from samepage.snapshot.tables import PAGE_SHIFT, UNIMPLEMENTED_PREFIX, PageBatch, Snapshot, column
 from samepage.snapshot.vma_index import VmaIndex
 
 NULLABLE = {
@@ -67,6 +67,9 @@ def _check_meta(snapshot: Snapshot) -> None:
     if len(set(keys)) != len(keys):
         row = next(row for row, key in enumerate(keys) if key in keys[:row])
         _broken("meta", row, f"key {keys[row]!r} occurs twice")
+    for row, (key, value) in enumerate(zip(keys, snapshot.meta["value"].to_pylist(), strict=True)):
+        if key.startswith(UNIMPLEMENTED_PREFIX) and not (value.isascii() and value.isdecimal()):
+            _broken("meta", row, f"{key} is {value!r}, not a number of calls")
 
 
 def _check_keys(snapshot: Snapshot) -> None:

@@ -107,6 +107,7 @@ def test_unimplemented_syscalls_are_kept() -> None:
         ("events", 0, "pid", 9, "table events, row 0: pid 9"),
         ("events", 0, "file", 9, "table events, row 0: file 9"),
         ("meta", 0, "key", "x", "table meta has no row 'version'"),
+        ("meta", 2, "key", "unimplemented_syscall:x", "table meta, row 2: unimplemented_syscall:x"),
         ("meta", 2, "key", "source", "table meta, row 2: key 'source' occurs twice"),
     ],
 )
