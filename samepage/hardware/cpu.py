@@ -18,28 +18,27 @@ the kernel switch to another process at any system call.
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import unicorn
-from unicorn import x86_const as x86
-
+from samepage.hardware import engine
+from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
 from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT, Ram
+from samepage.hardware.registers import Reg
 
 _ACCESS = {
-    unicorn.UC_MEM_READ: Access.READ,
-    unicorn.UC_MEM_WRITE: Access.WRITE,
-    unicorn.UC_MEM_FETCH: Access.EXECUTE,
+    engine.MEM_READ: Access.READ,
+    engine.MEM_WRITE: Access.WRITE,
+    engine.MEM_FETCH: Access.EXECUTE,
 }
 
 _SYSCALL_REGISTERS = (
-    x86.UC_X86_REG_RAX,
-    x86.UC_X86_REG_RDI,
-    x86.UC_X86_REG_RSI,
-    x86.UC_X86_REG_RDX,
-    x86.UC_X86_REG_R10,
-    x86.UC_X86_REG_R8,
-    x86.UC_X86_REG_R9,
+    Reg.RAX,
+    Reg.RDI,
+    Reg.RSI,
+    Reg.RDX,
+    Reg.R10,
+    Reg.R8,
+    Reg.R9,
 )
 
 _UNTIL = 0
@@ -85,6 +84,9 @@ class CpuStop:
     vector: int = 0
 
 
+_SYSCALL_STOP = CpuStop(Stop.SYSCALL)
+
+
 class Cpu:
     """One x86-64 CPU in user mode."""
 
@@ -101,24 +103,24 @@ class Cpu:
         self._tlb_root = 0
         """The address space that cached translations are of."""
         self._stale_code = False
-        self._breakpoints: dict[int, Any] = {}
+        self._breakpoints: dict[int, int] = {}
         self._resume_at = -1
         self.code_frames: set[int] = set()
         """Frames from which code was fetched: Unicorn may hold translations of them."""
 
-        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
-        self._uc.mem_map_ptr(0, ram.size, unicorn.UC_PROT_ALL, ram.host_address)
-        self._uc.hook_add(unicorn.UC_HOOK_TLB_FILL, self._fill_tlb)
-        self._uc.hook_add(unicorn.UC_HOOK_INSN, self._syscall, None, 1, 0, x86.UC_X86_INS_SYSCALL)
-        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
-        self.read = self._uc.reg_read
-        self.write = self._uc.reg_write
+        self._engine = Engine()
+        self._engine.map_memory(ram.size, ram.host_address)
+        self._engine.on_tlb_fill(self._fill_tlb)
+        self._engine.on_syscall(self._syscall)
+        self._engine.on_interrupt(self._interrupt)
+        self._syscall_registers = Batch(_SYSCALL_REGISTERS)
+        self.read = self._engine.read
+        self.write = self._engine.write
 
     @property
     def pc(self) -> int:
         """The address of the instruction that is executing, or next to execute."""
-        return int(self._uc.reg_read(x86.UC_X86_REG_RIP))
+        return self._engine.read(Reg.RIP)
 
     def load_page_table(self, root: int) -> None:
         """Switch to the address space whose top table is the frame `root`, as CR3 does."""
@@ -143,37 +145,35 @@ class Cpu:
             self._stale_code = True
             if self._running:
                 self.stopped_early = True
-                self._uc.emu_stop()
+                self._engine.stop()
 
-    def save(self) -> Any:
-        """All registers, as an opaque value for `restore`."""
-        return self._uc.context_save()
+    def save(self) -> Context:
+        """All registers, for `restore`."""
+        return self._engine.save()
 
-    def restore(self, registers: Any) -> None:
+    def restore(self, registers: Context) -> None:
         """Load what `save` returned."""
-        self._uc.context_restore(registers)
+        self._engine.restore(registers)
 
-    def syscall_arguments(self) -> tuple[int, ...]:
+    def syscall_arguments(self) -> list[int]:
         """The call's number and its six arguments, as the psABI's appendix A.2 places them."""
-        return tuple(self._uc.reg_read_batch(_SYSCALL_REGISTERS))
+        return self._syscall_registers.read(self._engine)
 
     def add_breakpoint(self, address: int) -> None:
         """Stop each time before the instruction at `address` is executed, in any address
         space; the code itself is not changed."""
         if address not in self._breakpoints:
-            self._breakpoints[address] = self._uc.hook_add(
-                unicorn.UC_HOOK_CODE, self._breakpoint, None, address, address
-            )
+            self._breakpoints[address] = self._engine.add_code_hook(address, self._breakpoint)
             self._stale_code = True
 
     def remove_breakpoint(self, address: int) -> None:
         """Undo `add_breakpoint`."""
-        self._uc.hook_del(self._breakpoints.pop(address))
+        self._engine.remove_hook(self._breakpoints.pop(address))
         self._stale_code = True
 
     def stop(self) -> None:
         """Make `run` return soon; may be called from another thread."""
-        self._uc.emu_stop()
+        self._engine.stop()
 
     def run(self, max_instructions: int = 0) -> CpuStop:
         """Execute from the current instruction until the kernel is needed.
@@ -189,55 +189,52 @@ class Cpu:
         if self._stale_code:
             self._stale_code = False
             self.code_frames.clear()
-            self._uc.ctl_flush_tb()
+            self._engine.flush_translations()
         if self._stale_tlb or self._tlb_root != self._root:
             self._stale_tlb = False
             self._tlb_root = self._root
-            self._uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+            self._engine.flush_tlb()
         self._running = True
         try:
-            self._uc.emu_start(self.pc, _UNTIL, count=max_instructions)
-        except unicorn.UcError as error:
-            if self._stop is None:
-                invalid = error.errno == unicorn.UC_ERR_INSN_INVALID
-                vector = Vector.INVALID_OPCODE if invalid else Vector.GENERAL_PROTECTION
-                return CpuStop(Stop.EXCEPTION, vector=vector)
+            status = self._engine.run(self.pc, _UNTIL, max_instructions)
         finally:
             self._running = False
+        if status != engine.ERR_OK and self._stop is None:
+            invalid = status == engine.ERR_INSN_INVALID
+            vector = Vector.INVALID_OPCODE if invalid else Vector.GENERAL_PROTECTION
+            return CpuStop(Stop.EXCEPTION, vector=vector)
         if self._stop is None and self.pc == _UNTIL:
             # Unicorn ends without a word at its end address; there is never a page there.
             return CpuStop(Stop.PAGE_FAULT, address=_UNTIL, access=Access.EXECUTE)
         return self._stop or CpuStop(Stop.BUDGET)
 
-    def _breakpoint(self, uc: Any, address: int, _size: int, _data: Any) -> None:
+    def _breakpoint(self, address: int) -> None:
         if address == self._resume_at:
             self._resume_at = -1
             return
         self._stop = CpuStop(Stop.BREAKPOINT, address=address)
-        uc.emu_stop()
+        self._engine.stop()
 
-    def _syscall(self, uc: Any, _data: Any) -> None:
-        self._stop = CpuStop(Stop.SYSCALL)
-        uc.emu_stop()
+    def _syscall(self) -> None:
+        self._stop = _SYSCALL_STOP
+        self._engine.stop()
 
-    def _interrupt(self, uc: Any, vector: int, _data: Any) -> None:
+    def _interrupt(self, vector: int) -> None:
         if self._stop is None:
             self._stop = CpuStop(Stop.EXCEPTION, vector=vector)
-        uc.emu_stop()
+        self._engine.stop()
 
-    def _fill_tlb(self, uc: Any, address: int, kind: int, entry: Any, _data: Any) -> bool:
+    def _fill_tlb(self, address: int, kind: int, entry: TlbEntry) -> bool:
         access = _ACCESS[kind]
         self.tlb_fills += 1
-        while True:
-            perms = self._translate(address, access, entry)
-            if perms:
-                return True
+        while not self._translate(address, access, entry):
             if address >= ADDRESS_LIMIT or not self._on_page_fault(address, access):
                 self._stop = CpuStop(Stop.PAGE_FAULT, address=address, access=access)
-                uc.emu_stop()
+                self._engine.stop()
                 return False
+        return True
 
-    def _translate(self, address: int, access: Access, entry: Any) -> bool:
+    def _translate(self, address: int, access: Access, entry: TlbEntry) -> bool:
         """The hardware's part: walk, check rights, set the A and D bits."""
         if address >= ADDRESS_LIMIT:
             return False
@@ -256,11 +253,11 @@ class Cpu:
             self.code_frames.add((pte & Pte.FRAME) >> PAGE_SHIFT)
         pte |= Pte.ACCESSED
         words[slot] = pte
-        perms = unicorn.UC_PROT_READ
+        perms = engine.PROT_READ
         if not pte & Pte.NX:
-            perms |= unicorn.UC_PROT_EXEC
+            perms |= engine.PROT_EXEC
         if pte & Pte.WRITE and pte & Pte.DIRTY:
-            perms |= unicorn.UC_PROT_WRITE
+            perms |= engine.PROT_WRITE
         entry.paddr = pte & Pte.FRAME
         entry.perms = perms
         return True

@@ -7,7 +7,7 @@ these registers and the interrupted code finds its own again.
 import struct
 from typing import Any
 
-from unicorn import x86_const as x86
+from samepage.hardware.registers import Reg
 
 FXSAVE_SIZE = 512
 _HEAD = struct.Struct("<HHBxHQQII")
@@ -19,16 +19,16 @@ _XMM_AT = 160
 def fxsave(cpu: Any) -> bytearray:
     """The state of `cpu` (with `read`), as FXSAVE64 stores it."""
     area = bytearray(FXSAVE_SIZE)
-    tags = cpu.read(x86.UC_X86_REG_FPTAG)
+    tags = cpu.read(Reg.FPTAG)
     abridged = sum(1 << i for i in range(8) if tags >> 2 * i & 3 != 3)
-    control, status = cpu.read(x86.UC_X86_REG_FPCW), cpu.read(x86.UC_X86_REG_FPSW)
-    mxcsr = cpu.read(x86.UC_X86_REG_MXCSR)
+    control, status = cpu.read(Reg.FPCW), cpu.read(Reg.FPSW)
+    mxcsr = cpu.read(Reg.MXCSR)
     _HEAD.pack_into(area, 0, control, status, abridged, 0, 0, 0, mxcsr, _MXCSR_MASK)
     for i in range(8):
-        mantissa, exponent = cpu.read(x86.UC_X86_REG_FP0 + i)
-        struct.pack_into("<QH", area, _ST_AT + 16 * i, mantissa, exponent)
+        at = _ST_AT + 16 * i
+        area[at : at + 10] = cpu.read(Reg.FP0 + i).to_bytes(10, "little")
     for i in range(16):
-        area[_XMM_AT + 16 * i : _XMM_AT + 16 * i + 16] = cpu.read(x86.UC_X86_REG_XMM0 + i).to_bytes(
+        area[_XMM_AT + 16 * i : _XMM_AT + 16 * i + 16] = cpu.read(Reg.XMM0 + i).to_bytes(
             16, "little"
         )
     return area
@@ -37,13 +37,14 @@ def fxsave(cpu: Any) -> bytearray:
 def fxrstor(cpu: Any, area: bytes) -> None:
     """Load the state that FXSAVE64 stored into `cpu` (with `write`)."""
     control, status, abridged, _, _, _, mxcsr, _ = _HEAD.unpack_from(area)
-    cpu.write(x86.UC_X86_REG_FPCW, control)
-    cpu.write(x86.UC_X86_REG_FPSW, status)
+    cpu.write(Reg.FPCW, control)
+    cpu.write(Reg.FPSW, status)
     tags = sum((0 if abridged >> i & 1 else 3) << 2 * i for i in range(8))
-    cpu.write(x86.UC_X86_REG_FPTAG, tags)
-    cpu.write(x86.UC_X86_REG_MXCSR, mxcsr & _MXCSR_MASK)
+    cpu.write(Reg.FPTAG, tags)
+    cpu.write(Reg.MXCSR, mxcsr & _MXCSR_MASK)
     for i in range(8):
-        cpu.write(x86.UC_X86_REG_FP0 + i, struct.unpack_from("<QH", area, _ST_AT + 16 * i))
+        at = _ST_AT + 16 * i
+        cpu.write(Reg.FP0 + i, int.from_bytes(area[at : at + 10], "little"))
     for i in range(16):
         at = _XMM_AT + 16 * i
-        cpu.write(x86.UC_X86_REG_XMM0 + i, int.from_bytes(area[at : at + 16], "little"))
+        cpu.write(Reg.XMM0 + i, int.from_bytes(area[at : at + 16], "little"))

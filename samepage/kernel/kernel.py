@@ -17,11 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import GeneratorType
 
-from unicorn import x86_const as x86
-
 from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
 from samepage.hardware.paging import Access
 from samepage.hardware.ram import PAGE_SIZE, Ram
+from samepage.hardware.registers import Reg
 from samepage.kernel.clock import Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs
@@ -56,7 +55,7 @@ from samepage.kernel.process.sigset import (
 )
 from samepage.kernel.process.task import Process, Rlimit, Task, TaskState
 from samepage.kernel.process.vdso import Vdso, host_image
-from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import load_handlers
 
 HWCAP = 0x078B_FBFD
@@ -245,13 +244,13 @@ class Kernel:
         """Give a task the registers of a fresh program (`start_thread`)."""
         if self.scheduler.current is task:
             self.cpu.restore(self._blank_registers)
-            self.cpu.write(x86.UC_X86_REG_RIP, entry)
-            self.cpu.write(x86.UC_X86_REG_RSP, sp)
+            self.cpu.write(Reg.RIP, entry)
+            self.cpu.write(Reg.RSP, sp)
         else:
             self.cpu.restore(self._blank_registers)
             task.registers = self.cpu.save()
-            task.registers.reg_write(x86.UC_X86_REG_RIP, entry)
-            task.registers.reg_write(x86.UC_X86_REG_RSP, sp)
+            task.registers.write(Reg.RIP, entry)
+            task.registers.write(Reg.RSP, sp)
             self.scheduler.current = None
 
     def wait_for_host(self, fds: list[int], timeout: float | None) -> bool:
@@ -323,18 +322,18 @@ class Kernel:
     def leave_syscall(self, task: Task, result: int, *, interrupted: bool = False) -> None:
         """Give the current task the result of its call, or have it restarted."""
         if interrupted:
-            self.cpu.write(x86.UC_X86_REG_RAX, -errno.EINTR & (1 << 64) - 1)
+            self.cpu.write(Reg.RAX, -errno.EINTR & (1 << 64) - 1)
             signals.deliver_signals(task, restart=True)
         elif result == -errno.ERESTART:
             self.restart_syscall(task)
         elif task.syscall_number >= 0:
-            self.cpu.write(x86.UC_X86_REG_RAX, result & (1 << 64) - 1)
+            self.cpu.write(Reg.RAX, result & (1 << 64) - 1)
         task.syscall_number = -1
 
     def restart_syscall(self, task: Task) -> None:
         """Let the program execute its `syscall` instruction again."""
-        self.cpu.write(x86.UC_X86_REG_RAX, task.syscall_number)
-        self.cpu.write(x86.UC_X86_REG_RIP, self.cpu.pc - 2)
+        self.cpu.write(Reg.RAX, task.syscall_number)
+        self.cpu.write(Reg.RIP, self.cpu.pc - 2)
 
     def finish_interrupted(self, task: Task, action_flags: int) -> None:
         """What a handler returns to: EINTR, or with SA_RESTART the call once more."""
@@ -342,11 +341,7 @@ class Kernel:
             self.restart_syscall(task)
 
     def _count_unimplemented(self, number: int) -> None:
-        try:
-            name = Sys(number).name.lower()
-        except ValueError:
-            name = f"syscall_{number}"
-        self.unimplemented[name] += 1
+        self.unimplemented[name_of(number)] += 1
 
     def _page_fault(self, address: int, access: Access) -> bool:
         """The MMU could not translate; True if the access may be tried again."""

@@ -15,10 +15,9 @@ from collections.abc import Mapping as EnvMapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from unicorn.x86_const import UC_X86_REG_RDI
-
 from samepage.errors import SamepageError
 from samepage.hardware.ram import PAGE_SHIFT
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.fdtable import FdTable
@@ -256,7 +255,7 @@ class Machine:
         for _ in range(_MAX_START_STEPS):
             pc = kernel.cpu.pc
             if guest.memory.read(pc, 3).removeprefix(b"\x67").startswith(_CALLS):
-                main = kernel.cpu.read(UC_X86_REG_RDI)
+                main = kernel.cpu.read(Reg.RDI)
                 if code.start <= main < code.end:
                     return int(main)
                 break

@@ -1,10 +1,9 @@
 """The CPU against page tables built by hand."""
 
-from unicorn import x86_const as x86
-
 from samepage.hardware.cpu import Cpu, Stop, Vector
 from samepage.hardware.paging import Access, Pte, walk
 from samepage.hardware.ram import PAGE_SIZE, Ram
+from samepage.hardware.registers import Reg
 
 CODE = 0x400000
 DATA = 0x401000
@@ -19,7 +18,7 @@ def machine(fault=lambda address, access: False):
     ram.words[(4 << 9) + 1] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE | Pte.NX
     cpu = Cpu(ram, fault)
     cpu.load_page_table(1)
-    cpu.write(x86.UC_X86_REG_RIP, CODE)
+    cpu.write(Reg.RIP, CODE)
     return ram, cpu
 
 
@@ -48,7 +47,7 @@ def test_syscall_stops_after_the_instruction():
 def test_accessed_on_read_and_dirty_only_on_write():
     ram, cpu = machine()
     load(ram, b"\x48\x8b\x03\x0f\x05\x48\x89\x03\x0f\x05")  # mov rax,[rbx]; mov [rbx],rax
-    cpu.write(x86.UC_X86_REG_RBX, DATA)
+    cpu.write(Reg.RBX, DATA)
     assert not pte(ram, DATA) & Pte.ACCESSED
     cpu.run()
     assert pte(ram, DATA) & Pte.ACCESSED
@@ -60,7 +59,7 @@ def test_accessed_on_read_and_dirty_only_on_write():
 def test_fault_reports_address_access_and_leaves_pc_on_the_instruction():
     ram, cpu = machine()
     load(ram, b"\x90\x48\x89\x03")
-    cpu.write(x86.UC_X86_REG_RBX, 0x402008)
+    cpu.write(Reg.RBX, 0x402008)
     stop = cpu.run()
     assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0x402000, Access.WRITE)
     assert cpu.pc == CODE + 1
@@ -73,15 +72,15 @@ def test_fault_handler_can_map_the_page_and_the_access_is_done_again():
 
     ram, cpu = machine(handler)
     load(ram, b"\x48\x89\x03\x0f\x05")
-    cpu.write(x86.UC_X86_REG_RBX, 0x402008)
-    cpu.write(x86.UC_X86_REG_RAX, 0x1122)
+    cpu.write(Reg.RBX, 0x402008)
+    cpu.write(Reg.RAX, 0x1122)
     assert cpu.run().reason is Stop.SYSCALL
     assert int.from_bytes(ram.frame(8)[8:16], "little") == 0x1122
 
 
 def test_execution_of_a_page_without_the_right_faults():
     _, cpu = machine()
-    cpu.write(x86.UC_X86_REG_RIP, DATA)
+    cpu.write(Reg.RIP, DATA)
     stop = cpu.run()
     assert (stop.reason, stop.access, stop.address) == (Stop.PAGE_FAULT, Access.EXECUTE, DATA)
 
@@ -101,13 +100,13 @@ def test_code_in_a_reused_frame_is_translated_anew_after_drop_code():
     ram, cpu = machine()
     load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")  # mov eax,1; syscall
     cpu.run()
-    assert cpu.read(x86.UC_X86_REG_RAX) == 1
+    assert cpu.read(Reg.RAX) == 1
     assert 6 in cpu.code_frames
     cpu.drop_code(6)
     load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05")
-    cpu.write(x86.UC_X86_REG_RIP, CODE)
+    cpu.write(Reg.RIP, CODE)
     cpu.run()
-    assert cpu.read(x86.UC_X86_REG_RAX) == 2
+    assert cpu.read(Reg.RAX) == 2
 
 
 def test_jump_to_null_is_a_page_fault():

@@ -4,8 +4,7 @@ import enum
 import errno
 from dataclasses import replace
 
-from unicorn import x86_const as x86
-
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import copy_to_user
@@ -84,11 +83,11 @@ def do_clone(
     registers = kernel.cpu.save()
     child = Task(tid, process, registers, blocked=task.blocked)
     child.altstack = _copy_altstack(task, flags)
-    registers.reg_write(x86.UC_X86_REG_RAX, 0)
+    registers.write(Reg.RAX, 0)
     if stack:
-        registers.reg_write(x86.UC_X86_REG_RSP, stack)
+        registers.write(Reg.RSP, stack)
     if flags & Clone.SETTLS:
-        registers.reg_write(x86.UC_X86_REG_FS_BASE, tls)
+        registers.write(Reg.FS_BASE, tls)
     if flags & Clone.CHILD_CLEARTID:
         child.clear_child_tid = child_tid
     if not flags & Clone.VM:

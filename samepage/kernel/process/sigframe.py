@@ -11,9 +11,8 @@ the stack, as a push would.
 import struct
 from typing import Any
 
-from unicorn import x86_const as x86
-
 from samepage.hardware.fxsave import FXSAVE_SIZE, fxrstor, fxsave
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigset import (
@@ -32,24 +31,24 @@ from samepage.kernel.process.sigset import (
 from samepage.kernel.process.task import Task
 
 _GENERAL = (
-    x86.UC_X86_REG_R8,
-    x86.UC_X86_REG_R9,
-    x86.UC_X86_REG_R10,
-    x86.UC_X86_REG_R11,
-    x86.UC_X86_REG_R12,
-    x86.UC_X86_REG_R13,
-    x86.UC_X86_REG_R14,
-    x86.UC_X86_REG_R15,
-    x86.UC_X86_REG_RDI,
-    x86.UC_X86_REG_RSI,
-    x86.UC_X86_REG_RBP,
-    x86.UC_X86_REG_RBX,
-    x86.UC_X86_REG_RDX,
-    x86.UC_X86_REG_RAX,
-    x86.UC_X86_REG_RCX,
-    x86.UC_X86_REG_RSP,
-    x86.UC_X86_REG_RIP,
-    x86.UC_X86_REG_EFLAGS,
+    Reg.R8,
+    Reg.R9,
+    Reg.R10,
+    Reg.R11,
+    Reg.R12,
+    Reg.R13,
+    Reg.R14,
+    Reg.R15,
+    Reg.RDI,
+    Reg.RSI,
+    Reg.RBP,
+    Reg.RBX,
+    Reg.RDX,
+    Reg.RAX,
+    Reg.RCX,
+    Reg.RSP,
+    Reg.RIP,
+    Reg.EFLAGS,
 )
 """The registers of `struct sigcontext_64` in its order."""
 _UC_FLAGS = 0x6  # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
@@ -93,12 +92,12 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
         copy_to_user(task.mm, frame, data)
     except SysError:
         raise FrameFault from None
-    cpu.write(x86.UC_X86_REG_RSP, frame)
-    cpu.write(x86.UC_X86_REG_RIP, action.handler)
-    cpu.write(x86.UC_X86_REG_RDI, info.signal)
-    cpu.write(x86.UC_X86_REG_RSI, frame + _HEAD.size + _MCONTEXT_SIZE + 8)
-    cpu.write(x86.UC_X86_REG_RDX, frame + 8)
-    cpu.write(x86.UC_X86_REG_RAX, 0)
+    cpu.write(Reg.RSP, frame)
+    cpu.write(Reg.RIP, action.handler)
+    cpu.write(Reg.RDI, info.signal)
+    cpu.write(Reg.RSI, frame + _HEAD.size + _MCONTEXT_SIZE + 8)
+    cpu.write(Reg.RDX, frame + 8)
+    cpu.write(Reg.RAX, 0)
     blocked = task.blocked | action.mask
     if not action.flags & SA_NODEFER:
         blocked |= bit(info.signal)
@@ -107,7 +106,7 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
 
 def rt_sigreturn(task: Task, cpu: Any) -> None:
     """Put back what the frame below the stack pointer holds. Raises `FrameFault`."""
-    frame = cpu.read(x86.UC_X86_REG_RSP) - 8
+    frame = cpu.read(Reg.RSP) - 8
     try:
         data = copy_from_user(task.mm, frame, _FRAME_SIZE - _SIGINFO_SIZE)
         at = _HEAD.size
@@ -118,9 +117,9 @@ def rt_sigreturn(task: Task, cpu: Any) -> None:
     except SysError:
         raise FrameFault from None
     task.blocked = mask & ~UNBLOCKABLE
-    old_flags = cpu.read(x86.UC_X86_REG_EFLAGS)
+    old_flags = cpu.read(Reg.EFLAGS)
     for register, value in zip(_GENERAL, registers, strict=True):
-        if register == x86.UC_X86_REG_EFLAGS:
+        if register == Reg.EFLAGS:
             value = old_flags & ~_USER_FLAGS | value & _USER_FLAGS
         cpu.write(register, value)
     if area is not None:

@@ -16,7 +16,6 @@ import re
 import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
@@ -41,7 +40,9 @@ class VdsoImage:
 def host_image() -> VdsoImage | None:
     """The vDSO of the running kernel; None if it has none that we understand."""
     areas: dict[str, tuple[int, int]] = {}
-    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+    with open("/proc/self/maps", errors="surrogateescape") as file:
+        lines = file.read().splitlines()
+    for line in lines:
         match = re.match(r"([0-9a-f]+)-([0-9a-f]+) .*\[(vdso|vvar|vvar_vclock)\]$", line)
         if match:
             areas[match[3]] = (int(match[1], 16), int(match[2], 16))

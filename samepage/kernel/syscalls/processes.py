@@ -4,8 +4,7 @@ import errno
 import struct
 from collections.abc import Generator
 
-from unicorn import x86_const as x86
-
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process import futex
@@ -410,11 +409,11 @@ def sys_arch_prctl(task: Task, code: I32, address: int) -> int:
     if code in (_ARCH_SET_FS, _ARCH_SET_GS):
         if address >= 1 << 47:
             raise SysError(errno.EPERM)
-        register = x86.UC_X86_REG_FS_BASE if code == _ARCH_SET_FS else x86.UC_X86_REG_GS_BASE
+        register = Reg.FS_BASE if code == _ARCH_SET_FS else Reg.GS_BASE
         cpu.write(register, address)
         return 0
     if code in (_ARCH_GET_FS, _ARCH_GET_GS):
-        register = x86.UC_X86_REG_FS_BASE if code == _ARCH_GET_FS else x86.UC_X86_REG_GS_BASE
+        register = Reg.FS_BASE if code == _ARCH_GET_FS else Reg.GS_BASE
         write_u64(task, address, cpu.read(register))
         return 0
     raise SysError(errno.EINVAL)

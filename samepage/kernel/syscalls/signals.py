@@ -4,8 +4,7 @@ import errno
 import struct
 from collections.abc import Generator
 
-from unicorn.x86_const import UC_X86_REG_RSP
-
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
@@ -159,7 +158,7 @@ def _sigtimedwait(
 def sys_sigaltstack(task: Task, new: int, old: int) -> int:
     """`sigaltstack(2)`."""
     stack = task.altstack
-    active = stack.holds(task.kernel.cpu.read(UC_X86_REG_RSP))
+    active = stack.holds(task.kernel.cpu.read(Reg.RSP))
     before = _STACK.pack(
         stack.base, SS_ONSTACK if active else stack.flags & SS_DISABLE, 0, stack.size
     )

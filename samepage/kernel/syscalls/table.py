@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from samepage.kernel.syscalls.numbers import Sys
+from samepage.kernel.syscalls.numbers import name_of
 
 I32 = Annotated[int, "i32"]
 U32 = Annotated[int, "u32"]
@@ -60,9 +60,9 @@ class Handler:
     n_arguments: int
     converters: tuple[tuple[int, Callable[[int], int]], ...]
 
-    def call(self, task: Any, registers: tuple[int, ...]) -> Any:
+    def call(self, task: Any, registers: list[int]) -> Any:
         """Do it; `registers` are the number and the six arguments."""
-        arguments = list(registers[1 : 1 + self.n_arguments])
+        arguments = registers[1 : 1 + self.n_arguments]
         for index, convert in self.converters:
             arguments[index] = convert(arguments[index])
         return self.function(task, *arguments)
@@ -73,7 +73,7 @@ HANDLERS: dict[int, Handler] = {}
 _F = typing.TypeVar("_F", bound=Callable[..., Any])
 
 
-def syscall(*numbers: Sys) -> Callable[[_F], _F]:
+def syscall(*numbers: int) -> Callable[[_F], _F]:
     """Declare a handler for one or more numbers."""
 
     def register(function: _F) -> _F:
@@ -86,7 +86,7 @@ def syscall(*numbers: Sys) -> Callable[[_F], _F]:
         )
         handler = Handler(function, len(names), converters)
         for number in numbers:
-            assert number not in HANDLERS, f"{number.name} has two handlers"
+            assert number not in HANDLERS, f"{name_of(number)} has two handlers"
             HANDLERS[number] = handler
         return function
 

@@ -2,7 +2,6 @@
 
 import os
 import random
-import uuid
 from collections.abc import Callable, Iterable
 
 from samepage.kernel.fs.inode import Inode, Superblock
@@ -108,8 +107,7 @@ class ProcFs:
 
     def _uuid(self, sb: Superblock, *, once: bool) -> ProcFile:
         def make() -> bytes:
-            value = uuid.UUID(bytes=self._generator.randbytes(16), version=4)
-            return f"{value}\n".encode()
+            return _random_uuid(self._generator.getrandbits(128)).encode() + b"\n"
 
         first = make()
         return ProcFile(sb, lambda: first if once else make())
@@ -148,3 +146,10 @@ class RootDirectory(ProcDirectory):
         kernel = self._proc.kernel
         pids = sorted(kernel.processes) if kernel is not None else []
         return [*super().names(), *(b"%d" % pid for pid in pids)]
+
+
+def _random_uuid(bits: int) -> str:
+    """A version 4 UUID (RFC 9562) from 128 random bits."""
+    bits = bits & ~(0xF000 << 64) & ~(0xC000 << 48) | 0x4000 << 64 | 0x8000 << 48
+    text = f"{bits:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -1,0 +1,270 @@
+"""Unicorn's C library, called directly.
+
+The package `unicorn` brings the library and a Python binding. The binding serves every
+architecture and every use; for a machine that enters and leaves the emulator thousands of
+times it costs too much: 45 ms to import, 60 us to read the registers of a system call, and
+half of the time of each TLB fill (measured with `python -m benchmarks.programs`). This
+module has the few calls that the CPU needs, for x86-64 only.
+
+A callback must not let an exception out: Unicorn's C code would go on. So `run` stops the
+emulation and raises it afterwards.
+"""
+
+import ctypes
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+
+from samepage.hardware.registers import Reg
+
+_ARCH_X86, _MODE_64 = 4, 8
+_HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_TLB_FILL = 1, 2, 4, 131072
+_INSN_SYSCALL = 699
+_CTL_TB_FLUSH, _CTL_TLB_FLUSH, _CTL_TLB_TYPE = 10, 11, 12
+_CTL_WRITE, _CTL_ARGUMENTS_SHIFT, _CTL_DIRECTION_SHIFT = 1, 26, 30
+_TLB_VIRTUAL = 1
+
+PROT_READ, PROT_WRITE, PROT_EXEC, PROT_ALL = 1, 2, 4, 7
+MEM_READ, MEM_WRITE, MEM_FETCH = 16, 17, 18
+ERR_OK, ERR_INSN_INVALID, ERR_EXCEPTION = 0, 10, 21
+
+_WIDE = {Reg.XMM0 + i: 16 for i in range(16)} | {Reg.FP0 + i: 10 for i in range(8)}
+"""The registers that do not fit into 64 bits, with their sizes in bytes."""
+
+
+class TlbEntry(ctypes.Structure):
+    """`uc_tlb_entry`: what the MMU answers."""
+
+    _fields_ = (("paddr", c_uint64), ("perms", c_int))
+
+
+_TLB_FILL = ctypes.CFUNCTYPE(ctypes.c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
+_SYSCALL = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+_INTERRUPT = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
+_CODE = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
+
+TlbFill = Callable[[int, int, TlbEntry], bool]
+
+
+class EngineError(Exception):
+    """Unicorn refused a call: a bug, or no memory on the host."""
+
+
+def _load() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("unicorn")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("the package unicorn is not installed")
+    lib = ctypes.CDLL(os.path.join(spec.submodule_search_locations[0], "lib", "libunicorn.so.2"))
+    lib.uc_strerror.restype = c_char_p
+    lib.uc_open.argtypes = (c_int, c_int, POINTER(c_void_p))
+    lib.uc_close.argtypes = (c_void_p,)
+    lib.uc_mem_map_ptr.argtypes = (c_void_p, c_uint64, c_uint64, c_uint32, c_void_p)
+    lib.uc_hook_del.argtypes = (c_void_p, c_size_t)
+    lib.uc_emu_start.argtypes = (c_void_p, c_uint64, c_uint64, c_uint64, c_size_t)
+    lib.uc_emu_stop.argtypes = (c_void_p,)
+    lib.uc_reg_read.argtypes = lib.uc_reg_write.argtypes = (c_void_p, c_int, c_void_p)
+    lib.uc_reg_read_batch.argtypes = (c_void_p, c_void_p, c_void_p, c_int)
+    lib.uc_context_alloc.argtypes = (c_void_p, POINTER(c_void_p))
+    lib.uc_context_save.argtypes = lib.uc_context_restore.argtypes = (c_void_p, c_void_p)
+    lib.uc_context_reg_write.argtypes = (c_void_p, c_int, c_void_p)
+    lib.uc_context_free.argtypes = (c_void_p,)
+    return lib
+
+
+_lib = _load()
+
+
+def _check(status: int) -> None:
+    if status != ERR_OK:
+        raise EngineError(_lib.uc_strerror(status).decode())
+
+
+class Context:
+    """A saved set of all registers."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self.handle = c_void_p()
+        _check(_lib.uc_context_alloc(engine.handle, byref(self.handle)))
+        self._free = _lib.uc_context_free
+
+    def __del__(self) -> None:
+        if self.handle:
+            self._free(self.handle)
+
+    def write(self, register: int, value: int) -> None:
+        """Change a general register in the saved set."""
+        _check(_lib.uc_context_reg_write(self.handle, register, byref(c_uint64(value))))
+
+
+class Batch:
+    """Registers that are read together, in one call."""
+
+    def __init__(self, registers: Iterable[int]) -> None:
+        numbers = tuple(registers)
+        self._count = len(numbers)
+        self._numbers = (c_int * self._count)(*numbers)
+        self._values = (c_uint64 * self._count)()
+        base, size = ctypes.addressof(self._values), ctypes.sizeof(c_uint64)
+        self._pointers = (c_void_p * self._count)(*(base + size * i for i in range(self._count)))
+
+    def read(self, engine: "Engine") -> list[int]:
+        """The values, in the order in which the registers were given."""
+        _lib.uc_reg_read_batch(engine.handle, self._numbers, self._pointers, self._count)
+        return self._values[:]
+
+
+class Engine:
+    """One x86-64 emulator with its physical memory and a TLB that a callback fills."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p()
+        _check(_lib.uc_open(_ARCH_X86, _MODE_64, byref(self.handle)))
+        self._close = _lib.uc_close
+        self._callbacks: dict[int, object] = {}
+        self._error: BaseException | None = None
+        self._cell = c_uint64()
+        self._cell_at = byref(self._cell)
+        self._control(_CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
+
+    def __del__(self) -> None:
+        if self.handle:
+            self._close(self.handle)
+
+    def _control(self, what: int, *arguments: object) -> None:
+        code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
+        _check(_lib.uc_ctl(self.handle, c_uint32(code), *arguments))
+
+    def map_memory(self, size: int, host_address: int) -> None:
+        """Make `size` bytes of the host's memory the physical memory from 0 on."""
+        _check(_lib.uc_mem_map_ptr(self.handle, 0, size, PROT_ALL, host_address))
+
+    def flush_tlb(self) -> None:
+        """Forget all address translations."""
+        self._control(_CTL_TLB_FLUSH)
+
+    def flush_translations(self) -> None:
+        """Forget all translated code."""
+        self._control(_CTL_TB_FLUSH)
+
+    def _hook(
+        self, kind: int, callback: object, begin: int = 1, end: int = 0, *extra: object
+    ) -> int:
+        number = c_size_t()
+        _check(
+            _lib.uc_hook_add(
+                self.handle,
+                byref(number),
+                c_int(kind),
+                callback,
+                None,
+                c_uint64(begin),
+                c_uint64(end),
+                *extra,
+            )
+        )
+        self._callbacks[number.value] = callback
+        return number.value
+
+    def on_tlb_fill(self, fill: TlbFill) -> None:
+        """Call `fill(address, kind, entry)` for an address that is not in the TLB; it fills
+        the entry in, or returns False to stop."""
+
+        def callback(_uc: int, address: int, kind: int, entry: object, _data: int) -> bool:
+            try:
+                return fill(address, kind, entry.contents)  # type: ignore[attr-defined]
+            except BaseException as error:
+                self._keep(error)
+                return False
+
+        self._hook(_HOOK_TLB_FILL, _TLB_FILL(callback))
+
+    def on_syscall(self, call: Callable[[], None]) -> None:
+        """Call `call()` when a `syscall` instruction was executed."""
+
+        def callback(_uc: int, _data: int) -> None:
+            try:
+                call()
+            except BaseException as error:
+                self._keep(error)
+
+        self._hook(_HOOK_INSN, _SYSCALL(callback), 1, 0, c_int(_INSN_SYSCALL))
+
+    def on_interrupt(self, call: Callable[[int], None]) -> None:
+        """Call `call(vector)` at an exception."""
+
+        def callback(_uc: int, vector: int, _data: int) -> None:
+            try:
+                call(vector)
+            except BaseException as error:
+                self._keep(error)
+
+        self._hook(_HOOK_INTR, _INTERRUPT(callback))
+
+    def add_code_hook(self, address: int, call: Callable[[int], None]) -> int:
+        """Call `call(address)` before the instruction at `address`; return the hook."""
+
+        def callback(_uc: int, at: int, _size: int, _data: int) -> None:
+            try:
+                call(at)
+            except BaseException as error:
+                self._keep(error)
+
+        return self._hook(_HOOK_CODE, _CODE(callback), address, address)
+
+    def remove_hook(self, number: int) -> None:
+        """Undo `add_code_hook`."""
+        _check(_lib.uc_hook_del(self.handle, number))
+        del self._callbacks[number]
+
+    def _keep(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        _lib.uc_emu_stop(self.handle)
+
+    def run(self, start: int, until: int, count: int) -> int:
+        """Execute from `start` up to `until`, at most `count` instructions (0: no limit).
+
+        Returns Unicorn's status (`ERR_OK`, `ERR_INSN_INVALID`...); raises what a callback
+        raised.
+        """
+        status: int = _lib.uc_emu_start(self.handle, start, until, 0, count)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return status
+
+    def stop(self) -> None:
+        """Make `run` return soon; may be called from another thread."""
+        _lib.uc_emu_stop(self.handle)
+
+    def read(self, register: int) -> int:
+        """The value of a register; XMM and FP registers as 128 and 80 bits."""
+        size = _WIDE.get(register)
+        if size is None:
+            self._cell.value = 0
+            _lib.uc_reg_read(self.handle, register, self._cell_at)
+            return self._cell.value
+        buffer = (ctypes.c_ubyte * 16)()
+        _check(_lib.uc_reg_read(self.handle, register, buffer))
+        return int.from_bytes(bytes(buffer)[:size], "little")
+
+    def write(self, register: int, value: int) -> None:
+        """Set a register."""
+        size = _WIDE.get(register)
+        if size is None:
+            self._cell.value = value
+            _lib.uc_reg_write(self.handle, register, self._cell_at)
+            return
+        buffer = (ctypes.c_ubyte * 16)(*value.to_bytes(size, "little"))
+        _check(_lib.uc_reg_write(self.handle, register, buffer))
+
+    def save(self) -> Context:
+        """All registers, for `restore`."""
+        context = Context(self)
+        _check(_lib.uc_context_save(self.handle, context.handle))
+        return context
+
+    def restore(self, context: Context) -> None:
+        """Load saved registers."""
+        _check(_lib.uc_context_restore(self.handle, context.handle))
