@@ -89,9 +89,10 @@ def do_mmap(
 
     `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is an inode or None for
     anonymous memory, `offset` its byte offset, `path` what /proc/PID/maps shows,
-    `may_write` whether it was opened for writing. `filp` is the open file description's
-    `FileRa`: only mappings through the same one merge. `zero_device` says that the file
-    is /dev/zero, which is given as no `file`. Raises `SysError` with EINVAL, ENOMEM,
+    `may_write` whether it was opened for writing. `filp` is the open file description,
+    whose attribute `ra` is its `FileRa`: only mappings through the same one merge.
+    `zero_device` says that the file is /dev/zero, which is given as no `file`, but with
+    its path. Raises `SysError` with EINVAL, ENOMEM,
     EAGAIN, EEXIST, EPERM, EACCES or EOVERFLOW as `mmap(2)` does.
     """
     prot, flags = int(prot), int(flags)

@@ -60,8 +60,8 @@ class PageCache:
         self.shmem = ShmemDevice()
         self.on_reclaim: Callable[[int], None] | None = None
         """Told how many frames a reclaim has freed."""
-        self._dropped: dict[tuple[int, int], set[int]] = {}
-        self._holes: dict[tuple[int, int], set[int]] = {}
+        self._dropped: dict[MappedFile, set[int]] = {}
+        self._holes: dict[MappedFile, set[int]] = {}
         """Pages whose content in storage no longer counts: truncated or punched out."""
 
     def lookup(self, inode: MappedFile, index: int) -> int:
@@ -75,10 +75,9 @@ class PageCache:
     def _warm(self, inode: MappedFile, index: int) -> bool:
         if self.cold or _is_shmem(inode):
             return False
-        key = inode.dev, inode.ino
-        if key in self._dropped and index in self._dropped[key]:
+        if inode in self._dropped and index in self._dropped[inode]:
             return False
-        known = self.residency.get(key)
+        known = self.residency.get((inode.dev, inode.ino))
         return known is None or known(index)
 
     def folio_end(self, inode: MappedFile, index: int) -> int:
@@ -140,14 +139,14 @@ class PageCache:
     def _insert(self, inode: MappedFile, index: int, pfn: int) -> None:
         inode.pages[index] = pfn
         self.owner[pfn] = (inode, index)
-        dropped = self._dropped.get((inode.dev, inode.ino))
+        dropped = self._dropped.get(inode)
         if dropped:
             dropped.discard(index)
 
     def _read_storage(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
         """Fill frames, one read for each run of file pages."""
         ram = self._frames.ram
-        holes = self._holes.get((inode.dev, inode.ino))
+        holes = self._holes.get(inode)
         if holes:
             for index, pfn in placed:
                 if index in holes:
@@ -255,27 +254,32 @@ class PageCache:
         """
         tail = size & (PAGE_SIZE - 1)
         last = size >> PAGE_SHIFT
-        hole = _is_shmem(inode) or last in self._holes.get((inode.dev, inode.ino), ())
+        hole = _is_shmem(inode) or last in self._holes.get(inode, ())
         if tail and size < inode.size and (last in inode.pages or not hole):
             pfn = self.get(inode, last)
             self._frames.rewrite(pfn)
             self._frames.ram.frame(pfn)[tail:] = bytes(PAGE_SIZE - tail)
             self.dirty.add(pfn)
         if size < inode.size:
-            self.punch(inode, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, 1 << 52)
+            first = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
+            rmap.unmap_mapping_range(self.spaces, inode, first, 1 << 52, even_cows=True)
+            self._drop_range(inode, first, 1 << 52)
         inode.size = size
 
     def punch(self, inode: MappedFile, first: int, last: int) -> None:
         """Make a hole from page `first` up to, not including, `last`: it reads as zeros,
-        and is taken out of all page tables (`truncate_pagecache_range`)."""
-        rmap.unmap_mapping_range(self.spaces, inode, first, last)
+        and is taken out of all page tables. Private copies stay
+        (`truncate_pagecache_range`)."""
+        rmap.unmap_mapping_range(self.spaces, inode, first, last, even_cows=False)
+        self._drop_range(inode, first, last)
+
+    def _drop_range(self, inode: MappedFile, first: int, last: int) -> None:
         for index in [i for i in inode.pages if first <= i < last]:
             self.drop(inode, index)
         if not _is_shmem(inode):
-            key = inode.dev, inode.ino
             inside = range(first, min(last, (inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT))
-            self._holes.setdefault(key, set()).update(inside)
-            self._dropped.setdefault(key, set()).update(inside)
+            self._holes.setdefault(inode, set()).update(inside)
+            self._dropped.setdefault(inode, set()).update(inside)
 
     def drop(self, inode: MappedFile, index: int) -> None:
         """Take a page out of the cache; its frame is freed once nobody maps it."""
@@ -288,7 +292,7 @@ class PageCache:
     def evict(self, inode: MappedFile, index: int) -> None:
         """Drop a page that is read from storage when it is next wanted."""
         self.drop(inode, index)
-        self._dropped.setdefault((inode.dev, inode.ino), set()).add(index)
+        self._dropped.setdefault(inode, set()).add(index)
 
     def forget(self, inode: MappedFile) -> None:
         """The inode is deleted and no longer open or mapped (`evict_inode`)."""
@@ -297,8 +301,8 @@ class PageCache:
         key = inode.dev, inode.ino
         self.residency.pop(key, None)
         self.folio_ends.pop(key, None)
-        self._dropped.pop(key, None)
-        self._holes.pop(key, None)
+        self._dropped.pop(inode, None)
+        self._holes.pop(inode, None)
 
     def release_shmem(self, inode: MappedFile) -> None:
         """A mapping or a handle of shared anonymous memory is gone: after the last one,

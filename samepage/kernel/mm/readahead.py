@@ -117,7 +117,7 @@ def reached_mark(
 def fault_miss(cache: "PageCache", vma: Vma, index: int) -> None:
     """A fault found no page `index`: read it and what is around it
     (`do_sync_mmap_readahead`)."""
-    ra = vma.filp if isinstance(vma.filp, FileRa) else FileRa()
+    ra = getattr(vma.filp, "ra", None) or FileRa()
     flags = vma.flags
     limit = cache.ra_pages
     if flags & (VmFlags.RAND_READ | VmFlags.EXEC) == VmFlags.RAND_READ:
@@ -142,7 +142,7 @@ def fault_miss(cache: "PageCache", vma: Vma, index: int) -> None:
 
 def fault_hit(cache: "PageCache", vma: Vma, index: int) -> None:
     """A fault found its page, outside of fault-around (`do_async_mmap_readahead`)."""
-    ra = vma.filp if isinstance(vma.filp, FileRa) else FileRa()
+    ra = getattr(vma.filp, "ra", None) or FileRa()
     if vma.flags & VmFlags.RAND_READ:
         return
     if ra.mmap_miss:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
+from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import MappedFile, Vma
 
 if TYPE_CHECKING:
@@ -31,12 +32,22 @@ def file_vmas(
 
 
 def unmap_mapping_range(
-    spaces: Iterable["AddressSpace"], inode: MappedFile, first: int, last: int
+    spaces: Iterable["AddressSpace"],
+    inode: MappedFile,
+    first: int,
+    last: int,
+    *,
+    even_cows: bool,
 ) -> None:
-    """Take pages of a file out of every page table, private copies of them included, as
-    truncation must (`unmap_mapping_range` with even_cows)."""
+    """Take pages of a file out of every page table (`unmap_mapping_range`); private copies
+    of them too if `even_cows`, as truncation must."""
     for mm, _, start, end in list(file_vmas(spaces, inode, first, last)):
-        mm.zap(start, end)
+        if even_cows:
+            mm.zap(start, end)
+        else:
+            for _, slot, entry in mm.table.present(start, end):
+                if mm.frames.kinds[(entry & Pte.FRAME) >> PAGE_SHIFT] != FrameKind.ANONYMOUS:
+                    mm.clear_pte(slot)
         mm.flush_tlb()
 
 

@@ -92,8 +92,8 @@ class Vma:
     """Addresses from `start` up to `end` (bytes, page-aligned).
 
     `file` and `pgoff` (pages) say what backs it; without a file it is anonymous, and
-    `pgoff` is the page number of its first address when it was made. `filp` stands for
-    the open file description: mappings of one inode by two `open`s do not merge.
+    `pgoff` is the page number of its first address when it was made. `filp` is the
+    open file description: mappings of one inode by two `open`s do not merge.
     `special` names pages that the kernel installs: `[vdso]`, `[vvar]`. `anon_vma` is set
     once a page of it was written privately: from then on fork copies its page tables.
     `anon_chain` counts the anon_vmas it is linked to: more than one after a fork.

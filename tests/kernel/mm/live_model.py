@@ -53,6 +53,13 @@ def read_ahead_pages() -> int:
     return 32
 
 
+class OpenFile:
+    """What a mapping needs of an open file description."""
+
+    def __init__(self) -> None:
+        self.ra = FileRa()
+
+
 class Model:
     """Does what `live_agent` does."""
 
@@ -67,9 +74,9 @@ class Model:
         self.memory.cache.fill(self.file, 0, len(data) >> 12, 0)
         shmem = self.memory.cache.shmem.create(24 << 12, "/memfd:m (deleted)")
         shmem.handles = 1
-        self.files = {name: (self.file, FileRa(), "file") for name in ("a", "b", "ro")}
-        self.files["mem"] = (shmem, FileRa(), "memfd:m")
-        self.files["zero"] = (None, FileRa(), "zero")
+        self.files = {name: (self.file, OpenFile(), "file") for name in ("a", "b", "ro")}
+        self.files["mem"] = (shmem, OpenFile(), "memfd:m")
+        self.files["zero"] = (None, OpenFile(), "zero")
         self.children = []
         self.parents = []
 

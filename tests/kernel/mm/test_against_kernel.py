@@ -104,6 +104,14 @@ CASES = {
         touch(5),
         touch(9),
     ],
+    "a punched hole leaves private copies where they are": [
+        private(0, 16, 3, "a"),
+        touch(1, 1),
+        touch(2),
+        shared(20, 16, 3, "a"),
+        on("madvise", 20, 8, 9),
+        touch(1),
+    ],
     "neighbours share an anon_vma and merge when their rights agree again": [
         private(0, 8),
         on("mprotect", 4, 4, 1),
