@@ -105,7 +105,7 @@ def do_mmap(
     if offset + length > 1 << 64:
         raise SysError(errno.EOVERFLOW)
     vm_flags = prot & ACCESS_FLAGS | MAY_FLAGS | mm.default_flags | _flag_bits(flags)
-    address = _place(mm, address, length, flags, file, offset)
+    address = _place(mm, address, length, flags, file, offset, zero_device)
     if flags & MapFlags.LOCKED and not mm.limits.privileged and not mm.limits.memlock:
         raise SysError(errno.EPERM)
     if not mm.may_lock(vm_flags, length):
@@ -143,12 +143,29 @@ def _flag_bits(flags: int) -> int:
     return bits
 
 
-def _place(mm: AddressSpace, address: int, length: int, flags: int, file: Any, offset: int) -> int:
+def _place(
+    mm: AddressSpace,
+    address: int,
+    length: int,
+    flags: int,
+    file: Any,
+    offset: int,
+    zero_device: bool,
+) -> int:
     """The address the mapping gets (`__get_unmapped_area` and the MAP_FIXED rules)."""
     if not flags & (MapFlags.FIXED | MapFlags.FIXED_NOREPLACE):
         shared = flags & _TYPE == MapFlags.SHARED
         low = bool(flags & MapFlags.LOW_32BIT)
-        return get_unmapped_area(mm, length, file, offset, address, low=low, shared=shared)
+        return get_unmapped_area(
+            mm,
+            length,
+            file,
+            offset,
+            address,
+            low=low,
+            shared=shared,
+            zero_device=zero_device,
+        )
     if address > TASK_SIZE - length:
         raise SysError(errno.ENOMEM)
     if address & ~PAGE_MASK:

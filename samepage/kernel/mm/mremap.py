@@ -148,7 +148,8 @@ def _new_address(mm: AddressSpace, vma: Vma, address: int, new: int, hint: int =
     """`vrm_set_new_addr`."""
     shared = bool(vma.flags & VmFlags.MAYSHARE)
     offset = vma.index(address) << PAGE_SHIFT
-    return get_unmapped_area(mm, new, vma.file, offset, hint, shared=shared)
+    zero = vma.file is None and vma.has_file
+    return get_unmapped_area(mm, new, vma.file, offset, hint, shared=shared, zero_device=zero)
 
 
 def _mremap_at(mm: AddressSpace, address: int, old: int, new: int, flags: int) -> int:

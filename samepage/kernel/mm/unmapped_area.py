@@ -42,17 +42,22 @@ def get_unmapped_area(
     *,
     low: bool = False,
     shared: bool = False,
+    zero_device: bool = False,
 ) -> int:
     """Choose the address of a new mapping of `length` bytes (page-aligned).
 
     `file` is the inode, and `offset` its byte offset; without a file, `shared` says that
-    the memory will be. `low` is MAP_32BIT. Raises `SysError(ENOMEM)` if nothing fits.
+    the memory will be, and `zero_device` that it is a mapping of /dev/zero, which is
+    placed as a file is (since Linux 6.18). `low` is MAP_32BIT.
+
+    Raises `SysError(ENOMEM)` if nothing fits.
     """
     hint &= PAGE_MASK
     if 0 < hint < MMAP_MIN_ADDR:
         hint = MMAP_MIN_ADDR
-    if _huge_aligned(length, file, hint, shared):
-        place = _thp_area(mm, length, offset if file is not None else 0, hint, low)
+    by_file = file is not None or (zero_device and not shared)
+    if _huge_aligned(length, file, hint, shared) or (by_file and file is None):
+        place = _thp_area(mm, length, offset if by_file else 0, hint, low)
         if place is not None:
             return place
     place = _area(mm, length, hint, low)

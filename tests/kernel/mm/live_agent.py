@@ -60,7 +60,7 @@ class Agent:
         self.usage = Rusage(), Rusage()
         self.byte = ctypes.create_string_buffer(8)
         self.children = []
-        self.parents = []
+        self.placed = []
         self.vector = ctypes.create_string_buffer(pages)
 
     def touch(self, address, write):
@@ -88,6 +88,18 @@ class Agent:
             address, length, prot, flags, fd, offset = args
             number = self.fds[fd] if fd else (1 << 64) - 1
             return call(SYS["mmap"], address, length, prot, flags, number, offset)
+        if name == "place":  # where does the kernel put it, given all these mappings?
+            before = self.ranges()
+            address = self.do("mmap", *args)
+            after = self.ranges()
+            if address > 0:
+                self.placed.append([address, args[1]])
+            known = merged([*before, [address, address + -(-args[1] // PAGE) * PAGE, 0]])
+            return [address, before if merged(after) == known else None]
+        if name == "drop":  # unmap one of those, not the last
+            if len(self.placed) > 2:
+                call(SYS["munmap"], *self.placed.pop(len(self.placed) // 2))
+            return 0
         if name == "mincore":
             done = call(SYS["mincore"], *args, ctypes.addressof(self.vector))
             return done or self.vector.raw[: args[1] // PAGE].hex()
@@ -147,6 +159,18 @@ class Agent:
                 page.append(flags >> 24 & 1)
         return {"vmas": self.vmas(end), "present": present}
 
+    def ranges(self):
+        with open("/proc/self/smaps", "rb") as file:
+            lines = file.read().decode().splitlines()
+        found = []
+        for line in lines:
+            words = line.split()
+            if words[0] == "VmFlags:":
+                found[-1][2] = int("gd" in words)
+            elif not words[0].endswith(":"):
+                found.append([*(int(x, 16) for x in words[0].split("-")), 0])
+        return [r for r in found if r[1] < 1 << 47]
+
     def vmas(self, end):
         found, keep = [], False
         with open("/proc/self/smaps", "rb") as file:
@@ -166,7 +190,21 @@ class Agent:
         return found
 
 
+def merged(ranges):
+    """The addresses that ranges cover, whatever they are divided into."""
+    result = []
+    for start, end, _ in sorted(ranges):
+        if result and result[-1][1] == start:
+            result[-1][1] = end
+        else:
+            result.append([start, end])
+    return result
+
+
 def main():
+    if "fixed" not in sys.argv:
+        libc.personality(0x0040000)  # ADDR_NO_RANDOMIZE
+        os.execv(sys.executable, [sys.executable, "-I", __file__, "fixed"])
     gc.disable()
     request = json.load(sys.stdin)
     agent = Agent(request["arena"], request["pages"], request["path"])

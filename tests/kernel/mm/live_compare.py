@@ -88,8 +88,8 @@ def sequence(seed: int, count: int, forks: bool = True) -> list[list]:
     return [random_operation(rng, forks) for _ in range(count)]
 
 
-def run_live(operations: list[list]) -> list:
-    """What the live kernel does."""
+def run_live(operations: list[list], file_size: int = 0) -> list:
+    """What the live kernel does; the file has `file_size` bytes if that is more."""
     agent = Path(__file__).with_name("live_agent.py")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         path = os.path.join(folder, "file")
@@ -98,6 +98,8 @@ def run_live(operations: list[list]) -> list:
         # Page by page: a large write would make large folios, which are dirty as a whole.
         for start in range(0, len(data), PAGE):
             os.write(fd, data[start : start + PAGE])
+        if file_size > len(data):
+            os.ftruncate(fd, file_size)
         os.fsync(fd)
         os.close(fd)
         request = {"arena": ARENA, "pages": PAGES, "path": path, "operations": operations}
