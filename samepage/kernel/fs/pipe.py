@@ -65,9 +65,11 @@ class Pipe:
         return self.n_slots << PAGE_SHIFT
 
     def resize(self, size: int) -> int:
-        """F_SETPIPE_SZ: return the new capacity. Raises `SysError` with EINVAL, EPERM or
-        EBUSY."""
-        if size <= 0:
+        """F_SETPIPE_SZ: return the new capacity, whole pages and a power of two.
+
+        Raises `SysError` with EINVAL, EPERM (more than `pipe_max_size`) or EBUSY.
+        """
+        if not 0 <= size <= 1 << 31:
             raise SysError(errno.EINVAL)
         slots = 1 << max(0, (size + PAGE_SIZE - 1 >> PAGE_SHIFT) - 1).bit_length()
         if slots > MAX_SLOTS:

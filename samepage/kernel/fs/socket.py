@@ -90,6 +90,9 @@ class UnixSocket(OpenFile):
         self._read_closed = False
         self._write_closed = False
         self._hung_up = False
+        """The peer of a connection is closed."""
+        self._dead = False
+        """This socket is closed; datagram sockets may still be connected to it."""
         self._wakeups = 0
 
     @property
@@ -163,9 +166,11 @@ class UnixSocket(OpenFile):
             raise SysError(errno.EPIPE)
         if receiver is None:
             raise SysError(errno.EPIPE if self._hung_up else errno.ENOTCONN)
-        if receiver._hung_up or receiver._read_closed:
-            refused = self.kind == SOCK_DGRAM and receiver._hung_up
-            raise SysError(errno.ECONNREFUSED if refused else errno.EPIPE)
+        if receiver._dead:
+            self.peer = None if receiver is self.peer else self.peer
+            raise SysError(errno.ECONNREFUSED)
+        if receiver._read_closed:
+            raise SysError(errno.EPIPE)
         room = SEND_BUFFER - receiver.queued
         if self.kind != SOCK_STREAM:
             if len(data) > SEND_BUFFER:
@@ -190,7 +195,9 @@ class UnixSocket(OpenFile):
         references to the files. Raises `SysError` with EAGAIN, EINVAL or ENOTCONN.
         """
         if not self._queue:
-            if self._read_closed or self._hung_up:
+            # Linux tells the end of datagrams only to those who wait for one.
+            waits = self.kind != SOCK_DGRAM or not self.nonblocking
+            if self._hung_up or (self._read_closed and waits):
                 return Message(b""), 0
             if self.kind != SOCK_DGRAM and self.peer is None:
                 raise SysError(errno.EINVAL if self.kind == SOCK_STREAM else errno.ENOTCONN)
@@ -286,11 +293,11 @@ class UnixSocket(OpenFile):
     def release(self) -> None:
         """Close: the peer reads what is left and then the end."""
         peer, self.peer = self.peer, None
-        if peer is not None and peer.peer is self:
+        self._dead = True
+        if self.kind != SOCK_DGRAM and peer is not None and peer.peer is self:
             peer.peer = None
             peer._hung_up = peer._write_closed = True
             peer._wakeups += 1
-        self._hung_up = True
         for message in self._queue:
             for file in message.files:
                 file.put()

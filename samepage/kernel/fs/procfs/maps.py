@@ -42,7 +42,7 @@ def header_line(
         f"{os.major(dev):02x}:{os.minor(dev):02x} {ino} "
     )
     if name:
-        text = text.ljust(NAME_COLUMN) + name.replace("\n", "\\012")
+        text = text.ljust(NAME_COLUMN) + " " + name.replace("\n", "\\012")
     return text + "\n"
 
 

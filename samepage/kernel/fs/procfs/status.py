@@ -239,5 +239,5 @@ def limits(process: ProcessView) -> str:
     for number, name, unit in LIMITS:
         pair = process.limits.get(number, (INFINITY, INFINITY))
         soft, hard = ("unlimited" if value in (INFINITY, -1) else str(value) for value in pair)
-        lines.append(f"{name:<25} {soft:<20} {hard:<20} {unit:<10}\n")
+        lines.append(f"{name:<25} {soft:<20} {hard:<20} " + (f"{unit:<10}\n" if unit else "\n"))
     return "".join(lines)
