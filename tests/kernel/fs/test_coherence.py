@@ -63,7 +63,7 @@ def test_random_changes_leave_what_a_bytearray_has(tmp_path_factory, fresh):
         st.tuples(st.just("punch"), places, st.integers(1, 3 * PAGE_SIZE)),
     )
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(st.lists(steps, max_size=12))
     def check(steps):
         vfs = boot(root)

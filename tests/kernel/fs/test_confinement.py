@@ -71,7 +71,7 @@ def supported():
 
 
 @pytest.mark.usefixtures("supported")
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TREES, st.lists(PATHS, min_size=1, max_size=12))
 def test_every_path_leads_where_the_live_kernel_says(entries, paths):
     place = pathlib.Path(tempfile.mkdtemp(prefix="samepage-root-"))

@@ -29,7 +29,7 @@ def real(fd, command, kind, start, length):
         return errno.errorcode[error.errno]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(STEPS, max_size=20))
 def test_record_locks_agree_with_those_of_the_host(steps):
     with tempfile.NamedTemporaryFile() as temporary:

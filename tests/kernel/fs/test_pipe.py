@@ -27,7 +27,7 @@ def outcome(call, *arguments):
         return errno.errorcode[error.errno]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["read", "write", "write", "resize"]), SIZES), max_size=40)
 )

@@ -52,7 +52,7 @@ def sockfs(vfs):
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
 def test_pairs_agree_with_those_of_the_host(sockfs, kind):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(st.lists(STEPS, max_size=20))
     def check(steps):
         with contextlib.ExitStack() as stack:
