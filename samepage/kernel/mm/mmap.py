@@ -27,7 +27,6 @@ from samepage.kernel.mm.vma import (
     LOCKED_MASK,
     MAY_FLAGS,
     SPECIAL_FLAGS,
-    STACK_FLAGS,
     Vma,
     VmFlags,
 )
@@ -228,29 +227,6 @@ def mmap_region(mm: AddressSpace, vma: Vma) -> Vma:
 
 def _pages_inside(vmas: list[Vma], start: int, end: int) -> int:
     return sum(min(vma.end, end) - max(vma.start, start) for vma in vmas) >> PAGE_SHIFT
-
-
-def install_special_mapping(
-    mm: AddressSpace, address: int, length: int, flags: int, name: str
-) -> Vma:
-    """Map pages of the kernel's own, which `mm.special_pages` holds, under `name`:
-    `[vdso]`, `[vvar]` (`_install_special_mapping`). `flags` are `VmFlags`; those of
-    `[vvar]` contain PFNMAP and IO. Raises `SysError(ENOMEM)`."""
-    vma = Vma(address, address + length, flags | mm.default_flags | VmFlags.DONTEXPAND)
-    vma.special = name
-    vma.flags &= ~LOCKED_MASK
-    if mm.vmas.overlapping(address, address + length):
-        raise SysError(errno.ENOMEM)
-    mm.vmas.insert(vma)
-    return vma
-
-
-def insert_stack(mm: AddressSpace, start: int, end: int, *, executable: bool = False) -> Vma:
-    """Make the stack's VMA, as exec does (`setup_arg_pages`)."""
-    flags = STACK_FLAGS | (VmFlags.EXEC if executable else 0) | mm.default_flags
-    vma = Vma(start, end, flags, pgoff=start >> PAGE_SHIFT)
-    mm.vmas.insert(vma)
-    return vma
 
 
 def do_munmap(mm: AddressSpace, address: int, length: int) -> None:

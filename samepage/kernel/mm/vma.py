@@ -68,8 +68,6 @@ SPECIAL_FLAGS = VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.PFNMAP | VmFlags.MIXED
 """`VM_SPECIAL`: such a VMA is neither merged nor locked."""
 DATA_FLAGS = VmFlags.READ | VmFlags.WRITE | MAY_FLAGS
 """`VM_DATA_DEFAULT_FLAGS`: the rights of heap and stack."""
-STACK_FLAGS = DATA_FLAGS | VmFlags.GROWSDOWN | VmFlags.ACCOUNT
-"""`VM_STACK_FLAGS`."""
 
 
 def flag_names(flags: int) -> list[str]:
