@@ -96,7 +96,7 @@ class Cpu:
         self._root = 0
         self._stop: CpuStop | None = None
         self.stopped_early = False
-        """The last run ended only so that stale translations can be dropped."""
+        """The last run ended only so that the kernel can look after something."""
         self.tlb_fills = 0
         self._running = False
         self._stale_tlb = True
@@ -143,9 +143,7 @@ class Cpu:
         """
         if pfn in self.code_frames:
             self._stale_code = True
-            if self._running:
-                self.stopped_early = True
-                self._engine.stop()
+            self.pause()
 
     def save(self) -> Context:
         """All registers, for `restore`."""
@@ -170,6 +168,16 @@ class Cpu:
         """Undo `add_breakpoint`."""
         self._engine.remove_hook(self._breakpoints.pop(address))
         self._stale_code = True
+
+    def pause(self) -> None:
+        """From within a page fault: make `run` return once the fault is resolved.
+
+        The instruction at fault has not been executed then; it is when `run` is called
+        again. (Only to ask Unicorn to stop would let it execute the instruction, and
+        others, and yet come back with this one's address, so that it is executed twice.)
+        """
+        if self._running:
+            self.stopped_early = True
 
     def stop(self) -> None:
         """Make `run` return soon; may be called from another thread."""
@@ -228,7 +236,12 @@ class Cpu:
         access = _ACCESS[kind]
         self.tlb_fills += 1
         while not self._translate(address, access, entry):
-            if address >= ADDRESS_LIMIT or not self._on_page_fault(address, access):
+            resolved = address < ADDRESS_LIMIT and self._on_page_fault(address, access)
+            if resolved and self.stopped_early:
+                self._stop = CpuStop(Stop.BUDGET)
+                self._engine.stop()
+                return False
+            if not resolved:
                 self._stop = CpuStop(Stop.PAGE_FAULT, address=address, access=access)
                 self._engine.stop()
                 return False

@@ -67,6 +67,7 @@ def _load() -> ctypes.CDLL:
     lib.uc_reg_read_batch.argtypes = (c_void_p, c_void_p, c_void_p, c_int)
     lib.uc_context_alloc.argtypes = (c_void_p, POINTER(c_void_p))
     lib.uc_context_save.argtypes = lib.uc_context_restore.argtypes = (c_void_p, c_void_p)
+    lib.uc_context_reg_read.argtypes = (c_void_p, c_int, c_void_p)
     lib.uc_context_reg_write.argtypes = (c_void_p, c_int, c_void_p)
     lib.uc_context_free.argtypes = (c_void_p,)
     return lib
@@ -91,6 +92,12 @@ class Context:
     def __del__(self) -> None:
         if self.handle:
             self._free(self.handle)
+
+    def read(self, register: int) -> int:
+        """A general register of the saved set."""
+        value = c_uint64()
+        _check(_lib.uc_context_reg_read(self.handle, register, byref(value)))
+        return value.value
 
     def write(self, register: int, value: int) -> None:
         """Change a general register in the saved set."""

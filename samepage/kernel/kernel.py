@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import GeneratorType
+from typing import Any
 
 from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
 from samepage.hardware.paging import Access
-from samepage.hardware.ram import PAGE_SIZE, Ram
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
 from samepage.kernel.clock import Clock
 from samepage.kernel.errors import SysError
@@ -97,12 +98,28 @@ class KernelConfig:
 
 
 @dataclass(slots=True, frozen=True)
+class CodePlace:
+    """Where in which file an instruction is: `file` is the inode, `offset` in bytes."""
+
+    file: Any
+    path: str
+    offset: int
+
+
+@dataclass(slots=True, frozen=True)
 class TimelineEvent:
-    """One event of the memory's history. `ip` is the instruction at which it happened."""
+    """One event of the memory's history.
+
+    `ip` is the instruction at which it happened, 0 if no program's instruction led to it.
+    `code` and `file` say what was mapped at `ip` and at the event's address: what it was
+    then, for the mapping may be gone, or another one, when somebody asks.
+    """
 
     pid: int
     event: Event
     ip: int
+    code: CodePlace | None = None
+    file: Any = None
 
 
 class Kernel:
@@ -164,9 +181,28 @@ class Kernel:
         return AddressSpace(self.frames, self.cache, self.cpu.flush_tlb, emit)
 
     def _record(self, event: Event) -> None:
-        if self.timeline is not None:
-            pid = self.acting.pid if self.acting else 0
-            self.timeline.append(TimelineEvent(pid, event, self.cpu.pc))
+        if self.timeline is None:
+            return
+        process = self.acting
+        if process is None:
+            self.timeline.append(TimelineEvent(0, event, 0))
+            return
+        vmas, current = process.mm.vmas, self.scheduler.current
+        ip, code = 0, None
+        if current is not None and current.process is process:
+            ip = self.cpu.pc
+            vma = vmas.find(ip)
+            if vma is not None and vma.file is not None:
+                offset = ip - vma.start + (vma.pgoff << PAGE_SHIFT)
+                code = CodePlace(vma.file, vma.path, offset)
+        vma = vmas.find(event.address)
+        # execve fills an address space that is not yet the process's: compare the names.
+        known = vma is not None and event.file and vma.path == event.file
+        record = TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
+        self.timeline.append(record)
+        if process.hold_on is not None and process.hold_on(record):
+            process.held = True
+            self.cpu.pause()
 
     def apply_limits(self, process: Process, mm: AddressSpace) -> None:
         """Tell an address space the limits of the process that has it."""
@@ -247,6 +283,8 @@ class Kernel:
             self.cpu.write(Reg.RIP, entry)
             self.cpu.write(Reg.RSP, sp)
         else:
+            if self.scheduler.current is not None:
+                self.scheduler.current.registers = self.cpu.save()
             self.cpu.restore(self._blank_registers)
             task.registers = self.cpu.save()
             task.registers.write(Reg.RIP, entry)
@@ -379,8 +417,8 @@ class Kernel:
         signals.force_signal(task, SigInfo(signal, code, address=self.cpu.pc))
 
     def _enter_breakpoint(self, task: Task, address: int) -> None:
-        if address == task.process.hold_at:
-            task.process.held = task.process.reached_entry = True
+        if address in task.process.hold_at:
+            task.process.held = True
 
     # --- memory and time ---
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from samepage.errors import SamepageError
 from samepage.hardware.paging import Access, Pte
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import FaultCounts, vma_name
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
@@ -134,6 +135,16 @@ class Guest:
     def exit_code(self) -> int | None:
         """As a shell has it: 128 + signal if one killed it; None while it can still run."""
         return self.process.exit_code
+
+    @property
+    def pc(self) -> int:
+        """The address of the next instruction of its first thread; 0 if it has exited."""
+        if not self.process.threads:
+            return 0
+        kernel, task = self.machine.kernel, self.process.leader
+        if kernel.scheduler.current is task:
+            return kernel.cpu.pc
+        return int(task.registers.read(Reg.RIP))
 
     @property
     def stdout(self) -> bytes:

@@ -11,8 +11,8 @@ import re
 import resource
 import stat
 import time
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from samepage.errors import SamepageError
@@ -23,7 +23,7 @@ from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
+from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached, TimelineEvent
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.frames import FrameKind, OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
@@ -55,6 +55,10 @@ class StopAt(enum.Enum):
     """At the first instruction of `main`: constructors have run."""
     EXIT = "exit"
     """When it has called `exit_group`, before anything is given back."""
+
+
+Until = StopAt | Collection[int] | Callable[[TimelineEvent], bool]
+"""Where `Machine.run` stops a program; it says what each means."""
 
 
 class Machine:
@@ -203,32 +207,48 @@ class Machine:
         text = name.decode(errors="backslashreplace")
         raise SamepageError(f"{text}: command not found", _NOT_FOUND)
 
-    def run(self, guest: Guest, until: StopAt = StopAt.EXIT) -> int | None:
+    def run(self, guest: Guest, until: Until = StopAt.EXIT) -> int | None:
         """Run `guest` (and what it forks) until it exits or reaches `until`; return its
         exit code, None if it was stopped before. A stopped guest goes on when `run` is
         called again.
 
-        Raises `SamepageError` if a limit was reached, or the programs wait for each other
-        for ever.
+        `until` is a `StopAt`, or addresses of instructions (it stops before the first of
+        them that it comes to), or a function that is asked at each event of the timeline:
+        if it answers True, the guest stops when that fault or system call is done, and
+        before any further one.
+
+        Raises `SamepageError` if a limit was reached, if the programs wait for each other
+        for ever, or for a function if the machine was booted without `timeline`.
         """
         process = guest.process
         process.held = False
         if until is StopAt.EXIT:
-            self._run_to(guest, 0)
-        else:
+            self._run_to(guest)
+        elif isinstance(until, StopAt):
             if not process.reached_entry:
-                self._run_to(guest, self._entry(process))
+                self._run_to(guest, [self._entry(process)])
+                process.reached_entry = process.held
             if until is StopAt.MAIN and guest.exit_code is None:
                 main = self._find_main(guest)
                 process.held = False
-                self._run_to(guest, main)
+                self._run_to(guest, [main])
+        elif isinstance(until, Collection):
+            self._run_to(guest, until)
+        else:
+            if self.kernel.timeline is None:
+                raise SamepageError("to stop at an event, boot the machine with timeline=True")
+            process.hold_on = until
+            try:
+                self._run_to(guest)
+            finally:
+                process.hold_on = None
         return guest.exit_code
 
-    def _run_to(self, guest: Guest, address: int) -> None:
-        """Run to the exit, or until the instruction at `address` (0: none) is reached."""
+    def _run_to(self, guest: Guest, addresses: Collection[int] = ()) -> None:
+        """Run until the guest exits, or is held: before an instruction at `addresses`."""
         kernel, process = self.kernel, guest.process
-        if address:
-            process.hold_at = address
+        process.hold_at = frozenset(addresses)
+        for address in process.hold_at:
             kernel.cpu.add_breakpoint(address)
         try:
             with watch(kernel, self.timeout):
@@ -239,9 +259,9 @@ class Machine:
         except Deadlock as deadlock:
             raise SamepageError(f"{_name(guest)}: {deadlock}", TIMED_OUT) from None
         finally:
-            if address:
+            for address in process.hold_at:
                 kernel.cpu.remove_breakpoint(address)
-                process.hold_at = 0
+            process.hold_at = frozenset()
 
     def _find_main(self, guest: Guest) -> int:
         """Step from the entry point up to the call of `__libc_start_main`, whose first

@@ -17,6 +17,7 @@ from samepage.kernel.mm.vma import Vma
 from samepage.kernel.process.task import Process
 from samepage.model.guest import permissions
 from samepage.model.machine import Machine
+from samepage.model.symbols import Symbols
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.schema import FrameFlags, FrameKind, PageFlags
 from samepage.snapshot.tables import Snapshot
@@ -128,13 +129,13 @@ def _add_frames(builder: SnapshotBuilder, machine: Machine, numbers: set[int]) -
 
 
 def _add_events(builder: SnapshotBuilder, machine: Machine) -> None:
-    files: dict[str, int] = {}
-    for guest in machine.guests:
-        for vma in guest.process.mm.vmas:
-            if vma.file is not None:
-                files[vma.path] = _file_number(builder, vma)
+    resolve = Symbols(machine.kernel).function
     for order, record in enumerate(machine.kernel.timeline or ()):
-        event = record.event
+        event, file = record.event, -1
+        if record.file is not None:
+            path = event.file.removesuffix(" (deleted)")
+            file = builder.add_file(record.file.dev, record.file.ino, path, size=record.file.size)
+        place = resolve(record.code) if record.code is not None else None
         builder.add_event(
             order,
             record.pid,
@@ -142,8 +143,9 @@ def _add_events(builder: SnapshotBuilder, machine: Machine) -> None:
             address=event.address,
             pages=event.count,
             frame=event.frame,
-            file=files.get(event.file, -1),
+            file=file,
             index=event.index if event.file else -1,
             cached=event.cached if event.file else None,
             ip=record.ip,
+            symbol=place.name if place is not None else None,
         )

@@ -10,7 +10,7 @@ into it when a signal comes.
 """
 
 import enum
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +134,11 @@ class Process:
     held: bool = False
     """Stopped by the machine, before it has exited; it does not run until released."""
     reached_entry: bool = False
-    """It was held once: its own first instruction is next, or behind."""
-    hold_at: int = 0
-    """The address at which the machine is to stop it, 0 for none."""
+    """Its own first instruction is next, or behind: the interpreter has done its work."""
+    hold_at: frozenset[int] = frozenset()
+    """The addresses at which the machine is to stop it."""
+    hold_on: Callable[[Any], bool] | None = None
+    """Asked at each event of the timeline whether the machine is to stop it there."""
     frozen: bool = False
     """It has exited, but its memory is kept as the last instruction left it."""
     faults_before: FaultCounts = field(default_factory=FaultCounts)
