@@ -90,11 +90,6 @@ class Directory(DirectoryBase):
         """What the host says, 4096 for a new one."""
         return self.host_size
 
-    @property
-    def blocks(self) -> int:
-        """What the host says, one page for a new one."""
-        return self.host_blocks
-
     def lookup(self, name: bytes) -> Inode | None:
         """The inode of an entry, None if there is none."""
         if name in self.names:

@@ -115,14 +115,12 @@ class HostFs:
         if stat.S_ISDIR(mode):
             lower = None if hidden else HostDirectory(self, path, found.st_dev, found.st_ino)
             directory = Directory(sb, mode, lower)
-            directory.host_size, directory.host_blocks = found.st_size, found.st_blocks
+            directory.host_size = found.st_size
             return directory
         if stat.S_ISREG(mode):
             size = 0 if hidden else found.st_size
             mapping = HostMapping(self._files, found.st_dev, found.st_ino, size, path)
-            regular = Regular(sb, mode, mapping)
-            regular.host_blocks = found.st_blocks
-            return regular
+            return Regular(sb, mode, mapping)
         if stat.S_ISLNK(mode):
             return Symlink(sb, os.readlink(path))
         if stat.S_ISFIFO(mode):

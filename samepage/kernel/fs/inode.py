@@ -70,6 +70,7 @@ class Inode:
         self.atime = self.mtime = self.ctime = sb.clock()
         self.btime: int | None = self.atime
         self.host: bytes | None = None
+        self.host_blocks = 0
         self.xattrs: dict[bytes, bytes] | None = None
         self.locks: FileLocks | None = None
 
@@ -80,8 +81,8 @@ class Inode:
 
     @property
     def blocks(self) -> int:
-        """Allocated blocks of 512 bytes."""
-        return 0
+        """Allocated blocks of 512 bytes; a host file's as the host tells them."""
+        return self.host_blocks
 
     @property
     def is_dir(self) -> bool:
@@ -120,7 +121,7 @@ class Inode:
         self.uid, self.gid = host.st_uid, host.st_gid
         self.atime, self.mtime, self.ctime = host.st_atime_ns, host.st_mtime_ns, host.st_ctime_ns
         self.btime = ASK_HOST
-        self.blksize = host.st_blksize
+        self.blksize, self.host_blocks = host.st_blksize, host.st_blocks
         self.host = path
 
     def remove_privileges(self) -> None:

@@ -136,13 +136,18 @@ class Fifo(Inode):
         self.pipe = Pipe()
 
     def open(self, path: Path, flags: int) -> OpenFile:
-        """Open an end, or both (`fifo_open`). The file says by `opening` whether it must
-        wait for the other end. Raises `SysError(ENXIO)` for O_WRONLY | O_NONBLOCK without
-        a reader."""
+        """Open an end, or both (`fifo_open`).
+
+        A FIFO's file says by `opening` whether it must wait for the other end; a pipe
+        without a name, opened by /proc/PID/fd, never waits. Raises `SysError(ENXIO)` for
+        O_WRONLY | O_NONBLOCK on a FIFO without a reader.
+        """
         access = flags & os.O_ACCMODE
-        if access == os.O_WRONLY and flags & os.O_NONBLOCK and not self.pipe.readers:
+        named = self.sb.type_name != "pipefs"
+        nonblocking = flags & os.O_NONBLOCK
+        if named and access == os.O_WRONLY and nonblocking and not self.pipe.readers:
             raise SysError(errno.ENXIO)
-        return PipeFile(path, flags)
+        return PipeFile(path, flags, waits=named and not nonblocking)
 
 
 class PipeFile(OpenFile):
@@ -151,7 +156,7 @@ class PipeFile(OpenFile):
     seekable = False
     inode: Fifo
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, *, waits: bool = False) -> None:
         super().__init__(path, flags)
         self.pipe = self.inode.pipe
         if self.readable:
@@ -162,9 +167,7 @@ class PipeFile(OpenFile):
             self.pipe.writes_opened += 1
         self._reads_seen = self.pipe.reads_opened
         self._writes_seen = self.pipe.writes_opened
-        self._waits = not flags & os.O_NONBLOCK and not (
-            self.pipe.writers if self.readable else self.pipe.readers
-        )
+        self._waits = waits and not (self.pipe.writers if self.readable else self.pipe.readers)
 
     @property
     def opening(self) -> bool:
@@ -226,6 +229,4 @@ def make_pipe(sb: Superblock, flags: int) -> tuple[PipeFile, PipeFile]:
     inode = Fifo(sb, 0o600)
     path = Path(inode, b"pipe:[%d]" % inode.ino, mount_id=0)
     status = flags & os.O_NONBLOCK
-    reader, writer = PipeFile(path, os.O_RDONLY | status), PipeFile(path, os.O_WRONLY | status)
-    reader._waits = writer._waits = False
-    return reader, writer
+    return PipeFile(path, os.O_RDONLY | status), PipeFile(path, os.O_WRONLY | status)

@@ -47,7 +47,6 @@ class Regular(Inode):
         self.executing = 0
         self.opened = 0
         """How many open files there are."""
-        self.host_blocks = 0
 
     def _new_mapping(self) -> MemoryMapping:
         if self.sb.type_name == "tmpfs":
