@@ -67,6 +67,8 @@ class ElfFile:
         ident = bytes(buffer[:_IDENT])
         if ident[:4] != ELF_MAGIC:
             raise self.error("not an ELF file")
+        if len(ident) < _IDENT:
+            raise self.error("truncated ELF header")
         if ident[4:5] not in (b"\1", b"\2"):
             raise self.error("unknown ELF class")
         if ident[5:6] != b"\1":

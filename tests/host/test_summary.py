@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from live_processes import group_members, needs_frames
 
-from samepage.analysis.groups import by_container, by_user, group_use
+from samepage.analysis.groups import Groups, by_container, by_user
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.host.capture import read_system
@@ -62,7 +62,7 @@ def test_both_say_the_same_of_groups_and_lost_sharing() -> None:
         (summary.groups(lambda process: process.container), by_container),
     ):
         theirs = {
-            use.name: (use.rss, use.frames, use.own_frames) for use in group_use(sharing, key)
+            use.name: (use.rss, use.frames, use.own_frames) for use in Groups(sharing).by(key)
         }
         assert {row.name: (row.rss, row.frames, row.own) for row in groups} == theirs
     assert [(lost.frames, lost.saved) for lost in summary.lost] == [
