@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "live": "Show what the processes of the running system share.",
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
+    "link": "Show what ld.so does with a program: search, order, bindings, relocations.",
     "report": "Print a snapshot that was saved.",
     "diff": "Compare two snapshots.",
 }

@@ -19,7 +19,7 @@ from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.object import STB_LOCAL, STB_WEAK, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED
 from samepage.elf.strings import NamePool
 from samepage.linker.errors import LinkError
-from samepage.linker.lookup import Definitions, UniqueSymbols, look_up
+from samepage.linker.lookup import Definitions, ScopeTable, UniqueSymbols, look_up
 from samepage.linker.maps import LinkMap
 from samepage.linker.query import (
     Query,
@@ -83,6 +83,10 @@ class Binding:
     """"normal" or "protected", as LD_DEBUG=bindings says."""
     weak: bool
     relocation: TypeClass
+    reason: str
+    """Why this definition and not another."""
+    interposed: tuple[LinkMap, ...] = ()
+    """Objects further down the search list that define the symbol, too."""
 
 
 def read_entries(link: LinkMap) -> tuple[Entries, References]:
@@ -138,6 +142,7 @@ class Binder:
         self._maps = maps
         self.versions = VersionNumbers()
         self._unique = UniqueSymbols()
+        self._tables: dict[int, ScopeTable] = {}
 
     def bind(self, links: list[LinkMap], references: dict[LinkMap, References]) -> None:
         """Bind all references of `links`, in place.
@@ -215,7 +220,13 @@ class Binder:
         self, query: Query, which: I64, scopes: list[list[LinkMap]], found: Definitions
     ) -> None:
         for scope in scopes:
-            which = look_up(query, which, scope, self.versions, found)
+            which = look_up(query, which, self._table(scope), self.versions, found)
+
+    def _table(self, scope: list[LinkMap]) -> ScopeTable:
+        table = self._tables.get(id(scope))
+        if table is None or len(table.scope) != len(scope):
+            table = self._tables[id(scope)] = ScopeTable(scope)
+        return table
 
     def _keep_protected(
         self, query: Query, scopes: list[list[LinkMap]], found: Definitions
@@ -287,24 +298,59 @@ class Binder:
     def explain(self, link: LinkMap, refs: References) -> Iterator[Binding]:
         """The bindings of an object that were looked up, one by one, in table order."""
         which = np.flatnonzero(refs.looked_up)
+        if not len(which):
+            return
+        query = make_query(link, refs.symbols[which], refs.classes[which], self.versions)
         records = link.object.symbols[refs.symbols[which]]
-        names = link.object.strings.pool(records["st_name"]).names()
-        versym = link.object.versions.symbols
-        numbers = np.zeros(len(which), np.int32)
-        if versym is not None:
-            numbers = self.versions.of(link).numbers[versym[refs.symbols[which]] & 0x7FFF]
+        names = query.names.names()
+        others = self._all_definers(query, link.scopes)
         for position, reference in enumerate(which.tolist()):
             definer = int(refs.definer[reference])
+            found = self._maps[definer] if definer >= 0 else None
             record = records[position]
+            protected = bool(record["st_other"] & 3 == STV_PROTECTED)
+            weak = bool(record["st_info"] >> 4 == STB_WEAK)
             yield Binding(
                 symbol=names[position],
-                version=self.versions.names[int(numbers[position])],
+                version=self.versions.names[int(query.version[position])],
                 user=link,
-                definer=self._maps[definer] if definer >= 0 else None,
-                kind="protected" if record["st_other"] & 3 == STV_PROTECTED else "normal",
-                weak=bool(record["st_info"] >> 4 == STB_WEAK),
+                definer=found,
+                kind="protected" if protected else "normal",
+                weak=weak,
                 relocation=TypeClass(int(refs.classes[reference])),
+                reason=self._reason(link, found, others[position], protected, weak),
+                interposed=tuple(other for other in others[position] if other is not found),
             )
+
+    def _all_definers(self, query: Query, scopes: list[list[LinkMap]]) -> list[list[LinkMap]]:
+        """For each reference, all objects whose definition it would accept, in order."""
+        result: list[list[LinkMap]] = [[] for _ in range(len(query))]
+        for link in dict.fromkeys(link for scope in scopes for link in scope):
+            found = Definitions.none(len(query))
+            look_up(query, np.arange(len(query)), ScopeTable([link]), self.versions, found)
+            for position in np.flatnonzero(found.link >= 0).tolist():
+                result[position].append(link)
+        return result
+
+    def _reason(
+        self,
+        link: LinkMap,
+        found: LinkMap | None,
+        definers: list[LinkMap],
+        protected: bool,
+        weak: bool,
+    ) -> str:
+        if found is None:
+            return "undefined, and weak: 0" if weak else "undefined"
+        if protected and found is link:
+            return "protected: stays in its object"
+        if definers and found is not definers[0]:
+            return "unique: the first definition that any object was bound to"
+        if found is link and len(link.scopes) > 1:
+            return "symbolic: the object searches itself first"
+        if len(definers) > 1:
+            return f"first of {len(definers)} definitions in the search list"
+        return "the only definition in the search list"
 
 
 def _by_link(maps: list[LinkMap], indices: I64) -> Iterator[tuple[LinkMap, I64]]:

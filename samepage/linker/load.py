@@ -35,6 +35,8 @@ class Loader:
         self.config = config
         self.search = Search(memory, config)
         self.maps: list[LinkMap] = []
+        self.by_name: dict[str, LinkMap] = {}
+        """Paths, requested names and sonames; of equal sonames the first one counts."""
         self.program: LinkMap | None = None
         self.interpreter: LinkMap | None = None
         self.warnings: list[str] = []
@@ -57,7 +59,6 @@ class Loader:
             if program.object.interpreter:
                 raise
             return program  # a library may be linked on a system without glibc
-        interpreter.names.add(interpreter.object.soname or name)
         interpreter.identity = None  # `_dl_rtld_map` has none: found by name only
         self.interpreter = interpreter
         return program
@@ -97,20 +98,17 @@ class Loader:
 
         Raises `LinkError` if there is no such library, `ElfError` if it is a broken one.
         """
-        for link in self.maps:
-            if link.answers_to(name):
-                return link
-            if link.object.soname == name:
-                link.names.add(name)
-                return link
+        known = self.by_name.get(name)
+        if known is not None:
+            return known
         file = self.search.find(name, loader, self.program)
         for link in self.maps:
             if link.identity == file.identity:
                 self.memory.close(file)
-                link.names.add(name)
+                self.by_name[name] = link
                 return link
         link = self._map(file, file.path, kind, loader)
-        link.names.add(name)
+        self.by_name[name] = link
         link.requested = name
         return link
 
@@ -131,6 +129,9 @@ class Loader:
             self.memory.close(file)
         link.index = len(self.maps)
         self.maps.append(link)
+        self.by_name.setdefault(name, link)
+        if link.object.soname is not None:
+            self.by_name.setdefault(link.object.soname, link)
         return link
 
     def load_dependencies(

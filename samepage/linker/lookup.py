@@ -1,9 +1,16 @@
 """Symbol lookup: each reference through the objects of a scope, all references at once.
 
-The outer loop goes over the objects of the scope, in order; the references that have
-found no definition yet are looked up in one object together. That is the same result as
-ld.so's, which goes through the scope for each reference, and its cost is that of the
-tables: per object a Bloom filter over an array, and short walks for the few that pass.
+ld.so takes each reference through the scope, object by object: a Bloom filter, a bucket,
+a chain of hashes, and for an equal hash the comparison of name and version. Here the
+question is turned round. The chains of DT_GNU_HASH are the hashes of all definitions, so
+those of all objects of a scope are joined with the hashes of all references in one step
+(`ScopeTable`): what comes out are the few pairs of equal hashes. They are looked at
+object by object in the order of the scope, and the first definition of a reference wins.
+That is the same result, in time that grows with the number of references plus that of
+definitions, not with their product; and a chain that never ends has no power.
+
+For it to be the same, a pair counts only if ld.so would come to it: if the Bloom filter
+lets the name pass, and the entry lies in the chain of the name's bucket (`_reachable`).
 
 What makes a symbol of the right name a definition is `check_match`'s business in glibc
 and `_matches` here: it has a value, it is not merely another object's PLT entry, its type
@@ -22,6 +29,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from samepage.elf.hashes import GnuHash, SysvHash
 from samepage.elf.layout import I64, U32, Bools
 from samepage.elf.object import (
     SHN_ABS,
@@ -30,8 +38,6 @@ from samepage.elf.object import (
     STB_GNU_UNIQUE,
     STB_WEAK,
     STT_TLS,
-    STV_HIDDEN,
-    STV_INTERNAL,
 )
 from samepage.elf.versions import HIDDEN, INDEX_MASK
 from samepage.linker.maps import LinkMap, MapKind
@@ -39,6 +45,9 @@ from samepage.linker.query import Query, TypeClass, VersionNumbers
 
 _DEFINING_TYPES = np.zeros(16, np.bool_)
 _DEFINING_TYPES[[0, 1, 2, 5, 6, 10]] = True  # NOTYPE OBJECT FUNC COMMON TLS GNU_IFUNC
+_BINDING_KINDS = np.zeros(16, np.bool_)
+_BINDING_KINDS[[STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE]] = True
+_VISIBLE = np.array([True, False, False, True])  # DEFAULT INTERNAL HIDDEN PROTECTED
 
 MAX_CHAIN = 1 << 16
 """Entries of one hash chain that are looked at; real tables have a handful."""
@@ -87,141 +96,144 @@ class UniqueSymbols:
         return entry
 
 
+class ScopeTable:
+    """The hashes of everything that the objects of a scope define, as one column.
+
+    `keys` has the chain entries of all DT_GNU_HASH tables of the scope with the lowest
+    bit set (in a table that bit is "last of the chain"), object after object;
+    `starts[i]` is where object i's begin.
+    """
+
+    def __init__(self, scope: list[LinkMap]) -> None:
+        self.scope = scope
+        tables = [link.object.gnu_hash for link in scope]
+        chains = [table.chains if table else np.empty(0, np.uint32) for table in tables]
+        self.starts = np.cumsum([0] + [len(chain) for chain in chains])
+        self.keys: U32 = np.concatenate(chains) | np.uint32(1)
+
+    def candidates(self, hashes: U32) -> tuple[I64, I64]:
+        """Pairs (place in `keys`, place in `hashes`) that are equal but for the lowest bit,
+        by ascending place in `keys`.
+        """
+        wanted = hashes | np.uint32(1)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        # Most definitions are wanted by nobody: a bitmap of 16 hash bits drops them.
+        present = np.zeros(1 << 16, np.bool_)
+        present[ordered >> np.uint32(16)] = True
+        places = np.flatnonzero(present[self.keys >> np.uint32(16)])
+        keys = self.keys[places]
+        first = np.searchsorted(ordered, keys, "left")
+        counts = np.searchsorted(ordered, keys, "right") - first
+        places, first, counts = (column[counts > 0] for column in (places, first, counts))
+        ends = np.cumsum(counts)
+        step = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+        return np.repeat(places, counts), order[np.repeat(first, counts) + step]
+
+
 def look_up(
-    query: Query,
-    which: I64,
-    scope: list[LinkMap],
-    versions: VersionNumbers,
-    found: Definitions,
+    query: Query, which: I64, table: ScopeTable, versions: VersionNumbers, found: Definitions
 ) -> I64:
     """Look up the references `which` of `query` through a scope; fill in `found`.
 
     Returns the references that have no definition there.
     """
-    active = which
-    for link in scope:
-        if not len(active):
-            break
-        wanted = active
-        if link.kind == MapKind.EXECUTABLE:
-            wanted = active[(query.classes[active] & TypeClass.COPY) == 0]
-        hits, symbols = _look_up_in(link, query, wanted, versions)
-        if not len(hits):
+    if not len(which):
+        return which
+    places, references = table.candidates(query.hashes[which])
+    references = which[references]
+    bounds = np.searchsorted(places, table.starts)
+    for index, link in enumerate(table.scope):
+        if link.object.gnu_hash is not None:
+            start, end = bounds[index], bounds[index + 1]
+            if start == end:
+                continue
+            wanted = references[start:end]
+            positions = places[start:end] - table.starts[index]
+            open_ = found.link[wanted] < 0
+            wanted, positions = wanted[open_], positions[open_]
+            candidates = _reachable(link.object.gnu_hash, query, wanted, positions)
+        elif link.object.sysv_hash is not None:
+            wanted = which[found.link[which] < 0]
+            candidates = _walk(link.object.sysv_hash, query, wanted)
+        else:
             continue
-        records = link.object.symbols[symbols]
-        bind = records["st_info"] >> 4
-        visibility = records["st_other"] & 3
-        usable = (bind == STB_GLOBAL) | (bind == STB_WEAK) | (bind == STB_GNU_UNIQUE)
-        usable &= (visibility != STV_HIDDEN) & (visibility != STV_INTERNAL)
-        if not usable.all():
-            hits, symbols, bind = hits[usable], symbols[usable], bind[usable]
-        found.link[hits] = link.index
-        found.symbol[hits] = symbols
-        found.unique[hits] = bind == STB_GNU_UNIQUE
-        active = active[found.link[active] < 0]
-    return active
+        _take(link, query, *candidates, versions, found)
+    return which[found.link[which] < 0]
 
 
-def _look_up_in(
-    link: LinkMap, query: Query, wanted: I64, versions: VersionNumbers
-) -> tuple[I64, I64]:
-    """The references that have a definition of their name in one object, and its index."""
-    if link.object.gnu_hash is not None:
-        return _walk_gnu(link, query, wanted, versions)
-    if link.object.sysv_hash is not None:
-        return _walk_sysv(link, query, wanted, versions)
-    return wanted[:0], wanted[:0]
-
-
-def _walk_gnu(
-    link: LinkMap, query: Query, wanted: I64, versions: VersionNumbers
-) -> tuple[I64, I64]:
-    table = link.object.gnu_hash
-    assert table is not None
-    if not len(table.buckets):
-        return wanted[:0], wanted[:0]
+def _reachable(table: GnuHash, query: Query, wanted: I64, positions: I64) -> tuple[I64, I64]:
+    """Of the entries at `positions` of a table's chains, those that a lookup comes to:
+    the Bloom filter lets the name pass, and the entry is in the chain of its bucket.
+    """
     hashes = query.hashes[wanted]
-    passed = table.may_define(hashes)
-    wanted, hashes = wanted[passed], hashes[passed]
-    first = table.buckets[hashes % np.uint32(len(table.buckets))]
-    filled = first != 0
-    wanted, hashes = wanted[filled], hashes[filled]
-    position = first[filled].astype(np.int64) - table.symoffset
-    walk = _Walk(link, query, versions)
-    for _ in range(MAX_CHAIN):
-        if not len(wanted):
-            break
-        chain = table.chains[position]
-        same = ((chain ^ hashes) >> np.uint32(1)) == 0
-        going = (chain & np.uint32(1)) == 0
-        if same.any():
-            taken = walk.take(wanted[same], position[same] + table.symoffset)
-            going[same] &= ~taken
-        wanted, hashes, position = wanted[going], hashes[going], position[going] + 1
-    return walk.result()
+    first = table.buckets[hashes % np.uint32(len(table.buckets))].astype(np.int64)
+    begin = np.maximum(first - table.symoffset, 0)
+    ends_before = np.zeros(len(table.chains) + 1, np.int32)
+    np.cumsum(table.chains & np.uint32(1), out=ends_before[1:])
+    good = table.may_define(hashes) & (first != 0) & (begin <= positions)
+    good &= ends_before[begin] == ends_before[positions]
+    return wanted[good], positions[good] + table.symoffset
 
 
-def _walk_sysv(
-    link: LinkMap, query: Query, wanted: I64, versions: VersionNumbers
-) -> tuple[I64, I64]:
-    table = link.object.sysv_hash
-    assert table is not None
+def _walk(table: SysvHash, query: Query, wanted: I64) -> tuple[I64, I64]:
+    """All entries of the chains of DT_HASH that lookups of `wanted` come to, in order.
+
+    A chain longer than the number of symbols is a cycle; it ends there.
+    """
     if not len(table.buckets) or not len(wanted):
         return wanted[:0], wanted[:0]
-    hashes: U32 = query.sysv_hashes()[wanted]
+    hashes = query.sysv_hashes()[wanted]
     symbol = table.buckets[hashes % np.uint32(len(table.buckets))].astype(np.int64)
-    walk = _Walk(link, query, versions)
-    # A chain longer than the number of symbols is a cycle; it ends here.
+    found = [(wanted[:0], wanted[:0])]
     for _ in range(min(len(table.chains), MAX_CHAIN)):
         going = symbol != 0
         wanted, symbol = wanted[going], symbol[going]
         if not len(wanted):
             break
-        taken = walk.take(wanted, symbol)
-        wanted, symbol = wanted[~taken], table.chains[symbol[~taken]].astype(np.int64)
-    return walk.result()
+        found.append((wanted, symbol))
+        symbol = table.chains[symbol].astype(np.int64)
+    references, symbols = (np.concatenate(column) for column in zip(*found, strict=True))
+    return references, symbols
 
 
-class _Walk:
-    """What a walk along one object's hash chains has found so far."""
+def _take(
+    link: LinkMap,
+    query: Query,
+    wanted: I64,
+    symbols: I64,
+    versions: VersionNumbers,
+    found: Definitions,
+) -> None:
+    """Take the first candidate of each reference that is a definition for it.
 
-    def __init__(self, link: LinkMap, query: Query, versions: VersionNumbers) -> None:
-        self._link = link
-        self._query = query
-        self._versions = versions
-        self._hits: list[I64] = []
-        self._symbols: list[I64] = []
-        self._only: dict[int, list[int]] = {}
-
-    def take(self, wanted: I64, symbols: I64) -> Bools:
-        """Take those of the candidates that are definitions; tell which."""
-        matches, fallback = _matches(self._link, self._query, wanted, symbols, self._versions)
-        if matches.any():
-            self._hits.append(wanted[matches])
-            self._symbols.append(symbols[matches])
-        for reference, symbol in zip(
-            wanted[fallback].tolist(), symbols[fallback].tolist(), strict=True
-        ):
-            self._only.setdefault(reference, []).append(symbol)
-        return matches
-
-    def result(self) -> tuple[I64, I64]:
-        """References and definitions. Of an unversioned reference's candidates that are
-        all of some version, one is taken if it is the only one.
-        """
-        hits, symbols = list(self._hits), list(self._symbols)
-        if self._only:
-            taken = {index for array in self._hits for index in array.tolist()}
-            lone = [
-                (reference, candidates[0])
-                for reference, candidates in self._only.items()
-                if len(candidates) == 1 and reference not in taken
-            ]
-            hits.append(np.array([reference for reference, _ in lone], np.int64))
-            symbols.append(np.array([symbol for _, symbol in lone], np.int64))
-        if not hits:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        return np.concatenate(hits), np.concatenate(symbols)
+    `wanted` and `symbols` are the candidates in one object, those of a reference in the
+    order of its chain.
+    """
+    if link.kind == MapKind.EXECUTABLE:
+        others = (query.classes[wanted] & TypeClass.COPY) == 0
+        wanted, symbols = wanted[others], symbols[others]
+    if not len(wanted):
+        return
+    matches, versioned_only = _matches(link, query, wanted, symbols, versions)
+    hits, chosen = wanted[matches], symbols[matches]
+    if versioned_only.any():
+        # A reference without version takes a candidate of some version if it is alone.
+        rest = versioned_only & ~np.isin(wanted, hits)
+        lone, first, counts = np.unique(wanted[rest], return_index=True, return_counts=True)
+        hits = np.concatenate([hits, lone[counts == 1]])
+        chosen = np.concatenate([chosen, symbols[rest][first][counts == 1]])
+    records = link.object.symbols[chosen]
+    bind = records["st_info"] >> 4
+    # Assigning in reverse order lets the first of a chain win. One that cannot be used
+    # ends the search in this object all the same.
+    usable = _BINDING_KINDS[bind] & _VISIBLE[records["st_other"] & 3]
+    hits, chosen, unique, usable = (
+        column[::-1] for column in (hits, chosen, bind == STB_GNU_UNIQUE, usable)
+    )
+    found.link[hits] = np.where(usable, link.index, -1)
+    found.symbol[hits] = chosen
+    found.unique[hits] = unique & usable
 
 
 def _matches(

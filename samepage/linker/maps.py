@@ -25,15 +25,14 @@ class LinkMap:
     """One object.
 
     `base` is what is added to the file's addresses (`l_addr`); the object occupies
-    [start, end). `name` is the path that it was found at, `names` all names that it
-    answers to. Invariant: two maps of one namespace never have the same `identity`.
+    [start, end). `name` is the path that it was found at. Invariant: two
+    maps of one namespace never have the same `identity`.
     """
 
     name: str
     object: DynamicObject
     kind: MapKind
     identity: tuple[int, int] | None
-    names: set[str] = field(default_factory=set)
     loader: "LinkMap | None" = None
     base: int = 0
     start: int = 0
@@ -52,10 +51,6 @@ class LinkMap:
     """The name by which it was asked for when it was mapped."""
     origin: str = ""
     """The file's resolved path, for the program, whose name may be a symbolic link."""
-
-    def answers_to(self, name: str) -> bool:
-        """`_dl_name_match_p`: by a path or name that it was asked for before."""
-        return name == self.name or name in self.names
 
     def __repr__(self) -> str:
         return f"<LinkMap {self.name} at {self.base:#x}>"

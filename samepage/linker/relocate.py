@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from samepage.elf.dynamic import DynamicFlags, Tag
-from samepage.elf.header import SegmentFlags, SegmentType
-from samepage.elf.layout import U64
+from samepage.elf.header import SegmentType
+from samepage.elf.layout import PF_W, U64
 from samepage.elf.machines import Kind
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
@@ -83,7 +83,7 @@ class Relocated:
 def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
     """Add the base to the dynamic section's pointers, as ld.so does when it maps an object."""
     segment = link.object.elf.segment(SegmentType.DYNAMIC)
-    if segment is None or not segment.flags & SegmentFlags.W:
+    if segment is None or not segment.flags & PF_W:
         return
     entries = link.object.dynamic.entries
     last = {tag: index for index, tag in enumerate(entries["d_tag"].tolist())}
@@ -136,7 +136,7 @@ def check_places(link: LinkMap, places: U64) -> None:
         return
     text = DynamicFlags.TEXTREL in link.object.dynamic.flags
     low, high = int(places.min()), int(places.max())
-    segments = [s for s in link.object.elf.loads if text or s.flags & SegmentFlags.W]
+    segments = [s for s in link.object.elf.loads if text or s.flags & PF_W]
     for segment in segments:
         if segment.vaddr <= low and high + 8 <= segment.vaddr + segment.memsz:
             return

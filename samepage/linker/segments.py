@@ -14,7 +14,8 @@ ld.so clears only what the segment has. Sources: `_dl_map_object_from_fd`,
 
 from dataclasses import dataclass
 
-from samepage.elf.header import ElfType, ProgramHeader, SegmentFlags
+from samepage.elf.header import ElfType, ProgramHeader
+from samepage.elf.layout import PF_R, PF_W, PF_X
 from samepage.elf.object import DynamicObject
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import (
@@ -94,9 +95,9 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
 
 def _command(segment: ProgramHeader) -> LoadCommand:
     prot = PROT_NONE
-    prot |= PROT_READ if segment.flags & SegmentFlags.R else 0
-    prot |= PROT_WRITE if segment.flags & SegmentFlags.W else 0
-    prot |= PROT_EXEC if segment.flags & SegmentFlags.X else 0
+    prot |= PROT_READ if segment.flags & PF_R else 0
+    prot |= PROT_WRITE if segment.flags & PF_W else 0
+    prot |= PROT_EXEC if segment.flags & PF_X else 0
     return LoadCommand(
         map_start=segment.vaddr & -PAGE,
         map_end=_page_up(segment.vaddr + segment.filesz),

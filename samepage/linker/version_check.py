@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from samepage.linker.maps import LinkMap
 
 
-def check_versions(maps: list[LinkMap]) -> Iterator[str]:
-    """The complaints about missing versions, in load order of the users."""
+def check_versions(maps: list[LinkMap], by_name: dict[str, LinkMap]) -> Iterator[str]:
+    """The complaints about missing versions, in load order of the users.
+
+    `by_name` has the loaded objects by all their names.
+    """
     defined: dict[LinkMap, set[tuple[str, int]] | None] = {}
     for link in maps:
         for version in link.object.versions.needed:
             assert version.file is not None
-            provider = _provider(maps, version.file)
+            provider = by_name.get(version.file)
             if provider is None:
                 continue  # the library itself is missing, and has been complained about
             if provider not in defined:
@@ -32,10 +35,3 @@ def check_versions(maps: list[LinkMap]) -> Iterator[str]:
                 yield (
                     f"{provider.name}: version `{version.name}' not found (required by {link.name})"
                 )
-
-
-def _provider(maps: list[LinkMap], name: str) -> LinkMap | None:
-    for link in maps:
-        if link.answers_to(name):
-            return link
-    return None

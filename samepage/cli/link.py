@@ -1,0 +1,75 @@
+"""`samepage link`: what ld.so would do with a program or library, without running it."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+
+import click
+
+from samepage.errors import SamepageError
+
+
+@click.command("link")
+@click.argument("file", type=click.Path())
+@click.option("--trail", is_flag=True, help="Show every file that the search tried.")
+@click.option("--bindings", is_flag=True, help="Show each symbol's definition, and why that one.")
+@click.option("--pages", is_flag=True, help="Show the pages that relocation writes to.")
+@click.option("--now", is_flag=True, help="Bind everything at load time, as LD_BIND_NOW=1 does.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compare with the real ld.so, which runs up to the program's entry point (and runs "
+    "the libraries' constructors). Exit status 1 if anything differs.",
+)
+def command(
+    file: str, trail: bool, bindings: bool, pages: bool, now: bool, as_json: bool, check: bool
+) -> int:
+    """Show what ld.so does with FILE: search, load order, bindings, relocations.
+
+    Like ldd and LD_DEBUG, but no code of FILE or its libraries is run. LD_LIBRARY_PATH,
+    LD_PRELOAD and LD_BIND_NOW count as they would for the program.
+    """
+    if check:
+        return _check(file, as_json)
+    from samepage.linker.image import ImageMemory
+    from samepage.linker.link import Linker
+    from samepage.linker.search import LinkerConfig
+    from samepage.report.linking import Details, link_document, link_text
+
+    config = LinkerConfig.from_environment()
+    if now:
+        config = replace(config, bind_now=True)
+    linker = Linker(ImageMemory(), config, keep_going=True)
+    result = linker.link(file)
+    document = link_document(linker, result)
+    if as_json:
+        _print([json.dumps(document, indent=1)])
+    else:
+        _print(link_text(document, Details(trail, bindings, pages)))
+    return 1 if result.errors else 0
+
+
+def _check(path: str, as_json: bool) -> int:
+    from samepage.elf.object import DynamicObject
+    from samepage.report.linking import comparison_document, comparison_text
+    from samepage.verify.linking import compare
+
+    try:
+        is_program = DynamicObject.open(path).interpreter is not None
+    except OSError as error:
+        raise SamepageError(f"{path}: {error.strerror}", 127) from None
+    if not is_program:
+        raise SamepageError(f"{path}: --check needs a dynamically linked program")
+    comparisons = [compare(path, bind_now=bind_now) for bind_now in (True, False)]
+    if as_json:
+        _print([json.dumps([comparison_document(item) for item in comparisons], indent=1)])
+    else:
+        for comparison in comparisons:
+            _print(comparison_text(comparison))
+    return 0 if all(comparison.agrees for comparison in comparisons) else 1
+
+
+def _print(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(line + "\n" for line in lines)

@@ -1,0 +1,219 @@
+"""What the linker did, as one document for JSON, and as text for people.
+
+The document is complete; the text shows the objects, the order of constructors and the
+relocations, and what else is asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from samepage.elf.machines import Kind
+from samepage.linker.link import Linker, LinkResult
+from samepage.linker.maps import LinkMap
+from samepage.linker.pages import count_kinds, relocated_pages
+from samepage.linker.relocate import relro_range
+from samepage.report.sizes import count, printable
+from samepage.verify.linking import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Which details the text shows."""
+
+    trail: bool = False
+    bindings: bool = False
+    pages: bool = False
+
+
+def link_document(linker: Linker, result: LinkResult) -> dict[str, Any]:
+    """Everything about a linked program, as it goes into JSON. Addresses are numbers."""
+    assert linker.binder is not None
+    return {
+        "program": result.maps[0].name,
+        "errors": result.errors,
+        "warnings": result.warnings,
+        "objects": [_object(link, linker, result) for link in result.maps],
+        "search_order": [link.name for link in result.search_list],
+        "constructor_order": [link.name for link in result.init_order],
+        "static_tls": {
+            "modules": result.tls.modules,
+            "used": result.tls.used,
+            "size": result.tls.size,
+            "align": result.tls.align,
+        },
+        "search_trail": [
+            {
+                "name": attempt.name,
+                "path": attempt.path,
+                "source": attempt.source,
+                "outcome": attempt.outcome,
+            }
+            for attempt in result.trail
+        ],
+        "bindings": [
+            {
+                "symbol": binding.symbol,
+                "version": binding.version,
+                "needed_by": binding.user.name,
+                "provided_by": binding.definer.name if binding.definer else None,
+                "class": binding.relocation.name or "DATA",
+                "protected": binding.kind == "protected",
+                "weak": binding.weak,
+                "why": binding.reason,
+                "interposes": [other.name for other in binding.interposed],
+            }
+            for link, references in result.references.items()
+            for binding in linker.binder.explain(link, references)
+        ],
+    }
+
+
+def _object(link: LinkMap, linker: Linker, result: LinkResult) -> dict[str, Any]:
+    kinds = count_kinds(link.object)
+    found = [attempt for attempt in result.trail if attempt.path == link.name]
+    relro = relro_range(link)
+    return {
+        "path": link.name,
+        "soname": link.object.soname,
+        "needed_by": link.loader.name if link.loader else None,
+        "found_by": found[-1].source if found else "execve",
+        "needs": [dependency.name for dependency in link.needed],
+        "base": link.base,
+        "end": link.end,
+        "relro": list(relro) if relro else None,
+        "lazy": linker.is_lazy(link),
+        "tls_module": link.tls_module or None,
+        "tls_offset": link.tls_offset or None,
+        "relocations": {kind.name: number for kind, number in kinds.items()},
+        "relocated_pages": [
+            {
+                "address": page.address,
+                "relocations": {kind.name: number for kind, number in page.counts.items()},
+            }
+            for page in relocated_pages(link.object)
+        ],
+    }
+
+
+_COLUMNS = (
+    ("relative", (Kind.RELATIVE,)),
+    ("pointer", (Kind.ABSOLUTE,)),
+    ("GOT", (Kind.GLOB_DAT,)),
+    ("PLT", (Kind.JUMP_SLOT,)),
+    ("copy", (Kind.COPY,)),
+    ("IFUNC", (Kind.IRELATIVE,)),
+    ("TLS", (Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC)),
+)
+
+
+def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
+    """The document as lines of text."""
+    objects = document["objects"]
+    yield f"{document['program']}: {count(len(objects), 'object')}"
+    for message in (*document["errors"], *document["warnings"]):
+        yield f"  {printable(message)}"
+    yield ""
+    yield f"{'BASE':>14}  OBJECT, in load order"
+    for item in objects:
+        source = f"  ({item['found_by']})" if item["needed_by"] else ""
+        yield f"{item['base']:14x}  {printable(item['path'])}{source}"
+    yield ""
+    heads = "".join(f"{name:>9}" for name, _ in _COLUMNS)
+    yield f"{heads}{'PAGES':>7}  RELOCATIONS of"
+    for item in objects:
+        counts = item["relocations"]
+        cells = "".join(
+            f"{sum(counts.get(kind.name, 0) for kind in kinds) or '':>9}" for _, kinds in _COLUMNS
+        )
+        yield f"{cells}{len(item['relocated_pages']) or '':>7}  {printable(item['path'])}"
+    yield ""
+    yield "constructors: " + " ".join(
+        printable(path.rpartition("/")[2]) for path in document["constructor_order"]
+    )
+    if details.trail:
+        yield from _trail(document)
+    if details.pages:
+        yield from _pages(objects)
+    if details.bindings:
+        yield from _bindings(document)
+
+
+def _trail(document: dict[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "SEARCH"
+    name = None
+    for attempt in document["search_trail"]:
+        if attempt["name"] != name:
+            name = attempt["name"]
+            yield printable(name)
+        yield (
+            f"  {printable(attempt['path'])}  ({printable(attempt['source'])}): "
+            f"{attempt['outcome']}"
+        )
+
+
+def _pages(objects: list[dict[str, Any]]) -> Iterator[str]:
+    for item in objects:
+        if not item["relocated_pages"]:
+            continue
+        yield ""
+        yield f"PAGES that relocation writes, {printable(item['path'])}"
+        for page in item["relocated_pages"]:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in page["relocations"].items())
+            yield f"{page['address']:14x}  {kinds}"
+
+
+def _bindings(document: dict[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "BINDINGS"
+    for binding in document["bindings"]:
+        version = f"@{binding['version']}" if binding["version"] else ""
+        yield (
+            f"{printable(binding['needed_by'])}: {printable(binding['symbol'] + version)} -> "
+            f"{printable(binding['provided_by'] or 'nothing')} ({binding['why']})"
+        )
+
+
+def comparison_text(comparison: Comparison) -> Iterator[str]:
+    """The comparison with ld.so as lines of text."""
+    mode = "LD_BIND_NOW=1" if comparison.bind_now else "lazy binding"
+    verdict = "agrees with ld.so" if comparison.agrees else "DIFFERS from ld.so"
+    yield f"{comparison.path}, {mode}: {verdict}"
+    bindings = f", {count(comparison.bindings, 'binding')}" if comparison.bind_now else ""
+    yield (
+        f"  {count(comparison.objects, 'object')}{bindings}, "
+        f"{count(comparison.bytes_compared, 'byte')} of writable pages compared"
+    )
+    for rule, words in comparison.by_rule.items():
+        yield f"  {count(words, 'word')} by rule: {rule.value}"
+    for line in comparison.order_differences + comparison.binding_differences:
+        yield f"  {printable(line)}"
+    for word in comparison.unexplained:
+        yield (
+            f"  {printable(word.object)} at {word.offset:#x}: ld.so has {word.theirs:#x}, "
+            f"samepage has {word.ours:#x}"
+        )
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as it goes into JSON."""
+    return {
+        "bind_now": comparison.bind_now,
+        "agrees": comparison.agrees,
+        "objects": comparison.objects,
+        "bindings": comparison.bindings,
+        "bytes": comparison.bytes_compared,
+        "words_by_rule": {rule.name: words for rule, words in comparison.by_rule.items()},
+        "differences": comparison.order_differences + comparison.binding_differences,
+        "unexplained": [
+            {
+                "object": word.object,
+                "address": word.address,
+                "offset": word.offset,
+                "ldso": word.theirs,
+                "samepage": word.ours,
+            }
+            for word in comparison.unexplained
+        ],
+    }
