@@ -1,1 +1,13 @@
-"""linker."""
+"""The dynamic linker: ld.so in Python, equal to glibc's to the byte."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samepage.linker.library import Library
+
+
+def dlopen(name: str, mode: int = 2) -> "Library":
+    """Load a library into the running process; see `samepage.linker.library.dlopen`."""
+    from samepage.linker import library
+
+    return library.dlopen(name, mode)

@@ -224,7 +224,7 @@ class Binder:
 
     def _table(self, scope: list[LinkMap]) -> ScopeTable:
         table = self._tables.get(id(scope))
-        if table is None or len(table.scope) != len(scope):
+        if table is None or table.scope != scope:  # a scope may have grown since
             table = self._tables[id(scope)] = ScopeTable(scope)
         return table
 

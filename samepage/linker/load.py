@@ -112,6 +112,16 @@ class Loader:
         link.requested = name
         return link
 
+    def map_again(self, name: str, kind: MapKind) -> LinkMap:
+        """Map the library that `name` leads to, even if the file is mapped already."""
+        file = self.search.find(name, self.program, self.program)
+        link = self._map(file, file.path, kind, self.program)
+        link.requested = name
+        for known in (name, file.path, link.object.soname):
+            if known is not None:
+                self.by_name[known] = link
+        return link
+
     def _map(
         self,
         file: OpenFile,

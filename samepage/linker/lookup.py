@@ -105,7 +105,7 @@ class ScopeTable:
     """
 
     def __init__(self, scope: list[LinkMap]) -> None:
-        self.scope = scope
+        self.scope = list(scope)
         tables = [link.object.gnu_hash for link in scope]
         chains = [table.chains if table else np.empty(0, np.uint32) for table in tables]
         self.starts = np.cumsum([0] + [len(chain) for chain in chains])
