@@ -10,5 +10,6 @@
   `procfs`: one kind of inode each, with its open file.
 - `hostfs`: inodes of host files, found by device and inode number.
 - `namei`, `tree`, `attributes`, `vfs`: the operations on paths.
+- `export`: saving what guests changed.
 - `fdtable`, `locks`: what belongs to a process, and file locks.
 """

@@ -31,7 +31,7 @@ def chmod(ctx: FsContext, inode: Inode, mode: int) -> None:
     if not ctx.cred.privileged and not ctx.cred.in_group(inode.gid):
         mode &= ~stat.S_ISGID
     inode.mode = stat.S_IFMT(inode.mode) | mode
-    inode.ctime = inode.sb.clock()
+    inode.alter()
 
 
 def chown(ctx: FsContext, inode: Inode, uid: int, gid: int) -> None:
@@ -50,7 +50,7 @@ def chown(ctx: FsContext, inode: Inode, uid: int, gid: int) -> None:
         inode.gid = gid
     if not inode.is_dir:
         inode.remove_privileges()
-    inode.ctime = inode.sb.clock()
+    inode.alter()
 
 
 def utimens(ctx: FsContext, inode: Inode, atime: int | None, mtime: int | None) -> None:
@@ -75,7 +75,7 @@ def _set_times(inode: Inode, atime: int | None, mtime: int | None) -> None:
         inode.atime = atime
     if mtime is not None:
         inode.mtime = mtime
-    inode.ctime = inode.sb.clock()
+    inode.alter()
 
 
 def truncate(ctx: FsContext, inode: Inode, size: int) -> None:
@@ -139,7 +139,7 @@ def setxattr(ctx: FsContext, inode: Inode, name: bytes, value: bytes, flags: int
     if flags & XATTR_REPLACE and name not in values:
         raise SysError(errno.ENODATA)
     values[name] = value
-    inode.ctime = inode.sb.clock()
+    inode.alter()
 
 
 def removexattr(ctx: FsContext, inode: Inode, name: bytes) -> None:
@@ -148,7 +148,7 @@ def removexattr(ctx: FsContext, inode: Inode, name: bytes) -> None:
     _check_xattr_change(ctx, inode, name)
     if inode.get_xattrs().pop(name, None) is None:
         raise SysError(errno.ENODATA)
-    inode.ctime = inode.sb.clock()
+    inode.alter()
 
 
 def _check_xattr(inode: Inode, name: bytes) -> None:

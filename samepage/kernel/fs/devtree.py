@@ -5,7 +5,7 @@ import stat
 from samepage.kernel.fs import devices
 from samepage.kernel.fs.devices import Device, Drivers
 from samepage.kernel.fs.directory import Directory
-from samepage.kernel.fs.inode import Superblock, Symlink
+from samepage.kernel.fs.inode import Inode, Superblock, Symlink
 
 TMPFS_MAGIC = 0x01021994
 
@@ -35,3 +35,12 @@ def make_root(sb: Superblock, drivers: Drivers) -> Directory:
     root.add(b"shm", Directory(sb, 0o1777))
     root.add(b"pts", Directory(sb, 0o755))
     return root
+
+
+def add_terminal(root: Directory, name: bytes, inode: Inode) -> None:
+    """Give the terminal of a stream the name that it has on the host (`/dev/pts/3`), so
+    that `ttyname` finds it. A name that is taken stays as it is."""
+    directory, _, last = name.removeprefix(b"/dev/").rpartition(b"/")
+    place = root.lookup(directory) if directory else root
+    if name.startswith(b"/dev/") and isinstance(place, Directory) and not place.lookup(last):
+        place.add(last, inode)

@@ -71,6 +71,8 @@ class Inode:
         self.btime: int | None = self.atime
         self.host: bytes | None = None
         self.host_blocks = 0
+        self.altered = False
+        """The guest changed attributes of a host file."""
         self.xattrs: dict[bytes, bytes] | None = None
         self.locks: FileLocks | None = None
 
@@ -123,6 +125,11 @@ class Inode:
         self.btime = ASK_HOST
         self.blksize, self.host_blocks = host.st_blksize, host.st_blocks
         self.host = path
+
+    def alter(self) -> None:
+        """Attributes changed: ctime is now."""
+        self.altered = True
+        self.ctime = self.sb.clock()
 
     def remove_privileges(self) -> None:
         """Content or owner changed: a program must not keep the owner's rights

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs import devtree
+from samepage.kernel.fs.directory import Directory
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Superblock
@@ -19,11 +21,13 @@ class Stdio:
     """Makes streams; the first terminal among them becomes `/dev/tty`.
 
     Descriptors that are the same host file (a terminal as stdin and stdout) share one inode.
+    `dev` is the root of /dev, where terminals get their names.
     """
 
-    def __init__(self, sb: Superblock, hostfs: HostFs) -> None:
+    def __init__(self, sb: Superblock, hostfs: HostFs, dev: Directory) -> None:
         self._sb = sb
         self._hostfs = hostfs
+        self._dev = dev
         self._paths: dict[tuple[int, int], Path] = {}
         self._tty: Path | None = None
 
@@ -47,8 +51,9 @@ class Stdio:
         name = os.readlink(b"/proc/self/fd/%d" % host_fd)
         inode = HostStream(self._sb, host_fd, self._mapping(name, host_fd))
         path = Path(inode, name, mount_id=0)
-        if inode.terminal is not None and self._tty is None:
-            self._tty = path
+        if inode.terminal is not None:
+            devtree.add_terminal(self._dev, name, inode)
+            self._tty = self._tty or path
         return path
 
     def _mapping(self, name: bytes, host_fd: int) -> Mapping | None:

@@ -30,6 +30,7 @@ from samepage.kernel.fs.devices import TTY, memory_drivers
 from samepage.kernel.fs.directory import Directory
 from samepage.kernel.fs.epoll import Epoll
 from samepage.kernel.fs.eventfd import EventFd
+from samepage.kernel.fs.export import export_changes
 from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Inode, Superblock
@@ -80,12 +81,12 @@ class Vfs(Tree):
         self.root = Path(root)
         self.mounts: list[Mount] = [Mount(self.root, "overlay")]
         self._n_devices = 0
+        self._mount_points: set[Inode] = set()
+        """Directories that were made only to mount on."""
         self.pipefs = self.superblock("pipefs", PIPEFS_MAGIC)
         self.sockfs = self.superblock("sockfs", SOCKFS_MAGIC)
         self.anonfs = self.superblock("anon_inodefs", ANON_INODE_FS_MAGIC)
         self.shm = self._shmem_superblock()
-        self.stdio = Stdio(self.superblock("hostfd", 0), self.hostfs)
-        self.drivers[TTY] = self.stdio.open_tty
         self._abstract: dict[bytes, UnixSocket] = {}
         self.proc = ProcFs(self.superblock("proc", procfs.MAGIC), self.mounts)
         self.mount(b"/proc", self.proc.root)
@@ -93,6 +94,8 @@ class Vfs(Tree):
         tmpfs = devtree.TMPFS_MAGIC
         dev = devtree.make_root(self.superblock("devtmpfs", tmpfs), self.drivers)
         self.mount(b"/dev", dev)
+        self.stdio = Stdio(self.superblock("hostfd", 0), self.hostfs, dev)
+        self.drivers[TTY] = self.stdio.open_tty
         self.mount(b"/dev/shm", Directory(self.superblock("tmpfs", tmpfs), 0o1777))
 
     def superblock(self, type_name: str, magic: int) -> Superblock:
@@ -114,6 +117,7 @@ class Vfs(Tree):
         ctx = self.context()
         if walk(ctx, place, follow=False).child is None:
             self.mkdir(ctx, place, 0o755)
+            self._mount_points.add(self.lookup(ctx, place).inode)
         at = self.lookup(ctx, place)
         at.mounted = Path(root, at.name, at.parent, len(self.mounts) + 1)
         self.mounts.append(Mount(at.mounted, root.sb.type_name))
@@ -303,6 +307,11 @@ class Vfs(Tree):
         unnamed = Path(inode, b"#%d" % inode.ino, where, where.mount_id)
         unnamed.deleted = True
         return inode.open(unnamed, _status(flags))
+
+    def export(self, target: str) -> int:
+        """Save what guests changed in the root file system to the new host directory
+        `target`; return how many names. Raises `OSError`."""
+        return export_changes(self.root, target, self._mount_points)
 
     def pipe(self, flags: int = 0) -> tuple[OpenFile, OpenFile]:
         """`pipe2`: the end to read from and the end to write to."""

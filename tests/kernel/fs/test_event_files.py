@@ -191,6 +191,14 @@ def test_a_terminal_answers_without_touching_the_hosts(vfs):
     assert os.read(master, 10) == b"hello"
     assert vfs.open(vfs.context(), b"/dev/tty", os.O_RDWR).fstat().mode == stdout.fstat().mode
     assert before == ([], [], [])
+    # As ttyname() does it: the name of the descriptor leads to the same file.
+    ctx = vfs.context()
+    name = os.fsencode(os.ttyname(slave))
+    assert vfs.path_name(stdout.path) == os.fsdecode(name)
+    assert vfs.stat(ctx, name).rdev == stdout.fstat().rdev == os.fstat(slave).st_rdev
+    assert vfs.stat(ctx, name).ino == stdout.fstat().ino
+    assert vfs.open(ctx, name, os.O_WRONLY).write(b"again") == 5
+    assert os.read(master, 10) == b"again"
     os.close(master)
     os.close(slave)
 
