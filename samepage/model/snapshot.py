@@ -4,7 +4,6 @@ Only programs that the machine was told to start are in it (those that are resid
 end), not what they forked and waited for.
 """
 
-import time
 from array import array
 from typing import Any
 
@@ -35,13 +34,13 @@ _FILE_PAGES = {Kind.FILE, Kind.SHMEM, Kind.VDSO}
 
 
 def take_snapshot(machine: Machine) -> Snapshot:
-    """Read the whole machine. Raises nothing: a model is always consistent."""
+    """Read the whole machine. Nothing in it depends on when it is taken: the same run gives
+    the same snapshot."""
     kernel = machine.kernel
     builder = SnapshotBuilder(
         "model",
         samepage=__version__,
         kernel=kernel.config.release,
-        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(kernel.clock.realtime() // 10**9)),
         ram_bytes=str(kernel.ram.size),
     )
     for name, count in kernel.unimplemented.items():

@@ -45,7 +45,7 @@ class Stdio:
         if path is None or path.inode.size:
             path = self._make(host_fd)
             self._paths[key] = path
-        return HostStreamFile(path, access)
+        return HostStreamFile(path, access, host_fd)
 
     def _make(self, host_fd: int) -> Path:
         name = os.readlink(b"/proc/self/fd/%d" % host_fd)

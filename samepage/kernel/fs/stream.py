@@ -86,9 +86,10 @@ class HostStreamFile(OpenFile):
 
     inode: HostStream
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, host_fd: int | None = None) -> None:
         super().__init__(path, flags)
-        self.host_fd = self.inode.host_fd
+        # One inode may be open as several descriptors, with different access modes.
+        self.host_fd = self.inode.host_fd if host_fd is None else host_fd
         self.seekable = stat.S_ISREG(self.inode.mode)
 
     @property
