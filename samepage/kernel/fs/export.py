@@ -5,7 +5,8 @@ changed files as they are, a removed name as an empty file `.wh.NAME`, and `.wh.
 a directory that was made anew where the host has one. Only file content, symbolic links,
 FIFOs, permission bits and times are written. Owners are those of whoever runs samepage, and
 the set-user-id bits are dropped: a guest must not be able to leave a privileged program on
-the host. Devices and sockets are left out.
+the host. Devices and sockets are left out. Of the names that a changed file has on the host,
+those are written that a guest has looked up.
 
 The tree is built under a temporary name beside the target and renamed when it is complete.
 """

@@ -10,6 +10,7 @@ from samepage.kernel.fs import attributes
 
 def change(vfs, ctx):
     """A bit of everything."""
+    vfs.lookup(ctx, b"/hard")
     vfs.open(ctx, b"/file", os.O_WRONLY | os.O_APPEND).write(b"more")
     vfs.unlink(ctx, b"/dir/inner")
     vfs.unlink(ctx, b"/soft")
