@@ -1,0 +1,77 @@
+"""Which pages of a file the page cache holds, and how to have all or none of them there.
+
+What a fault maps depends on it: fault-around takes only pages that are cached, up to date
+and without the readahead mark. A comparison with another kernel needs to know it, and is
+simplest if it is the same for every page. Reading a file from end to end makes it so: every
+page is cached, and the marks, which readahead leaves for the reader to run into, are gone.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_CHUNK = 1 << 20
+
+
+def resident_pages(path: str) -> npt.NDArray[np.bool_]:
+    """For each page of a file, whether the page cache holds it (mincore(2)).
+
+    Raises `OSError` if the file cannot be opened or mapped.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        pages = np.zeros((size + mmap.PAGESIZE - 1) // mmap.PAGESIZE, dtype=np.uint8)
+        if not size:
+            return pages.astype(bool)
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot map {path}")
+        try:
+            if _LIBC.mincore(address, size, pages.ctypes.data):
+                raise OSError(ctypes.get_errno(), f"mincore of {path}")
+        finally:
+            _LIBC.munmap(address, size)
+        resident: npt.NDArray[np.bool_] = (pages & 1) != 0
+        return resident
+    finally:
+        os.close(fd)
+
+
+def read_through(paths: Iterable[str]) -> None:
+    """Bring files into the page cache whole; what cannot be read is passed over."""
+    buffer = bytearray(_CHUNK)
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def evict(paths: Iterable[str]) -> list[str]:
+    """Ask the kernel to drop files from the page cache (POSIX_FADV_DONTNEED).
+
+    Returns the files of which pages are still there: those that some process maps, or that
+    are dirty, stay.
+    """
+    kept = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+            if resident_pages(path).any():
+                kept.append(path)
+    return kept

@@ -1,0 +1,112 @@
+"""The kernel's side: run a group of programs live, and take the snapshot of them.
+
+Everything is arranged so that a second run would give the same pages: the environment is
+fixed, and before the run that counts, one that does not brings every mapped file into the
+page cache.
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from samepage.errors import SamepageError
+from samepage.host.capture import capture
+from samepage.host.launch import Launch
+from samepage.host.residency import evict, read_through
+from samepage.host.smaps import SmapsVma, read_smaps
+from samepage.host.traced import Process, StopAt, TracedGroup
+from samepage.snapshot.tables import Snapshot
+from samepage.verify.environment import CWD, find_program
+
+Key = tuple[int, ...]
+"""Which process of a group: the number of the program, then its place in the tree."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """What the live kernel had in memory for a group.
+
+    `pids` gives the pid in `snapshot` of each process by its key; `lost` those that could
+    not be held, with the reason; `smaps` the kernel's own sums by pid.
+    """
+
+    snapshot: Snapshot
+    pids: dict[Key, int] = field(default_factory=dict)
+    lost: dict[Key, str] = field(default_factory=dict)
+    smaps: dict[int, list[SmapsVma]] = field(default_factory=dict)
+    paths: dict[Key, set[str]] = field(default_factory=dict)
+
+
+def observe(
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    *,
+    stop_at: StopAt = StopAt.EXIT,
+    timeout: float = 30.0,
+    cold: bool = False,
+) -> Observation:
+    """Run the commands together on the live kernel, and return what they have in memory.
+
+    Raises `SamepageError` if one cannot be run, traced or captured.
+    """
+    launches = [
+        Launch(find_program(argv[0]), tuple(argv), env, cwd=CWD) for argv in commands
+    ]
+    files = _mapped_files(launches, stop_at, timeout)
+    if cold:
+        evict(files)
+    else:
+        read_through(files)
+    with TracedGroup(stop_at, timeout) as group:
+        for launch in launches:
+            group.run(launch)
+        return _look(group)
+
+
+def _mapped_files(launches: Sequence[Launch], stop_at: StopAt, timeout: float) -> list[str]:
+    """Every file that the programs map, found by running them once."""
+    paths: set[str] = set()
+    with TracedGroup(stop_at, timeout) as group:
+        for launch in launches:
+            for process in group.run(launch).processes:
+                with open(f"/proc/{process.holder}/maps", errors="surrogateescape") as file:
+                    paths.update(re.findall(r" (/.*)$", file.read(), re.MULTILINE))
+    return sorted(paths)
+
+
+def _look(group: TracedGroup) -> Observation:
+    held = {
+        (number, *process.key): process
+        for number, tree in enumerate(group.trees)
+        for process in tree.processes
+    }
+    snapshot = capture([process.holder for process in held.values()])
+    if snapshot.pages.num_rows == 0:
+        raise SamepageError("the programs show no pages in /proc/PID/pagemap")
+    observation = Observation(_with_faults(snapshot, held))
+    for key, process in held.items():
+        observation.pids[key] = process.holder
+        with contextlib.suppress(OSError):
+            observation.smaps[process.holder] = read_smaps(process.holder)
+    for number, tree in enumerate(group.trees):
+        observation.lost.update({(number, *key): reason for key, reason in tree.lost})
+    return observation
+
+
+def _with_faults(snapshot: Snapshot, held: Mapping[Key, Process]) -> Snapshot:
+    """The snapshot with each process's faults counted from its start to its instant.
+
+    /proc counts on across exec and in the ghost: the tracer knows the right numbers.
+    """
+    by_pid = {process.holder: process for process in held.values()}
+    table = snapshot.processes
+    pids = table["pid"].to_pylist()
+    for name in ("minor_faults", "major_faults"):
+        values = pa.array([getattr(by_pid[pid], name) for pid in pids], pa.int64())
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    tables = snapshot.tables()
+    tables["processes"] = table
+    return Snapshot(**tables)
