@@ -12,9 +12,10 @@ import shutil
 from samepage.errors import SamepageError
 
 HIDDEN_CPU_FEATURES = (
-    "AVX2 AVX AVX512F AVX512VL AVX512BW ERMS FSRM BMI2 SSE4_2 SSE4_1 SSSE3 XSAVE XSAVEC"
-    " AVX_Fast_Unaligned_Load MOVBE POPCNT LZCNT"
-).split()  # noqa: SIM905
+    "-AVX2,-AVX,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM,-BMI2,-SSE4_2,-SSE4_1,-SSSE3,-XSAVE,"
+    "-XSAVEC,-AVX_Fast_Unaligned_Load,-MOVBE,-POPCNT,-LZCNT"
+)
+"""In the form of `glibc.cpu.hwcaps`: what the live CPU may have and the model's has not."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -23,7 +24,7 @@ ENVIRONMENT = {
     "HOME": "/",
     "LC_ALL": "C",
     "TERM": "dumb",
-    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in HIDDEN_CPU_FEATURES),
+    "GLIBC_TUNABLES": f"glibc.cpu.hwcaps={HIDDEN_CPU_FEATURES}",
     "OPENSSL_ia32cap": "0:0",
 }
 """What every compared program gets; `--env` adds to it."""

@@ -10,20 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from samepage.errors import SamepageError
 from samepage.host.capture import capture
 from samepage.host.launch import Launch
 from samepage.host.residency import evict, read_through
 from samepage.host.smaps import SmapsVma, read_smaps
-from samepage.host.traced import Process, StopAt, TracedGroup
+from samepage.host.traced import StopAt, TracedGroup
 from samepage.snapshot.tables import Snapshot
 from samepage.verify.environment import CWD, find_program
-
-Key = tuple[int, ...]
-"""Which process of a group: the number of the program, then its place in the tree."""
-
+from samepage.verify.faults import with_faults
+from samepage.verify.keys import Key
 
 @dataclass(slots=True)
 class Observation:
@@ -37,7 +33,6 @@ class Observation:
     pids: dict[Key, int] = field(default_factory=dict)
     lost: dict[Key, str] = field(default_factory=dict)
     smaps: dict[int, list[SmapsVma]] = field(default_factory=dict)
-    paths: dict[Key, set[str]] = field(default_factory=dict)
 
 
 def observe(
@@ -86,7 +81,8 @@ def _look(group: TracedGroup) -> Observation:
     snapshot = capture([process.holder for process in held.values()])
     if snapshot.pages.num_rows == 0:
         raise SamepageError("the programs show no pages in /proc/PID/pagemap")
-    observation = Observation(_with_faults(snapshot, held))
+    faults = {p.holder: (p.minor_faults, p.major_faults) for p in held.values()}
+    observation = Observation(with_faults(snapshot, faults))
     for key, process in held.items():
         observation.pids[key] = process.holder
         with contextlib.suppress(OSError):
@@ -94,19 +90,3 @@ def _look(group: TracedGroup) -> Observation:
     for number, tree in enumerate(group.trees):
         observation.lost.update({(number, *key): reason for key, reason in tree.lost})
     return observation
-
-
-def _with_faults(snapshot: Snapshot, held: Mapping[Key, Process]) -> Snapshot:
-    """The snapshot with each process's faults counted from its start to its instant.
-
-    /proc counts on across exec and in the ghost: the tracer knows the right numbers.
-    """
-    by_pid = {process.holder: process for process in held.values()}
-    table = snapshot.processes
-    pids = table["pid"].to_pylist()
-    for name in ("minor_faults", "major_faults"):
-        values = pa.array([getattr(by_pid[pid], name) for pid in pids], pa.int64())
-        table = table.set_column(table.schema.get_field_index(name), name, values)
-    tables = snapshot.tables()
-    tables["processes"] = table
-    return Snapshot(**tables)

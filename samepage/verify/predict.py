@@ -1,0 +1,141 @@
+"""The model's side: run the same group of programs on a machine of ours.
+
+The machine gets what decides the pages of the live run: the same paths, arguments,
+environment and directory, standard streams on /dev/null, and a page cache that is as warm
+as the host's was made.
+
+The instant must be the same too. On the host each process of a tree leaves a ghost that
+keeps its address space when it ends (see `samepage.host.ghost`); here it is enough to keep
+one more user of the address space (`mm_users`), which is what a ghost is.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from samepage.errors import SamepageError
+from samepage.host.traced import StopAt
+from samepage.kernel.process.task import Process
+from samepage.model import Guest, Machine
+from samepage.model import StopAt as ModelStopAt
+from samepage.snapshot.tables import Snapshot
+from samepage.verify.environment import CWD
+from samepage.verify.faults import with_faults
+from samepage.verify.keys import Key
+
+RAM = "8G"
+"""Enough that no comparison ends in the model's reclaim; unused frames cost nothing."""
+
+
+@dataclass(slots=True)
+class Prediction:
+    """What the model has in memory for a group; fields as in `Observation`."""
+
+    snapshot: Snapshot
+    pids: dict[Key, int] = field(default_factory=dict)
+    lost: dict[Key, str] = field(default_factory=dict)
+    unimplemented: dict[str, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+
+def predict(
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    *,
+    stop_at: StopAt = StopAt.EXIT,
+    timeout: float | None = None,
+    cold: bool = False,
+    timeline: bool = False,
+) -> Prediction:
+    """Run the commands together on the model, and return what they have in memory.
+
+    With `timeline` every event is kept, so that a difference can say what made a page.
+    Raises `SamepageError` if one cannot be started or does not end.
+    """
+    machine = Machine(RAM, cold=cold, timeline=timeline, timeout=timeout)
+    family = _Family(machine)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        for argv in commands:
+            guest = machine.spawn(argv, env=env, cwd=CWD, stdin=null, stdout=null, stderr=null)
+            machine.run(guest, ModelStopAt(stop_at.value))
+            family.finish(guest)
+    finally:
+        os.close(null)
+    return family.prediction()
+
+
+@dataclass(slots=True)
+class _Member:
+    """A process that was seen, and the pid of the process that forked it (0: the machine)."""
+
+    process: Process
+    forked_by: int
+    faults: tuple[int, int] = (0, 0)
+    kept: bool = False
+
+
+class _Family:
+    """Follows all processes of a machine, and keeps their memory beyond their end.
+
+    A process is seen when it ends, or when its parent does, whichever comes first: by then
+    nobody has adopted it, so its parent is the one that forked it.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._members: dict[int, _Member] = {}
+        machine.kernel.on_exit = self._on_exit
+
+    def _see(self, process: Process) -> _Member:
+        return self._members.setdefault(process.pid, _Member(process, process.ppid))
+
+    def _on_exit(self, process: Process) -> None:
+        member = self._see(process)
+        for child in process.children:
+            self._see(child)
+        self._count(member)
+        parent = process.parent
+        borrowed = parent is not None and parent.mm is process.mm
+        if not process.started_by_machine and not borrowed:
+            process.mm.users += 1
+            self._machine.guests.append(Guest(self._machine, process, None))
+        member.kept = not borrowed
+
+    def _count(self, member: _Member) -> None:
+        faults = member.process.total_faults()
+        member.faults = (faults.minor, faults.major)
+
+    def finish(self, guest: Guest) -> None:
+        """Let what a program left running in the background come to its end as well."""
+        if guest.process.held:
+            member = self._see(guest.process)
+            member.kept = True
+            self._count(member)
+            return
+        kernel = self._machine.kernel
+        for process in list(kernel.processes.values()):
+            if process.threads and not process.held:
+                kernel.scheduler.run_until_exit(process)
+
+    def prediction(self) -> Prediction:
+        """The snapshot of all that was kept, by their places in the trees."""
+        keys: dict[int, Key] = {}
+        born: dict[int, int] = {}
+        for pid, member in sorted(self._members.items()):
+            above = keys.get(member.forked_by, ())
+            keys[pid] = (*above, born.get(member.forked_by, 0))
+            born[member.forked_by] = born.get(member.forked_by, 0) + 1
+        kept = {pid: member for pid, member in self._members.items() if member.kept}
+        faults = {pid: member.faults for pid, member in kept.items()}
+        return Prediction(
+            with_faults(self._machine.snapshot(), faults),
+            pids={keys[pid]: pid for pid in kept},
+            unimplemented=self._machine.unimplemented_syscalls,
+            log=self._machine.log,
+        )
+
+
+def why_no_model(error: SamepageError) -> str:
+    """The reason that a report gives for a program that the model could not run."""
+    return f"the model could not run it: {error.message}"
