@@ -21,7 +21,20 @@ _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_CHUNK = 1 << 20
+_PAGE = mmap.PAGESIZE
+
+
+def map_file(fd: int, size: int) -> int:
+    """Map a file's first `size` bytes, shared and for reading; the address. Raises `OSError`."""
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), f"cannot map a file of {size} bytes")
+    return int(address)
+
+
+def unmap_file(address: int, size: int) -> None:
+    """Undo `map_file`."""
+    _LIBC.munmap(address, size)
 
 
 def resident_pages(path: str) -> npt.NDArray[np.bool_]:
@@ -33,16 +46,13 @@ def resident_pages(path: str) -> npt.NDArray[np.bool_]:
     try:
         size = os.fstat(fd).st_size
         pages = np.zeros((size + mmap.PAGESIZE - 1) // mmap.PAGESIZE, dtype=np.uint8)
-        if not size:
-            return pages.astype(bool)
-        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-        if address == _MAP_FAILED:
-            raise OSError(ctypes.get_errno(), f"cannot map {path}")
-        try:
-            if _LIBC.mincore(address, size, pages.ctypes.data):
-                raise OSError(ctypes.get_errno(), f"mincore of {path}")
-        finally:
-            _LIBC.munmap(address, size)
+        if size:
+            address = map_file(fd, size)
+            try:
+                if _LIBC.mincore(address, size, pages.ctypes.data):
+                    raise OSError(ctypes.get_errno(), f"mincore of {path}")
+            finally:
+                unmap_file(address, size)
         resident: npt.NDArray[np.bool_] = (pages & 1) != 0
         return resident
     finally:
@@ -50,8 +60,12 @@ def resident_pages(path: str) -> npt.NDArray[np.bool_]:
 
 
 def read_through(paths: Iterable[str]) -> None:
-    """Bring files into the page cache whole; what cannot be read is passed over."""
-    buffer = bytearray(_CHUNK)
+    """Bring files into the page cache whole; what cannot be read is passed over.
+
+    One page is read at a time: a read looks for the readahead mark on the last folio that
+    it finds only, and a mark in the middle of a larger read would stay.
+    """
+    buffer = bytearray(_PAGE)
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):

@@ -6,15 +6,17 @@ page cache.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from samepage.errors import SamepageError
 from samepage.host.capture import capture
+from samepage.host.folios import Folios, large_folios
 from samepage.host.launch import Launch
 from samepage.host.residency import evict, read_through
-from samepage.host.smaps import SmapsVma, read_smaps
+from samepage.host.smaps import read_smaps
 from samepage.host.traced import StopAt, TracedGroup
 from samepage.snapshot.tables import Snapshot
 from samepage.verify.environment import CWD, find_program
@@ -26,13 +28,17 @@ class Observation:
     """What the live kernel had in memory for a group.
 
     `pids` gives the pid in `snapshot` of each process by its key; `lost` those that could
-    not be held, with the reason; `smaps` the kernel's own sums by pid.
+    not be held, with the reason; `smaps` the kernel's own sums by pid. `folios` are the large
+    folios of the mapped files by (device, inode), and `kept_in_cache` the files that `cold`
+    was asked to evict, and could not.
     """
 
     snapshot: Snapshot
     pids: dict[Key, int] = field(default_factory=dict)
     lost: dict[Key, str] = field(default_factory=dict)
-    smaps: dict[int, list[SmapsVma]] = field(default_factory=dict)
+    smaps: dict[int, dict[int, dict[bytes, int]]] = field(default_factory=dict)
+    folios: dict[tuple[int, int], Folios] = field(default_factory=dict)
+    kept_in_cache: list[str] = field(default_factory=list)
 
 
 def observe(
@@ -51,14 +57,28 @@ def observe(
         Launch(find_program(argv[0]), tuple(argv), env, cwd=CWD) for argv in commands
     ]
     files = _mapped_files(launches, stop_at, timeout)
+    kept: list[str] = []
     if cold:
-        evict(files)
+        kept = evict(files)
     else:
         read_through(files)
     with TracedGroup(stop_at, timeout) as group:
         for launch in launches:
             group.run(launch)
-        return _look(group)
+        observation = _look(group)
+    observation.kept_in_cache = kept
+    if not cold:
+        observation.folios = _folios(files)
+    return observation
+
+
+def _folios(files: Sequence[str]) -> dict[tuple[int, int], Folios]:
+    folios = {}
+    for path in files:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            folios[found.st_dev, found.st_ino] = large_folios(path)
+    return folios
 
 
 def _mapped_files(launches: Sequence[Launch], stop_at: StopAt, timeout: float) -> list[str]:

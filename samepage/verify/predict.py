@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from samepage.errors import SamepageError
+from samepage.host.folios import Folios
 from samepage.host.traced import StopAt
+from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.process.task import Process
 from samepage.model import Guest, Machine
 from samepage.model import StopAt as ModelStopAt
@@ -46,13 +48,17 @@ def predict(
     timeout: float | None = None,
     cold: bool = False,
     timeline: bool = False,
+    folios: Mapping[tuple[int, int], Folios] | None = None,
 ) -> Prediction:
     """Run the commands together on the model, and return what they have in memory.
 
     With `timeline` every event is kept, so that a difference can say what made a page.
+    `folios` are the large folios of the host's page cache by (device, inode).
     Raises `SamepageError` if one cannot be started or does not end.
     """
     machine = Machine(RAM, cold=cold, timeline=timeline, timeout=timeout)
+    for key, cut in (folios or {}).items():
+        machine.kernel.cache.folios[key] = FolioMap(cut)
     family = _Family(machine)
     null = os.open(os.devnull, os.O_RDWR)
     try:

@@ -29,6 +29,7 @@ from samepage.kernel.mm.address_space import (
     page_flags,
     wants_writenotify,
 )
+from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import anon_vma_prepare
@@ -179,8 +180,8 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
 
     The window is the aligned 64 KiB around the address. Where the VMA begins inside it,
     it starts with the VMA and still spans 16 pages; it never leaves the VMA or the 2 MiB
-    that one last-level table spans. Pages past the end of the file and pages marked for
-    readahead are left out.
+    that one last-level table spans. A large folio at its edge is mapped whole. Pages past
+    the end of the file and pages marked for readahead are left out.
 
     If there is no last-level table yet, and the first page to be mapped lies in the last
     folio of the file, nothing is mapped: the kernel makes the table only while it tries
@@ -195,6 +196,10 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     if count <= 0:
         return 0
     frames, cache = mm.frames, mm.cache
+    folios = cache.folios.get((inode.dev, inode.ino))
+    if folios is not None:
+        first, count = _with_whole_folios(vma, folios, first, count, table_start)
+        start = vma.address(first)
     cache.fill(inode, first, first + count, vma.index(page))
     words = frames.ram.words
     flags = page_flags(vma)
@@ -223,6 +228,23 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     if mapped:
         mm.rss[RssKind.SHMEM if vma.shmem else RssKind.FILE] += mapped
     return mapped
+
+
+def _with_whole_folios(
+    vma: Vma, folios: FolioMap, first: int, count: int, table_start: int
+) -> tuple[int, int]:
+    """The window of fault-around, with the folios at its two edges made whole where that
+    is allowed (`filemap_map_folio_range`). The inner ones are whole anyway."""
+    low, high = first, first + count
+    table_end = table_start + PMD_SIZE
+    last_page = ((vma.file.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - 1
+    for index in (first, first + count - 1):
+        start, end = folios.bounds(index)
+        inside = max(vma.start, table_start) <= vma.address(start)
+        inside = inside and vma.address(end) <= min(vma.end, table_end)
+        if inside and end <= last_page:
+            low, high = min(low, start), max(high, end)
+    return low, high - low
 
 
 def filemap_fault(mm: AddressSpace, vma: Vma, index: int) -> tuple[int, bool]:

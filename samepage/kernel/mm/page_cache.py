@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm import readahead, rmap
+from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind, Frames, OutOfFrames
 from samepage.kernel.mm.readahead import FileRa
 from samepage.kernel.mm.shmem import ShmemDevice
@@ -52,9 +53,8 @@ class PageCache:
         """Frames with PG_readahead: fault-around leaves them out."""
         self.residency: dict[tuple[int, int], Callable[[int], bool]] = {}
         """By (dev, ino): which pages of the file the host has cached."""
-        self.folio_ends: dict[tuple[int, int], Callable[[int], int]] = {}
-        """By (dev, ino): the index after the folio that holds a page, for files that the
-        host has cached in large folios."""
+        self.folios: dict[tuple[int, int], FolioMap] = {}
+        """By (dev, ino): the file's large folios, where they are those of a host."""
         self.spaces: dict[AddressSpace, None] = {}
         """All address spaces, oldest first: the roots of the reverse map."""
         self.shmem = ShmemDevice()
@@ -82,8 +82,8 @@ class PageCache:
 
     def folio_end(self, inode: MappedFile, index: int) -> int:
         """The index after the folio that holds a page (`folio_next_index`)."""
-        known = self.folio_ends.get((inode.dev, inode.ino))
-        return index + 1 if known is None else known(index)
+        known = self.folios.get((inode.dev, inode.ino))
+        return index + 1 if known is None else known.bounds(index)[1]
 
     def find(self, inode: MappedFile, index: int) -> int:
         """The frame of a page that counts as cached, else 0. Raises `OutOfFrames`."""
@@ -300,7 +300,7 @@ class PageCache:
             self.drop(inode, index)
         key = inode.dev, inode.ino
         self.residency.pop(key, None)
-        self.folio_ends.pop(key, None)
+        self.folios.pop(key, None)
         self._dropped.pop(inode, None)
         self._holes.pop(inode, None)
 

@@ -141,6 +141,10 @@ class Vma:
         """The file page that `address` shows."""
         return self.pgoff + ((address - self.start) >> PAGE_SHIFT)
 
+    def address(self, index: int) -> int:
+        """Where the file page `index` is, or would be if the VMA reached so far."""
+        return self.start + ((index - self.pgoff) << PAGE_SHIFT)
+
 
 class VmaSet:
     """The VMAs of one address space, sorted, without overlap."""
