@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
     "link": "Show what ld.so does with a program: search, order, bindings, relocations.",
+    "verify": "Compare the model with the live kernel, page by page.",
     "report": "Print a snapshot that was saved.",
     "diff": "Compare two snapshots.",
 }

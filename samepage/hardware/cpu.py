@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from samepage.hardware import engine
 from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
 from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
-from samepage.hardware.ram import PAGE_SHIFT, Ram
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
+from samepage.hardware.rmw import LONGEST_INSTRUCTION, writes_back
 
 _ACCESS = {
     engine.MEM_READ: Access.READ,
@@ -236,6 +237,9 @@ class Cpu:
         access = _ACCESS[kind]
         self.tlb_fills += 1
         while not self._translate(address, access, entry):
+            if access is Access.READ and writes_back(self._code_at_pc()):
+                access = Access.WRITE  # a real CPU translates for writing at once
+                continue
             resolved = address < ADDRESS_LIMIT and self._on_page_fault(address, access)
             if resolved and self.stopped_early:
                 self._stop = CpuStop(Stop.BUDGET)
@@ -246,6 +250,20 @@ class Cpu:
                 self._engine.stop()
                 return False
         return True
+
+    def _code_at_pc(self) -> bytes:
+        """The bytes of the instruction that executes, as far as they are present."""
+        pc = self.pc
+        code = b""
+        while len(code) < LONGEST_INSTRUCTION:
+            pte = self._ram.words[walk(self._ram, self._root, pc + len(code))]
+            if not pte & Pte.PRESENT:
+                break
+            at = pc + len(code) & PAGE_SIZE - 1
+            start = (pte & Pte.FRAME) + at
+            size = min(LONGEST_INSTRUCTION - len(code), PAGE_SIZE - at)
+            code += self._ram.bytes[start : start + size]
+        return code
 
     def _translate(self, address: int, access: Access, entry: TlbEntry) -> bool:
         """The hardware's part: walk, check rights, set the A and D bits."""

@@ -11,6 +11,9 @@ Only instructions with one memory operand count; `movs` and `push (mem)` read on
 write another. (Opcodes: Intel SDM volume 2, appendix A.)
 """
 
+LONGEST_INSTRUCTION = 15
+"""Bytes; the CPU refuses a longer one."""
+
 _PREFIXES = frozenset(b"\x66\x67\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65")
 _ALL = 0xFF
 
@@ -44,7 +47,7 @@ _WRITES = _groups()
 
 def writes_back(code: bytes) -> bool:
     """Whether the x86-64 instruction at the start of `code` stores to the operand that it
-    loads. `code` may be cut off at 15 bytes, the longest instruction."""
+    loads. `code` may be cut off after `LONGEST_INSTRUCTION` bytes."""
     at = 0
     while at < len(code) and code[at] in _PREFIXES:
         at += 1

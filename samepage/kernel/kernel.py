@@ -149,6 +149,8 @@ class Kernel:
         self.unimplemented: Counter[str] = Counter()
         self.timeline: list[TimelineEvent] | None = None
         self.on_exit: Callable[[Process], None] = lambda process: None
+        self.on_fork: Callable[[Task], None] = lambda parent: None
+        """Called when a task has made another one, before it goes on itself."""
         self.acting: Process | None = None
         """The process on whose behalf the kernel acts; events are its."""
         self._handlers = load_handlers()

@@ -43,11 +43,13 @@ class Comparison:
     """What came out. `counts` holds all differences, `differences` the first of each kind.
 
     `pages` is how many pages of the group are the same in every respect, `total_pages` how
-    many either side has. `excluded` are the VMAs that were left out, with their reasons.
+    many either side has, `by_process` both for each process. `excluded` are the VMAs that
+    were left out, with their reasons.
     """
 
     pages: int = 0
     total_pages: int = 0
+    by_process: list[tuple[int, int]] = field(default_factory=list)
     counts: Counter[DifferenceKind] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
     excluded: dict[str, str] = field(default_factory=dict)
@@ -158,6 +160,7 @@ class _Comparer:
         """Presence and labels per process, then the frames over all of them."""
         common: list[tuple[ProcessPages, ProcessPages]] = []
         bad: list[npt.NDArray[np.bool_]] = []
+        totals: list[int] = []
         for process in range(len(self.ours.pids)):
             ours, theirs = self.ours.pages[process], self.theirs.pages[process]
             lonely = np.setxor1d(ours.vpage, theirs.vpage, assume_unique=True)
@@ -175,10 +178,12 @@ class _Comparer:
                 self._pages_differ(DifferenceKind.DIRTY, process, ours.vpage[dirty])
                 wrong |= labels | dirty
             bad.append(wrong)
-            self.out.total_pages += len(left) + len(lonely)
+            totals.append(len(left) + len(lonely))
         if frames_told and common:
             self._frames(common, bad)
-        self.out.pages = sum(int((~wrong).sum()) for wrong in bad)
+        same = [int((~wrong).sum()) for wrong in bad]
+        self.out.by_process = list(zip(same, totals, strict=True))
+        self.out.pages, self.out.total_pages = sum(same), sum(totals)
 
     def _other_label(self, ours: ProcessPages, theirs: ProcessPages) -> npt.NDArray[np.bool_]:
         same_kind = ours.kind == theirs.kind

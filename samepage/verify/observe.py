@@ -23,6 +23,7 @@ from samepage.verify.environment import CWD, find_program
 from samepage.verify.faults import with_faults
 from samepage.verify.keys import Key
 
+
 @dataclass(slots=True)
 class Observation:
     """What the live kernel had in memory for a group.
@@ -53,9 +54,7 @@ def observe(
 
     Raises `SamepageError` if one cannot be run, traced or captured.
     """
-    launches = [
-        Launch(find_program(argv[0]), tuple(argv), env, cwd=CWD) for argv in commands
-    ]
+    launches = [Launch(find_program(argv[0]), tuple(argv), env, cwd=CWD) for argv in commands]
     files = _mapped_files(launches, stop_at, timeout)
     kept: list[str] = []
     if cold:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from samepage.errors import SamepageError
 from samepage.host.folios import Folios
 from samepage.host.traced import StopAt
 from samepage.kernel.mm.folios import FolioMap
+from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.task import Process
 from samepage.model import Guest, Machine
 from samepage.model import StopAt as ModelStopAt
@@ -92,6 +92,9 @@ class _Family:
         self._machine = machine
         self._members: dict[int, _Member] = {}
         machine.kernel.on_exit = self._on_exit
+        # The tracer stops the parent at each fork event: it loses the CPU, and writes to its
+        # rseq area when it comes back.
+        machine.kernel.on_fork = handle_notify_resume
 
     def _see(self, process: Process) -> _Member:
         return self._members.setdefault(process.pid, _Member(process, process.ppid))
@@ -140,8 +143,3 @@ class _Family:
             unimplemented=self._machine.unimplemented_syscalls,
             log=self._machine.log,
         )
-
-
-def why_no_model(error: SamepageError) -> str:
-    """The reason that a report gives for a program that the model could not run."""
-    return f"the model could not run it: {error.message}"

@@ -100,6 +100,7 @@ def do_clone(
     if flags & Clone.VFORK:
         process.vfork_done = False
     kernel.add_task(child)
+    kernel.on_fork(task)
     return child
 
 

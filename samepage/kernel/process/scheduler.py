@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from samepage.kernel.errors import SysError
+from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.signal import deliverable
 from samepage.kernel.process.task import Interrupted, Process, Task, TaskState
 
@@ -135,6 +136,7 @@ class Scheduler:
         self.current = task
         if task.set_child_tid:
             self._kernel.put_child_tid(task)
+        handle_notify_resume(task)
 
     def yield_current(self) -> None:
         """End the time slice of the task that runs."""

@@ -1,0 +1,207 @@
+"""`samepage verify`: the model against the live kernel, page by page."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from samepage.errors import SamepageError
+
+if TYPE_CHECKING:
+    from samepage.verify.group import Commands, Options
+    from samepage.verify.record import Record
+
+AGREES, DIFFERS, UNTRIED = 0, 1, 2
+_SAVE_EVERY = 10
+
+
+@click.command(
+    "verify",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARG]... [::: PROGRAM ...]...]"
+)
+@click.option(
+    "--corpus",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Compare every line of a file, and print a summary.",
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the corpus's results here; what is there already is not run again.",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Corpus lines at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option(
+    "--stop",
+    type=click.Choice(["entry", "exit"]),
+    default="exit",
+    show_default=True,
+    help="The instant: the program's first instruction, or its end.",
+)
+@click.option("--cold", is_flag=True, help="Evict the programs' files first, where possible.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds each."
+)
+@click.option("--shown", type=click.IntRange(1), default=5, help="Differences told of each kind.")
+@click.option(
+    "--against-kernel",
+    is_flag=True,
+    help="Compare two live runs: what differs there, no model can predict.",
+)
+@click.option(
+    "--env", "extra", multiple=True, metavar="NAME=VALUE", help="Add to the fixed environment."
+)
+def command(
+    words: tuple[str, ...],
+    corpus: str | None,
+    state: str | None,
+    jobs: int,
+    as_json: bool,
+    stop: str,
+    cold: bool,
+    timeout: float,
+    shown: int,
+    against_kernel: bool,
+    extra: tuple[str, ...],
+) -> int:
+    """Run programs live and on the model, and compare their memory page by page.
+
+    Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
+    the first program.
+    """
+    # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from samepage.host.traced import StopAt
+    from samepage.verify.corpus import read_corpus, split_groups
+    from samepage.verify.environment import ENVIRONMENT
+    from samepage.verify.group import Options
+
+    if bool(words) == bool(corpus):
+        raise SamepageError("give programs to compare, or --corpus FILE")
+    options = Options(
+        {**ENVIRONMENT, **_variables(extra)},
+        StopAt(stop),
+        cold=cold,
+        timeout=timeout,
+        timeline=True,
+        against_kernel=against_kernel,
+        shown=shown,
+    )
+    if corpus:
+        records = _run(read_corpus(corpus), options, jobs, state)
+    else:
+        records = [_one(split_groups(words), options)]
+    _print(records, as_json=as_json, shown=shown, summary=bool(corpus))
+    return _status(records)
+
+
+def _variables(extra: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in extra]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise SamepageError(f"--env {name}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _one(commands: "Commands", options: "Options") -> "Record":
+    from samepage.verify.group import verify_group
+    from samepage.verify.record import to_record
+
+    return to_record(verify_group(commands, options))
+
+
+def _run(
+    groups: "Sequence[Commands]", options: "Options", jobs: int, state: str | None
+) -> "list[Record]":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from samepage.verify.corpus import run_corpus
+    from samepage.verify.group import Outcome
+    from samepage.verify.record import tell_commands
+
+    known = _load(state)
+    done = dict(known)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("comparing", total=len(groups))
+
+        def on_result(record: "Record") -> None:
+            progress.advance(task)
+            line = tell_commands(record["commands"])
+            if record["outcome"] != Outcome.AGREES.value and line not in known:
+                progress.console.print(f"{record['outcome']}: {line}", markup=False)
+            if line not in done:
+                done[line] = record
+                if len(done) % _SAVE_EVERY == 0:
+                    _save(state, done)
+
+        try:
+            return run_corpus(groups, options, jobs=jobs, known=known, on_result=on_result)
+        finally:
+            _save(state, done)
+
+
+def _load(state: str | None) -> "dict[str, Record]":
+    if state is None or not os.path.exists(state):
+        return {}
+    try:
+        with open(state, encoding="utf-8") as file:
+            content = json.load(file)
+        return dict(content["results"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SamepageError(f"{state}: not a state file of samepage verify: {error}") from error
+
+
+def _save(state: str | None, done: "dict[str, Record]") -> None:
+    from samepage.report.output import replacing
+
+    if state is not None:
+        with replacing(state) as stream:
+            json.dump({"results": done}, stream)
+
+
+def _print(records: "list[Record]", *, as_json: bool, shown: int, summary: bool) -> None:
+    from samepage.verify.group import Outcome
+    from samepage.verify.lines import tell_excluded, tell_record, tell_summary
+
+    say: Callable[[str], None] = click.echo
+    if as_json:
+        json.dump({"results": records}, sys.stdout, indent=2)
+        say("")
+        return
+    for record in records:
+        if not summary or record["outcome"] != Outcome.AGREES.value:
+            for line in tell_record(record, shown):
+                say(line)
+    for line in tell_excluded(records):
+        say(line)
+    if summary:
+        for line in tell_summary(records):
+            say(line)
+
+
+def _status(records: "list[Record]") -> int:
+    from samepage.verify.group import Outcome
+
+    outcomes = {record["outcome"] for record in records}
+    if outcomes & {Outcome.DIFFERS.value, Outcome.FAULTS_DIFFER.value}:
+        return DIFFERS
+    return UNTRIED if Outcome.UNTRIED.value in outcomes else AGREES

@@ -1,0 +1,158 @@
+"""One comparison from beginning to end: a group of programs, live and on the model."""
+
+import enum
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from samepage.errors import SamepageError
+from samepage.host.traced import StopAt
+from samepage.snapshot.kinds import PageFlags
+from samepage.snapshot.tables import Snapshot, column
+from samepage.verify.compare import Comparison, compare
+from samepage.verify.difference import Difference, DifferenceKind
+from samepage.verify.kernel_sums import compare_with_smaps
+from samepage.verify.keys import Key, tell_key
+from samepage.verify.observe import Observation, observe
+from samepage.verify.predict import Prediction, predict
+
+Commands = Sequence[Sequence[str]]
+
+
+class Outcome(enum.Enum):
+    """What a comparison ended with."""
+
+    AGREES = "agrees"
+    """No difference at all, fault counts included."""
+    FAULTS_DIFFER = "faults differ"
+    """The same memory to the last page; the number of faults on the way to it differs."""
+    DIFFERS = "differs"
+    UNTRIED = "could not be tried"
+
+
+@dataclass(slots=True)
+class Options:
+    """How a group is compared. `timeout` is in seconds, for each program on each side.
+
+    `against_kernel` compares the kernel with itself, in a second run, and not with the
+    model: what differs then is not the same twice, and no model could predict it.
+    """
+
+    env: Mapping[str, str]
+    stop_at: StopAt = StopAt.EXIT
+    cold: bool = False
+    timeout: float = 60.0
+    timeline: bool = False
+    against_kernel: bool = False
+    shown: int = 10
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The result for one group.
+
+    `keys` names the processes that differences refer to by position. `reason` says why it
+    could not be tried. `weaker` says why frames were not compared, if they were not.
+    `notes` are what else a reader must know: processes that could not be held, files that
+    could not be evicted, system calls that the model does not have.
+    """
+
+    commands: Commands
+    outcome: Outcome
+    comparison: Comparison = field(default_factory=Comparison)
+    keys: list[Key] = field(default_factory=list)
+    reason: str = ""
+    weaker: str = ""
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def verify_group(commands: Commands, options: Options) -> Verdict:
+    """Run the programs live and on the model, and compare. Raises nothing for what is wrong
+    with a program: that is in the verdict."""
+    started = time.monotonic()
+    try:
+        verdict = _verify(commands, options)
+    except SamepageError as error:
+        verdict = Verdict(commands, Outcome.UNTRIED, reason=error.message)
+    verdict.seconds = time.monotonic() - started
+    return verdict
+
+
+def _verify(commands: Commands, options: Options) -> Verdict:
+    kernel = _observe(commands, options)
+    try:
+        model = (
+            _observe(commands, options)
+            if options.against_kernel
+            else _predict(commands, options, kernel)
+        )
+    except SamepageError as error:
+        side = "second run" if options.against_kernel else "model"
+        raise SamepageError(f"{side}: {error.message}") from error
+    keys = sorted(model.pids.keys() & kernel.pids.keys())
+    pairs = [(model.pids[key], kernel.pids[key]) for key in keys]
+    told = frames_are_told(kernel.snapshot)
+    result = compare(model.snapshot, kernel.snapshot, pairs, shown=options.shown, frames_told=told)
+    compare_with_smaps(result, model.snapshot, pairs, kernel.smaps, options.shown)
+    _compare_processes(result, model.pids, kernel)
+    verdict = Verdict(commands, _outcome(result), result, keys, notes=_notes(kernel, model))
+    if not told:
+        verdict.weaker = "the kernel tells no frame numbers here (root sees them)"
+    return verdict
+
+
+def _observe(commands: Commands, options: Options) -> Observation:
+    return observe(
+        commands,
+        options.env,
+        stop_at=options.stop_at,
+        timeout=options.timeout,
+        cold=options.cold,
+    )
+
+
+def _predict(commands: Commands, options: Options, kernel: Observation) -> Prediction:
+    return predict(
+        commands,
+        options.env,
+        stop_at=options.stop_at,
+        timeout=options.timeout,
+        cold=options.cold,
+        timeline=options.timeline,
+        folios=kernel.folios,
+    )
+
+
+def frames_are_told(snapshot: Snapshot) -> bool:
+    """Whether the kernel gave frame numbers with the present pages."""
+    present = (column(snapshot.pages, "flags") & PageFlags.PRESENT) != 0
+    return bool((column(snapshot.pages, "frame")[present] != 0).any())
+
+
+def _outcome(result: Comparison) -> Outcome:
+    if result.same:
+        return Outcome.AGREES
+    return Outcome.FAULTS_DIFFER if result.same_memory else Outcome.DIFFERS
+
+
+def _compare_processes(
+    result: Comparison, model_pids: Mapping[Key, int], kernel: Observation
+) -> None:
+    """A process that only one side has; one that the host could not hold is only noted."""
+    for key in sorted(model_pids.keys() ^ kernel.pids.keys()):
+        if key in kernel.lost:
+            continue
+        ours = f"{tell_key(key)} exists" if key in model_pids else "no such process"
+        theirs = f"{tell_key(key)} exists" if key in kernel.pids else "no such process"
+        result.counts[DifferenceKind.PROCESS] += 1
+        result.differences.insert(0, Difference(DifferenceKind.PROCESS, -1, 0, ours, theirs))
+
+
+def _notes(kernel: Observation, model: Observation | Prediction) -> list[str]:
+    notes = [f"{tell_key(key)} is not compared: {why}" for key, why in kernel.lost.items()]
+    notes += [f"{path} could not be evicted" for path in kernel.kept_in_cache]
+    if isinstance(model, Prediction) and model.unimplemented:
+        names = ", ".join(sorted(model.unimplemented))
+        notes.append(f"the model has no {names}")
+    return notes

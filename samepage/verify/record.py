@@ -1,0 +1,50 @@
+"""A verdict as plain data: what `--json` prints, a worker sends, and a state file keeps."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from samepage.verify.group import Verdict
+from samepage.verify.keys import tell_key
+
+Record = dict[str, Any]
+
+
+def tell_commands(commands: Sequence[Sequence[str]]) -> str:
+    """A group as one line of a corpus file."""
+    return " ::: ".join(shlex.join(argv) for argv in commands)
+
+
+def to_record(verdict: Verdict) -> Record:
+    """All of a verdict, in values that JSON has."""
+    result = verdict.comparison
+    return {
+        "commands": [list(argv) for argv in verdict.commands],
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        "weaker": verdict.weaker,
+        "notes": verdict.notes,
+        "same_memory": result.same_memory,
+        "same_minor_faults": result.same_minor_faults,
+        "pages_same": result.pages,
+        "pages_total": result.total_pages,
+        "processes": [
+            {"process": tell_key(key), "key": list(key), "pages_same": same, "pages_total": total}
+            for key, (same, total) in zip(verdict.keys, result.by_process, strict=True)
+        ],
+        "counts": {kind.value: count for kind, count in result.counts.items() if count},
+        "differences": [
+            {
+                "kind": difference.kind.value,
+                "process": tell_key(verdict.keys[difference.process])
+                if difference.process >= 0
+                else "",
+                "address": difference.address,
+                "model": difference.model,
+                "kernel": difference.kernel,
+            }
+            for difference in result.differences
+        ],
+        "excluded": result.excluded,
+        "seconds": round(verdict.seconds, 3),
+    }
