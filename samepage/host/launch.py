@@ -34,6 +34,7 @@ OPEN_FILES_LIMIT = 1024
 """RLIMIT_NOFILE: some programs size a table by it."""
 
 _ADDR_NO_RANDOMIZE = 0x0040000
+_PR_SET_NO_NEW_PRIVS = 38
 _EXECVE = 59
 
 AT_ENTRY = 9
@@ -126,7 +127,10 @@ def _become(program: Launch, gate: int, report: int) -> None:
             if signal.getsignal(number) is signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        ctypes.CDLL(None).personality(_ADDR_NO_RANDOMIZE)
+        libc = ctypes.CDLL(None)
+        # A set-user-ID file would bring randomization back (PER_CLEAR_ON_SETID), even for root.
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.personality(_ADDR_NO_RANDOMIZE)
         argv, env = list(program.argv), dict(program.env)
         if os.read(gate, 1) == b"!":
             os.execve(program.path, argv, env)

@@ -87,7 +87,11 @@ class Scanner:
                     raise ScanUnsupported from error
                 raise
             self._take(count, ranges, huge)
-            start = int(_SCAN_ARG.unpack(arg)[4])  # walk_end: where the kernel stopped
+            # Not walk_end: after the kernel had to flush its own buffer (512 regions) on the
+            # way, it holds an earlier address (seen on 6.18), and pages would come twice.
+            if count < _REGIONS:
+                break
+            start = int(self._regions[3 * count - 2])
         return ranges, huge
 
     def _take(self, count: int, ranges: list[Range], huge: list[Range]) -> None:

@@ -39,8 +39,8 @@ class _Request(enum.IntEnum):
     GETREGS = 12
     SETREGS = 13
     SYSCALL = 24
-    SETOPTIONS = 0x4200
     GETEVENTMSG = 0x4201
+    GETREGSET = 0x4204
     SEIZE = 0x4206
     INTERRUPT = 0x4207
     LISTEN = 0x4208
@@ -216,6 +216,21 @@ def get_registers(tid: int) -> Registers:
 def set_registers(tid: int, registers: Registers) -> None:
     """Replace the general registers."""
     _ptrace(_Request.SETREGS, tid, 0, ctypes.addressof(registers))
+
+
+_NT_X86_XSTATE = 0x202
+_XSTATE_ROOM = 64 << 10
+
+
+def xstate_size(tid: int) -> int:
+    """How many bytes of FPU and vector registers this CPU saves for a program.
+
+    A signal frame holds as many, so the size decides which page of the stack it reaches.
+    """
+    buffer = ctypes.create_string_buffer(_XSTATE_ROOM)
+    vector = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), _XSTATE_ROOM)
+    _ptrace(_Request.GETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(vector))
+    return int(vector[1])
 
 
 def set_breakpoint(tid: int, address: int) -> None:

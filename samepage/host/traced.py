@@ -111,6 +111,8 @@ class TracedGroup:
         self.stop_at = stop_at
         self.timeout = timeout
         self.trees: list[Tree] = []
+        self.xstate_size = 0
+        """What `ptrace.xstate_size` says of the CPU, once a program runs."""
         self._tasks: dict[int, Process] = {}
         self._early: set[int] = set()
         self._ghosts: list[int] = []
@@ -149,6 +151,7 @@ class TracedGroup:
         minor, major = read_fault_counts(pid)
         root.base_faults = (minor - exec_faults, major)
         self._tasks[pid] = root
+        self.xstate_size = ptrace.xstate_size(pid)
         self._expired = False
         watchdog = threading.Timer(self.timeout, self._expire)
         watchdog.daemon = True

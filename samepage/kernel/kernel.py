@@ -19,6 +19,7 @@ from types import GeneratorType
 from typing import Any
 
 from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
+from samepage.hardware.fxsave import FXSAVE_SIZE
 from samepage.hardware.paging import Access
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
@@ -164,6 +165,8 @@ class Kernel:
         self.hwcap = HWCAP
         self.hwcap2 = 2
         self.min_sigstack_size = config.min_sigstack_size
+        self.xstate_size = FXSAVE_SIZE
+        """Bytes of registers in a signal frame; a larger CPU's frames have more of them."""
         self._update_vdso()
 
     # --- what the parts of the kernel ask of it ---
@@ -317,9 +320,13 @@ class Kernel:
             self.stop_reason = f"the limit of {self.config.max_instructions:,} instructions"
         if self.stop_reason is not None:
             raise LimitReached(self.stop_reason)
+        self.deliver_pending(task)
+        return task.state is TaskState.RUNNABLE
+
+    def deliver_pending(self, task: Task) -> None:
+        """On the way back to user mode, from any system call, also one that had to wait."""
         if task.state is TaskState.RUNNABLE and (task.pending.mask or task.process.pending.mask):
             signals.deliver_signals(task, restart=False)
-        return task.state is TaskState.RUNNABLE
 
     def _enter_syscall(self, task: Task) -> None:
         if self.clock.system_call():

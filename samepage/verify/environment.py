@@ -3,8 +3,9 @@
 A C library picks its string functions by what the CPU offers, and a program that runs
 other code touches other pages. The model's CPU (Unicorn's default) lacks what a server's
 CPU has, so the live run is told to do without it: glibc by GLIBC_TUNABLES, OpenSSL by
-OPENSSL_ia32cap. Both variables are set on both sides, since the bytes of the environment
-lie on the stack.
+OPENSSL_ia32cap. Perl and Python seed their hash tables at random, which moves what they
+allocate; they are told not to. All variables are set on both sides, since the bytes of the
+environment lie on the stack.
 """
 
 import shutil
@@ -26,6 +27,8 @@ ENVIRONMENT = {
     "TERM": "dumb",
     "GLIBC_TUNABLES": f"glibc.cpu.hwcaps={HIDDEN_CPU_FEATURES}",
     "OPENSSL_ia32cap": "0:0",
+    "PERL_HASH_SEED": "0",
+    "PYTHONHASHSEED": "0",
 }
 """What every compared program gets; `--env` adds to it."""
 

@@ -121,6 +121,7 @@ def _predict(commands: Commands, options: Options, kernel: Observation) -> Predi
         cold=options.cold,
         timeline=options.timeline,
         folios=kernel.folios,
+        xstate_size=kernel.xstate_size,
     )
 
 

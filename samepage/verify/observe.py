@@ -31,7 +31,7 @@ class Observation:
     `pids` gives the pid in `snapshot` of each process by its key; `lost` those that could
     not be held, with the reason; `smaps` the kernel's own sums by pid. `folios` are the large
     folios of the mapped files by (device, inode), and `kept_in_cache` the files that `cold`
-    was asked to evict, and could not.
+    was asked to evict, and could not. `xstate_size` is what the CPU saves in a signal frame.
     """
 
     snapshot: Snapshot
@@ -40,6 +40,7 @@ class Observation:
     smaps: dict[int, dict[int, dict[bytes, int]]] = field(default_factory=dict)
     folios: dict[tuple[int, int], Folios] = field(default_factory=dict)
     kept_in_cache: list[str] = field(default_factory=list)
+    xstate_size: int = 0
 
 
 def observe(
@@ -101,7 +102,7 @@ def _look(group: TracedGroup) -> Observation:
     if snapshot.pages.num_rows == 0:
         raise SamepageError("the programs show no pages in /proc/PID/pagemap")
     faults = {p.holder: (p.minor_faults, p.major_faults) for p in held.values()}
-    observation = Observation(with_faults(snapshot, faults))
+    observation = Observation(with_faults(snapshot, faults), xstate_size=group.xstate_size)
     for key, process in held.items():
         observation.pids[key] = process.holder
         with contextlib.suppress(OSError):

@@ -49,26 +49,38 @@ def predict(
     cold: bool = False,
     timeline: bool = False,
     folios: Mapping[tuple[int, int], Folios] | None = None,
+    xstate_size: int = 0,
 ) -> Prediction:
     """Run the commands together on the model, and return what they have in memory.
 
     With `timeline` every event is kept, so that a difference can say what made a page.
-    `folios` are the large folios of the host's page cache by (device, inode).
+    `folios` are the large folios of the host's page cache by (device, inode), `xstate_size`
+    the bytes of registers that the host's CPU saves in a signal frame.
     Raises `SamepageError` if one cannot be started or does not end.
     """
     machine = Machine(RAM, cold=cold, timeline=timeline, timeout=timeout)
     for key, cut in (folios or {}).items():
         machine.kernel.cache.folios[key] = FolioMap(cut)
+    machine.kernel.xstate_size = max(xstate_size, machine.kernel.xstate_size)
     family = _Family(machine)
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        for argv in commands:
-            guest = machine.spawn(argv, env=env, cwd=CWD, stdin=null, stdout=null, stderr=null)
-            machine.run(guest, ModelStopAt(stop_at.value))
-            family.finish(guest)
-    finally:
-        os.close(null)
+    for argv in commands:
+        guest = machine.spawn(argv, env=env, cwd=CWD)
+        _use_null(guest)
+        machine.run(guest, ModelStopAt(stop_at.value))
+        family.finish(guest)
     return family.prediction()
+
+
+def _use_null(guest: Guest) -> None:
+    """Put the standard streams on /dev/null: the guest's own one, since some programs
+    (grep) compare their output with that file, and do less if they find it."""
+    process = guest.process
+    null = guest.machine.kernel.vfs.open(process.fs, os.fsencode(os.devnull), os.O_RDWR)
+    for fd in range(3):
+        process.files.close(fd)
+    process.files.install(null)
+    process.files.dup2(0, 1)
+    process.files.dup2(0, 2)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
-from samepage.kernel.mm.unmapped_area import get_unmapped_area, page_align
+from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
 from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.kernel.process.elf_loader import (
     BadExecutable,
@@ -226,8 +226,9 @@ def _set_layout(mm: AddressSpace, image: ElfImage, program: LoadedElf, static: b
     layout.start_data, layout.end_data = program.start_data, program.end_data
     start = page_align(program.end_bss)
     if image.header.type == ElfType.DYN and static:
-        # A loader or static PIE lies among the mappings, where a heap could not grow.
-        start = 0x5555_5555_4000
+        # A loader or static PIE lies among the mappings, where a heap could not grow. Where
+        # other programs are loaded, but rounded up to a page, not down (`load_elf_binary`).
+        start = page_align(TASK_SIZE // 3 * 2)
     mm.brk.start = mm.brk.end = start
 
 

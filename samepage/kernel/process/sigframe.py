@@ -1,7 +1,8 @@
 """The frame that a signal handler runs on (arch/x86/kernel/signal_64.c).
 
     old rsp - 128 (red zone)      or the top of the alternate stack
-      FXSAVE area, 64-byte aligned
+      FXSAVE area, 64-byte aligned; of a CPU with XSAVE its whole area, and 4 bytes that
+      mark its end (`fpu__alloc_mathframe`)
       struct rt_sigframe: restorer address, ucontext, siginfo     <- rsp in the handler
 
 The kernel writes it with ordinary user accesses, so a frame below the stack's VMA grows
@@ -54,6 +55,7 @@ _GENERAL = (
 _UC_FLAGS = 0x6  # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 _USER_SEGMENTS = struct.pack("<HHHH", 0x33, 0, 0, 0x2B)
 _REDZONE = 128
+_MAGIC2_SIZE = 4
 _SIGINFO_SIZE = 128
 _HEAD = struct.Struct("<QQQQiiQ")
 """pretcode, uc_flags, uc_link, ss_sp, ss_flags, padding, ss_size."""
@@ -79,7 +81,8 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     stack = task.altstack
     if action.flags & SA_ONSTACK and not stack.flags & SS_DISABLE and not stack.holds(sp):
         sp = stack.base + stack.size
-    fpstate = sp - FXSAVE_SIZE & ~63
+    area = _fpu_area(cpu, task.kernel.xstate_size)
+    fpstate = sp - len(area) & ~63
     frame = (fpstate - _FRAME_SIZE & ~15) - 8
     flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags & SS_DISABLE
     head = _HEAD.pack(action.restorer, _UC_FLAGS, 0, stack.base, flags, 0, stack.size)
@@ -88,7 +91,7 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     context = context.ljust(_MCONTEXT_SIZE, b"\0")
     data = head + context + struct.pack("<Q", mask) + pack_siginfo(info)
     try:
-        copy_to_user(task.mm, fpstate, bytes(fxsave(cpu)))
+        copy_to_user(task.mm, fpstate, area)
         copy_to_user(task.mm, frame, data)
     except SysError:
         raise FrameFault from None
@@ -102,6 +105,12 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     if not action.flags & SA_NODEFER:
         blocked |= bit(info.signal)
     task.blocked = blocked & ~UNBLOCKABLE
+
+
+def _fpu_area(cpu: Any, size: int) -> bytes:
+    """What is saved of the FPU. What our CPU does not have of a larger area is zero."""
+    legacy = bytes(fxsave(cpu))
+    return legacy if size <= FXSAVE_SIZE else legacy.ljust(size + _MAGIC2_SIZE, b"\0")
 
 
 def rt_sigreturn(task: Task, cpu: Any) -> None:
