@@ -13,8 +13,6 @@ from samepage.kernel.fs.context import MAY_EXEC, MAY_READ, MAY_WRITE, FsContext
 from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.regular import Regular
 
-UTIME_NOW = (1 << 30) - 1
-UTIME_OMIT = (1 << 30) - 2
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536
 KEEP_ID = 0xFFFF_FFFF

@@ -21,7 +21,7 @@ Drivers = dict[int, Opener]
 
 NULL, ZERO, FULL = os.makedev(1, 3), os.makedev(1, 5), os.makedev(1, 7)
 RANDOM, URANDOM = os.makedev(1, 8), os.makedev(1, 9)
-TTY, CONSOLE, PTMX = os.makedev(5, 0), os.makedev(5, 1), os.makedev(5, 2)
+TTY = os.makedev(5, 0)
 
 
 class Device(Inode):

@@ -4,6 +4,7 @@ import errno
 import os
 
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import O_LARGEFILE
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular, RegularFile
@@ -71,7 +72,8 @@ class MemfdFile(RegularFile):
 
 def make_memfd(sb: Superblock, name: bytes, flags: int) -> MemfdFile:
     """`memfd_create`. Raises `SysError(EINVAL)`; huge pages are not supported."""
-    if flags & ~KNOWN_FLAGS or len(name) > NAME_LIMIT or flags & (8 | 16) == 8 | 16:
+    both = MFD_NOEXEC_SEAL | MFD_EXEC
+    if flags & ~KNOWN_FLAGS or len(name) > NAME_LIMIT or flags & both == both:
         raise SysError(errno.EINVAL)
     mode = 0o666 if flags & MFD_NOEXEC_SEAL else 0o777
     inode = Memfd(sb, mode, nlink=0)
@@ -80,4 +82,4 @@ def make_memfd(sb: Superblock, name: bytes, flags: int) -> MemfdFile:
     elif flags & MFD_ALLOW_SEALING:
         inode.seals = 0
     path = Path(inode, b"/memfd:" + name + b" (deleted)", mount_id=0)
-    return MemfdFile(path, os.O_RDWR | 0o100000)
+    return MemfdFile(path, os.O_RDWR | O_LARGEFILE)

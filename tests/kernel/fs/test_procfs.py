@@ -226,6 +226,10 @@ def test_tasks_and_processes_are_listed(machine):
     vfs, ctx = machine.vfs, machine.ctx
     assert names(vfs.open(ctx, b"/proc/7/task", os.O_RDONLY))[2:] == [b"7", b"8"]
     assert b"7" in names(vfs.open(ctx, b"/proc", os.O_RDONLY))
+    thread = text(machine, b"/proc/thread-self/status")
+    assert "\nTgid:\t7\n" in thread
+    assert "\nPid:\t8\n" in thread
+    assert text(machine, b"/proc/7/task/8/stat").startswith("8 (prog)")
     for missing in (b"/proc/1", b"/proc/07", b"/proc/7/task/9"):
         with fails(errno.ENOENT):
             vfs.lookup(ctx, missing)

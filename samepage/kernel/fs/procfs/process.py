@@ -29,6 +29,7 @@ def make_directory(
     task: int | None = None,
 ) -> ProcDirectory:
     """The directory of a process, or, with `task`, of one of its threads."""
+    tid = process.pid if task is None else task
 
     def text(show: Callable[[ProcessView], str], mode: int = 0o444) -> ProcFile:
         return ProcFile(sb, lambda: os.fsencode(show(process)), mode)
@@ -47,7 +48,7 @@ def make_directory(
         b"fdinfo": _fdinfo(sb, process),
         b"environ": ProcFile(sb, lambda: _environ(process), 0o400),
         b"auxv": ProcFile(sb, lambda: process.auxv, 0o400),
-        b"status": text(status.status),
+        b"status": text(lambda p: status.status(p, tid)),
         b"personality": text(lambda _: "00000000\n", 0o400),
         b"limits": text(status.limits),
         b"comm": ProcFile(
@@ -57,7 +58,7 @@ def make_directory(
             lambda data: _rename(process, data),
         ),
         b"cmdline": ProcFile(sb, lambda: _cmdline(process)),
-        b"stat": text(status.stat),
+        b"stat": text(lambda p: status.stat(p, tid)),
         b"statm": ProcFile(sb, lambda: status.statm(process.mm).encode()),
         b"maps": memory(maps.maps),
         b"cwd": place(lambda: process.fs.cwd),

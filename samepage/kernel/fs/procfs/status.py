@@ -72,8 +72,8 @@ class MemoryFigures:
         self.resident = self.anon + self.file + self.shmem
 
 
-def status(process: ProcessView) -> str:
-    """The whole of /proc/PID/status."""
+def status(process: ProcessView, tid: int) -> str:
+    """The whole of /proc/PID/status, or of one thread's."""
     cred = process.cred
     effective = ALL_CAPABILITIES if cred.euid == 0 else 0
     permitted = ALL_CAPABILITIES if 0 in (cred.uid, cred.euid, cred.suid) else 0
@@ -85,7 +85,7 @@ def status(process: ProcessView) -> str:
         f"State:\t{STATES[process.state]}",
         f"Tgid:\t{process.pid}",
         "Ngid:\t0",
-        f"Pid:\t{process.pid}",
+        f"Pid:\t{tid}",
         f"PPid:\t{process.ppid}",
         "TracerPid:\t0",
         f"Uid:\t{cred.uid}\t{cred.euid}\t{cred.suid}\t{cred.fsuid}",
@@ -93,7 +93,7 @@ def status(process: ProcessView) -> str:
         f"FDSize:\t{files.size if files is not None else 0}",
         f"Groups:\t{groups}",
         f"NStgid:\t{process.pid}",
-        f"NSpid:\t{process.pid}",
+        f"NSpid:\t{tid}",
         f"NSpgid:\t{process.pgid}",
         f"NSsid:\t{process.sid}",
         "Kthread:\t0",
@@ -164,14 +164,15 @@ def _memory(mm: AddressSpace) -> list[str]:
     return [*lines, "CoreDumping:\t0", "THP_enabled:\t0", "untag_mask:\t0xffffffffffffffff"]
 
 
-def stat(process: ProcessView) -> str:
-    """The line of /proc/PID/stat (`do_task_stat`); the signal masks are the low 31 bits."""
+def stat(process: ProcessView, tid: int) -> str:
+    """The line of /proc/PID/stat, or of one thread's (`do_task_stat`); the signal
+    masks are the low 31 bits."""
     mm = process.mm
     figures = MemoryFigures(mm) if mm is not None else None
     low = 0x7FFF_FFFF
     rss_limit = process.limits.get(resource.RLIMIT_RSS, (INFINITY, INFINITY))[0]
     before = [
-        f"{process.pid} ({escape_comm(process.comm)}) {process.state}",
+        f"{tid} ({escape_comm(process.comm)}) {process.state}",
         process.ppid,
         process.pgid,
         process.sid,
