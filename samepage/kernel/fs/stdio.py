@@ -36,16 +36,15 @@ class Stdio:
         descriptor must stay open. Raises `SysError(EBADF)` if it is not open."""
         try:
             found = os.fstat(host_fd)
-            access = fcntl.fcntl(host_fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND)
+            append = fcntl.fcntl(host_fd, fcntl.F_GETFL) & os.O_APPEND
         except OSError as error:
             raise SysError(errno.EBADF) from error
         key = (found.st_dev, found.st_ino)
         path = self._paths.get(key)
-        # A file may be open twice with two positions: such descriptors stay apart.
-        if path is None or path.inode.size:
-            path = self._make(host_fd)
-            self._paths[key] = path
-        return HostStreamFile(path, access, host_fd)
+        if path is None:
+            path = self._paths[key] = self._make(host_fd)
+        assert isinstance(path.inode, HostStream), "_make made it"
+        return HostStreamFile(path, path.inode.add(host_fd) | append, host_fd)
 
     def _make(self, host_fd: int) -> Path:
         name = os.readlink(b"/proc/self/fd/%d" % host_fd)
@@ -79,4 +78,4 @@ class Stdio:
         """`/dev/tty`. Raises `SysError(ENXIO)` without a terminal."""
         if self._tty is None:
             raise SysError(errno.ENXIO)
-        return HostStreamFile(self._tty, flags)
+        return self._tty.inode.open(self._tty, flags)

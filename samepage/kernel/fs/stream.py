@@ -40,9 +40,10 @@ T = TypeVar("T")
 
 
 class HostStream(Inode):
-    """A descriptor that the host gave to samepage.
+    """A file that the host gave to samepage, by one or more descriptors.
 
-    `mapping` is the content for mmap if it is a regular file of the guest's tree.
+    `host_fd` is the one that tells its attributes. `mapping` is the content for mmap if it
+    is a regular file of the guest's tree.
     """
 
     def __init__(self, sb: Superblock, host_fd: int, mapping: Mapping | None = None) -> None:
@@ -55,6 +56,14 @@ class HostStream(Inode):
         self.host_fd = host_fd
         self.mapping = mapping
         self.terminal = Terminal(host_fd) if os.isatty(host_fd) else None
+        self._descriptors: list[tuple[int, int]] = []
+        """(access mode, host descriptor)"""
+
+    def add(self, host_fd: int) -> int:
+        """Another host descriptor of the file; its access mode."""
+        access = fcntl.fcntl(host_fd, fcntl.F_GETFL) & os.O_ACCMODE
+        self._descriptors.append((access, host_fd))
+        return access
 
     @property
     def size(self) -> int:
@@ -77,8 +86,15 @@ class HostStream(Inode):
         return super().stat()
 
     def open(self, path: Path, flags: int) -> OpenFile:
-        """Open it once more, as `/dev/stdout` does."""
-        return HostStreamFile(path, flags)
+        """Open it once more, as `/dev/stdout` does.
+
+        Raises `SysError(EACCES)` if the host gave no descriptor with that access.
+        """
+        wanted = flags & os.O_ACCMODE
+        for access, host_fd in self._descriptors:
+            if access in (wanted, os.O_RDWR):
+                return HostStreamFile(path, flags, host_fd)
+        raise SysError(errno.EACCES)
 
 
 class HostStreamFile(OpenFile):
@@ -86,10 +102,10 @@ class HostStreamFile(OpenFile):
 
     inode: HostStream
 
-    def __init__(self, path: Path, flags: int, host_fd: int | None = None) -> None:
+    def __init__(self, path: Path, flags: int, host_fd: int) -> None:
         super().__init__(path, flags)
         # One inode may be open as several descriptors, with different access modes.
-        self.host_fd = self.inode.host_fd if host_fd is None else host_fd
+        self.host_fd = host_fd
         self.seekable = stat.S_ISREG(self.inode.mode)
 
     @property

@@ -168,6 +168,21 @@ def test_a_host_pipe_as_standard_input(vfs):
     os.close(reader)
 
 
+def test_streams_of_one_host_file_keep_their_own_descriptors(vfs, ctx, tree):
+    reader, writer = os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_WRONLY)
+    stdin, stdout = vfs.stdio.open_host(reader), vfs.stdio.open_host(writer)
+    assert stdin.inode is stdout.inode
+    assert (stdin.read(5), stdout.write(b"gone")) == (b"", 4)
+    assert stdin.inode.open(stdin.path, os.O_WRONLY).write(b"x") == 1
+    with fails(errno.EACCES):
+        stdin.inode.open(stdin.path, os.O_RDWR)
+    first, second = (os.open(tree / "file", os.O_RDONLY) for _ in range(2))
+    streams = [vfs.stdio.open_host(fd) for fd in (first, second)]
+    assert [stream.read(7) for stream in streams] == [b"content"] * 2
+    for fd in (reader, writer, first, second):
+        os.close(fd)
+
+
 def test_a_host_file_as_standard_input_can_be_sought_and_mapped(vfs, ctx, tree):
     fd = os.open(tree / "file", os.O_RDONLY)
     stdin = vfs.stdio.open_host(fd)
