@@ -151,18 +151,24 @@ class Linker:
     def relocate(self, result: LinkResult) -> None:
         """Relocate every object, and write-protect what is RELRO."""
         for link in self.relocation_order(result):
-            entries, done = result.entries[link], result.relocated[link]
-            if done.lazy and len(entries.places) > entries.plt_start:
-                set_up_lazy(link, done)
-            with WritableText(self.memory, link):
-                if link is not self.loader.interpreter:
-                    relocate_relative(self.memory, link, done)
-                if len(entries.places):
-                    SymbolicRelocation(
-                        self.memory, result.maps, link, entries, result.references[link], done
-                    ).relocate(done.lazy, self.resolve_ifunc)
+            try:
+                self._relocate_object(link, result)
+            except OSError as error:
+                raise link.object.elf.error(f"relocation: {error.strerror}") from None
             link.relocated = True
             protect_relro(self.memory, link)
+
+    def _relocate_object(self, link: LinkMap, result: LinkResult) -> None:
+        entries, done = result.entries[link], result.relocated[link]
+        if done.lazy and len(entries.places) > entries.plt_start:
+            set_up_lazy(link, done)
+        with WritableText(self.memory, link):
+            if link is not self.loader.interpreter:
+                relocate_relative(self.memory, link, done)
+            if len(entries.places):
+                SymbolicRelocation(
+                    self.memory, result.maps, link, entries, result.references[link], done
+                ).relocate(done.lazy, self.resolve_ifunc)
 
     def link(self, path: str) -> LinkResult:
         """Load, bind and relocate the program at `path`.

@@ -83,7 +83,8 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
                 f"PT_LOAD at address {segment.vaddr:#x}: {segment.filesz} of {segment.memsz} bytes"
             )
         if commands:
-            if commands[-1].alloc_end > segment.vaddr:
+            # ld.so would map the later one over the earlier; no linker makes such files.
+            if _page_up(commands[-1].alloc_end) > command.map_start:
                 raise elf.error(f"PT_LOAD at address {segment.vaddr:#x} overlaps the one before")
             has_holes |= commands[-1].map_end != command.map_start
         commands.append(command)

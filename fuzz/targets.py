@@ -1,0 +1,85 @@
+"""What is fuzzed: reading a file completely, and linking a program with it.
+
+A target takes the bytes of a file. It returns "accepted" or the kind of error that a
+user would see; every other exception is a finding.
+"""
+
+import functools
+import os
+from dataclasses import replace
+
+from samepage.elf.header import ElfError
+from samepage.elf.notes import build_id, gnu_properties
+from samepage.elf.object import DynamicObject
+from samepage.elf.sections import read_sections
+from samepage.linker.cache import parse_cache
+from samepage.linker.errors import LinkError
+from samepage.linker.hwcaps import HardwareCapabilities
+from samepage.linker.image import ImageMemory
+from samepage.linker.link import Linker
+from samepage.linker.memory import OpenFile
+from samepage.linker.pages import relocated_pages
+from samepage.linker.search import LinkerConfig
+
+HOST = "/bin/ls"
+"""A program whose first library is replaced by the file under test."""
+
+_REPLACED = "libselinux.so.1"
+
+
+def read_everything(data: bytes) -> str:
+    """Read every table of a file."""
+    try:
+        found = DynamicObject.from_bytes(data, "fuzzed")
+        found.strings.pool(found.symbols["st_name"]).gnu_hashes()
+        _ = (found.soname, found.needed, found.interpreter, found.gnu_hash, found.sysv_hash)
+        _ = (found.versions, found.relocations, found.tls, found.relro)
+        build_id(found.elf)
+        gnu_properties(found.elf)
+        read_sections(found.elf)
+        relocated_pages(found)
+    except ElfError:
+        return "ElfError"
+    return "accepted"
+
+
+@functools.cache
+def _system_object(path: str) -> tuple[DynamicObject, tuple[int, int]]:
+    status = os.stat(path)
+    return DynamicObject.open(path), (status.st_dev, status.st_ino)
+
+
+class _WithReplacement(ImageMemory):
+    """Memory in which one library has the fuzzed bytes; the others are read only once."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._data = data
+
+    def open(self, path: str) -> OpenFile:
+        if path.endswith("/" + _REPLACED):
+            return OpenFile(path, -1, (0, 1), DynamicObject.from_bytes(self._data, path))
+        found, identity = _system_object(path)
+        return OpenFile(path, -1, identity, found)
+
+
+_CONFIG = replace(LinkerConfig(capabilities=HardwareCapabilities()), bind_now=True)
+
+
+def link(data: bytes) -> str:
+    """Link a program with the file in place of a library: bind and relocate everything."""
+    try:
+        Linker(_WithReplacement(data), _CONFIG, lambda address: address).link(HOST)
+    except ElfError:
+        return "ElfError"
+    except LinkError:
+        return "LinkError"
+    return "accepted"
+
+
+def cache(data: bytes) -> str:
+    """Read an ld.so.cache."""
+    return "accepted" if parse_cache(data) else "empty"
+
+
+TARGETS = {"read": read_everything, "link": link, "cache": cache}
