@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "live": "Show what the processes of the running system share.",
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
+    "cost": "Show what each process pays that loads a library, and why.",
     "link": "Show what ld.so does with a program: search, order, bindings, relocations.",
     "verify": "Compare the model with the live kernel, page by page.",
     "report": "Print a snapshot that was saved.",

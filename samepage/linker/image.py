@@ -30,6 +30,9 @@ from samepage.linker.memory import (
 MMAP_BASE = 0x7FFFF7FFF000
 """`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
 
+MAX_COPY = 1 << 32
+"""Bytes of one mapping that the picture holds as a copy."""
+
 _HUGE = 2 << 20
 
 Placer = Callable[[OpenFile | None, int, int, bool], int]
@@ -233,12 +236,17 @@ def _slice(region: Region, start: int, end: int) -> Region:
 
 
 def _region(address: int, length: int, prot: int, file: OpenFile | None, offset: int) -> Region:
-    end = address + length
-    if file is None:
-        return Region(address, end, prot, np.zeros(length, np.uint8), True)
-    content = file.object.elf.data[offset : offset + length]
-    if prot & PROT_WRITE or len(content) < length:
-        data = np.zeros(length, np.uint8)
-        data[: len(content)] = content
-        return Region(address, end, prot, data, True)
-    return Region(address, end, prot, content, False)
+    """A new mapping. Pages beyond the end of the file are left out: touching one is an
+    error (SIGBUS) for a process, too. Raises `OSError` (ENOMEM) for absurd lengths.
+    """
+    content = np.empty(0, np.uint8)
+    if file is not None:
+        content = file.object.elf.data[offset : offset + length]
+        length = (len(content) + PAGE - 1) & -PAGE
+        if len(content) == length and not prot & PROT_WRITE:
+            return Region(address, address + length, prot, content, False)
+    if length > MAX_COPY:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    data = np.zeros(length, np.uint8)
+    data[: len(content)] = content
+    return Region(address, address + length, prot, data, True)

@@ -29,7 +29,7 @@ from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
 from samepage.linker.segments import plan
 
-_ADJUSTED = (
+ADJUSTED_TAGS = (
     Tag.HASH,
     Tag.PLTGOT,
     Tag.STRTAB,
@@ -40,6 +40,7 @@ _ADJUSTED = (
     Tag.VERSYM,
     Tag.GNU_HASH,
 )
+"""The pointers of a dynamic section that ld.so makes absolute, in the section itself."""
 
 
 class Foreign(enum.Enum):
@@ -89,7 +90,7 @@ def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
     last = {tag: index for index, tag in enumerate(entries["d_tag"].tolist())}
     values_at = link.base + segment.vaddr + 8
     if link.base:
-        chosen = np.array([last[tag] for tag in _ADJUSTED if tag in last], np.int64)
+        chosen = np.array([last[tag] for tag in ADJUSTED_TAGS if tag in last], np.int64)
         addresses = (values_at + 16 * chosen).astype(np.uint64)
         done.store(memory, addresses, entries["d_val"][chosen] + np.uint64(link.base))
     if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in last:

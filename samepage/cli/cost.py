@@ -1,0 +1,74 @@
+"""`samepage cost`: what each process that loads a library pays for it, and why."""
+
+import json
+import sys
+
+import click
+
+from samepage.errors import SamepageError
+
+
+@click.command("cost")
+@click.argument("libraries", nargs=-1, required=True, metavar="LIBRARY...", type=click.Path())
+@click.option("--map", "page_map", is_flag=True, help="Show every page: state and sections.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
+@click.option(
+    "--budget",
+    type=click.IntRange(min=0),
+    metavar="PAGES",
+    help="Exit with status 1 if a library copies more pages at load.",
+)
+@click.option(
+    "--page-size",
+    type=click.Choice(["4096", "16384", "65536"]),
+    default="4096",
+    show_default=True,
+    help="Bytes of a page on the machine that runs the library.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Causes to show for each library; 0 for all.",
+)
+def command(
+    libraries: tuple[str, ...],
+    page_map: bool,
+    as_json: bool,
+    budget: int | None,
+    page_size: str,
+    top: int,
+) -> int:
+    """Show what each process pays that loads LIBRARY: pages copied at load, and what causes
+    them, pages that a write would copy, and what would lower the cost.
+
+    The files are read, not loaded: x86-64, aarch64, riscv64 and i386 on any machine.
+    """
+    from samepage.analysis.cost import cost_of
+    from samepage.elf.object import DynamicObject
+    from samepage.report.cost import cost_document, cost_text
+
+    costs = []
+    for path in libraries:
+        try:
+            library = DynamicObject.open(path)
+        except OSError as error:
+            raise SamepageError(f"{path}: {error.strerror}") from None
+        if not len(library.dynamic.entries):
+            raise SamepageError(f"{path}: not a dynamic object")
+        costs.append(cost_of(library, int(page_size)))
+    if as_json:
+        print(json.dumps([cost_document(cost) for cost in costs], indent=1))
+    else:
+        for cost in costs:
+            lines = cost_text(cost, page_map=page_map, top=top)
+            sys.stdout.writelines(line + "\n" for line in lines)
+    over = [cost for cost in costs if budget is not None and cost.copied > budget]
+    for cost in over:
+        click.echo(
+            f"samepage: {cost.path}: {cost.copied} pages are copied at load, "
+            f"over the budget of {budget}",
+            err=True,
+        )
+    return 1 if over else 0

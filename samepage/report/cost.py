@@ -1,0 +1,108 @@
+"""What libraries cost, as a document for JSON and as text for people."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from samepage.analysis.cost import Cost, PageCost, PageState
+from samepage.elf.machines import MACHINES
+from samepage.report.sizes import count, printable
+
+_MARKS = {
+    PageState.SHARED: ".",
+    PageState.UNTIL_WRITTEN: "w",
+    PageState.COPIED: "C",
+    PageState.ANONYMOUS: "z",
+}
+
+
+def cost_document(cost: Cost) -> dict[str, Any]:
+    """Everything about one library's cost, as it goes into JSON."""
+    return {
+        "path": cost.path,
+        "machine": MACHINES[cost.machine].name,
+        "page_size": cost.page_size,
+        "pages": {state.name.lower(): cost.count(state) for state in PageState},
+        "relro_pages": cost.relro,
+        "relocations": {kind.name: number for kind, number in cost.relocations.items()},
+        "page_map": [_page(page) for page in cost.pages],
+        "savings": [
+            {
+                "change": saving.change,
+                "pages": saving.pages,
+                "file_bytes": saving.file_bytes,
+                "note": saving.note,
+            }
+            for saving in cost.savings
+        ],
+    }
+
+
+def _page(page: PageCost) -> dict[str, Any]:
+    return {
+        "address": page.address,
+        "state": page.state.value,
+        "executable": page.executable,
+        "relro": page.relro,
+        "sections": list(page.sections),
+        "causes": [
+            {"kind": cause.kind.name, "symbol": cause.symbol, "count": cause.count}
+            for cause in page.causes
+        ],
+        "other_stores": list(page.other_stores),
+    }
+
+
+def cost_text(cost: Cost, *, page_map: bool, top: int) -> Iterator[str]:
+    """One library's cost as lines of text; `top` bounds the causes (0: all)."""
+    yield f"{printable(cost.path)} ({MACHINES[cost.machine].name})"
+    yield (f"  each process pays {count(cost.copied, 'page')} at load, {cost.relro} of them RELRO")
+    yield (
+        f"  and up to {count(cost.count(PageState.UNTIL_WRITTEN), 'page')} of data that it "
+        f"writes, {count(cost.count(PageState.ANONYMOUS), 'page')} of .bss"
+    )
+    yield f"  shared for good: {count(cost.count(PageState.SHARED), 'page')}"
+    kinds = ", ".join(f"{number} {kind.name}" for kind, number in cost.relocations.items())
+    yield f"  relocations: {kinds or 'none'}"
+    yield from _causes(cost, top)
+    if cost.savings:
+        yield "  what would lower it:"
+    for saving in cost.savings:
+        pages = f"{count(saving.pages, 'page')}" if saving.pages else ""
+        size = f"{saving.file_bytes:,} bytes of file" if saving.file_bytes else ""
+        saved = ", ".join(filter(None, (pages, size))) or "no page"
+        yield f"    {saving.change}: saves {saved} ({saving.note})"
+    if page_map:
+        yield from _map(cost)
+
+
+def _causes(cost: Cost, top: int) -> Iterator[str]:
+    """The symbols that make the most pages private, with their numbers of pages."""
+    pages: Counter[tuple[str, str]] = Counter()
+    words: Counter[tuple[str, str]] = Counter()
+    for page in cost.pages:
+        for cause in page.causes:
+            pages[cause.kind.name, cause.symbol] += 1
+            words[cause.kind.name, cause.symbol] += cause.count
+    ordered = sorted(pages, key=lambda key: (-pages[key], -words[key], key))
+    shown = ordered[: top or None]
+    if shown:
+        yield "  what causes it (pages it is on, words):"
+    for kind, symbol in shown:
+        yield f"    {pages[kind, symbol]:5} {words[kind, symbol]:7}  {kind} {printable(symbol)}"
+    if len(ordered) > len(shown):
+        yield f"    and {count(len(ordered) - len(shown), 'more symbol')} (--top 0 shows all)"
+
+
+def _map(cost: Cost) -> Iterator[str]:
+    """Runs of pages with the same sections and state, one line each."""
+    yield "  map: . shared, w shared until written, C copied at load, z zero until written"
+    runs = groupby(cost.pages, key=lambda page: (page.state, page.sections))
+    for (state, sections), pages in runs:
+        run = list(pages)
+        end = run[-1].address + cost.page_size
+        yield (
+            f"    {run[0].address:10x}-{end:<10x} {_MARKS[state]} {len(run):6}  "
+            f"{' '.join(map(printable, sections))}"
+        )
