@@ -1,5 +1,7 @@
 """The picture of memory follows mmap's rules."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,7 +50,7 @@ def test_it_is_a_dictionary_of_bytes(steps: list[tuple[str, int, int]]) -> None:
             with pytest.raises(OSError, match="nothing is mapped"):
                 memory.read(start, 1)
     regions = memory.regions()
-    assert all(a.end <= b.start for a, b in zip(regions, regions[1:], strict=False))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(regions))
 
 
 def test_words_may_be_unaligned_and_in_several_regions() -> None:
