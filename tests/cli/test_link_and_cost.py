@@ -1,0 +1,65 @@
+"""The two commands: exit statuses, JSON, and errors of one line."""
+
+import json
+import os
+
+import pytest
+
+from samepage.cli.main import run
+
+LIBZ = "/lib/x86_64-linux-gnu/libz.so.1"
+
+
+def test_link_prints_objects_and_bindings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["link", "/bin/true", "--bindings", "--trail", "--pages"]) == 0
+    output = capsys.readouterr().out
+    assert "libc.so.6" in output
+    assert "/bin/true: abort@GLIBC_2.2.5 -> " in output
+    assert "/etc/ld.so.cache" in output
+
+
+def test_link_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["link", "/bin/true", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [os.path.basename(item["path"]) for item in document["objects"]] == [
+        "true",
+        "ld-linux-x86-64.so.2",
+        "libc.so.6",
+    ]
+    assert document["constructor_order"][-1] == "/bin/true"
+    binding = next(item for item in document["bindings"] if item["symbol"] == "abort")
+    assert binding["provided_by"].endswith("libc.so.6")
+    assert binding["why"]
+    assert sum(item["relocations"].get("RELATIVE", 0) for item in document["objects"]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["link", "/does/not/exist"], 127, "No such file"),
+        (["link", "/etc/passwd"], 2, "not an ELF file"),
+        (["cost", "/does/not/exist"], 2, "No such file"),
+        (["cost", "/etc/passwd"], 2, "not an ELF file"),
+        (["link", "--check", "/etc/passwd"], 2, "not an ELF file"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.skipif(not os.path.exists(LIBZ), reason="no libz")
+def test_cost_and_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cost", LIBZ, "--map"]) == 0
+    assert "pages at load" in capsys.readouterr().out
+    assert run(["cost", LIBZ, "--budget", "0"]) == 1
+    assert "over the budget of 0" in capsys.readouterr().err
+    assert run(["cost", LIBZ, "--json", "--budget", "1000"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document[0]["pages"]["copied"] >= 1
+    assert len(document[0]["page_map"]) == sum(document[0]["pages"].values())
