@@ -33,7 +33,7 @@ _NOTHING = 9
 _CLASSES = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class VmaSums:
     """One value per VMA. All are in pages, but `pss`: bytes << PSS_SHIFT.
 

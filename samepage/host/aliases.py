@@ -13,6 +13,7 @@ subvolumes of btrfs). Only devices without a block device (major number 0) can b
 import numpy as np
 import numpy.typing as npt
 
+from samepage.host.arrays import distinct
 from samepage.host.maps import MINOR_BITS
 from samepage.host.system import Capture
 
@@ -50,8 +51,8 @@ def _pairs(capture: Capture) -> npt.NDArray[np.int64]:
         owned = owner[rows[low:high]]
         differ = (owned >= 0) & (mapped >= 0) & (owned != mapped)
         pairs = owned[differ].astype(np.int64) << 32 | mapped[differ]
-        found.append(np.unique(pairs))
-    both = np.unique(np.concatenate(found))
+        found.append(distinct(pairs))
+    both = distinct(np.concatenate(found))
     return np.stack((both >> 32, both & 0xFFFFFFFF), axis=1)
 
 

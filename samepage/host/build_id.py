@@ -8,15 +8,12 @@ build-id have the same code and read-only data, whatever their names are.
 import os
 import struct
 
-from samepage.elf.header import (
-    ELF_MAGIC,
-    PHDR64,
-    ElfError,
-    SegmentType,
-    parse_elf_header,
-    parse_program_headers,
-)
-
+_MAGIC = b"\x7fELF\x02\x01"
+"""64-bit, little-endian. The layout is defined once more in `samepage.elf.header`, whose
+classes take longer to import than all build-ids of a system to read."""
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_PT_NOTE = 4
 _HEAD = 4096
 _NOTE = struct.Struct("<III")
 _NT_GNU_BUILD_ID = 3
@@ -31,20 +28,19 @@ def read_build_id(fd: int) -> str | None:
     Files that are not 64-bit ELF, or damaged, have none. Raises `OSError`.
     """
     head = os.pread(fd, _HEAD, 0)
-    if not head.startswith(ELF_MAGIC):
+    if not head.startswith(_MAGIC) or len(head) < _EHDR.size:
         return None
-    try:
-        header = parse_elf_header(head)
-        if header.phentsize != PHDR64.size or not 0 < header.phnum <= _MAX_PHNUM:
-            return None
-        size = header.phnum * PHDR64.size
-        segments = parse_program_headers(_slice(fd, head, header.phoff, size), header.phnum)
-    except ElfError:
+    header = _EHDR.unpack_from(head)
+    phoff, phentsize, phnum = header[5], header[9], header[10]
+    if phentsize != _PHDR.size or not 0 < phnum <= _MAX_PHNUM:
         return None
-    for segment in segments:
-        if segment.type == SegmentType.NOTE and segment.filesz <= _MAX_NOTES:
-            notes = _slice(fd, head, segment.offset, segment.filesz)
-            build_id = find_build_id(notes, 8 if segment.align == 8 else 4)
+    table = _slice(fd, head, phoff, phnum * _PHDR.size)
+    if len(table) < phnum * _PHDR.size:
+        return None
+    for kind, _, offset, _, _, filesz, _, align in _PHDR.iter_unpack(table):
+        if kind == _PT_NOTE and filesz <= _MAX_NOTES:
+            notes = _slice(fd, head, offset, filesz)
+            build_id = find_build_id(notes, 8 if align == 8 else 4)
             if build_id:
                 return build_id
     return None

@@ -15,7 +15,8 @@ exited or called exec meanwhile, and is read once more from the beginning.
 import os
 from array import array
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from samepage.host.pagemap import (
     ENTRY_SIZE,
@@ -33,8 +34,7 @@ _VSIZE_FIELD = 20
 """The place of `vsize` in /proc/PID/stat, counted after the name."""
 
 
-@dataclass(slots=True)
-class RawProcess:
+class RawProcess(NamedTuple):
     """The files of /proc/PID as they were read; what could not be read is empty or 0."""
 
     pid: int
@@ -45,11 +45,11 @@ class RawProcess:
     cmdline: bytes
     exe: str
     mnt_ns: int
-    huge: list[Range] = field(default_factory=list)
+    huge: list[Range]
     """Virtual pages that are mapped by an entry of 2 MiB or more."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """A part of a capture.
 
@@ -169,9 +169,8 @@ class Collector:
             if not maps:
                 self.tally.without_memory += 1
                 return
-            process = self._describe(pid, base, maps)
-            ranges = self._ranges(fd, process)
-            self._batch.processes.append(process)
+            ranges, huge = self._ranges(fd, pid, maps)
+            self._batch.processes.append(self._describe(pid, base, maps, huge))
             self.next_number += 1
             complete = yield from self._pages(fd, number, ranges)
         finally:
@@ -183,7 +182,7 @@ class Collector:
             self.tally.changed += 1
         self.tally.captured += 1
 
-    def _describe(self, pid: int, base: str, maps: bytes) -> RawProcess:
+    def _describe(self, pid: int, base: str, maps: bytes, huge: list[Range]) -> RawProcess:
         return RawProcess(
             pid,
             maps,
@@ -193,16 +192,16 @@ class Collector:
             _optional(base + "cmdline"),
             _link(base + "exe"),
             _inode(base + "ns/mnt"),
+            huge,
         )
 
-    def _ranges(self, fd: int, process: RawProcess) -> list[Range]:
+    def _ranges(self, fd: int, pid: int, maps: bytes) -> tuple[list[Range], list[Range]]:
         if self._scanner is not None:
             try:
-                ranges, process.huge = self._scanner.scan(fd)
-                return ranges
+                return self._scanner.scan(fd)
             except ScanUnsupported:
                 self._scanner = None
-        return ranges_from_maps(process.maps, self.proc, process.pid)
+        return ranges_from_maps(maps, self.proc, pid), []
 
     def _pages(self, fd: int, number: int, ranges: list[Range]) -> Generator[Batch, None, bool]:
         """Read all entries of the ranges; the value is whether the kernel had them all."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host.accounting import account
-from samepage.host.smaps import read_smaps
+from samepage.host.arrays import distinct
 from samepage.host.system import Capture
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
@@ -37,7 +37,7 @@ def settle_dirty(capture: Capture, proc: str = "/proc") -> None:
     sums = account(capture)
     seen = (sums.private_dirty, sums.shared_dirty)
     smaps: dict[int, dict[int, dict[bytes, int]]] = {}
-    for row in np.unique(vma).tolist():
+    for row in distinct(vma).tolist():
         fields = _fields(capture, row, smaps, proc)
         for name, is_shared in _FIELDS:
             mine = pages[(vma == row) & (shared == is_shared)]
@@ -70,6 +70,8 @@ def _fields(
 ) -> dict[bytes, int]:
     pid = capture.processes[int(capture.vmas.process[row])].pid
     if pid not in smaps:
+        from samepage.host.smaps import read_smaps
+
         try:
             smaps[pid] = read_smaps(pid, proc)
         except OSError:

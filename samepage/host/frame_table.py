@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host import kpage
+from samepage.host.arrays import distinct as ascending
 from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
 
 CHUNK = 1 << 18
@@ -49,7 +50,7 @@ DENSE_FLOOR = 1 << 20
 Numbers = npt.NDArray[np.uint64]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FrameTable:
     """Columns of the distinct frames.
 
@@ -96,7 +97,7 @@ def number_frames(frames: npt.NDArray[Any]) -> tuple[Numbers, npt.NDArray[Any]]:
             part = frames[first : first + CHUNK]
             part[:] = table[part]
         return distinct.astype(np.uint64), frames
-    distinct = np.unique(frames)
+    distinct = ascending(frames)
     if distinct[0] == 0:
         distinct = distinct[1:]
     for first in range(0, len(frames), CHUNK):

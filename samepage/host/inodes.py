@@ -18,12 +18,13 @@ map_files has the name's own bytes.
 import os
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from samepage.host.build_id import read_build_id
 from samepage.host.maps import DELETED, MINOR_BITS, Mapping
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class File:
     """A mapped file. `size` is in bytes, None if the file could not be reached."""
 
@@ -35,8 +36,7 @@ class File:
     build_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """A VMA through which a file can be reached. Addresses in bytes."""
 
     pid: int

@@ -13,22 +13,19 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 383), as elsewhere in Python.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.procfs import Tally
 
-_LINE = re.compile(rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (.*)")
-_REST = re.compile(
-    rb"([r-][w-][x-][ps]) ([0-9a-f]{1,16}) ([0-9a-f]{1,8}):([0-9a-f]{1,8}) ([0-9]{1,20})(?: +(.*))?"
-)
 DELETED = " (deleted)"
 MINOR_BITS = 20
 
+_PERMS = (b"r-", b"w-", b"x-", b"ps")
 _WIDTH = 12
 _HEAD = 2 * _WIDTH + 2
 """The length of two addresses of `_WIDTH` digits, with the dash and the space."""
@@ -40,8 +37,7 @@ Addresses = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """All of a line of maps but its addresses. `offset` is in bytes."""
 
     perms: str
@@ -53,7 +49,7 @@ class Mapping:
     name: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Vmas:
     """The VMAs of all processes, as columns.
 
@@ -71,14 +67,14 @@ class Vmas:
         return len(self.start)
 
 
-@dataclass(slots=True)
 class MapsParser:
     """Turns the bytes of maps files into VMAs; remembers each mapping that it has seen."""
 
-    tally: Tally
-    mappings: list[Mapping] = field(default_factory=list)
-    _known: dict[bytes, int] = field(default_factory=dict)
-    _ids: dict[Mapping, int] = field(default_factory=dict)
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.mappings: list[Mapping] = []
+        self._known: dict[bytes, int] = {}
+        self._ids: dict[Mapping, int] = {}
 
     def parse(self, processes: Sequence[tuple[int, bytes]]) -> Vmas:
         """Return the VMAs of (number, maps) pairs, with ascending numbers.
@@ -103,27 +99,48 @@ class MapsParser:
         if len(good) > 1:
             good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
         if not good.all():
-            self.tally.malformed += len(np.unique(process[~good]))
+            self.tally.malformed += len(set(process[~good].tolist()))
             good = _without_overlaps(process, start, end, mapping)
         return Vmas(process[good], start[good], end[good], mapping[good], self.mappings)
 
     def _learn(self, rest: bytes) -> int:
-        match = _REST.fullmatch(rest)
+        """Return the number of a mapping seen for the first time, -1 if it is none."""
+        mapping = parse_mapping(rest)
         number = -1
-        if match is not None:
-            perms, offset, major, minor, ino, name = match.groups()
-            mapping = Mapping(
-                perms.decode(),
-                int(offset, 16),
-                int(major, 16) << MINOR_BITS | int(minor, 16),
-                int(ino),
-                (name or b"").decode("utf-8", "surrogateescape"),
-            )
+        if mapping is not None:
             number = self._ids.setdefault(mapping, len(self.mappings))
             if number == len(self.mappings):
                 self.mappings.append(mapping)
         self._known[rest] = number
         return number
+
+
+def parse_mapping(rest: bytes) -> Mapping | None:
+    """Return the mapping of a line without its addresses, None if it is not a kernel's."""
+    words = rest.split(b" ", 4)
+    if len(words) < 4:
+        return None
+    perms, offset, device, ino = words[:4]
+    major, _, minor = device.partition(b":")
+    if (
+        len(perms) != 4
+        or any(letter not in allowed for letter, allowed in zip(perms, _PERMS, strict=True))
+        or not (_is_hex(offset, 16) and _is_hex(major, 8) and _is_hex(minor, 8))
+        or not (ino.isdigit() and len(ino) <= 20)
+    ):
+        return None
+    return Mapping(
+        perms.decode(),
+        int(offset, 16),
+        int(major, 16) << MINOR_BITS | int(minor, 16),
+        int(ino),
+        words[4].lstrip(b" ").decode("utf-8", "surrogateescape") if len(words) > 4 else "",
+    )
+
+
+def _is_hex(text: bytes, length: int) -> bool:
+    # int() would take signs, prefixes and underscores too.
+    return 0 < len(text) <= length and not text.strip(b"0123456789abcdef")
 
 
 def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[bytes]]:
@@ -143,9 +160,10 @@ def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[byt
     start = digits[:, :_WIDTH].astype(np.uint64) @ _PLACES
     end = digits[:, _WIDTH + 1 : _HEAD - 1].astype(np.uint64) @ _PLACES
     for number in np.flatnonzero(~regular).tolist():
-        match = _LINE.fullmatch(lines[number])
-        low, high, rests[number] = match.groups() if match else (b"0", b"0", b"")
-        start[number], end[number] = int(low, 16), int(high, 16)
+        head, _, rests[number] = lines[number].partition(b" ")
+        low, _, high = head.partition(b"-")
+        good = _is_hex(low, 16) and _is_hex(high, 16)
+        start[number], end[number] = (int(low, 16), int(high, 16)) if good else (0, 0)
     return start, end, rests
 
 

@@ -44,7 +44,7 @@ def _flags_table() -> npt.NDArray[np.uint16]:
 _FLAGS = _flags_table()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pages:
     """Present and swapped pages.
 

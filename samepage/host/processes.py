@@ -7,18 +7,21 @@ the kernel knows: its id is told by the name that the runtime gave to the contro
 
 import functools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from samepage.host.collect import RawProcess
 
+_HINTS = ("docker", "libpod", "cri", "kubepods", "lxc", "machine")
+"""A control group without any of these words is no container's; most hosts have no other."""
+
 _CONTAINERS = (
     # docker, podman, containerd (CRI) and CRI-O under systemd: RUNTIME-ID.scope
-    (re.compile(r"(docker|libpod|cri-containerd|crio)-([0-9a-f]{64})\.scope"), None),
+    (r"(docker|libpod|cri-containerd|crio)-([0-9a-f]{64})\.scope", None),
     # the same with cgroupfs as the driver, and libpod's with cgroups v1
-    (re.compile(r"/(docker|libpod_parent/libpod|libpod)[/-]([0-9a-f]{64})(?:/|$)"), None),
-    (re.compile(r"/(kubepods)\b.*/([0-9a-f]{64})(?:/|$)"), None),
-    (re.compile(r"/(lxc)(?:\.payload\.|/)([^/]+)"), None),
-    (re.compile(r"/(machine)-([^/]+)\.scope"), "machine"),
+    (r"/(docker|libpod_parent/libpod|libpod)[/-]([0-9a-f]{64})(?:/|$)", None),
+    (r"/(kubepods)\b.*/([0-9a-f]{64})(?:/|$)", None),
+    (r"/(lxc)(?:\.payload\.|/)([^/]+)", None),
+    (r"/(machine)-([^/]+)\.scope", "machine"),
 )
 _RUNTIMES = {
     "libpod": "podman",
@@ -27,12 +30,11 @@ _RUNTIMES = {
     "kubepods": "kubernetes",
 }
 _MEMORY_CONTROLLERS = ("memory", "name=systemd", "pids")
-_UID = re.compile(rb"^Uid:\t([0-9]+)", re.MULTILINE)
 _MAX_UID = (1 << 31) - 1
+_UID_WIDTH = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process as the snapshot has it. `mnt_ns` is the inode of its mount namespace."""
 
     pid: int
@@ -52,7 +54,6 @@ def parse_process(raw: RawProcess) -> Process:
     """Make sense of the files of one process; what is missing or damaged becomes 0 or ""."""
     comm, ppid, minor, major = parse_stat(raw.stat)
     cgroup = parse_cgroup(raw.cgroup)
-    uid = _UID.search(raw.status, max(raw.status.find(b"\nUid:"), 0))
     argv = raw.cmdline.removesuffix(b"\0").split(b"\0") if raw.cmdline else []
     return Process(
         raw.pid,
@@ -60,7 +61,7 @@ def parse_process(raw: RawProcess) -> Process:
         [_text(word) for word in argv],
         comm,
         raw.exe,
-        min(int(uid[1]), _MAX_UID) if uid else 0,
+        parse_uid(raw.status),
         cgroup,
         find_container(cgroup),
         raw.mnt_ns,
@@ -82,6 +83,14 @@ def parse_stat(stat: bytes) -> tuple[str, int, int, int]:
         return comm, 0, 0, 0
 
 
+def parse_uid(status: bytes) -> int:
+    """Return the real user id out of /proc/PID/status; 0 if it is not there."""
+    words = status.partition(b"\nUid:")[2][:_UID_WIDTH].split(None, 1)
+    if not words or not words[0].isdigit():
+        return 0
+    return min(int(words[0]), _MAX_UID)
+
+
 @functools.lru_cache(maxsize=4096)
 def parse_cgroup(data: bytes) -> str:
     """Return the control group that accounts memory: the unified one, or memory's of v1."""
@@ -100,8 +109,10 @@ def parse_cgroup(data: bytes) -> str:
 @functools.lru_cache(maxsize=4096)
 def find_container(cgroup: str) -> str:
     """Return "RUNTIME:ID" for a control group of a container that is known, else ""."""
+    if not any(hint in cgroup for hint in _HINTS):
+        return ""
     for pattern, runtime in _CONTAINERS:
-        match = pattern.search(cgroup)
+        match = re.search(pattern, cgroup)
         if match:
             name = runtime or _RUNTIMES.get(match[1], match[1])
             return f"{name}:{match[2]}"

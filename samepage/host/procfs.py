@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 READ_SIZE = 1 << 16
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tally:
     """What happened to the processes that were asked for. All values count processes."""
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     pass
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Capture:
     """What was read, in columns that refer to each other by position.
 
@@ -126,7 +126,7 @@ class CaptureBuilder:
         np.add.at(inside, last, -1)
         wanted = np.cumsum(inside[:-1]) > 0
         outside = np.searchsorted(pages.run_first, np.flatnonzero(~wanted), side="right") - 1
-        strangers = set(np.unique(pages.run_process[outside]).tolist())
+        strangers = set(pages.run_process[outside].tolist())
         self.tally.changed += len(strangers - self._dropped)
         pages = pages.keep(wanted)
         return (*pages.slices(vmas), pages)

@@ -6,7 +6,6 @@ again, from scripts too, and importing one would take as long as reading the sys
 
 import pwd
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from samepage.host.procfs import Tally
@@ -193,5 +192,5 @@ def _named(users: Sequence[GroupSum]) -> list[GroupSum]:
             name = pwd.getpwuid(int(row.name)).pw_name
         except KeyError:
             name = row.name
-        named.append(replace(row, name=name))
+        named.append(row._replace(name=name))
     return named

@@ -1,14 +1,18 @@
 """Numbers and names as people read them: IEC units, and nothing that moves the cursor."""
 
-from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 PAGE_SIZE = 4096
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def size(pages: int | float | Fraction) -> str:
+def size(pages: "int | float | Fraction") -> str:
     """Return so many pages in IEC units: three or four digits, "0" for none.
 
+    >>> from fractions import Fraction
     >>> size(3), size(Fraction(1, 3)), size(-1000)
     ('12 KiB', '1.3 KiB', '-3.9 MiB')
     """
@@ -23,7 +27,7 @@ def size(pages: int | float | Fraction) -> str:
     return f"{value:.0f} {_UNITS[unit]}" if exact else f"{value:.1f} {_UNITS[unit]}"
 
 
-def growth(pages: int | float | Fraction) -> str:
+def growth(pages: "int | float | Fraction") -> str:
     """Return a difference in pages with its sign, or "" for none."""
     return ("+" if pages > 0 else "") + size(pages) if pages else ""
 
