@@ -74,10 +74,12 @@ def command(
     from samepage.host.capture import read_system
     from samepage.host.summary import Summary
 
-    capture = read_system(pids, proc=proc, collector=collector)
+    is_report = output is not None or form not in (None, "text")
+    # The tables on the terminal and the metrics do not tell what is dirty.
+    capture = read_system(pids, proc=proc, collector=collector, all_flags=is_report)
     if targets and not capture.processes:
         raise SamepageError(_why_nothing(capture))
-    if output is not None or form not in (None, "text"):
+    if is_report:
         _write(capture, output, form)
     elif prometheus is None:
         _print(Summary(capture, proc), top)
@@ -91,7 +93,7 @@ def command(
 def _print(summary: "Summary", top: int) -> None:
     from samepage.report.live_text import live_text
 
-    sys.stdout.writelines(line + "\n" for line in live_text(summary, top))
+    sys.stdout.write("\n".join(live_text(summary, top)) + "\n")
 
 
 def _write_metrics(summary: "Summary", path: str) -> None:

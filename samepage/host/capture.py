@@ -42,12 +42,14 @@ def read_system(
     *,
     proc: str = "/proc",
     collector: BackgroundCollector | None = None,
+    all_flags: bool = True,
 ) -> Capture:
     """Return the capture of the processes `pids`, None for all. Errors as in `capture`.
 
     If `collector` is given, it collects already (the same pids, of the same `proc`).
+    `all_flags` False is faster, and exact in everything but what is dirty (`CaptureBuilder`).
     """
-    builder = CaptureBuilder(proc)
+    builder = CaptureBuilder(proc, all_flags=all_flags)
     if collector is not None:
         batches = collector.batches(builder.tally)
     else:
@@ -56,5 +58,6 @@ def read_system(
         builder.add(batch)
     capture = builder.build()
     merge_aliases(capture)
-    settle_dirty(capture, proc)
+    if all_flags:
+        settle_dirty(capture, proc)
     return capture

@@ -63,6 +63,8 @@ class Batch:
     runs: "array[int]"
     entries: memoryview | bytes
     dropped: list[int]
+    huge_known: bool = True
+    """Whether `RawProcess.huge` is complete: `PAGEMAP_SCAN` told it."""
 
 
 class Vanished(Exception):
@@ -243,6 +245,7 @@ class Collector:
     def _take_batch(self) -> Batch:
         batch, self._batch = self._batch, Batch([], array("Q"), b"", [])
         batch.entries = self._view[: self._filled * ENTRY_SIZE]
+        batch.huge_known = self._scanner is not None
         self._filled = 0
         self._taken += 1
         return batch

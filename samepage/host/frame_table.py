@@ -119,16 +119,19 @@ def first_pages(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
     return first[:count]
 
 
-def exclusive_frames(
-    rows: npt.NDArray[Any], flags: npt.NDArray[np.uint16], count: int
+def frames_with(
+    rows: npt.NDArray[Any],
+    flags: npt.NDArray[np.uint16],
+    count: int,
+    mask: PageFlags,
+    wanted: PageFlags,
 ) -> npt.NDArray[np.bool_]:
-    """Return which of `count` frames some page calls exclusive: they are mapped exactly once."""
-    exclusive = np.zeros(count + 1, dtype=bool)
-    wanted = np.uint16(PageFlags.EXCLUSIVE)
+    """Return which of `count` frames have a page whose flags under `mask` are `wanted`."""
+    found = np.zeros(count + 1, dtype=bool)
     for low in range(0, len(rows), CHUNK):
-        told = (flags[low : low + CHUNK] & wanted) != 0
-        exclusive[rows[low : low + CHUNK][told]] = True
-    return exclusive[:count]
+        told = (flags[low : low + CHUNK] & np.uint16(mask)) == np.uint16(wanted)
+        found[rows[low : low + CHUNK][told]] = True
+    return found[:count]
 
 
 def count_mappings(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int32]:
@@ -139,16 +142,20 @@ def count_mappings(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int32]:
     return counts[:count]
 
 
-def classify(frames: Numbers, exclusive: npt.NDArray[np.bool_], proc: str) -> FrameTable:
+def classify(
+    frames: Numbers, exclusive: npt.NDArray[np.bool_], skip: npt.NDArray[np.bool_], proc: str
+) -> FrameTable:
     """Return the table of `frames` by what the kernel says of them; without files yet.
 
-    Frames that are `exclusive` need no look into kpagecount. If the kernel does not let its
-    flags be read, kinds are UNKNOWN.
+    Frames that are `exclusive` need no look into kpagecount. Those to `skip` are known to be
+    anonymous, of one small page and mapped once; their flags are left unread. If the kernel
+    does not let its flags be read, kinds are UNKNOWN.
     """
     count = len(frames)
-    known = kpage.read_flags(frames, proc)
-    if known is None:
-        known = np.full(count, kpage.NOPAGE, dtype=np.uint64)
+    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
+    asked = np.flatnonzero(~skip)
+    told = kpage.read_flags(frames[asked], proc)
+    known[asked] = np.uint64(kpage.NOPAGE) if told is None else told
     mapcount = np.ones(count, dtype=np.int32)
     # Of a folio that is mapped by one huge entry, pagemap tells it of the first page only.
     shared = np.flatnonzero(~exclusive | _has(known, kpage.THP | kpage.HUGE))

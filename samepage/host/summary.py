@@ -35,6 +35,7 @@ class ProcessSum(NamedTuple):
     pss: int
     uss: int
     dirty: int
+    anonymous: int
     swapped: int
     number: int
     """Its position in the capture."""
@@ -116,13 +117,14 @@ class Summary:
             _sum(owner, sums.pss, count),
             _sum(owner, sums.uss, count),
             _sum(owner, sums.private_dirty + sums.shared_dirty, count),
+            _sum(owner, sums.anonymous, count),
             _sum(owner, sums.swapped, count),
             range(count),
             strict=True,
         )
         found = [
-            ProcessSum(process, rss, pss >> PSS_SHIFT, uss, dirty, swapped, number)
-            for process, rss, pss, uss, dirty, swapped, number in columns
+            ProcessSum(process, rss, pss >> PSS_SHIFT, *pages)
+            for process, rss, pss, *pages in columns
         ]
         return sorted(found, key=lambda row: (-row.pss, row.process.pid))
 

@@ -20,8 +20,8 @@ from samepage.host.frame_table import (
     FrameTable,
     classify,
     count_mappings,
-    exclusive_frames,
     first_pages,
+    frames_with,
     number_frames,
 )
 from samepage.host.inodes import Door, File, describe_file
@@ -33,6 +33,9 @@ from samepage.snapshot.kinds import FrameKind, PageFlags
 
 if TYPE_CHECKING:
     pass
+
+
+_PLAIN_MASK = PageFlags.PRESENT | PageFlags.FILE | PageFlags.EXCLUSIVE | PageFlags.HUGE
 
 
 @dataclass(slots=True, eq=False)
@@ -73,10 +76,17 @@ class Capture:
 
 
 class CaptureBuilder:
-    """Takes batches in their order, then builds the capture."""
+    """Takes batches in their order, then builds the capture.
 
-    def __init__(self, proc: str = "/proc") -> None:
+    Without `all_flags` it does not ask for the flags of anonymous frames that are mapped once,
+    which most frames of a system are. Nothing but dirtiness needs them: of those,
+    pages that MADV_FREE gave up, or that came back from swap, then count as dirty.
+    """
+
+    def __init__(self, proc: str = "/proc", *, all_flags: bool = True) -> None:
         self.proc = proc
+        self.all_flags = all_flags
+        self._huge_known = True
         self.tally = Tally()
         self._time_ns = time.time_ns()
         self._raw: list[RawProcess] = []
@@ -88,6 +98,7 @@ class CaptureBuilder:
         self._raw += batch.processes
         self._dropped.update(batch.dropped)
         self._pages.add(batch)
+        self._huge_known = self._huge_known and batch.huge_known
 
     def build(self) -> Capture:
         """Return the capture; the builder is used up."""
@@ -134,8 +145,12 @@ class CaptureBuilder:
     def _frames(self, pages: Pages) -> tuple[FrameTable, bool]:
         numbers, pages.frame = number_frames(pages.frame)
         present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
-        exclusive = exclusive_frames(pages.frame, pages.flags, len(numbers))
-        table = classify(numbers, exclusive, self.proc)
+        columns = (pages.frame, pages.flags, len(numbers))
+        exclusive = frames_with(*columns, PageFlags.EXCLUSIVE, PageFlags.EXCLUSIVE)
+        skip = np.zeros(len(numbers), dtype=bool)
+        if not self.all_flags and self._huge_known:
+            skip = frames_with(*columns, _PLAIN_MASK, PageFlags.PRESENT | PageFlags.EXCLUSIVE)
+        table = classify(numbers, exclusive, skip, self.proc)
         # The counts were read after the pages; a process may have exited in between.
         mapped = count_mappings(pages.frame, len(numbers))
         np.maximum(table.mapcount, mapped, out=table.mapcount)

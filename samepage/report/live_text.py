@@ -69,11 +69,11 @@ def describe_tally(tally: Tally) -> str:
 
 def _processes(rows: Sequence[ProcessSum], top: int) -> Iterable[str]:
     yield from _table(
-        f"{'PROCESS':<{NAME_WIDTH}} {'PID':>8} {'PSS':>9} {'USS':>9} {'RSS':>9} {'DIRTY':>9}",
+        f"{'PROCESS':<{NAME_WIDTH}} {'PID':>8} {'PSS':>9} {'USS':>9} {'RSS':>9} {'ANON':>9}",
         [
             f"{clip(process_name(row)):<{NAME_WIDTH}} {row.process.pid:>8} "
             f"{size(row.pss / PAGE_SIZE):>9} {size(row.uss):>9} {size(row.rss):>9} "
-            f"{size(row.dirty):>9}"
+            f"{size(row.anonymous):>9}"
             for row in shown(rows, top)
         ],
         len(rows),

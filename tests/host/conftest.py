@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,9 +13,11 @@ from live_processes import group_members, wait_until_stopped
 
 def reap_orphans(pgid: int) -> None:
     """Wait for the rest of a killed group, if we are the subreaper that inherits it."""
-    while True:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
         try:
-            os.waitpid(-pgid, 0)
+            if os.waitpid(-pgid, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
         except ChildProcessError:
             return
 
