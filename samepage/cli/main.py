@@ -19,6 +19,7 @@ from samepage.errors import SamepageError
 
 COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
+    "demo": "Show how two programs come to share one library's pages, with evidence.",
     "live": "Show what the processes of the running system share.",
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",

@@ -36,6 +36,7 @@ class _Request(enum.IntEnum):
 
     POKEUSER = 6
     CONT = 7
+    SINGLESTEP = 9
     GETREGS = 12
     SETREGS = 13
     SYSCALL = 24
@@ -243,6 +244,16 @@ def set_breakpoint(tid: int, address: int) -> None:
     """
     _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG, address)
     _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 1)
+
+
+def clear_breakpoint(tid: int) -> None:
+    """Undo `set_breakpoint`."""
+    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 0)
+
+
+def step(tid: int) -> None:
+    """Let the tracee execute one instruction; it is then reported as stopped by SIGTRAP."""
+    _ptrace(_Request.SINGLESTEP, tid)
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:

@@ -1,0 +1,27 @@
+"""`samepage demo`: the story of a shared library in memory, with the evidence."""
+
+import sys
+
+import click
+
+
+@click.command(options_metavar="[options]")
+@click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
+@click.option("--no-live", is_flag=True, help="Only the model; start no process on this system.")
+def command(as_json: bool, no_live: bool) -> None:
+    """Show how two programs come to use the same physical pages of one library.
+
+    Two real programs of this system run on the model machine and, where the kernel shows
+    frame numbers (root), as real processes beside it, and are looked at after mmap, at the
+    first call into the library, in the second program, after a write, and at their ends.
+    With a C compiler, a second pair follows whose functions are known by name.
+    """
+    from samepage.demo.story import tell_story
+    from samepage.report.demo import print_story, write_json
+    from samepage.report.tables import console_for
+
+    story = tell_story(live=not no_live)
+    if as_json:
+        write_json(story, sys.stdout)
+    else:
+        print_story(story, console_for(sys.stdout))

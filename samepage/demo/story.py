@@ -1,0 +1,273 @@
+"""The five steps, and the two acts that go through them.
+
+    1 mapped   the first program has just mapped the library: addresses, and no page
+    2 call     its first call into the library: pages come by faults
+    3 second   another program, other addresses, the same frames
+    4 write    private data is written: a frame of its own, for the writer only
+    5 sum      what was mapped, what it costs, what sharing saves
+
+In step 4 the second program is stopped where it has just mapped the library, and one byte
+of each page of its writable segment is read: those pages now show the page cache's frames.
+Then it runs on by itself. A page that has another frame at the end was written by ld.so (a
+relocation) or by the program, and copied for it.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+
+from samepage.analysis.sharing import Sharing
+from samepage.demo.compiled import build, compiler
+from samepage.demo.evidence import (
+    ActReport,
+    Call,
+    Evidence,
+    Mapped,
+    Page,
+    Second,
+    SharedPage,
+    Story,
+    Sum,
+    Write,
+)
+from samepage.demo.live_side import LiveSide, evict, why_not
+from samepage.demo.model_side import ModelSide
+from samepage.demo.programs import Choice, choose
+from samepage.demo.side import Held, Side
+from samepage.errors import SamepageError
+
+_PAGE, _WORD = 4096, 8
+
+
+def tell_story(*, live: bool = True) -> Story:
+    """Both acts, on the model and, unless `live` is False, on the live kernel too.
+
+    Raises `SamepageError` if this system has no two programs for it.
+    """
+    no_live = why_not() if live else "--no-live was given"
+    story = Story()
+    story.acts.append(_act("Two programs of this system", choose(), no_live, cold=False))
+    cc = compiler()
+    if cc is None:
+        story.skipped.append("The second act needs a C compiler, and there is none (cc).")
+        return story
+    with tempfile.TemporaryDirectory(prefix="samepage-demo-") as directory:
+        try:
+            choice = build(directory, cc)
+        except SamepageError as error:
+            story.skipped.append(f"The second act is left out: {error.message}.")
+            return story
+        story.acts.append(_act("A library whose functions we know", choice, no_live, cold=True))
+    return story
+
+
+def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
+    """One pair of programs. `cold`: the library is in no page cache at the start."""
+    model = Telling(ModelSide(choice.library if cold else None), choice).tell(choice.calls)
+    report = ActReport(
+        title,
+        choice.library,
+        list(choice.first.argv),
+        list(choice.second.argv),
+        cold,
+        model,
+        no_live=no_live,
+    )
+    if no_live:
+        return report
+    called = {a: name for a, name in choice.calls.items() if name == model.call.function}
+    try:
+        if cold:
+            evict(choice.library.path)
+        with LiveSide() as side:
+            report.live = Telling(side, choice).tell(called)
+    except SamepageError as error:
+        report.no_live = error.message
+    except OSError as error:
+        report.no_live = f"the live kernel did not let us: {error.strerror or error}"
+    return report
+
+
+@dataclass(slots=True)
+class _Moment:
+    """What one program has of the library at one moment: pages by file page, and, as far as
+    it was read, what is in them."""
+
+    pages: dict[int, Page]
+    contents: dict[int, bytes]
+
+
+class Telling:
+    """The five steps on one side. `first` and `second` are the programs, once started."""
+
+    def __init__(self, side: Side, choice: Choice) -> None:
+        self.side = side
+        self.choice = choice
+        self.path = choice.library.path
+
+    def tell(self, calls: dict[int, str]) -> Evidence:
+        """Run both programs, and gather the evidence. `calls` are the library's functions
+        by address, of which the first program's first call is to be found.
+
+        Raises `SamepageError` if a program does not come to one of the instants.
+        """
+        side, path = self.side, self.path
+        cached_before = len(side.cached(path))
+        self.first = first = side.start(self.choice.first)
+        first.run_until_mapped(path)
+        mapped = self._mapped(cached_before)
+        call = self._call(mapped, calls)
+        first.run_to_exit()
+
+        # The first program stands still from here on: what it has can only stay as it is.
+        first_before = self._moment(first)
+        cached = set(side.cached(path))
+        self.second = second = side.start(self.choice.second)
+        at_start = second.faults()
+        second.run_until_mapped(path)
+        at_map = len(second.pages(path))
+        seen = self._read_private_data()
+        second.run_to_exit()
+        return Evidence(
+            mapped,
+            call,
+            self._second(at_map, cached, at_start),
+            self._write(seen, first_before),
+            self._sum(),
+        )
+
+    def _mapped(self, cached_before: int) -> Mapped:
+        first, path = self.first, self.path
+        segments = first.segments(path)
+        present, cached = len(first.pages(path)), len(self.side.cached(path))
+        return Mapped(first.pid, segments[0].start, segments, present, cached, cached_before)
+
+    def _call(self, mapped: Mapped, calls: dict[int, str]) -> Call:
+        first, path = self.first, self.path
+        before, told = first.faults(), len(first.library_faults(path))
+        functions = {mapped.base + address: name for address, name in calls.items()}
+        address, fetched = first.run_until_call(functions)
+        after = first.faults()
+        present = first.pages(path)
+        page = next(page for page in present if 0 <= address - page.address < _PAGE)
+        return Call(
+            functions[address],
+            address,
+            page.file_page,
+            page.frame,
+            fetched,
+            present,
+            first.library_faults(path)[told:],
+            len(self.side.cached(path)),
+            after[0] - before[0],
+            after[1] - before[1],
+        )
+
+    def _read_private_data(self) -> dict[int, Page]:
+        """Have the second program's pages of private data read; what is mapped there then."""
+        second = self.second
+        writable = [s for s in second.segments(self.path) if "w" in s.perms]
+        for segment in writable:
+            for address in range(segment.start, segment.end, _PAGE):
+                second.touch(address)
+        return {
+            page.file_page: page
+            for page in second.pages(self.path)
+            if any(segment.start <= page.address < segment.end for segment in writable)
+        }
+
+    def _second(self, at_map: int, cached: set[int], at_start: tuple[int, int]) -> Second:
+        path, second = self.path, self.second
+        cache = self.side.cached(path)
+        ours = {page.file_page: page for page in self.first.pages(path) if not page.private}
+        theirs = {page.file_page: page for page in second.pages(path) if not page.private}
+        shared = [
+            SharedPage(
+                number,
+                ours[number].address,
+                theirs[number].address,
+                ours[number].frame,
+                theirs[number].frame,
+                cache[number],
+            )
+            for number in sorted(ours.keys() & theirs.keys())
+        ]
+        minor, major = second.faults()
+        return Second(
+            second.pid,
+            second.segments(path)[0].start,
+            at_map,
+            shared,
+            len(ours.keys() - theirs.keys()),
+            len(theirs.keys() - ours.keys()),
+            len(set(cache) - cached),
+            minor - at_start[0],
+            major - at_start[1],
+        )
+
+    def _moment(self, held: Held) -> _Moment:
+        pages = {page.file_page: page for page in held.pages(self.path)}
+        contents = {n: held.read(page.address, _PAGE) for n, page in pages.items()}
+        return _Moment(pages, contents)
+
+    def _write(self, seen: dict[int, Page], before: _Moment) -> Write | None:
+        """The page that tells most: one that only the second program has copied; else one
+        that both have, each its own. None if it copied none that it had seen before."""
+        first, second = self._moment(self.first), self._moment(self.second)
+        copied = [
+            number
+            for number, page in seen.items()
+            if not page.private and second.pages[number].private and number in first.pages
+        ]
+        if not copied:
+            return None
+        number = min(copied, key=lambda n: (first.pages[n].private, n))
+        with open(self.path, "rb") as file:
+            on_disk = os.pread(file.fileno(), _PAGE, number * _PAGE).ljust(_PAGE, b"\0")
+        in_cache = self.side.cached_bytes(self.path, number).ljust(_PAGE, b"\0")
+        mine = second.contents[number]
+        differing = (at for at in range(0, _PAGE, _WORD) if _word(mine, at) != _word(on_disk, at))
+        offset = next(differing, 0)
+        return Write(
+            file_page=number,
+            address=second.pages[number].address,
+            by=self._writer(number),
+            offset=offset,
+            cache_frame=self.side.cached(self.path)[number],
+            frame_before=seen[number].frame,
+            frame_after=second.pages[number].frame,
+            first_frame_before=before.pages[number].frame,
+            first_frame_after=first.pages[number].frame,
+            file_word=_word(on_disk, offset),
+            cache_word=_word(in_cache, offset),
+            first_word_before=_word(before.contents[number], offset),
+            first_word_after=_word(first.contents[number], offset),
+            second_word=_word(mine, offset),
+            first_unchanged=before.contents[number] == first.contents[number],
+            file_unchanged=on_disk == in_cache,
+            copied_by_first=[n for n, page in sorted(first.pages.items()) if page.private],
+            copied_by_second=[n for n, page in sorted(second.pages.items()) if page.private],
+        )
+
+    def _writer(self, number: int) -> str:
+        """Whose instruction made the second program's copy, where that is told."""
+        faults = self.second.library_faults(self.path)
+        copies = [f.by for f in faults if f.file_page == number and f.kind == "copy-on-write"]
+        return copies[-1] if copies else ""
+
+    def _sum(self) -> Sum:
+        both = (self.first, self.second)
+        pages = [page for held in both for page in held.pages(self.path)]
+        totals = Sharing(self.side.snapshot()).totals
+        return Sum(
+            sum(segment.pages for held in both for segment in held.segments(self.path)),
+            len(pages),
+            len({page.frame for page in pages}),
+            totals.virtual_pages,
+            totals.resident_pages,
+            totals.frames,
+        )
+
+
+def _word(page: bytes, offset: int) -> int:
+    return int.from_bytes(page[offset : offset + _WORD], "little")

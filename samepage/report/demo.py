@@ -1,0 +1,274 @@
+"""The demonstration for people: each step a sentence, and a table of what was found.
+
+Nothing in the tables is known beforehand: every cell is a number of the evidence. The
+columns are the model and, where frame numbers can be seen, the live kernel.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from samepage.demo.evidence import ActReport, Evidence, Story, Write
+from samepage.report.sizes import printable, size
+from samepage.report.tables import Column, Cut, fitted
+
+SCHEMA_VERSION = 1
+_SHOWN_PAGES = 6
+
+ANSWER = (
+    "Who puts the library's text into physical memory, when, and how is it known to be there "
+    "already? The kernel does, not ld.so, and not at mmap but at the first touch of a page: "
+    "the page fault looks the page up in the page cache under (device, inode, file page), "
+    "reads it from the file only if nobody has before, and enters its frame in the page table "
+    "of the process, so the next program's fault finds the same frame under the same key."
+)
+
+Cell = Callable[[Evidence], str]
+
+
+def print_story(story: Story, console: Console) -> None:
+    """Print all acts, what was left out, and the answer."""
+    for number, act in enumerate(story.acts, 1):
+        _print_act(number, act, console)
+    for reason in story.skipped:
+        _say(console, reason, style="yellow")
+        console.print()
+    _say(console, ANSWER, style="bold")
+
+
+def write_json(story: Story, stream: TextIO) -> None:
+    """Write the evidence as one JSON document: the fields of `samepage.demo.evidence`."""
+    document = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(story), "answer": ANSWER}
+    json.dump(document, stream, indent=2)
+    stream.write("\n")
+
+
+def _print_act(number: int, act: ActReport, console: Console) -> None:
+    library = act.library
+    first, second = act.first[0], act.second[0]
+    name = printable(os.path.basename(library.path))
+    console.print(Text(f"Act {number}. {act.title}", style="bold underline"))
+    _say(
+        console,
+        f"{_command(act.first)}\n{_command(act.second)}\nboth use {printable(library.path)}: "
+        f"{size(library.pages)}, known to the kernel as device "
+        f"{os.major(library.device)}:{os.minor(library.device)}, inode {library.inode}.",
+    )
+    if act.cold:
+        _say(console, f"{name} is in no page cache at the start: it must come from the disk.")
+    if act.no_live:
+        _say(console, f"Only on the model; on the live kernel not: {act.no_live}.", style="yellow")
+    console.print()
+    _step_mapped(act, console, first, name)
+    _step_call(act, console, first, name)
+    _step_second(act, console, first, second)
+    _step_write(act, console, first, second)
+    _step_sum(act, console)
+
+
+def _step_mapped(act: ActReport, console: Console, first: str, name: str) -> None:
+    _heading(console, 1, "mmap gives addresses, and no memory")
+    _say(
+        console,
+        f"ld.so has mapped the segments of {name} into {first}, the last mmap has just "
+        "returned. The kernel noted which addresses show which part of the file.",
+    )
+    _facts(
+        act,
+        console,
+        ("base address that mmap returned", lambda e: f"{e.mapped.base:#x}"),
+        ("pages of addresses", lambda e: str(e.mapped.virtual_pages)),
+        ("frames in the page table for it", lambda e: str(e.mapped.present_pages)),
+        ("file pages in the page cache before", lambda e: str(e.mapped.cached_before)),
+        ("... and now (ld.so has read the header)", lambda e: str(e.mapped.cached_pages)),
+    )
+    if act.live is not None and not act.cold:
+        _say(
+            console,
+            "(On this system the file had been read before. The model counts it as read too, "
+            "but gives a page its frame only when it is first used, so that it can be seen.)",
+        )
+        console.print()
+
+
+def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
+    call = act.model.call
+    _heading(console, 2, f"The first call into the library: {call.function}")
+    _say(
+        console,
+        f"{first} calls {printable(call.function)}, whose code is in page {call.file_page} of the "
+        "file. Fetching it faults; the kernel maps that page, and those around it (64 KiB) that "
+        "the page cache has.",
+    )
+    _facts(
+        act,
+        console,
+        ("pages that this fetch made present", lambda e: str(e.call.fetch_pages)),
+        (f"frame of {call.function}'s page", lambda e: str(e.call.frame)),
+        (
+            "library pages now present, of all",
+            lambda e: f"{len(e.call.present)} of {e.mapped.virtual_pages}",
+        ),
+        ("file pages in the page cache now", lambda e: str(e.call.cached_pages)),
+        ("faults since step 1, whole process", lambda e: str(e.call.minor + e.call.major)),
+        ("... that read from the disk (major)", lambda e: str(e.call.major)),
+    )
+    _say(console, f"The faults on {name}, one by one, as the model tells them:")
+    columns = [
+        Column("Fault"),
+        Column("File page"),
+        Column("Mapped"),
+        Column("Frame"),
+        Column("Cache", 1),
+        Column("By", cut=Cut.FOLD),
+    ]
+    rows = [
+        [
+            fault.kind,
+            str(fault.file_page),
+            str(fault.pages),
+            str(fault.frame),
+            "hit" if fault.cached else "miss",
+            printable(fault.by),
+        ]
+        for fault in call.faults
+    ]
+    console.print(fitted("", columns, rows, console.width))
+    console.print()
+
+
+def _step_second(act: ActReport, console: Console, first: str, second: str) -> None:
+    _heading(console, 3, "A second program: the same frames")
+    _say(
+        console,
+        f"{first} stays at its end, {second} runs to its own. Its mmap is another one; its "
+        "faults find the pages in the page cache by the inode, whatever the address.",
+    )
+    _facts(
+        act,
+        console,
+        (f"base address in {second}", lambda e: f"{e.second.base:#x}"),
+        ("frames for it right after mmap", lambda e: str(e.second.present_at_map)),
+        ("file pages that both map", lambda e: str(len(e.second.shared))),
+        (
+            "... in the same frame, the page cache's",
+            lambda e: str(
+                sum(p.first_frame == p.second_frame == p.cache_frame for p in e.second.shared)
+            ),
+        ),
+        (f"file pages that only {first} maps", lambda e: str(e.second.only_first)),
+        (f"file pages that only {second} maps", lambda e: str(e.second.only_second)),
+        ("new frames in the page cache for it", lambda e: str(e.second.new_frames)),
+    )
+    _print_frames(act, console)
+
+
+def _print_frames(act: ActReport, console: Console) -> None:
+    """Some of the shared pages with their frame numbers, the called function's among them."""
+    sides = {"model": act.model, "live": act.live}
+    frames = {
+        (name, page.file_page): page
+        for name, evidence in sides.items()
+        if evidence is not None
+        for page in evidence.second.shared
+    }
+    numbers = sorted({number for _, number in frames})
+    called = act.model.call.file_page
+    shown = {called} | set(numbers[:: max(1, len(numbers) // (_SHOWN_PAGES - 1))])
+    columns = [Column("File page", cut=Cut.END)]
+    for name in ("Model", "Live") if act.live else ("Model",):
+        columns += [Column(f"{name}: 1st"), Column("2nd"), Column("cache", 1)]
+    rows = []
+    for number in sorted(shown & set(numbers)):
+        row = [f"{number} ({act.model.call.function})" if number == called else str(number)]
+        for name in ("model", "live") if act.live else ("model",):
+            page = frames.get((name, number))
+            found = (page.first_frame, page.second_frame, page.cache_frame) if page else ()
+            row += [str(frame) for frame in found] or ["-"] * 3
+        rows.append(row)
+    _say(console, "Frame numbers of some, in both programs' page tables and in the page cache:")
+    console.print(fitted("", columns, rows, console.width))
+    console.print()
+
+
+def _step_write(act: ActReport, console: Console, first: str, second: str) -> None:
+    write = act.model.write
+    _heading(console, 4, "A write to private data: a copy for the writer")
+    if write is None:
+        _say(console, f"{second} wrote to no page of the library's data that it had seen before.")
+        console.print()
+        return
+    _say(
+        console,
+        f"{second} sees page {write.file_page} of the file in the page cache's frame, and then "
+        f"writes to it ({printable(write.by) or 'ld.so or the program'}). The kernel copies the "
+        f"page to a new frame for {second} alone.",
+    )
+
+    def told(cell: Callable[[Write], str]) -> Cell:
+        return lambda evidence: cell(evidence.write) if evidence.write else "-"
+
+    _facts(
+        act,
+        console,
+        (f"frame in {second} before the write", told(lambda w: str(w.frame_before))),
+        ("... after it", told(lambda w: str(w.frame_after))),
+        (f"frame in {first} before", told(lambda w: str(w.first_frame_before))),
+        ("... after", told(lambda w: str(w.first_frame_after))),
+        ("frame in the page cache", told(lambda w: str(w.cache_frame))),
+        (f"first changed word, in {second}", told(lambda w: f"{w.second_word:#x}")),
+        (f"... in {first}", told(lambda w: f"{w.first_word_after:#x}")),
+        ("... in the page cache", told(lambda w: f"{w.cache_word:#x}")),
+        ("... in the file on disk", told(lambda w: f"{w.file_word:#x}")),
+        (f"page of {first} unchanged", told(lambda w: _yes(w.first_unchanged))),
+        ("page cache equals file", told(lambda w: _yes(w.file_unchanged))),
+        (
+            "pages copied by the two",
+            told(lambda w: f"{len(w.copied_by_first)} and {len(w.copied_by_second)}"),
+        ),
+    )
+
+
+def _step_sum(act: ActReport, console: Console) -> None:
+    _heading(console, 5, "The sum")
+    _facts(
+        act,
+        console,
+        ("library: pages of addresses, twice", lambda e: str(e.sum.virtual_pages)),
+        ("library: pages present", lambda e: str(e.sum.present_pages)),
+        ("library: frames used", lambda e: str(e.sum.frames)),
+        ("library: frames saved by sharing", lambda e: str(e.sum.saved)),
+        ("all: pages of addresses", lambda e: str(e.sum.all_virtual_pages)),
+        ("all: pages present", lambda e: str(e.sum.all_present_pages)),
+        ("all: frames used", lambda e: str(e.sum.all_frames)),
+        ("all: frames saved by sharing", lambda e: str(e.sum.all_saved)),
+    )
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+def _command(argv: list[str]) -> str:
+    return "    " + printable(" ".join(argv))
+
+
+def _heading(console: Console, number: int, title: str) -> None:
+    console.print(Text(f"{number}. {printable(title)}", style="bold"))
+
+
+def _say(console: Console, words: str, style: str = "") -> None:
+    console.print(Text(words, style=style))
+
+
+def _facts(act: ActReport, console: Console, *facts: tuple[str, Cell]) -> None:
+    sides = [act.model] if act.live is None else [act.model, act.live]
+    columns = [Column("", cut=Cut.FOLD), Column("Model"), Column("Live kernel")]
+    rows = [[printable(label), *(cell(side) for side in sides)] for label, cell in facts]
+    console.print(fitted("", columns[: 1 + len(sides)], rows, console.width))
+    console.print()
