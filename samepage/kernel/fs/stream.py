@@ -104,7 +104,6 @@ class HostStreamFile(OpenFile):
 
     def __init__(self, path: Path, flags: int, host_fd: int) -> None:
         super().__init__(path, flags)
-        # One inode may be open as several descriptors, with different access modes.
         self.host_fd = host_fd
         self.seekable = stat.S_ISREG(self.inode.mode)
 

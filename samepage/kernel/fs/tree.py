@@ -180,6 +180,7 @@ def _for_create(ctx: FsContext, path: bytes, base: Path | None, *, directory: bo
     last = walk(ctx, path, base, follow=False, slash_follows=False)
     if last.kind is not LastKind.NORM or last.child is not None:
         raise SysError(errno.EEXIST)
+    _check_alive(last)
     if last.slash and not directory:
         raise SysError(errno.ENOENT)
     return last
@@ -194,6 +195,12 @@ def _safe_to_link(cred: Credentials, inode: Inode) -> bool:
         and inode.mode & setgid != setgid
         and cred.may(inode, MAY_READ | MAY_WRITE)
     )
+
+
+def _check_alive(last: Last) -> None:
+    """A removed directory has no entries, not even to be made (`lookup_one_qstr_excl`)."""
+    if getattr(last.parent.inode, "dead", False):
+        raise SysError(errno.ENOENT)
 
 
 def _writable_directory(cred: Credentials, path: Path) -> Directory:
@@ -257,6 +264,7 @@ def _check_rename(source: Last, target: Last, flags: int) -> None:
     """The checks of `do_renameat2` before it calls `vfs_rename`."""
     if source.child is None:
         raise SysError(errno.ENOENT)
+    _check_alive(target)
     if flags & RENAME_NOREPLACE and target.child is not None:
         raise SysError(errno.EEXIST)
     if flags & RENAME_EXCHANGE:

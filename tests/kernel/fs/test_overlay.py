@@ -438,6 +438,10 @@ OPERATIONS += ["chmod", "mkfifo", "truncate", "rename", "rename", "link", "symli
 OPERATIONS += ["access", "stat", "rmdir", "unlink", "readlink", "listdir", "chdir"]
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("SAMEPAGE_FS_SEEDS", "3"))))
+SEEDS = [int(part) for part in os.environ.get("SAMEPAGE_FS_SEEDS", "0:3").split(":")]
+"""Which random walks to take, as first:last."""
+
+
+@pytest.mark.parametrize("seed", range(*SEEDS))
 def test_long_walk(seed):
     Walk(seed).run(700)
