@@ -47,6 +47,11 @@ SEPARATOR = ":::"
 @click.option("--clear-env", is_flag=True, help="Start with no environment but --env.")
 @click.option("--cwd", metavar="DIR", help="The programs' working directory.")
 @click.option(
+    "--export",
+    metavar="DIR",
+    help="Save the files that the programs changed in the new directory DIR.",
+)
+@click.option(
     "--max-instructions",
     type=click.IntRange(min=1),
     metavar="N",
@@ -78,6 +83,7 @@ def command(
     env: tuple[str, ...],
     clear_env: bool,
     cwd: str | None,
+    export: str | None,
     max_instructions: int | None,
     timeout: float | None,
     top: int,
@@ -93,6 +99,8 @@ def command(
     """
     programs = split_programs(words)
     form = _report_form(output)
+    if export is not None and os.path.lexists(export):
+        raise SamepageError(f"cannot export to {export}: it exists already")
     from samepage.model import Machine, StopAt
 
     machine = Machine(
@@ -108,6 +116,8 @@ def command(
     status = 0
     for argv in programs:
         status = run_program(machine, argv, environment, cwd, StopAt(stop))
+    if export is not None:
+        machine.export(export)
     _report(machine, output, quiet=quiet, timeline=timeline, top=top)
     return status
 

@@ -311,6 +311,15 @@ class Machine:
             raise SamepageError(f"{path}: {error}") from None
         return dict(inode.mapping.pages) if isinstance(inode, Regular) else {}
 
+    def export(self, directory: str) -> int:
+        """Save the files that programs changed in a new directory of the host, as a layer
+        over `root`; return how many names were written. Raises `SamepageError`."""
+        try:
+            return self.kernel.vfs.export(directory)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SamepageError(f"cannot export to {directory}: {reason}") from None
+
     def snapshot(self) -> "Snapshot":
         """Physical memory as it is now, in the tables that all reports read."""
         from samepage.model.snapshot import take_snapshot

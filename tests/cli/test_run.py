@@ -127,3 +127,17 @@ def test_timeline_tells_events_in_their_order() -> None:
     assert "event" in lines[0]
     assert any("copy-on-write" in line and "libc.so.6" in line for line in lines)
     assert [int(line.split()[0]) for line in lines[1:]] == list(range(len(lines) - 1))
+
+
+def test_changed_files_are_gone_unless_exported(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("old")
+    script = f"echo new >{tmp_path}/kept; echo more >{tmp_path}/made"
+    layer = tmp_path.parent / f"{tmp_path.name}-layer"
+    assert run("-q", "--export", str(layer), "sh", "-c", script).returncode == 0
+    assert (tmp_path / "kept").read_text() == "old"
+    assert not (tmp_path / "made").exists()
+    exported = layer / tmp_path.relative_to("/")
+    assert (exported / "kept").read_text() == "new\n"
+    assert (exported / "made").read_text() == "more\n"
+    again = run("-q", "--export", str(layer), "true")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)

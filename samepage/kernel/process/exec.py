@@ -240,7 +240,7 @@ def _map_vdso(kernel: "Kernel", mm: AddressSpace) -> int:
     code_size = page_align(len(image.code))
     read = VmFlags.READ | VmFlags.MAYREAD
     data = read | VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.DONTDUMP | VmFlags.PFNMAP
-    code = read | VmFlags.EXEC | VmFlags.MAYWRITE | VmFlags.MAYEXEC
+    code = read | VmFlags.EXEC | VmFlags.MAYWRITE | VmFlags.MAYEXEC | VmFlags.DONTEXPAND
     areas: list[tuple[str, int, Any]] = [
         ("[vvar]", image.vvar_size, data),
         ("[vvar_vclock]", image.vclock_size, data),

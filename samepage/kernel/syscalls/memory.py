@@ -30,7 +30,17 @@ def sys_mmap(
     if not file.readable:
         raise SysError(errno.EACCES)
     if file.maps_anonymous:
-        return mmap.do_mmap(task.mm, address, length, prot, flags, zero_device=True)
+        return mmap.do_mmap(
+            task.mm,
+            address,
+            length,
+            prot,
+            flags,
+            offset=offset,
+            path="/dev/zero",
+            filp=file,
+            zero_device=True,
+        )
     return mmap.do_mmap(
         task.mm,
         address,
