@@ -21,13 +21,14 @@ from typing import Self
 import numpy as np
 
 from samepage.demo.evidence import Fault, Page, Segment
-from samepage.demo.side import ENVIRONMENT, Program
+from samepage.demo.side import Program
 from samepage.errors import SamepageError
 from samepage.host import ptrace
 from samepage.host.capture import capture
 from samepage.host.launch import Launch, fault_counts, launch
 from samepage.host.ptrace import Stop, StopKind, SyscallOp
 from samepage.snapshot.tables import Snapshot
+from samepage.verify.environment import ENVIRONMENT
 
 _MMAP = 9
 _PRESENT, _FILE, _FRAME = 1 << 63, 1 << 61, (1 << 55) - 1

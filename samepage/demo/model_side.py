@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from samepage.demo.evidence import Fault, Library, Page, Segment
-from samepage.demo.side import ENVIRONMENT, Program
+from samepage.demo.side import Program
 from samepage.errors import SamepageError
 from samepage.kernel.kernel import TimelineEvent
 from samepage.kernel.mm.address_space import EventKind
@@ -12,6 +12,7 @@ from samepage.kernel.mm.frames import FrameKind
 from samepage.model import Guest, Machine
 from samepage.model.symbols import Symbols
 from samepage.snapshot.tables import Snapshot
+from samepage.verify.environment import ENVIRONMENT
 
 _FAULTS = {EventKind.FILE_READ, EventKind.COW, EventKind.REUSE}
 
@@ -111,8 +112,9 @@ class ModelHeld:
         ]
 
     def touch(self, address: int) -> None:
-        """As `Held.touch`."""
-        self.guest.memory.touch(address)
+        """As `Held.touch`; of a page that is present there is nothing to fault."""
+        if self.guest.page_at(address) is None:
+            self.guest.memory.touch(address)
 
     def read(self, address: int, length: int) -> bytes:
         """As `Held.read`."""

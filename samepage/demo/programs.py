@@ -11,12 +11,13 @@ import shutil
 from dataclasses import dataclass
 
 from samepage.demo.evidence import Library
-from samepage.demo.side import ENVIRONMENT, Program
+from samepage.demo.side import Program
 from samepage.elf.header import ElfError
 from samepage.elf.object import SHN_UNDEF, STT_FUNC, DynamicObject
 from samepage.errors import SamepageError
 from samepage.linker.cache import LibraryCache
 from samepage.linker.search import DEFAULT_DIRECTORIES
+from samepage.verify.environment import ENVIRONMENT
 
 _PAIRS = (
     (("factor", "8727963568087712425891397479476727340041449"), ("expr", str(10**30), "+", "1")),

@@ -16,13 +16,6 @@ class Program:
     argv: Sequence[str]
 
 
-ENVIRONMENT: Mapping[str, str] = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "LC_ALL": "C",
-}
-"""The same on both sides: its bytes lie on the stack."""
-
-
 class Held(Protocol):
     """A program that is stopped whenever the story looks at it."""
 
