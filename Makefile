@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.locked
 
-.PHONY: demo setup test lint format bench clean
+.PHONY: demo setup test lint format bench images lock clean
 
 demo: setup
 	@$(BIN)/samepage demo
@@ -13,7 +13,9 @@ setup: $(STAMP)
 
 # The stamp is written last, so that an interrupted set-up starts again.
 $(STAMP): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "samepage needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -33,6 +35,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The README's pictures, from real runs on this machine.
+images: setup
+	$(BIN)/python docs/images/make.py
 
 # Resolves the newest versions that pyproject.toml admits and pins them with their hashes.
 lock: setup
