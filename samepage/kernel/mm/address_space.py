@@ -150,6 +150,9 @@ class AddressSpace:
         self.layout = Layout()
         self.limits = Limits()
         self.mmap_base = MMAP_BASE
+        self.peak_rss = self.peak_virtual = 0
+        """The most pages that were resident, and mapped, before some were dropped
+        (`hiwater_rss`, `hiwater_vm`)."""
         self.default_flags = 0
         """Flags that every new VMA gets: what `mlockall(MCL_FUTURE)` set (`def_flags`)."""
         self.users = 1
@@ -234,6 +237,7 @@ class AddressSpace:
 
     def zap(self, start: int, end: int) -> None:
         """Drop the pages of [start, end) (`zap_page_range`)."""
+        self.peak_rss = max(self.peak_rss, sum(self.rss))
         words = self.frames.ram.words
         for _, slot, count in self.table.tables(start, end):
             part = words[slot : slot + count]

@@ -18,6 +18,7 @@ import enum
 
 from samepage.hardware.paging import PMD_SIZE, Access, Pte
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.kernel.errors import SysError
 from samepage.kernel.mm import readahead
 from samepage.kernel.mm.address_space import (
     MMAP_MIN_ADDR,
@@ -69,7 +70,11 @@ def handle_mm_fault(mm: AddressSpace, address: int, access: Access) -> FaultResu
     page = address & PAGE_MASK
     if access is Access.EXECUTE and not vma.flags & VmFlags.EXEC and mm.table.get(page):
         return FaultResult.SEGV_ACCERR
-    result = fault_page(mm, vma, page, access is Access.WRITE)
+    try:
+        result = fault_page(mm, vma, page, access is Access.WRITE)
+    except SysError:
+        # The storage could not be read: VM_FAULT_SIGBUS, as beyond the end of the file.
+        return FaultResult.BUS_ADRERR
     return FaultResult.OK if result is FaultResult.MAJOR else result
 
 

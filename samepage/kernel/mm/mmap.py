@@ -257,6 +257,7 @@ def _unmap(mm: AddressSpace, start: int, end: int) -> None:
     if not gone:
         return
     below, above = mm.vmas.before(start), mm.vmas.next_from(end)
+    mm.peak_virtual = max(mm.peak_virtual, mm.virtual_pages)
     mm.zap(gone[0].start, gone[-1].end)
     for vma in gone:
         mm.vmas.remove(vma)

@@ -64,7 +64,7 @@ def _end_thread(task: Task) -> None:
 def _end_process(task: Task, status: int) -> None:
     process, kernel = task.process, task.kernel
     kernel.trace_exit(process)
-    process.peak_rss_pages = max(process.peak_rss_pages, process.mm.rss_pages)
+    process.peak_rss_pages = max(process.peak_rss_pages, process.mm.peak_rss, process.mm.rss_pages)
     process.exit_status = status
     process.frozen = process.parent is None and process.started_by_machine
     if not process.frozen:

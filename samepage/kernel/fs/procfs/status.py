@@ -143,11 +143,11 @@ def _memory(mm: AddressSpace) -> list[str]:
     figures = MemoryFigures(mm)
     text = min(figures.text, figures.executable)
     sizes = {
-        "VmPeak": max(getattr(mm, "peak_virtual", 0), figures.total),
+        "VmPeak": max(mm.peak_virtual, figures.total),
         "VmSize": figures.total,
         "VmLck": figures.locked,
         "VmPin": 0,
-        "VmHWM": max(getattr(mm, "peak_rss", 0), figures.resident),
+        "VmHWM": max(mm.peak_rss, figures.resident),
         "VmRSS": figures.resident,
         "RssAnon": figures.anon,
         "RssFile": figures.file,
