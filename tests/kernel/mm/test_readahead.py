@@ -134,17 +134,27 @@ STEPS = {
 """Positions in windows."""
 
 
+ATTEMPTS = 10
+"""A live fault maps only those pages whose read is done by then, which depends on the disk;
+so a difference is one only if no attempt goes as on the model, whose reads are done at once."""
+
+
+def history(side, steps):
+    """What each step gives: its major faults, and what is cached and present after it."""
+    return [(getattr(side, kind)(index), side.cached(), side.present()) for kind, index in steps]
+
+
 @pytest.mark.parametrize("prot", [1, 5], ids=["data", "text"])
 @pytest.mark.parametrize("name", STEPS)
 def test_cold_file_is_read_as_the_kernel_does(path, size, name, prot):
-    live, model = Live(path, size, prot), Model(size, prot)
-    try:
-        for kind, position in STEPS[name]:
-            index = int(position * read_ahead_pages())
-            for side in (live, model):
-                side.major = getattr(side, kind)(index)
-            assert model.major == live.major, index
-            assert model.cached() == live.cached(), index
-            assert model.present() == live.present(), index
-    finally:
-        live.close()
+    steps = [(kind, int(position * read_ahead_pages())) for kind, position in STEPS[name]]
+    expected = history(Model(size, prot), steps)
+    for _ in range(ATTEMPTS):
+        live = Live(path, size, prot)
+        try:
+            found = history(live, steps) if not live.cached() else None
+        finally:
+            live.close()
+        if found == expected:
+            return
+    assert expected == found
