@@ -92,7 +92,7 @@ def summary(records: list[dict[str, Any]]) -> tuple[list[str], bool]:
     return lines, clean == len(records)
 
 
-def main() -> int:
+def command() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--directory", default="/usr/bin")
     parser.add_argument("--output", default="linker-corpus.jsonl")
@@ -139,4 +139,4 @@ def _in_a_process(path: str, timeout: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from samepage.elf.layout import U8, U64
+from samepage.elf.layout import I64, U8, U64
 from samepage.elf.object import DynamicObject
 from samepage.linker.memory import (
     MAP_ANONYMOUS,
@@ -199,29 +199,36 @@ class ImageMemory:
             raise OSError(errno.EFAULT, f"memory at {address:#x} is read-only")
         return region
 
-    def read_words(self, addresses: U64) -> U64:
-        if not len(addresses):
+    def read_words(self, start: int, offsets: I64) -> U64:
+        if not len(offsets):
             return np.empty(0, np.uint64)
-        region = self.region(int(addresses.min()))
-        if int(addresses.max()) + 8 <= region.end:
-            words: U64 = _words(region)[(addresses - np.uint64(region.start)).astype(np.int64)]
+        region, shift = self._region_of(start, offsets)
+        if region is not None:
+            words: U64 = _words(region)[offsets + shift]
             return words
-        raw = b"".join(self.read(address, 8) for address in addresses.tolist())
+        raw = b"".join(self.read(start + offset, 8) for offset in offsets.tolist())
         return np.frombuffer(raw, np.uint64)
 
-    def write_words(self, addresses: U64, words: U64) -> None:
-        if not len(addresses):
+    def write_words(self, start: int, offsets: I64, words: U64) -> None:
+        if not len(offsets):
             return
-        region = self._writable(int(addresses.min()))
-        if int(addresses.max()) + 8 <= region.end:
-            offsets = (addresses - np.uint64(region.start)).astype(np.int64)
-            if not (np.bitwise_or.reduce(offsets) & 7):
-                region.data.view(np.uint64)[offsets >> 3] = words
-            else:
-                _words(region)[offsets] = words
+        region, shift = self._region_of(start, offsets)
+        if region is None:
+            for offset, word in zip(offsets.tolist(), words.tolist(), strict=True):
+                self.write(start + offset, word.to_bytes(8, "little"))
             return
-        for address, word in zip(addresses.tolist(), words.tolist(), strict=True):
-            self.write(address, word.to_bytes(8, "little"))
+        if not region.prot & PROT_WRITE:
+            raise OSError(errno.EFAULT, f"memory at {start:#x} is read-only")
+        _words(region)[offsets + shift if shift else offsets] = words
+
+    def _region_of(self, start: int, offsets: I64) -> tuple[Region | None, int]:
+        """The region that holds all the words, and what turns offsets into places in it."""
+        try:
+            region = self.region(start)
+        except OSError:
+            return None, 0
+        inside = start + int(offsets.max()) + 8 <= region.end
+        return (region, start - region.start) if inside else (None, 0)
 
 
 def _words(region: Region) -> U64:

@@ -13,7 +13,7 @@ import mmap
 from dataclasses import dataclass
 from typing import Protocol
 
-from samepage.elf.layout import U64
+from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 
 PAGE = 4096
@@ -94,12 +94,12 @@ class Memory(Protocol):
         """Store zeros."""
         ...
 
-    def read_words(self, addresses: U64) -> U64:
-        """Load the 8-byte word at each address."""
+    def read_words(self, start: int, offsets: I64) -> U64:
+        """Load the 8-byte word at `start` plus each offset. Offsets are not negative."""
         ...
 
-    def write_words(self, addresses: U64, words: U64) -> None:
-        """Store each 8-byte word at its address; of equal addresses the last one counts."""
+    def write_words(self, start: int, offsets: I64, words: U64) -> None:
+        """Store each word at `start` plus its offset; of equal places the last one counts."""
         ...
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from samepage.elf.header import ElfError
-from samepage.elf.layout import U64
+from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 from samepage.linker.memory import MAP_ANONYMOUS, OpenFile, map_readonly
 
@@ -90,26 +90,23 @@ class ProcessMemory:
     def zero(self, address: int, length: int) -> None:
         ctypes.memset(address, 0, length)
 
-    def read_words(self, addresses: U64) -> U64:
-        if not len(addresses):
+    def read_words(self, start: int, offsets: I64) -> U64:
+        if not len(offsets):
             return np.empty(0, np.uint64)
-        words, low = _words(addresses)
-        result: U64 = words[(addresses - low).astype(np.int64)]
+        result: U64 = _words(start, offsets)[offsets]
         return result
 
-    def write_words(self, addresses: U64, words: U64) -> None:
-        if len(addresses):
-            view, low = _words(addresses)
-            view[(addresses - low).astype(np.int64)] = words
+    def write_words(self, start: int, offsets: I64, words: U64) -> None:
+        if len(offsets):
+            _words(start, offsets)[offsets] = words
 
 
-def _words(addresses: U64) -> tuple[U64, np.uint64]:
-    """The words at each byte from the lowest address to the highest, as a view of memory."""
-    low, high = addresses.min(), addresses.max()
-    span = int(high - low) + 8
-    memory = np.ctypeslib.as_array((ctypes.c_uint8 * span).from_address(int(low)))
+def _words(start: int, offsets: I64) -> U64:
+    """The words at each byte from an address on, as a view of memory."""
+    span = int(offsets.max()) + 8
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * span).from_address(start))
     first: U64 = memory[:8].view(np.uint64)
-    return as_strided(first, shape=(span - 7,), strides=(1,)), low
+    return as_strided(first, shape=(span - 7,), strides=(1,))
 
 
 def _os_error() -> OSError:

@@ -23,7 +23,7 @@ import numpy as np
 
 from samepage.elf.dynamic import DynamicFlags, Tag
 from samepage.elf.header import SegmentType
-from samepage.elf.layout import PF_W, U64
+from samepage.elf.layout import I64, PF_W, U64
 from samepage.elf.machines import Kind
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
@@ -57,28 +57,30 @@ class Foreign(enum.Enum):
 class Relocated:
     """What relocation did to one object.
 
-    `counts` are relocations by kind; `stored` holds the addresses of the words that
-    each store wrote; `foreign` maps the address of a word to why its value is not known.
+    `counts` are relocations by kind; `stored` has for each store its start and the
+    offsets of its words; `foreign` maps the address of a word to why its value is not
+    known.
     """
 
     lazy: bool = False
     counts: dict[Kind, int] = field(default_factory=dict)
-    stored: list[U64] = field(default_factory=list)
+    stored: list[tuple[int, I64]] = field(default_factory=list)
     foreign: dict[int, Foreign] = field(default_factory=dict)
 
     def addresses(self) -> U64:
         """The addresses of all words stored, sorted, without duplicates."""
-        return np.unique(np.concatenate([np.empty(0, np.uint64), *self.stored]))
+        parts = [np.uint64(start) + offsets.astype(np.uint64) for start, offsets in self.stored]
+        return np.unique(np.concatenate([np.empty(0, np.uint64), *parts]))
 
     def count(self, kind: Kind, number: int) -> None:
         """Add to the number of relocations of a kind."""
         self.counts[kind] = self.counts.get(kind, 0) + number
 
-    def store(self, memory: Memory, addresses: U64, words: U64) -> None:
+    def store(self, memory: Memory, start: int, offsets: I64, words: U64) -> None:
         """Store words and remember where."""
-        if len(addresses):
-            memory.write_words(addresses, words)
-            self.stored.append(addresses)
+        if len(offsets):
+            memory.write_words(start, offsets, words)
+            self.stored.append((start, offsets))
 
 
 def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
@@ -91,8 +93,8 @@ def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
     values_at = link.base + segment.vaddr + 8
     if link.base:
         chosen = np.array([last[tag] for tag in ADJUSTED_TAGS if tag in last], np.int64)
-        addresses = (values_at + 16 * chosen).astype(np.uint64)
-        done.store(memory, addresses, entries["d_val"][chosen] + np.uint64(link.base))
+        words = entries["d_val"][chosen] + np.uint64(link.base)
+        done.store(memory, values_at, 16 * chosen, words)
     if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in last:
         done.foreign[values_at + 16 * last[Tag.DEBUG]] = Foreign.DEBUG
 
@@ -105,7 +107,7 @@ def set_up_lazy(link: LinkMap, done: Relocated) -> None:
     got = link.object.dynamic.get(Tag.PLTGOT)
     if got is None:
         raise link.object.elf.error("DT_JMPREL without DT_PLTGOT")
-    check_places(link, np.array([got, got + 16], np.uint64))
+    offsets_of(link, np.array([got, got + 16], np.uint64))
     done.foreign[link.base + got + 8] = Foreign.LINK_MAP
     done.foreign[link.base + got + 16] = Foreign.RESOLVER
 
@@ -118,29 +120,31 @@ def relocate_relative(memory: Memory, link: LinkMap, done: Relocated) -> None:
     tables = link.object.relocations
     base = np.uint64(link.base)
     if len(tables.relr) and link.base:
-        check_places(link, tables.relr)
-        addresses = tables.relr + base
-        done.store(memory, addresses, memory.read_words(addresses) + base)
+        start, offsets = offsets_of(link, tables.relr)
+        done.store(memory, start, offsets, memory.read_words(start, offsets) + base)
     count = tables.relative_count
     if count:
-        places = tables.rela["r_offset"][:count]
-        check_places(link, places)
+        start, offsets = offsets_of(link, tables.rela["r_offset"][:count])
         words = tables.rela["r_addend"][:count].view(np.uint64) + base
-        done.store(memory, places + base, words)
+        done.store(memory, start, offsets, words)
     if count or len(tables.relr):
         done.count(Kind.RELATIVE, count + len(tables.relr))
 
 
-def check_places(link: LinkMap, places: U64) -> None:
-    """Raise `ElfError` unless each word lies in one segment that may be written to."""
-    if not len(places):
-        return
-    text = DynamicFlags.TEXTREL in link.object.dynamic.flags
-    low, high = int(places.min()), int(places.max())
-    segments = [s for s in link.object.elf.loads if text or s.flags & PF_W]
-    for segment in segments:
-        if segment.vaddr <= low and high + 8 <= segment.vaddr + segment.memsz:
-            return
+def offsets_of(link: LinkMap, places: U64) -> tuple[int, I64]:
+    """Places in the file's terms as an address, and offsets from there.
+
+    Raises `ElfError` unless each word lies in one segment that may be written to: what
+    is stored at these offsets cannot hit anything else.
+    """
+    segments = [s for s in link.object.elf.loads if s.flags & PF_W or _has_text(link)]
+    if not segments:
+        raise link.object.elf.error("relocations, but no segment is writable")
+    first = segments[0].vaddr
+    # A place below the first segment becomes a large number.
+    offsets = places - np.uint64(first)
+    if not len(offsets) or int(offsets.max()) + 8 <= segments[0].memsz:
+        return link.base + first, offsets.view(np.int64)
     inside = np.zeros(len(places), np.bool_)
     for segment in segments:
         if segment.memsz >= 8:
@@ -149,6 +153,11 @@ def check_places(link: LinkMap, places: U64) -> None:
     if not inside.all():
         bad = int(places[int((~inside).argmax())])
         raise link.object.elf.error(f"relocations: the place {bad:#x} is not in a writable segment")
+    return link.base + first, offsets.view(np.int64)
+
+
+def _has_text(link: LinkMap) -> bool:
+    return DynamicFlags.TEXTREL in link.object.dynamic.flags
 
 
 class WritableText:
@@ -160,7 +169,7 @@ class WritableText:
         self._changed: list[tuple[int, int, int]] = []
 
     def __enter__(self) -> None:
-        if DynamicFlags.TEXTREL not in self._link.object.dynamic.flags:
+        if not _has_text(self._link):
             return
         for command in plan(self._link.object).commands:
             if not command.prot & PROT_WRITE:

@@ -19,7 +19,7 @@ from samepage.linker.binding import Entries, References
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
-from samepage.linker.relocate import Foreign, Relocated, check_places
+from samepage.linker.relocate import Foreign, Relocated, offsets_of
 
 IfuncResolver = Callable[[int], int]
 """Runs the IFUNC resolver at an address; returns the address that it chose."""
@@ -54,7 +54,7 @@ class SymbolicRelocation:
         self._sizes = np.zeros(len(self._definer), np.uint64)
         self._tls_values = np.zeros(len(self._definer), np.uint64)
         self._read_definitions()
-        check_places(link, entries.places)
+        self._start, self._offsets = offsets_of(link, entries.places)
 
     def _read_definitions(self) -> None:
         """Gather address, size and type of each reference's definition."""
@@ -101,17 +101,17 @@ class SymbolicRelocation:
         return self._entries.addends[chosen].view(np.uint64)
 
     def _store(self, kind: Kind, chosen: Bools | I64, words: U64, offset: int = 0) -> None:
-        addresses = self._entries.places[chosen] + (self._base + np.uint64(offset))
-        self._done.store(self._memory, addresses, words)
-        if len(addresses):
-            self._done.count(kind, len(addresses))
+        offsets = self._offsets[chosen]
+        self._done.store(self._memory, self._start + offset, offsets, words)
+        if len(offsets):
+            self._done.count(kind, len(offsets))
 
     def _lazy_slots(self, slots: Bools) -> Bools:
         """Relocate DT_JMPREL's slots to their PLT entries; return the slots left over."""
         lazy = slots.copy()
         lazy[: self._entries.plt_start] = False
-        addresses = self._entries.places[lazy] + self._base
-        self._store(Kind.JUMP_SLOT, lazy, self._memory.read_words(addresses) + self._base)
+        words = self._memory.read_words(self._start, self._offsets[lazy])
+        self._store(Kind.JUMP_SLOT, lazy, words + self._base)
         return slots & ~lazy
 
     def _store_addresses(self, kind: Kind, chosen: Bools) -> None:
@@ -132,7 +132,7 @@ class SymbolicRelocation:
             words = words - addresses
         for address, word in zip(addresses.tolist(), words.tolist(), strict=True):
             self._memory.write(address, (word & 0xFFFFFFFF).to_bytes(4, "little"))
-        self._done.stored.append(addresses)
+        self._done.stored.append((self._start, self._offsets[which]))
         self._done.count(kind, len(which))
 
     def _thread_local(self) -> None:
@@ -177,10 +177,11 @@ class SymbolicRelocation:
             if not size:
                 continue
             place = int(self._entries.places[entry])
-            check_places(self._link, np.array([place, place + max(size, 8) - 8], np.uint64))
+            offsets_of(self._link, np.array([place, place + max(size, 8) - 8], np.uint64))
             address = self._link.base + place
             self._memory.write(address, self._memory.read(int(self._values[reference]), size))
-            self._done.stored.append(np.arange(address & -8, address + size, 8, dtype=np.uint64))
+            first = address & -8
+            self._done.stored.append((first, np.arange(0, address + size - first, 8)))
         self._done.count(Kind.COPY, len(which))
 
     def _ifuncs(self, chosen: Bools, resolve: IfuncResolver | None) -> None:
@@ -201,5 +202,4 @@ class SymbolicRelocation:
         distinct, inverse = np.unique(functions, return_inverse=True)
         results = np.array([resolve(function) for function in distinct.tolist()], np.uint64)
         words = results[inverse] + np.where(irelative, np.uint64(0), addends)
-        addresses = self._entries.places[which] + self._base
-        self._done.store(self._memory, addresses, words)
+        self._done.store(self._memory, self._start, self._offsets[which], words)

@@ -154,7 +154,7 @@ def _copy_state(run: LdsoRun, memory: ImageMemory, link: LinkMap, relocated: U64
         addresses = np.arange(start, end, 8, dtype=np.uint64)
         words = np.frombuffer(run.read(start, end - start), np.uint64)
         state = ~np.isin(addresses, relocated)
-        memory.write_words(addresses[state], words[state])
+        memory.write_words(start, 8 * np.flatnonzero(state), words[state])
 
 
 def _writable_ranges(link: LinkMap) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.elf.file import MAX_STRING, ElfFile
@@ -44,6 +44,7 @@ def table_of(names: list[bytes]) -> tuple[StringTable, list[int]]:
     return StringTable(elf, 64, len(data)), indices
 
 
+@settings(deadline=None)
 @given(NAMES)
 def test_hashes_are_those_of_the_scalar_definitions(names: list[bytes]) -> None:
     table, indices = table_of(names)
@@ -52,6 +53,7 @@ def test_hashes_are_those_of_the_scalar_definitions(names: list[bytes]) -> None:
     assert pool.sysv_hashes().tolist() == [sysv_hash(name) for name in names]
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_comparison_is_that_of_the_names(ours: list[bytes], theirs: list[bytes]) -> None:
     theirs = (theirs * len(ours))[: len(ours)]
@@ -62,6 +64,7 @@ def test_comparison_is_that_of_the_names(ours: list[bytes], theirs: list[bytes])
     assert same.tolist() == [a == b for a, b in zip(ours, theirs, strict=True)]
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_joining_and_taking_keep_the_names(first: list[bytes], second: list[bytes]) -> None:
     pools: list[NamePool] = []

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.elf.object import TlsImage
@@ -29,6 +29,7 @@ SEGMENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_blocks_are_aligned_and_disjoint(segments: list[TlsImage | None]) -> None:
     maps = [
