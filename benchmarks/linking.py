@@ -63,9 +63,9 @@ class Load:
 def largest_library() -> str:
     """The library of ld.so's cache with the most relocations."""
     with open("/etc/ld.so.cache", "rb") as file:
-        cache = LibraryCache.parse(file.read())
+        cache = LibraryCache(file.read())
     best, most = "", 0
-    for path in {entry.path for entries in cache.entries.values() for entry in entries}:
+    for path in {entry.path for entry in cache.entries()}:
         try:
             count = DynamicObject.open(path).relocations.count
         except (OSError, ElfError):

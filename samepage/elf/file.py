@@ -182,7 +182,7 @@ class ElfFile:
         end = self.buffer.find(b"\0", offset, limit) if 0 <= offset < limit else -1
         if end < 0:
             raise self.error(f"{what}: the string at offset {offset:#x} does not end")
-        return os.fsdecode(self.buffer[offset:end])
+        return self.buffer[offset:end].decode("utf-8", "surrogateescape")
 
 
 def covers(segments: Sequence[ProgramHeader], address: int) -> ProgramHeader | None:

@@ -12,12 +12,13 @@ import os
 import struct
 from dataclasses import dataclass
 
+import numpy as np
+
 _OLD_MAGIC = b"ld.so-1.7.0"
 _OLD_HEADER = 12
 _OLD_ENTRY = 12
 _NEW_MAGIC = b"glibc-ld.so.cache1.1"
 _NEW_HEADER = struct.Struct("<20sIIB3xI12x")
-_ENTRY = struct.Struct("<iIIIQ")
 _EXTENSION_MAGIC = 0xEAA42174
 _EXTENSION_HEADER = struct.Struct("<II")
 _EXTENSION_SECTION = struct.Struct("<IIII")
@@ -26,6 +27,11 @@ _HWCAP_EXTENSION = 1 << 62
 
 FLAGS_X86_64 = 0x0303
 """FLAG_ELF_LIBC6 | FLAG_X8664_LIB64: what ld.so of x86-64 accepts, besides FLAG_ELF (1)."""
+
+
+_ENTRIES = np.dtype(
+    [("flags", "<i4"), ("key", "<u4"), ("value", "<u4"), ("osversion", "<u4"), ("hwcap", "<u8")]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,63 +45,70 @@ class CacheEntry:
 
 
 class LibraryCache:
-    """The entries of an ld.so.cache that this architecture can use, by name."""
+    """An ld.so.cache. Names are looked up in its bytes: a program needs a few of many."""
 
-    def __init__(self, entries: list[CacheEntry]) -> None:
-        self.entries: dict[str, list[CacheEntry]] = {}
-        for entry in entries:
-            if entry.flags in (1, FLAGS_X86_64):
-                self.entries.setdefault(entry.name, []).append(entry)
+    def __init__(self, data: bytes | None) -> None:
+        """Take the file's bytes. Like ld.so, take what cannot be read as no cache at all."""
+        self._data = data or b""
+        self._start = 0
+        self._levels: list[str] = []
+        self._table = np.empty(0, _ENTRIES)
+        self._read_header()
 
-    @classmethod
-    def parse(cls, data: bytes | None) -> "LibraryCache":
-        """Read the file's bytes. Like ld.so, take what cannot be read as no cache at all."""
-        return cls(parse_cache(data) if data else [])
+    def _read_header(self) -> None:
+        data, start = self._data, 0
+        if data.startswith(_OLD_MAGIC) and len(data) >= _OLD_HEADER + 4:
+            (count,) = struct.unpack_from("<I", data, _OLD_HEADER)
+            start = (_OLD_HEADER + 4 + count * _OLD_ENTRY + 7) & ~7
+        if len(data) < start + _NEW_HEADER.size:
+            return
+        magic, count, _, endian, extension = _NEW_HEADER.unpack_from(data, start)
+        first = start + _NEW_HEADER.size
+        if magic != _NEW_MAGIC or endian not in (0, 2):
+            return
+        if first + count * _ENTRIES.itemsize > len(data):
+            return
+        self._start = start
+        self._table = np.frombuffer(data, _ENTRIES, count, first)
+        self._levels = _hwcaps_names(data, start, extension)
+
+    def entries(self) -> list[CacheEntry]:
+        """All entries, of every architecture, in the order of the file."""
+        return [entry for index in range(len(self._table)) if (entry := self._entry(index))]
+
+    def _entry(self, index: int) -> CacheEntry | None:
+        flags, key, value, _, hwcap = self._table[index].tolist()
+        level = ""
+        if hwcap & _HWCAP_EXTENSION:
+            number = hwcap & 0xFFFFFFFF
+            if number >= len(self._levels):
+                return None
+            level = self._levels[number]
+        elif hwcap:
+            return None  # legacy capabilities: ldconfig of 2.33 and later writes none
+        name = _string(self._data, self._start + key)
+        path = _string(self._data, self._start + value)
+        return CacheEntry(name, path, flags, level) if name and path else None
 
     def lookup(self, name: str, levels: tuple[str, ...]) -> str | None:
         """The path for a library's name; `levels` are the supported ones, best first."""
-        entries = self.entries.get(name)
-        if not entries:
-            return None
-        for level in levels:
+        wanted = os.fsencode(name) + b"\0"
+        places = []
+        at = self._data.find(wanted)
+        while at >= 0:
+            places.append(at - self._start)
+            at = self._data.find(wanted, at + 1)
+        chosen = np.flatnonzero(np.isin(self._table["key"], places)).tolist() if places else []
+        entries = [
+            entry
+            for index in chosen
+            if (entry := self._entry(index)) and entry.flags in (1, FLAGS_X86_64)
+        ]
+        for level in (*levels, ""):
             for entry in entries:
                 if entry.level == level:
                     return entry.path
-        for entry in entries:
-            if not entry.level:
-                return entry.path
         return None
-
-
-def parse_cache(data: bytes) -> list[CacheEntry]:
-    """All entries of a cache in the new format; none if the data is not such a cache."""
-    start = 0
-    if data.startswith(_OLD_MAGIC) and len(data) >= _OLD_HEADER + 4:
-        (count,) = struct.unpack_from("<I", data, _OLD_HEADER)
-        start = (_OLD_HEADER + 4 + count * _OLD_ENTRY + 7) & ~7
-    if len(data) < start + _NEW_HEADER.size:
-        return []
-    magic, count, _, endian, extension = _NEW_HEADER.unpack_from(data, start)
-    first = start + _NEW_HEADER.size
-    if magic != _NEW_MAGIC or endian not in (0, 2) or first + count * _ENTRY.size > len(data):
-        return []
-    levels = _hwcaps_names(data, start, extension)
-    entries = []
-    for flags, key, value, _, hwcap in _ENTRY.iter_unpack(
-        data[first : first + count * _ENTRY.size]
-    ):
-        level = ""
-        if hwcap & _HWCAP_EXTENSION:
-            index = hwcap & 0xFFFFFFFF
-            if index >= len(levels):
-                continue
-            level = levels[index]
-        elif hwcap:
-            continue  # legacy capabilities: ldconfig of 2.33 and later writes none
-        name, path = _string(data, start + key), _string(data, start + value)
-        if name and path:
-            entries.append(CacheEntry(name, path, flags, level))
-    return entries
 
 
 def _hwcaps_names(data: bytes, start: int, extension: int) -> list[str]:

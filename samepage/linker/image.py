@@ -7,16 +7,16 @@ as Linux does, or at the addresses that a real process has.
 """
 
 import errno
+import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from samepage.elf.layout import I64, U8, U64
-from samepage.elf.object import DynamicObject
 from samepage.linker.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -24,14 +24,14 @@ from samepage.linker.memory import (
     PROT_NONE,
     PROT_WRITE,
     OpenFile,
-    map_readonly,
+    open_file,
 )
 
 MMAP_BASE = 0x7FFFF7FFF000
 """`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
 
-MAX_COPY = 1 << 32
-"""Bytes of one mapping that the picture holds as a copy."""
+MAX_ANONYMOUS = 1 << 32
+"""Bytes of one anonymous mapping: more than any real .bss."""
 
 _HUGE = 2 << 20
 
@@ -86,20 +86,11 @@ class ImageMemory:
         self._regions: list[Region] = []
 
     def open(self, path: str) -> OpenFile:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            try:
-                data = map_readonly(fd)
-            except ValueError:
-                raise OSError(errno.EINVAL, "file too short") from None
-        finally:
-            os.close(fd)
-        link_object = DynamicObject.from_bytes(data, path)
-        return OpenFile(path, -1, (status.st_dev, status.st_ino), link_object)
+        return open_file(path)
 
     def close(self, file: OpenFile) -> None:
-        """Nothing to do: the descriptor was only needed to map the file."""
+        if file.fd >= 0:
+            os.close(file.fd)
 
     def is_directory(self, path: str) -> bool:
         return os.path.isdir(path)
@@ -122,7 +113,8 @@ class ImageMemory:
             if prot == PROT_NONE and flags & MAP_ANONYMOUS:
                 return address  # a reservation: nothing that could be read
         content = None if flags & MAP_ANONYMOUS else file
-        self._insert(_region(address, length, prot, content, offset))
+        for region in _new_regions(address, length, prot, content, offset):
+            self._insert(region)
         return address
 
     def munmap(self, address: int, length: int) -> None:
@@ -200,35 +192,50 @@ class ImageMemory:
         return region
 
     def read_words(self, start: int, offsets: I64) -> U64:
-        if not len(offsets):
-            return np.empty(0, np.uint64)
-        region, shift = self._region_of(start, offsets)
-        if region is not None:
-            words: U64 = _words(region)[offsets + shift]
-            return words
-        raw = b"".join(self.read(start + offset, 8) for offset in offsets.tolist())
-        return np.frombuffer(raw, np.uint64)
+        result = np.empty(len(offsets), np.uint64)
+        for region, chosen, places in self._split(start, offsets):
+            if region is None:
+                raw = [self.read(start + offset, 8) for offset in offsets[chosen].tolist()]
+                result[chosen] = np.frombuffer(b"".join(raw), np.uint64)
+            else:
+                result[chosen] = _words(region)[places]
+        return result
 
     def write_words(self, start: int, offsets: I64, words: U64) -> None:
+        for region, chosen, places in self._split(start, offsets):
+            if region is None:
+                stores = zip(offsets[chosen].tolist(), words[chosen].tolist(), strict=True)
+                for offset, word in stores:
+                    self.write(start + offset, word.to_bytes(8, "little"))
+            elif not region.prot & PROT_WRITE:
+                raise OSError(errno.EFAULT, f"memory at {region.start:#x} is read-only")
+            else:
+                _words(region)[places] = words[chosen]
+
+    def _split(self, start: int, offsets: I64) -> Iterator[tuple[Region | None, I64 | slice, I64]]:
+        """Tell for each region which words lie in it, and where in it; then, with None,
+        those that lie in two regions or in none.
+        """
         if not len(offsets):
             return
-        region, shift = self._region_of(start, offsets)
-        if region is None:
-            for offset, word in zip(offsets.tolist(), words.tolist(), strict=True):
-                self.write(start + offset, word.to_bytes(8, "little"))
-            return
-        if not region.prot & PROT_WRITE:
-            raise OSError(errno.EFAULT, f"memory at {start:#x} is read-only")
-        _words(region)[offsets + shift if shift else offsets] = words
-
-    def _region_of(self, start: int, offsets: I64) -> tuple[Region | None, int]:
-        """The region that holds all the words, and what turns offsets into places in it."""
-        try:
-            region = self.region(start)
-        except OSError:
-            return None, 0
-        inside = start + int(offsets.max()) + 8 <= region.end
-        return (region, start - region.start) if inside else (None, 0)
+        last = start + int(offsets.max()) + 8
+        at = max(bisect_right(self._starts, start) - 1, 0)
+        left = np.ones(len(offsets), np.bool_)
+        while at < len(self._regions) and self._regions[at].start < last:
+            region = self._regions[at]
+            shift = start - region.start
+            if shift >= 0 and last <= region.end:
+                yield region, slice(None), offsets + shift if shift else offsets
+                return
+            inside = (offsets >= -shift) & (offsets <= region.end - start - 8)
+            chosen = np.flatnonzero(inside)
+            if len(chosen):
+                left[chosen] = False
+                yield region, chosen, offsets[chosen] + shift
+            at += 1
+        rest = np.flatnonzero(left)
+        if len(rest):
+            yield None, rest, rest
 
 
 def _words(region: Region) -> U64:
@@ -242,18 +249,36 @@ def _slice(region: Region, start: int, end: int) -> Region:
     return Region(start, end, region.prot, data, region.private)
 
 
-def _region(address: int, length: int, prot: int, file: OpenFile | None, offset: int) -> Region:
-    """A new mapping. Pages beyond the end of the file are left out: touching one is an
-    error (SIGBUS) for a process, too. Raises `OSError` (ENOMEM) for absurd lengths.
+def _new_regions(
+    address: int, length: int, prot: int, file: OpenFile | None, offset: int
+) -> Iterator[Region]:
+    """The regions of a new mapping: whole pages of the file, and the page at its end.
+
+    Pages beyond the end of the file are left out: touching one is an error (SIGBUS) for
+    a process, too. Raises `OSError` (ENOMEM) for absurd lengths of anonymous memory.
     """
-    content = np.empty(0, np.uint8)
-    if file is not None:
-        content = file.object.elf.data[offset : offset + length]
-        length = (len(content) + PAGE - 1) & -PAGE
-        if len(content) == length and not prot & PROT_WRITE:
-            return Region(address, address + length, prot, content, False)
-    if length > MAX_COPY:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    data = np.zeros(length, np.uint8)
-    data[: len(content)] = content
-    return Region(address, address + length, prot, data, True)
+    if file is None:
+        if length > MAX_ANONYMOUS:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        yield Region(address, address + length, prot, np.zeros(length, np.uint8), True)
+        return
+    content = file.object.elf.data[offset : offset + length]
+    whole = len(content) & -PAGE
+    if whole:
+        private = bool(prot & PROT_WRITE)
+        data = _private(file, offset, whole) if private else content[:whole]
+        yield Region(address, address + whole, prot, data, private)
+    if len(content) > whole:
+        last = np.zeros(PAGE, np.uint8)
+        last[: len(content) - whole] = content[whole:]
+        yield Region(address + whole, address + whole + PAGE, prot, last, True)
+
+
+def _private(file: OpenFile, offset: int, length: int) -> U8:
+    """A private copy of a part of a file; the kernel copies a page when it is stored to."""
+    if file.fd < 0:
+        return file.object.elf.data[offset : offset + length].copy()
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    return np.frombuffer(
+        mmap.mmap(file.fd, length, mmap.MAP_PRIVATE, access, offset=offset), np.uint8
+    )

@@ -9,7 +9,10 @@ Relocation stores many words at scattered places. The protocol takes them as arr
 because that is where the time goes.
 """
 
+import errno
 import mmap
+import os
+import stat
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +42,6 @@ class OpenFile:
     identity: tuple[int, int]
     """Device and inode: two paths with the same identity are one object."""
     object: DynamicObject
-    set_user_id: bool = False
 
 
 class Memory(Protocol):
@@ -103,6 +105,19 @@ class Memory(Protocol):
         ...
 
 
-def map_readonly(fd: int) -> mmap.mmap:
-    """A read-only private map of an open file. Raises `ValueError` if it is empty."""
-    return mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+def open_file(path: str) -> OpenFile:
+    """Open a file of the host and map it read-only, for its tables.
+
+    Raises `OSError` if it cannot be opened or mapped, and `ElfError` if it is not ELF.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            raise OSError(errno.EINVAL, "file too short")
+        data = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        found = DynamicObject.from_bytes(data, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return OpenFile(path, fd, (status.st_dev, status.st_ino), found)

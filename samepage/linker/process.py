@@ -6,9 +6,7 @@ search for names and symbols, but they are never mapped or relocated again.
 """
 
 import ctypes
-import errno
 import os
-import stat
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
-from samepage.linker.memory import MAP_ANONYMOUS, OpenFile, map_readonly
+from samepage.linker.memory import MAP_ANONYMOUS, OpenFile, open_file
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -40,16 +38,7 @@ class ProcessMemory:
     """
 
     def open(self, path: str) -> OpenFile:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-                raise OSError(errno.EINVAL, "file too short")
-            found = DynamicObject.from_bytes(map_readonly(fd), path)
-        except BaseException:
-            os.close(fd)
-            raise
-        return OpenFile(path, fd, (status.st_dev, status.st_ino), found)
+        return open_file(path)
 
     def close(self, file: OpenFile) -> None:
         os.close(file.fd)

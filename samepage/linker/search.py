@@ -147,7 +147,7 @@ class Search:
 
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
-            self._cache = LibraryCache.parse(self._memory.read_text(self._config.cache_path))
+            self._cache = LibraryCache(self._memory.read_text(self._config.cache_path))
         return self._cache.lookup(name, self._config.capabilities.levels)
 
     def _in(self, name: str, directories: list[str], source: str) -> Iterator[tuple[str, str]]:

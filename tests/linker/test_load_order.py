@@ -201,10 +201,10 @@ def test_the_cache_is_read_as_ldconfig_wrote_it(tmp_path: Path) -> None:
         pytest.skip("no ldconfig")
     import subprocess
 
-    from samepage.linker.cache import parse_cache
+    from samepage.linker.cache import LibraryCache
 
     with open("/etc/ld.so.cache", "rb") as file:
-        entries = parse_cache(file.read())
+        entries = LibraryCache(file.read()).entries()
     listing = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=True).stdout
     lines = [line for line in listing.splitlines() if "=>" in line]
     assert [(entry.name, entry.path) for entry in entries] == [
@@ -228,7 +228,7 @@ def test_the_cache_prefers_supported_subdirectories(workshop: Workshop) -> None:
     )
     from samepage.linker.cache import LibraryCache
 
-    parsed = LibraryCache.parse(cache.read_bytes())
+    parsed = LibraryCache(cache.read_bytes())
     for levels, expected in (
         ((), "lib/libspecial.so.1"),
         (("x86-64-v3", "x86-64-v2"), "lib/glibc-hwcaps/x86-64-v2/libspecial.so.1"),
