@@ -108,7 +108,7 @@ def _find(soname: str) -> str | None:
     """The library's file as the kernel will name it: without symbolic links."""
     try:
         with open("/etc/ld.so.cache", "rb") as file:
-            found = LibraryCache.parse(file.read()).lookup(soname, ())
+            found = LibraryCache(file.read()).lookup(soname, ())
     except OSError:
         found = None
     candidates = [found] if found else [directory + soname for directory in DEFAULT_DIRECTORIES]
