@@ -50,6 +50,13 @@ _SAVE_EVERY = 10
 @click.option(
     "--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds each."
 )
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Live runs at most; the kernel's own result varies with what other CPUs do.",
+)
 @click.option("--shown", type=click.IntRange(1), default=5, help="Differences told of each kind.")
 @click.option(
     "--against-kernel",
@@ -68,6 +75,7 @@ def command(
     stop: str,
     cold: bool,
     timeout: float,
+    attempts: int,
     shown: int,
     against_kernel: bool,
     extra: tuple[str, ...],
@@ -94,6 +102,7 @@ def command(
         timeline=True,
         against_kernel=against_kernel,
         shown=shown,
+        attempts=attempts,
     )
     if corpus:
         records = _run(read_corpus(corpus), options, jobs, state)

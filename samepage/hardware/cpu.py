@@ -236,6 +236,8 @@ class Cpu:
     def _fill_tlb(self, address: int, kind: int, entry: TlbEntry) -> bool:
         access = _ACCESS[kind]
         self.tlb_fills += 1
+        if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
+            return False
         while not self._translate(address, access, entry):
             if access is Access.READ and writes_back(self._code_at_pc()):
                 access = Access.WRITE  # a real CPU translates for writing at once
@@ -250,6 +252,20 @@ class Cpu:
                 self._engine.stop()
                 return False
         return True
+
+    def _stops_before_fetch(self, address: int) -> bool:
+        """Whether the instruction to be fetched has a breakpoint: that comes before the
+        fetch and its page fault (Intel SDM volume 3A, table 6-2)."""
+        pc = self.pc
+        stops = (
+            pc in self._breakpoints
+            and pc != self._resume_at
+            and pc >> PAGE_SHIFT == address >> PAGE_SHIFT
+        )
+        if stops:
+            self._stop = CpuStop(Stop.BREAKPOINT, address=pc)
+            self._engine.stop()
+        return stops
 
     def _code_at_pc(self) -> bytes:
         """The bytes of the instruction that executes, as far as they are present."""

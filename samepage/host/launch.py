@@ -119,6 +119,7 @@ def _become(program: Launch, gate: int, report: int) -> None:
         os.setsid()
         os.umask(0o022)
         os.chdir(program.cwd)
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         _limit(resource.RLIMIT_STACK, STACK_LIMIT)
         _limit(resource.RLIMIT_NOFILE, OPEN_FILES_LIMIT)
         _limit(resource.RLIMIT_CORE, 0)

@@ -124,7 +124,7 @@ def _start(commands: Commands, options: Options) -> _Worker:
     process = context.Process(target=_work, args=(commands, options, theirs))
     process.start()
     theirs.close()
-    allowed = 3 * options.timeout * len(commands) + _GRACE
+    allowed = 3 * options.timeout * len(commands) * options.attempts + _GRACE
     return _Worker(process, ours, commands, time.monotonic() + allowed)
 
 

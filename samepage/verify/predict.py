@@ -107,6 +107,8 @@ class _Family:
         # The tracer stops the parent at each fork event: it loses the CPU, and writes to its
         # rseq area when it comes back.
         machine.kernel.on_fork = handle_notify_resume
+        # It also stops each process of a tree at every system call, where others go on.
+        machine.kernel.scheduler.time_slice = 1
 
     def _see(self, process: Process) -> _Member:
         return self._members.setdefault(process.pid, _Member(process, process.ppid))

@@ -24,6 +24,7 @@ def to_record(verdict: Verdict) -> Record:
         "reason": verdict.reason,
         "weaker": verdict.weaker,
         "notes": verdict.notes,
+        "attempt": verdict.attempt,
         "same_memory": result.same_memory,
         "same_minor_faults": result.same_minor_faults,
         "pages_same": result.pages,

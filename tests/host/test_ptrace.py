@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -49,23 +49,30 @@ def resident(pid: int) -> dict[str, int]:
         return {words[0]: int(words[1]) for words in fields}
 
 
-def children() -> set[int]:
+@pytest.fixture
+def left_behind() -> Callable[[], set[tuple[int, str]]]:
+    """A function that gives the processes below this one, zombies included, that are new."""
+    before = children()
+    return lambda: children() - before
+
+
+def children() -> set[tuple[int, str]]:
     """All processes below this one, zombies included."""
     out = subprocess.run(
-        ["ps", "-e", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True
+        ["ps", "-e", "-o", "pid=,ppid=,stat=,comm="], capture_output=True, text=True, check=True
     ).stdout
     parents = {}
     for line in out.splitlines():
-        pid, ppid, comm = line.split(None, 2)
-        if comm.split()[0] != "ps":
-            parents[int(pid)] = int(ppid)
-    found: set[int] = set()
+        pid, ppid, what = line.split(None, 2)
+        if " ps" not in what:
+            parents[int(pid), what] = int(ppid)
+    found: set[tuple[int, str]] = set()
     todo = [os.getpid()]
     while todo:
         top = todo.pop()
-        below = {pid for pid, ppid in parents.items() if ppid == top}
+        below = {process for process, ppid in parents.items() if ppid == top}
         found |= below
-        todo += below
+        todo += [pid for pid, _ in below]
     return found
 
 
@@ -183,13 +190,15 @@ def test_a_process_that_cannot_be_held_is_named() -> None:
         assert [key for key, _ in tree.lost] == [(0,)]
 
 
-def test_a_program_that_does_not_end_is_killed_and_named() -> None:
+def test_a_program_that_does_not_end_is_killed_and_named(
+    left_behind: Callable[[], set[tuple[int, str]]],
+) -> None:
     with TracedGroup(timeout=0.3) as group:
         kept = group.run(program("true")).processes[0]
         with pytest.raises(SamepageError, match="did not end within"):
             group.run(program("bash", "-c", "sleep 100 & sleep 100"))
         assert resident(kept.holder)["VmRSS:"] > 0
-    assert children() == set()
+    assert left_behind() == set()
 
 
 @pytest.mark.parametrize(
@@ -200,10 +209,12 @@ def test_what_cannot_be_executed_is_an_error_of_one_line(path: str, status: int,
     with TracedGroup() as group, pytest.raises(SamepageError, match=text) as caught:
         group.run(Launch(path, ("x",), ENV))
     assert caught.value.exit_status == status
-    assert children() == set()
+    assert left_behind() == set()
 
 
-def test_nothing_is_left_after_an_exception() -> None:
+def test_nothing_is_left_after_an_exception(
+    left_behind: Callable[[], set[tuple[int, str]]],
+) -> None:
     def fail() -> None:
         with TracedGroup() as group:
             group.run(program("bash", "-c", "ls / | sort; sleep 0.01 & exit 0"))
@@ -211,7 +222,7 @@ def test_nothing_is_left_after_an_exception() -> None:
 
     with pytest.raises(RuntimeError):
         fail()
-    assert children() == set()
+    assert left_behind() == set()
 
 
 def _victim(script: str) -> tuple["subprocess.Popen[str]", Sequence[int]]:

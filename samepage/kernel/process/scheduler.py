@@ -38,6 +38,7 @@ class Scheduler:
         self._queue: deque[Task] = deque()
         self.current: Task | None = None
         self._slice_over = False
+        self.time_slice = TIME_SLICE
 
     @property
     def tasks(self) -> list[Task]:
@@ -146,7 +147,7 @@ class Scheduler:
     def _run(self, task: Task) -> None:
         self.switch_to(task)
         self._slice_over = False
-        for _ in range(TIME_SLICE):
+        for _ in range(self.time_slice):
             if self._slice_over:
                 return
             if not self._kernel.run_task(task):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.fs.pipe import PipeFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SIGPIPE, SigInfo
@@ -155,12 +154,7 @@ def _write(
 
 def _put(task: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
     try:
-        written = file.write(data) if offset is None else file.pwrite(data, offset)
-        if isinstance(file, PipeFile):
-            # It wakes the reader, which on a machine with another idle CPU reads at once
-            # (`wake_up_interruptible_sync_poll`): on ours the writer makes place for it.
-            task.kernel.yield_cpu(task)
-        return written
+        return file.write(data) if offset is None else file.pwrite(data, offset)
     except SysError as error:
         if error.errno == errno.EPIPE:
             send_to_task(task, SigInfo(SIGPIPE, pid=task.process.pid, uid=task.process.cred.uid))
