@@ -158,9 +158,13 @@ class LiveHeld:
         ptrace.clear_breakpoint(self.pid)
         start, end = self._vma(address)
         before = self._present(start, end)
-        ptrace.step(self.pid)
-        if ptrace.wait(self.pid).kind is StopKind.GONE:
-            raise SamepageError(f"{self._name}: was killed")
+        ptrace.set_trap_flag(self.pid, True)
+        for stop in self._stops():
+            if stop.kind is StopKind.EXIT:
+                raise SamepageError(f"{self._name}: was killed in {addresses[address]}")
+            if stop.signal == signal.SIGTRAP:
+                break
+        ptrace.set_trap_flag(self.pid, False)
         return address, self._present(start, end) - before
 
     def _vma(self, address: int) -> tuple[int, int]:

@@ -1,13 +1,16 @@
 """The story's actions on the model machine."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from samepage.demo.evidence import Fault, Library, Page, Segment
 from samepage.demo.side import Program
 from samepage.errors import SamepageError
+from samepage.host.folios import large_folios
 from samepage.kernel.kernel import TimelineEvent
 from samepage.kernel.mm.address_space import EventKind
+from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.model import Guest, Machine
 from samepage.model.symbols import Symbols
@@ -19,10 +22,18 @@ _FAULTS = {EventKind.FILE_READ, EventKind.COW, EventKind.REUSE}
 
 class ModelSide:
     """A machine of its own. Its page cache has every file at the start, as a machine has
-    that has run for a while; only `cold`, if it is given, must be read from the disk."""
+    that has run for a while; only `cold`, if it is given, must be read from the disk.
 
-    def __init__(self, cold: Library | None = None) -> None:
+    Linux may keep a file in folios larger than a page, and maps these as a whole. Of the
+    files in `like_host` the model takes over how this system's page cache is cut."""
+
+    def __init__(self, cold: Library | None = None, like_host: Sequence[str] = ()) -> None:
         self.machine = Machine("1G", timeline=True, timeout=60)
+        for path in like_host:
+            status = os.stat(path)
+            with contextlib.suppress(OSError):  # frames are root's to see
+                folios = FolioMap(large_folios(path))
+                self.machine.kernel.cache.folios[status.st_dev, status.st_ino] = folios
         if cold is not None:
             key = cold.device, cold.inode
             cache = self.machine.kernel.cache
@@ -112,9 +123,12 @@ class ModelHeld:
         ]
 
     def touch(self, address: int) -> None:
-        """As `Held.touch`; of a page that is present there is nothing to fault."""
+        """As `Held.touch`. The fault is not the guest's: Linux counts it for the reader."""
         if self.guest.page_at(address) is None:
+            faults = self.guest.process.mm.faults
+            before = faults.minor, faults.major
             self.guest.memory.touch(address)
+            faults.minor, faults.major = before
 
     def read(self, address: int, length: int) -> bytes:
         """As `Held.read`."""

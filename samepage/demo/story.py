@@ -63,7 +63,9 @@ def tell_story(*, live: bool = True) -> Story:
 
 def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
     """One pair of programs. `cold`: the library is in no page cache at the start."""
-    model = Telling(ModelSide(choice.library if cold else None), choice).tell(choice.calls)
+    files = [choice.library.path, choice.first.path, choice.second.path]
+    side = ModelSide(cold=choice.library) if cold else ModelSide(like_host=files)
+    model = Telling(side, choice).tell(choice.calls)
     report = ActReport(
         title,
         choice.library,
@@ -79,8 +81,8 @@ def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
     try:
         if cold:
             evict(choice.library.path)
-        with LiveSide() as side:
-            report.live = Telling(side, choice).tell(called)
+        with LiveSide() as live:
+            report.live = Telling(live, choice).tell(called)
     except SamepageError as error:
         report.no_live = error.message
     except OSError as error:
@@ -258,12 +260,19 @@ class Telling:
     def _sum(self) -> Sum:
         both = (self.first, self.second)
         pages = [page for held in both for page in held.pages(self.path)]
-        totals = Sharing(self.side.snapshot()).totals
+        snapshot = self.side.snapshot()
+        totals = Sharing(snapshot).totals
+        # [vsyscall] is listed by Linux, but lies outside of the address space.
+        mapped = sum(
+            (vma["end"] - vma["start"]) // _PAGE
+            for vma in snapshot.vmas.select(["start", "end", "name"]).to_pylist()
+            if vma["name"] != "[vsyscall]"
+        )
         return Sum(
             sum(segment.pages for held in both for segment in held.segments(self.path)),
             len(pages),
             len({page.frame for page in pages}),
-            totals.virtual_pages,
+            mapped,
             totals.resident_pages,
             totals.frames,
         )

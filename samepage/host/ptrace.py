@@ -29,6 +29,7 @@ WAIT_THREAD = 0x4000_0000
 
 _USER_DEBUGREG = 848  # offsetof(struct user, u_debugreg)
 _EVENT_STOP = 128
+_TRAP_FLAG = 1 << 8
 
 
 class _Request(enum.IntEnum):
@@ -36,7 +37,6 @@ class _Request(enum.IntEnum):
 
     POKEUSER = 6
     CONT = 7
-    SINGLESTEP = 9
     GETREGS = 12
     SETREGS = 13
     SYSCALL = 24
@@ -251,9 +251,15 @@ def clear_breakpoint(tid: int) -> None:
     _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 0)
 
 
-def step(tid: int) -> None:
-    """Let the tracee execute one instruction; it is then reported as stopped by SIGTRAP."""
-    _ptrace(_Request.SINGLESTEP, tid)
+def set_trap_flag(tid: int, on: bool) -> None:
+    """Have the CPU stop the tracee with SIGTRAP after one instruction, or no more.
+
+    PTRACE_SINGLESTEP would disturb: it reads the instruction itself (`is_setting_trap_flag`),
+    which makes the page present before the tracee fetches it, at the tracer's account.
+    """
+    registers = get_registers(tid)
+    registers.eflags = registers.eflags | _TRAP_FLAG if on else registers.eflags & ~_TRAP_FLAG
+    set_registers(tid, registers)
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:

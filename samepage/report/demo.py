@@ -122,9 +122,9 @@ def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
     columns = [
         Column("Fault"),
         Column("File page"),
-        Column("Mapped"),
-        Column("Frame"),
-        Column("Cache", 1),
+        Column("Mapped", 1),
+        Column("Frame", 2),
+        Column("Cache", 3),
         Column("By", cut=Cut.FOLD),
     ]
     rows = [

@@ -82,6 +82,8 @@ def test_the_model_and_the_live_kernel_tell_the_same_of_the_first_call(story: An
             for side in (model, live)
         ]
         assert pages[0] == pages[1]
+        for key in ("minor", "major"):
+            assert model["call"][key] == live["call"][key]
 
 
 def test_both_programs_map_the_page_caches_frames(evidence: list[tuple[Any, Any]]) -> None:
