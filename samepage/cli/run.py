@@ -39,6 +39,13 @@ SEPARATOR = ":::"
     show_default=True,
     help="Where to stop each program and look at its memory.",
 )
+@click.option(
+    "--loader",
+    type=click.Choice(["ldso", "builtin"]),
+    default="ldso",
+    show_default=True,
+    help="Start programs with their own dynamic linker, or (those without libc) with ours.",
+)
 @click.option("--ram", default="4G", show_default=True, metavar="SIZE", help="Physical memory.")
 @click.option("--root", default="/", metavar="DIR", help="What the programs see as / (read-only).")
 @click.option("--cold", is_flag=True, help="Start with an empty page cache: major faults.")
@@ -76,6 +83,7 @@ def command(
     quiet: bool,
     timeline: bool,
     stop: str,
+    loader: str,
     ram: str,
     root: str,
     cold: bool,
@@ -115,7 +123,7 @@ def command(
     environment = _environment(env, clear_env)
     status = 0
     for argv in programs:
-        status = run_program(machine, argv, environment, cwd, StopAt(stop))
+        status = run_program(machine, argv, environment, cwd, StopAt(stop), loader)
     if export is not None:
         machine.export(export)
     _report(machine, output, quiet=quiet, timeline=timeline, top=top)
@@ -163,10 +171,15 @@ def run_program(
     environment: dict[str, str],
     cwd: str | None,
     stop: "StopAt",
+    loader: str = "ldso",
 ) -> int:
     """Run one program with this process's own streams; return its exit status."""
     sys.stdout.flush()
     guest = machine.spawn(argv, env=environment, cwd=cwd, stdin=0, stdout=1, stderr=2)
+    if loader == "builtin":
+        from samepage.model.builtin_loader import link_guest
+
+        link_guest(guest, environment)
     with _kernel_messages(machine):
         return machine.run(guest, stop) or 0
 

@@ -35,12 +35,13 @@ _CLASS_OF_KIND[[Kind.JUMP_SLOT, Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDE
 _CLASS_OF_KIND[Kind.COPY] = TypeClass.COPY
 
 _SYMBOLLESS = np.zeros(max(Kind) + 1, np.bool_)
-_SYMBOLLESS[[Kind.NONE, Kind.RELATIVE, Kind.IRELATIVE]] = True
+_SYMBOLLESS[[Kind.RELATIVE, Kind.IRELATIVE]] = True
 
 
 @dataclass(slots=True)
 class Entries:
-    """The relocations of an object that are not in its leading run of relative ones.
+    """The relocations of an object that are not in its leading run of relative ones, and
+    that store something (those of kind NONE do not).
 
     Columns in table order, DT_RELA before DT_JMPREL. `reference[i]` is the index of
     entry i's reference in the object's `References`, -1 where it names no symbol.
@@ -108,6 +109,12 @@ def read_entries(link: LinkMap) -> tuple[Entries, References]:
     if (kinds == Kind.UNKNOWN).any():
         bad = int(types[int((kinds == Kind.UNKNOWN).argmax())])
         raise LinkError(f"{link.name}: unexpected reloc type 0x{bad:02x}")
+    plt_start = len(rest)
+    if (kinds == Kind.NONE).any():
+        # What a linker found unnecessary after it had made room for it; it has no place.
+        used = kinds != Kind.NONE
+        plt_start = int(used[:plt_start].sum())
+        places, info, addends, kinds = (c[used] for c in (places, info, addends, kinds))
     classes = _CLASS_OF_KIND[kinds]
     symbols = (info >> np.uint64(32)).astype(np.int64)
     keys = symbols * 4 + classes
@@ -117,7 +124,7 @@ def read_entries(link: LinkMap) -> tuple[Entries, References]:
         pairs = pairs[1:]
         reference = reference - 1
     eager = np.zeros(len(pairs) + 1, np.bool_)
-    eager[reference[: len(rest)]] = True
+    eager[reference[:plt_start]] = True
     unbound = np.full(len(pairs), -1)
     references = References(
         symbols=pairs >> 2,
@@ -127,7 +134,7 @@ def read_entries(link: LinkMap) -> tuple[Entries, References]:
         definition=unbound.copy(),
         looked_up=np.zeros(len(pairs), np.bool_),
     )
-    return Entries(places, kinds, addends, reference, len(rest)), references
+    return Entries(places, kinds, addends, reference, plt_start), references
 
 
 class Binder:

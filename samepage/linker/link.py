@@ -88,8 +88,8 @@ class Linker:
         Raises `LinkError` and `ElfError`.
         """
         loader = self.loader
-        # The kernel has mapped these two before ld.so's first instruction.
-        program = loader.add_program(path)
+        # The kernel has mapped program and ld.so before ld.so's first instruction.
+        program = loader.program or loader.add_program(path)
         if program.object.elf.machine != ElfMachine.X86_64:
             raise LinkError(f"{path}: only x86-64 programs can be linked", 2)
         # Preloaded objects come before all libraries in the search list, so first.

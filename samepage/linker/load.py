@@ -63,6 +63,24 @@ class Loader:
         self.interpreter = interpreter
         return program
 
+    def adopt_program(self, file: OpenFile, base: int) -> LinkMap:
+        """Take over a program that a kernel has mapped at `base`, without an interpreter."""
+        first, last = file.object.elf.loads[0], file.object.elf.loads[-1]
+        program = LinkMap(
+            file.path,
+            file.object,
+            MapKind.EXECUTABLE,
+            file.identity,
+            base=base,
+            start=base + first.vaddr,
+            end=base + last.vaddr + last.memsz,
+            origin=file.path,
+        )
+        self.program = program
+        self.maps.append(program)
+        self.by_name[file.path] = program
+        return program
+
     def _open(self, path: str) -> OpenFile:
         try:
             return self.memory.open(path)
