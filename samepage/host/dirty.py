@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.host.accounting import account
-from samepage.host.arrays import distinct
 from samepage.host.system import Capture
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
@@ -27,48 +26,54 @@ _FIELDS = ((b"Private_Dirty", 0), (b"Shared_Dirty", 1))
 
 def settle_dirty(capture: Capture, proc: str = "/proc") -> None:
     """Mark or count the dirty pages of uncertain frames; changes `capture` in place."""
-    uncertain = capture.frames.uncertain
-    if not uncertain.any():
+    if not capture.frames.uncertain.any():
         return
-    pages = _uncertain_pages(capture)
-    # Private, then shared ones: smaps has a number for each.
-    shared = (capture.frames.mapcount >= 2)[capture.pages.frame[pages]]
-    vma = np.searchsorted(capture.first, pages, side="right") - 1
+    uncertain = _count_uncertain(capture)
     sums = account(capture)
     seen = (sums.private_dirty, sums.shared_dirty)
     smaps: dict[int, dict[int, dict[bytes, int]]] = {}
-    for row in distinct(vma).tolist():
-        fields = _fields(capture, row, smaps, proc)
-        for name, is_shared in _FIELDS:
-            mine = pages[(vma == row) & (shared == is_shared)]
-            missing = (fields.get(name, 0) >> 2) - int(seen[is_shared][row])
-            if missing >= len(mine):
-                capture.pages.flags[mine] |= np.uint16(PageFlags.DIRTY)
-            elif missing > 0:
-                capture.unseen_dirty[row, is_shared] = missing
+    for vma in np.flatnonzero(uncertain.any(axis=1)).tolist():
+        fields = _fields(capture, vma, smaps, proc)
+        for name, shared in _FIELDS:
+            count = int(uncertain[vma, shared])
+            missing = (fields.get(name, 0) >> 2) - int(seen[shared][vma])
+            if 0 < missing < count:
+                capture.unseen_dirty[vma, shared] = missing
+            elif missing > 0 and count:
+                _mark(capture, vma, shared)
 
 
-def _uncertain_pages(capture: Capture) -> npt.NDArray[np.int64]:
-    """Return the pages, ascending, whose frame is uncertain and whose mapping may dirty it."""
+def _count_uncertain(capture: Capture) -> npt.NDArray[np.int64]:
+    """Return for each VMA how many of its pages are uncertain: private ones, shared ones."""
     frames, rows = capture.frames, capture.pages.frame
-    wanted = np.append(frames.uncertain, False)
-    parts = [
-        np.flatnonzero(wanted[rows[low : low + _CHUNK]]) + low
-        for low in range(0, len(rows), _CHUNK)
-    ]
-    pages = np.concatenate(parts)
+    code = np.append(np.where(frames.uncertain, 1 + (frames.mapcount >= 2), 0), 0)
+    code = code.astype(np.uint8)
     # A private mapping of shared memory never has a dirty PTE on the shared page itself.
-    vma = np.searchsorted(capture.first, pages, side="right") - 1
     perms = np.array([mapping.perms[3] == "s" for mapping in capture.vmas.mappings], dtype=bool)
-    shmem = frames.kind[rows[pages]] == FrameKind.SHMEM
-    wanted_pages: npt.NDArray[np.int64] = pages[~shmem | perms[capture.vmas.mapping[vma]]]
-    return wanted_pages
+    is_shmem = np.append(frames.kind == FrameKind.SHMEM, False)
+    counts = np.zeros((len(capture.vmas), 2), dtype=np.int64)
+    for low in range(0, len(rows), _CHUNK):
+        part = code[rows[low : low + _CHUNK]]
+        pages = np.flatnonzero(part)
+        vma = np.searchsorted(capture.first, pages + low, side="right") - 1
+        may = perms[capture.vmas.mapping[vma]] | ~is_shmem[rows[low : low + _CHUNK][pages]]
+        np.add.at(counts, (vma[may], part[pages[may]] - 1), 1)
+    return counts
+
+
+def _mark(capture: Capture, vma: int, shared: int) -> None:
+    """Mark all uncertain pages of a VMA as dirty, the private or the shared ones."""
+    frames, pages = capture.frames, capture.pages
+    wanted = np.append(frames.uncertain & ((frames.mapcount >= 2) == shared), False)
+    for low in range(int(capture.first[vma]), int(capture.last[vma]), _CHUNK):
+        part = slice(low, min(low + _CHUNK, int(capture.last[vma])))
+        pages.flags[part] |= wanted[pages.frame[part]] * np.uint16(PageFlags.DIRTY)
 
 
 def _fields(
-    capture: Capture, row: int, smaps: dict[int, dict[int, dict[bytes, int]]], proc: str
+    capture: Capture, vma: int, smaps: dict[int, dict[int, dict[bytes, int]]], proc: str
 ) -> dict[bytes, int]:
-    pid = capture.processes[int(capture.vmas.process[row])].pid
+    pid = capture.processes[int(capture.vmas.process[vma])].pid
     if pid not in smaps:
         from samepage.host.smaps import read_smaps
 
@@ -76,4 +81,4 @@ def _fields(
             smaps[pid] = read_smaps(pid, proc)
         except OSError:
             smaps[pid] = {}
-    return smaps[pid].get(int(capture.vmas.start[row]), {})
+    return smaps[pid].get(int(capture.vmas.start[vma]), {})

@@ -18,8 +18,12 @@ from samepage.host.maps import Vmas
 from samepage.snapshot.kinds import PageFlags
 
 PFN_MASK = np.uint64((1 << 55) - 1)
-_GUARD_REGION = 1 << 10
-"""Bit 58 in the upper 16 bits: a guard page (MADV_GUARD_INSTALL), which looks swapped."""
+_FLAGS_SHIFT = np.uint32(23)
+_FRAME_ABOVE_32 = np.uint32((1 << 23) - 1)
+_PRESENT = np.uint32(1 << 31)
+_SWAPPED = np.uint32(1 << 30)
+_GUARD_REGION = np.uint32(1 << 26)
+"""In the upper 32 bits of an entry; a guard page (MADV_GUARD_INSTALL) looks swapped."""
 
 _VPAGE_BITS = np.uint64(36)
 _VPAGE_MAX = np.uint64((1 << 36) - 1)
@@ -128,23 +132,25 @@ class PagesBuilder:
             return
         runs = np.frombuffer(batch.runs, dtype=np.uint64).reshape(-1, 3)
         lengths = runs[:, 2].astype(np.int64)
+        process, vpage = runs[:, 0].astype(np.int32), runs[:, 1].copy()
         first = np.cumsum(lengths) - lengths
-        upper = entries.view(np.uint16)[3::4]
-        resident = upper >= (1 << 14)
-        resident &= (upper & np.uint16(1 << 15 | _GUARD_REGION)) != _GUARD_REGION
-        frame = entries & PFN_MASK
-        frame[upper < (1 << 15)] = 0
-        if frame.max() < 1 << 32:
-            frame = frame.astype(np.uint32)
-        part = _from_numbers(
-            np.flatnonzero(resident),
-            np.repeat(np.arange(len(runs)), lengths),
-            runs[:, 0].astype(np.int32),
-            runs[:, 1].copy(),
-            first,
-            frame,
-            _FLAGS[upper >> 7],
-        )
+        # The halves of the entries: flags and the upper bits of the frame, the rest of it.
+        upper = entries.view(np.uint32)[1::2]
+        frame: npt.NDArray[Any] = entries.view(np.uint32)[::2]
+        present = upper >= _PRESENT
+        if (upper & _FRAME_ABOVE_32).any():
+            frame = np.where(present, entries & PFN_MASK, 0)
+            if frame.max() < 1 << 32:
+                frame = frame.astype(np.uint32)
+        if present.all():
+            part = Pages(process, vpage, first, frame.copy(), _FLAGS[upper >> _FLAGS_SHIFT])
+        else:
+            swapped = (upper & (_SWAPPED | _GUARD_REGION)) == _SWAPPED
+            frame = np.where(present, frame, frame.dtype.type(0))
+            numbers = np.flatnonzero(present | swapped)
+            run_of = np.repeat(np.arange(len(runs)), lengths)
+            flags = _FLAGS[upper >> _FLAGS_SHIFT]
+            part = _from_numbers(numbers, run_of, process, vpage, first, frame, flags)
         if len(part):
             self._parts.append(part)
 

@@ -1,0 +1,262 @@
+"""Reading the live system, against the kernel's own floor and against the peers.
+
+    python -m benchmarks.live [PAGES]
+
+Three comparisons, each as a ratio taken in one run:
+
+1. 240 processes (200 `sleep`, 40 Python): the capture with all frames, against the bare reads
+   of maps, resident pagemap ranges, kpagecount and kpageflags of the same processes in one
+   plain loop, with one call per range and per run of consecutive frames.
+2. The whole command `samepage live` against `ps_mem` and `smem` (both see no pages).
+3. A process with PAGES resident pages (ten million; one memfd of 1 GiB mapped again and
+   again): the capture against the time that the kernel takes to hand out the pagemap, and
+   the peak memory of the reading process.
+
+All need root. The peers are taken if they are there: smem from PATH, ps_mem from PyPI in an
+environment of its own.
+"""
+
+import array
+import contextlib
+import fcntl
+import mmap
+import os
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.timing import SAMEPAGE, compare, peer_environment
+from samepage.host.capture import read_system
+from samepage.host.pagemap import ADDRESS_SPACE_END, PAGEMAP_SCAN
+
+SLEEPS = 200
+PYTHONS = 40
+RUNS = 7
+MEMFD_SIZE = 1 << 30
+_MAP_POPULATE = 0x8000
+LIVE = [*SAMEPAGE, "live"]
+
+
+def main(pages: int = 10_000_000) -> None:
+    """Run all comparisons and print them."""
+    with population() as pids:
+        capture_against_floor(pids)
+        command_against_peers()
+    many_pages(pages)
+
+
+@contextlib.contextmanager
+def population() -> Iterator[list[int]]:
+    """Run 200 `sleep` and 40 Python interpreters for as long as the block lasts."""
+    code = "import json, email, time; time.sleep(10000)"
+    processes = [subprocess.Popen(["sleep", "10000"]) for _ in range(SLEEPS)]
+    processes += [subprocess.Popen([sys.executable, "-c", code]) for _ in range(PYTHONS)]
+    time.sleep(3)
+    try:
+        yield [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+def capture_against_floor(pids: list[int]) -> None:
+    """Print how much longer the capture takes than the bare reads."""
+    plan = Plan(pids)
+    ours, floor = in_turn(lambda: read_system(plan.pids), plan.read)
+    capture = read_system(plan.pids)
+    print(
+        f"capture of {len(capture.processes)} processes, {len(capture.pages):,} pages, "
+        f"{len(capture.frames):,} frames: {ours * 1e3:.0f} ms, floor {floor * 1e3:.0f} ms, "
+        f"ratio {ours / floor:.2f}"
+    )
+
+
+def in_turn(ours: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
+    """Return the median times of both, run in turn after one run that is not counted."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(RUNS + 1):
+        for function, kept in zip((ours, other), times, strict=True):
+            begun = time.perf_counter()
+            function()
+            if number:
+                kept.append(time.perf_counter() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+class Plan:
+    """What a capture must read, found out beforehand: `read` does nothing but to read it."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids: list[int] = []
+        self.ranges: list[list[tuple[int, int]]] = []
+        frames: set[int] = set()
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+                    ranges = resident_ranges(pagemap.fileno())
+                    for offset, size in ranges:
+                        entries = memoryview(os.pread(pagemap.fileno(), size, offset)).cast("Q")
+                        frames.update(entry & ((1 << 55) - 1) for entry in entries)
+            except OSError:
+                continue
+            self.pids.append(pid)
+            self.ranges.append(ranges)
+        self.runs = runs_of(sorted(frames))
+
+    def read(self) -> None:
+        """One call for each resident range and for each run of consecutive frames."""
+        for pid, ranges in zip(self.pids, self.ranges, strict=True):
+            with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+                while maps.read(1 << 16):
+                    pass
+            pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+            for offset, size in ranges:
+                os.pread(pagemap, size, offset)
+            os.close(pagemap)
+        for name in ("kpagecount", "kpageflags"):
+            fd = os.open(f"/proc/{name}", os.O_RDONLY)
+            for offset, size in self.runs:
+                os.pread(fd, size, offset)
+            os.close(fd)
+
+
+def resident_ranges(pagemap: int) -> list[tuple[int, int]]:
+    """Return offset and size of the entries of each range that is present, in bytes."""
+    regions = array.array("Q", bytes(24 << 16))
+    present = 1 << 3
+    arg = bytearray(
+        struct.pack(
+            "12Q",
+            *(96, 0, 0, ADDRESS_SPACE_END, 0, regions.buffer_info()[0], 1 << 16),
+            *(0, 0, 0, present, present),
+        )
+    )
+    count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, arg)
+    bounds = regions[: 3 * count]
+    return [
+        (start >> 9, (end - start) >> 9)
+        for start, end in zip(bounds[::3], bounds[1::3], strict=True)
+    ]
+
+
+def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return offset and size in bytes of the runs of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][0] + runs[-1][1] == number * 8:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 8)
+        else:
+            runs.append((number * 8, 8))
+    return runs
+
+
+def command_against_peers() -> None:
+    """Print how the whole command compares with tools that sum up memory."""
+    peers = []
+    try:
+        peers.append(("ps_mem", [str(peer_environment("ps_mem", "ps_mem").parent / "ps_mem")]))
+    except (OSError, subprocess.CalledProcessError):
+        print("ps_mem cannot be installed here")
+    smem = shutil.which("smem")
+    if smem:
+        peers.append(("smem", [smem]))
+    for name, command in peers:
+        ours, peer, ratio = compare(LIVE, command, RUNS)
+        print(f"samepage live {ours * 1e3:.0f} ms, {name} {peer * 1e3:.0f} ms, ratio {ratio:.2f}")
+
+
+def many_pages(pages: int) -> None:
+    """Print time and memory for one process with very many resident pages."""
+    child, ready = mapper(pages)
+    try:
+        ready()
+        size = pages_of(child)
+        handed_out = min(hand_out(child) for _ in range(3))
+        for name, code in (
+            ("columns", "read_system([pid])"),
+            ("summary", "s = Summary(read_system([pid])); s.processes, s.files, s.total, s.lost"),
+            ("columns without dirtiness", "read_system([pid], all_flags=False)"),
+            ("snapshot", "from samepage.host.capture import capture; capture([pid])"),
+        ):
+            seconds, memory = measured(code, child)
+            print(
+                f"{size:,} resident pages, {name}: {seconds * 1e3:.0f} ms, pagemap alone "
+                f"{handed_out * 1e3:.0f} ms, ratio {seconds / handed_out:.2f}, "
+                f"peak {memory >> 20} MiB"
+            )
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def mapper(pages: int) -> tuple[int, Callable[[], object]]:
+    """Fork a process that maps `pages` pages of one memfd; return it, and a wait for it."""
+    get, put = os.pipe()
+    child = os.fork()
+    if child == 0:
+        fd = os.memfd_create("many")
+        for _ in range(MEMFD_SIZE >> 20):
+            os.write(fd, b"m" * (1 << 20))
+        maps = []
+        left = pages * mmap.PAGESIZE
+        while left > 0:
+            size = min(left, MEMFD_SIZE)
+            maps.append(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | _MAP_POPULATE))
+            left -= size
+        os.write(put, b"r")
+        signal.pause()
+    return child, lambda: os.read(get, 1)
+
+
+_MEASURE = """
+import resource, sys, time
+from samepage.host.capture import read_system
+from samepage.host.summary import Summary
+pid = int(sys.argv[1])
+begun = time.perf_counter()
+kept = {code}
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def measured(code: str, pid: int) -> tuple[float, int]:
+    """Run a capture in a process of its own; return its seconds and its peak memory."""
+    statement, _, rest = code.rpartition("; ")
+    program = _MEASURE.replace("kept = {code}", f"{statement}\nkept = {rest}")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(pid)], check=True, capture_output=True, text=True
+    )
+    seconds, memory = done.stdout.split()
+    return float(seconds), int(memory)
+
+
+def hand_out(pid: int) -> float:
+    """Return the seconds that reading the resident pagemap of a process takes, and no more."""
+    buffer = bytearray(1 << 20)
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        ranges = resident_ranges(pagemap.fileno())
+        begun = time.perf_counter()
+        for offset, size in ranges:
+            while size > 0:
+                with memoryview(buffer)[: min(size, len(buffer))] as view:
+                    got = os.preadv(pagemap.fileno(), [view], offset)
+                offset += got
+                size -= got
+        return time.perf_counter() - begun
+
+
+def pages_of(pid: int) -> int:
+    """Return how many pages are present."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        return sum(size for _, size in resident_ranges(pagemap.fileno())) >> 3
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
