@@ -25,7 +25,13 @@ from samepage.host.procfs import Tally
 DELETED = " (deleted)"
 MINOR_BITS = 20
 
-_PERMS = (b"r-", b"w-", b"x-", b"ps")
+_PERMS = frozenset(
+    read + write + execute + kind
+    for read in (b"r", b"-")
+    for write in (b"w", b"-")
+    for execute in (b"x", b"-")
+    for kind in (b"p", b"s")
+)
 _WIDTH = 12
 _HEAD = 2 * _WIDTH + 2
 """The length of two addresses of `_WIDTH` digits, with the dash and the space."""
@@ -123,8 +129,7 @@ def parse_mapping(rest: bytes) -> Mapping | None:
     perms, offset, device, ino = words[:4]
     major, _, minor = device.partition(b":")
     if (
-        len(perms) != 4
-        or any(letter not in allowed for letter, allowed in zip(perms, _PERMS, strict=True))
+        perms not in _PERMS
         or not (_is_hex(offset, 16) and _is_hex(major, 8) and _is_hex(minor, 8))
         or not (ino.isdigit() and len(ino) <= 20)
     ):

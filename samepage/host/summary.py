@@ -169,7 +169,7 @@ class Summary:
     @cached_property
     def containers(self) -> list[GroupSum]:
         """The containers that were recognised, the largest PSS first."""
-        return [row for row in self.groups(lambda process: process.container) if row.name]
+        return self.groups(lambda process: process.container)
 
     @cached_property
     def users(self) -> list[GroupSum]:
@@ -177,10 +177,12 @@ class Summary:
         return self.groups(lambda process: str(process.uid))
 
     def groups(self, key: Callable[[Process], str]) -> list[GroupSum]:
-        """Return the groups that `key` makes, the largest PSS first."""
+        """Return the groups that `key` makes, the largest PSS first; "" is no group."""
         members: dict[str, list[ProcessSum]] = {}
         for row in self.processes:
-            members.setdefault(key(row.process), []).append(row)
+            name = key(row.process)
+            if name:
+                members.setdefault(name, []).append(row)
         found = [self._group(name, rows) for name, rows in members.items()]
         return sorted(found, key=lambda row: (-row.pss, row.name))
 

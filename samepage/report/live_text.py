@@ -24,9 +24,8 @@ def live_text(summary: Summary, top: int) -> Iterable[str]:
     yield from _processes(summary.processes, top)
     yield from _files(summary.files, top, capture.frames_visible)
     yield from _groups("CONTAINER", summary.containers, top, capture.frames_visible)
-    users = summary.users
-    if len(users) > 1:
-        yield from _groups("USER", _named(users), top, capture.frames_visible)
+    if len({row.process.uid for row in summary.processes}) > 1:
+        yield from _groups("USER", _named(summary.users), top, capture.frames_visible)
     yield from _lost(summary.lost, top)
 
 

@@ -45,7 +45,7 @@ def _lines(summary: Summary, limit: int) -> Iterator[str]:
         lost = sum(row.saved for row in summary.lost)
         help_text = "What is lost because the same content is different inodes."
         yield from _metric("lost_sharing_bytes", help_text, lost * PAGE_SIZE)
-    programs = summary.groups(lambda process: process.comm)
+    programs = summary.groups(lambda process: process.comm or "unknown")
     for label, rows in (
         ("program", programs),
         ("container", summary.containers),

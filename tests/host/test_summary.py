@@ -59,12 +59,13 @@ def test_both_say_the_same_of_groups_and_lost_sharing() -> None:
     summary, sharing = Summary(capture), Sharing(to_snapshot(capture))
     for groups, key in (
         (summary.users, by_user),
-        (summary.groups(lambda process: process.container), by_container),
+        (summary.groups(lambda process: f"container {process.container}"), by_container),
     ):
         theirs = {
             use.name: (use.rss, use.frames, use.own_frames) for use in Groups(sharing).by(key)
         }
-        assert {row.name: (row.rss, row.frames, row.own) for row in groups} == theirs
+        found = {row.name.removeprefix("container "): row for row in groups}
+        assert {name: (row.rss, row.frames, row.own) for name, row in found.items()} == theirs
     assert [(lost.frames, lost.saved) for lost in summary.lost] == [
         (lost.frames, lost.saved_frames) for lost in lost_sharing(sharing)
     ]
