@@ -47,7 +47,7 @@ def read_system(
     """Return the capture of the processes `pids`, None for all. Errors as in `capture`.
 
     If `collector` is given, it collects already (the same pids, of the same `proc`).
-    `all_flags` False is faster, and exact in everything but what is dirty (`CaptureBuilder`).
+    `all_flags` False is faster, and exact in all but what is dirty or merged (`CaptureBuilder`).
     """
     builder = CaptureBuilder(proc, all_flags=all_flags)
     if collector is not None:

@@ -91,7 +91,9 @@ def number_frames(frames: npt.NDArray[Any]) -> tuple[Numbers, npt.NDArray[Any]]:
             seen[frames[first : first + CHUNK]] = True
         seen[0] = False
         distinct = np.flatnonzero(seen)
-        table = np.full(span, len(distinct), dtype=np.uint32)
+        # Only the entries that are used are written, and so get memory.
+        table = np.empty(span, dtype=np.uint32)
+        table[0] = len(distinct)
         table[distinct] = np.arange(len(distinct), dtype=np.uint32)
         for first in range(0, len(frames), CHUNK):
             part = frames[first : first + CHUNK]
@@ -148,19 +150,18 @@ def classify(
     """Return the table of `frames` by what the kernel says of them; without files yet.
 
     Frames that are `exclusive` need no look into kpagecount. Those to `skip` are known to be
-    anonymous, of one small page and mapped once; their flags are left unread. If the kernel
-    does not let its flags be read, kinds are UNKNOWN.
+    anonymous and small: their flags are left unread, if they have a map count, which zero
+    pages have not. If the kernel does not let its flags be read, kinds are UNKNOWN.
     """
     count = len(frames)
-    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
-    asked = np.flatnonzero(~skip)
-    told = kpage.read_flags(frames[asked], proc)
-    known[asked] = np.uint64(kpage.NOPAGE) if told is None else told
     mapcount = np.ones(count, dtype=np.int32)
-    # Of a folio that is mapped by one huge entry, pagemap tells it of the first page only.
-    shared = np.flatnonzero(~exclusive | _has(known, kpage.THP | kpage.HUGE))
+    shared = np.flatnonzero(~exclusive)
     counts = kpage.read_counts(frames[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
+    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
+    asked = np.flatnonzero(~skip | (mapcount == 0))
+    told = kpage.read_flags(frames[asked], proc)
+    known[asked] = np.uint64(kpage.NOPAGE) if told is None else told
     kind = _kinds(known)
     dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     pass
 
 
-_PLAIN_MASK = PageFlags.PRESENT | PageFlags.FILE | PageFlags.EXCLUSIVE | PageFlags.HUGE
+_ANONYMOUS_MASK = PageFlags.PRESENT | PageFlags.FILE | PageFlags.HUGE
 
 
 @dataclass(slots=True, eq=False)
@@ -78,9 +78,8 @@ class Capture:
 class CaptureBuilder:
     """Takes batches in their order, then builds the capture.
 
-    Without `all_flags` it does not ask for the flags of anonymous frames that are mapped once,
-    which most frames of a system are. Nothing but dirtiness needs them: of those,
-    pages that MADV_FREE gave up, or that came back from swap, then count as dirty.
+    Without `all_flags` it does not ask for the flags of anonymous frames, which most frames of
+    a system are. Only what is dirty, and what was merged by KSM, is then not told exactly.
     """
 
     def __init__(self, proc: str = "/proc", *, all_flags: bool = True) -> None:
@@ -146,10 +145,13 @@ class CaptureBuilder:
         numbers, pages.frame = number_frames(pages.frame)
         present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
         columns = (pages.frame, pages.flags, len(numbers))
-        exclusive = frames_with(*columns, PageFlags.EXCLUSIVE, PageFlags.EXCLUSIVE)
-        skip = np.zeros(len(numbers), dtype=bool)
+        exclusive = skip = np.zeros(len(numbers), dtype=bool)
+        if self._huge_known:
+            # Of a folio mapped by one huge entry pagemap tells it of the first page only.
+            small = PageFlags.EXCLUSIVE | PageFlags.HUGE
+            exclusive = frames_with(*columns, small, PageFlags.EXCLUSIVE)
         if not self.all_flags and self._huge_known:
-            skip = frames_with(*columns, _PLAIN_MASK, PageFlags.PRESENT | PageFlags.EXCLUSIVE)
+            skip = frames_with(*columns, _ANONYMOUS_MASK, PageFlags.PRESENT)
         table = classify(numbers, exclusive, skip, self.proc)
         # The counts were read after the pages; a process may have exited in between.
         mapped = count_mappings(pages.frame, len(numbers))

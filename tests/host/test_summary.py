@@ -87,3 +87,29 @@ def test_smaps_gives_the_same_sums_without_frames(
         if not unequal:
             return
     raise AssertionError(unequal)
+
+
+def test_what_is_left_unread_changes_no_sum(stopped_program: Callable[[str], int]) -> None:
+    code = """
+import mmap, os, time
+area = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+area.madvise(mmap.MADV_HUGEPAGE)
+area[::4096] = b"h" * 2048
+plain = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+total = sum(plain[::4096])
+plain[4096] = 1
+if os.fork() == 0:
+    area[0] = plain[0] = 1
+    time.sleep(1000)
+time.sleep(0.2)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+    pids = group_members(stopped_program(code))
+    names = ("rss", "uss", "anonymous", "swapped", "pss_kb")
+    for _ in range(10):
+        exact, quick = (Summary(read_system(pids, all_flags=flags)).sums for flags in (True, False))
+        unequal = [name for name in names if (getattr(exact, name) != getattr(quick, name)).any()]
+        if not unequal:
+            return
+    raise AssertionError(unequal)
