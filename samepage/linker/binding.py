@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.layout import I64, U8, U64, Bools
+from samepage.elf.layout import I64, U8, U64, Bools, Table
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.object import STB_LOCAL, STB_WEAK, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED
 from samepage.elf.strings import NamePool
@@ -69,6 +69,8 @@ class References:
     lazy: Bools
     definer: I64
     definition: I64
+    record: Table
+    """The defining symbol, all zeros if there is none."""
     looked_up: Bools
 
 
@@ -132,6 +134,7 @@ def read_entries(link: LinkMap) -> tuple[Entries, References]:
         lazy=~eager[: len(pairs)],
         definer=unbound,
         definition=unbound.copy(),
+        record=np.zeros(len(pairs), elf.layout.sym),
         looked_up=np.zeros(len(pairs), np.bool_),
     )
     return Entries(places, kinds, addends, reference, plt_start), references
@@ -190,13 +193,19 @@ class Binder:
         questions, answers = distinct(query)
         answer = Definitions.none(len(questions))
         self._search(questions, np.arange(len(questions)), group[0].scopes, answer)
-        found = Definitions(answer.link[answers], answer.symbol[answers], answer.unique[answers])
+        found = Definitions(
+            answer.link[answers],
+            answer.symbol[answers],
+            answer.unique[answers],
+            answer.record[answers],
+        )
         self._keep_protected(query, group[0].scopes, found)
         start = 0
         for link, outside in places:
             end = start + len(outside)
             references[link].definer[outside] = found.link[start:end]
             references[link].definition[outside] = found.symbol[start:end]
+            references[link].record[outside] = found.record[start:end]
             hits = outside[found.unique[start:end]]
             if len(hits):
                 unique[link] = hits
@@ -210,6 +219,7 @@ class Binder:
             own = (link.index, int(refs.symbols[reference])) if copies else None
             definition = self._unique.settle(name, found, own)
             refs.definer[reference], refs.definition[reference] = definition
+            refs.record[reference] = self._maps[definition[0]].object.symbols[definition[1]]
 
     def _bind_locals(self, link: LinkMap, refs: References) -> I64:
         """Bind what needs no lookup; return the other references."""
@@ -220,8 +230,9 @@ class Binder:
         own |= (visibility == STV_HIDDEN) | (visibility == STV_INTERNAL)
         refs.definer[own] = link.index
         refs.definition[own] = refs.symbols[own]
+        refs.record[own] = records[own]
         refs.looked_up = ~own
-        return np.flatnonzero(refs.looked_up)
+        return refs.looked_up.nonzero()[0]
 
     def _search(
         self, query: Query, which: I64, scopes: list[list[LinkMap]], found: Definitions
@@ -261,6 +272,9 @@ class Binder:
         )
         found.link[stay] = query.link[stay]
         found.symbol[stay] = query.symbol[stay]
+        for index in stay.tolist():
+            table = self._maps[int(query.link[index])].object.symbols
+            found.record[index] = table[int(query.symbol[index])]
         found.unique[stay] = False
 
     def find(
@@ -297,14 +311,14 @@ class Binder:
             missing &= ~refs.lazy
         if not missing.any():
             return []
-        which = np.flatnonzero(missing)
+        which = missing.nonzero()[0]
         bind = link.object.symbols["st_info"][refs.symbols[which]] >> 4
         result: list[int] = which[bind != STB_WEAK].tolist()
         return result
 
     def explain(self, link: LinkMap, refs: References) -> Iterator[Binding]:
         """The bindings of an object that were looked up, one by one, in table order."""
-        which = np.flatnonzero(refs.looked_up)
+        which = refs.looked_up.nonzero()[0]
         if not len(which):
             return
         query = make_query(link, refs.symbols[which], refs.classes[which], self.versions)

@@ -53,7 +53,10 @@ class LibraryCache:
         self._start = 0
         self._levels: list[str] = []
         self._table = np.empty(0, _ENTRIES)
+        self._by_key: dict[int, list[int]] = {}
         self._read_header()
+        for index, key in enumerate(self._table["key"].tolist()):
+            self._by_key.setdefault(key, []).append(index)
 
     def _read_header(self) -> None:
         data, start = self._data, 0
@@ -93,12 +96,11 @@ class LibraryCache:
     def lookup(self, name: str, levels: tuple[str, ...]) -> str | None:
         """The path for a library's name; `levels` are the supported ones, best first."""
         wanted = os.fsencode(name) + b"\0"
-        places = []
+        chosen: list[int] = []
         at = self._data.find(wanted)
         while at >= 0:
-            places.append(at - self._start)
+            chosen += self._by_key.get(at - self._start, ())
             at = self._data.find(wanted, at + 1)
-        chosen = np.flatnonzero(np.isin(self._table["key"], places)).tolist() if places else []
         entries = [
             entry
             for index in chosen

@@ -228,12 +228,12 @@ class ImageMemory:
                 yield region, slice(None), offsets + shift if shift else offsets
                 return
             inside = (offsets >= -shift) & (offsets <= region.end - start - 8)
-            chosen = np.flatnonzero(inside)
+            chosen = inside.nonzero()[0]
             if len(chosen):
                 left[chosen] = False
                 yield region, chosen, offsets[chosen] + shift
             at += 1
-        rest = np.flatnonzero(left)
+        rest = left.nonzero()[0]
         if len(rest):
             yield None, rest, rest
 

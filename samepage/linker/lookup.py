@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from samepage.elf.hashes import GnuHash, SysvHash
-from samepage.elf.layout import I64, U32, Bools
+from samepage.elf.layout import ELF64, I64, U32, Bools, Table
 from samepage.elf.object import (
     SHN_ABS,
     SHN_UNDEF,
@@ -58,17 +58,23 @@ class Definitions:
     """What was found for each reference of a query.
 
     `link` is the index of the defining object in the load order, -1 if there is none;
-    `symbol` is the index in that object's symbol table; `unique` tells whether it is
-    STB_GNU_UNIQUE there.
+    `symbol` is the index in that object's symbol table, `record` the symbol itself (all
+    zeros if there is none); `unique` tells whether it is STB_GNU_UNIQUE.
     """
 
     link: I64
     symbol: I64
     unique: Bools
+    record: Table
 
     @classmethod
     def none(cls, count: int) -> "Definitions":
-        return cls(np.full(count, -1), np.zeros(count, np.int64), np.zeros(count, np.bool_))
+        return cls(
+            np.full(count, -1),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.bool_),
+            np.zeros(count, ELF64.sym),
+        )
 
 
 @dataclass(slots=True)
@@ -228,12 +234,13 @@ def _take(
     # Assigning in reverse order lets the first of a chain win. One that cannot be used
     # ends the search in this object all the same.
     usable = _BINDING_KINDS[bind] & _VISIBLE[records["st_other"] & 3]
-    hits, chosen, unique, usable = (
-        column[::-1] for column in (hits, chosen, bind == STB_GNU_UNIQUE, usable)
+    hits, chosen, unique, usable, records = (
+        column[::-1] for column in (hits, chosen, bind == STB_GNU_UNIQUE, usable, records)
     )
     found.link[hits] = np.where(usable, link.index, -1)
     found.symbol[hits] = chosen
     found.unique[hits] = unique & usable
+    found.record[hits] = np.where(usable, records, np.zeros(1, records.dtype))
 
 
 def _matches(

@@ -57,19 +57,16 @@ class SymbolicRelocation:
         self._start, self._offsets = offsets_of(link, entries.places)
 
     def _read_definitions(self) -> None:
-        """Gather address, size and type of each reference's definition."""
-        for index in np.unique(self._references.definer).tolist():
-            if index < 0:
-                continue
-            chosen = np.flatnonzero(self._references.definer == index)
-            records = self._maps[index].object.symbols[self._references.definition[chosen]]
-            section = records["st_shndx"]
-            base = np.where(section == SHN_ABS, np.uint64(0), np.uint64(self._maps[index].base))
-            self._values[chosen] = records["st_value"] + base
-            self._tls_values[chosen] = records["st_value"]
-            self._sizes[chosen] = records["st_size"]
-            is_ifunc = (records["st_info"] & 15) == STT_GNU_IFUNC
-            self._resolvers[chosen] = is_ifunc & (section != SHN_UNDEF)
+        """Address, size and type of each reference's definition."""
+        found, count = self._references, len(self._references.symbols)
+        bases = np.array([*(link.base for link in self._maps), 0], np.uint64)
+        base = bases[found.definer]
+        base[found.record["st_shndx"] == SHN_ABS] = 0
+        self._tls_values[:count] = found.record["st_value"]
+        self._values[:count] = found.record["st_value"] + base
+        self._sizes[:count] = found.record["st_size"]
+        self._resolvers[:count] = (found.record["st_info"] & 15) == STT_GNU_IFUNC
+        self._resolvers[:count] &= found.record["st_shndx"] != SHN_UNDEF
 
     def relocate(self, lazy: bool, resolve: IfuncResolver | None) -> None:
         """Store all words. With `lazy`, DT_JMPREL's slots are left for their first call.
@@ -77,24 +74,22 @@ class SymbolicRelocation:
         Raises `LinkError` for TLS that has no static place, `ElfError` for bad places.
         """
         kinds = self._entries.kinds
-        present = set(np.unique(kinds).tolist())
+        present = {kind for kind, count in enumerate(np.bincount(kinds).tolist()) if count}
         slots = kinds == Kind.JUMP_SLOT
         if lazy:
             slots = self._lazy_slots(slots)
         if Kind.RELATIVE in present:
             relative = kinds == Kind.RELATIVE
             self._store(Kind.RELATIVE, relative, self._addends(relative) + self._base)
+        pointers = slots | (kinds == Kind.ABSOLUTE) | (kinds == Kind.GLOB_DAT)
         direct = ~self._resolvers[self._entries.reference]
-        self._store_addresses(Kind.JUMP_SLOT, slots & direct)
-        for kind in present & {Kind.ABSOLUTE, Kind.GLOB_DAT}:
-            self._store_addresses(Kind(kind), (kinds == kind) & direct)
+        self._store_addresses(pointers & direct)
         for kind in present & {Kind.SIZE, Kind.ABSOLUTE_32, Kind.PC_RELATIVE_32, Kind.SIZE_32}:
             self._narrow(Kind(kind))
         if present & {Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC}:
             self._thread_local()
         if Kind.COPY in present:
             self._copy()
-        pointers = slots | (kinds == Kind.ABSOLUTE) | (kinds == Kind.GLOB_DAT)
         self._ifuncs((pointers & ~direct) | (kinds == Kind.IRELATIVE), resolve)
 
     def _addends(self, chosen: Bools | I64) -> U64:
@@ -114,10 +109,16 @@ class SymbolicRelocation:
         self._store(Kind.JUMP_SLOT, lazy, words + self._base)
         return slots & ~lazy
 
-    def _store_addresses(self, kind: Kind, chosen: Bools) -> None:
-        which = np.flatnonzero(chosen)
+    def _store_addresses(self, chosen: Bools) -> None:
+        """JUMP_SLOT, GLOB_DAT and ABSOLUTE: the symbol's address."""
+        which = chosen.nonzero()[0]
+        if not len(which):
+            return
         words = self._values[self._entries.reference[which]] + self._addends(which)
-        self._store(kind, which, words)
+        self._done.store(self._memory, self._start, self._offsets[which], words)
+        for kind, count in enumerate(np.bincount(self._entries.kinds[which]).tolist()):
+            if count:
+                self._done.count(Kind(kind), count)
 
     def _narrow(self, kind: Kind) -> None:
         """Rare kinds: sizes, and 4-byte stores in code that is not position-independent."""
@@ -186,7 +187,7 @@ class SymbolicRelocation:
 
     def _ifuncs(self, chosen: Bools, resolve: IfuncResolver | None) -> None:
         """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address."""
-        which = np.flatnonzero(chosen)
+        which = chosen.nonzero()[0]
         if not len(which):
             return
         irelative = self._entries.kinds[which] == Kind.IRELATIVE
