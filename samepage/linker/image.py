@@ -30,6 +30,9 @@ from samepage.linker.memory import (
 MMAP_BASE = 0x7FFFF7FFF000
 """`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
 
+ELF_ET_DYN_BASE = 0x555555554000
+"""Where Linux puts a position-independent program that has an interpreter."""
+
 MAX_ANONYMOUS = 1 << 32
 """Bytes of one anonymous mapping: more than any real .bss."""
 
@@ -54,14 +57,19 @@ class Region:
 
 
 class TopDownPlacer:
-    """Places mappings like Linux does in a fresh process: each below the last, and
-    mappings of 2 MiB and more so that address and offset agree modulo 2 MiB.
+    """Places mappings like Linux does in a fresh process: a program with an interpreter at
+    its fixed place, everything else each below the last, and mappings of 2 MiB and more so
+    that address and offset agree modulo 2 MiB.
     """
 
     def __init__(self, base: int = MMAP_BASE) -> None:
         self._gaps = [(PAGE * 16, base)]
+        self._has_program = False
 
     def __call__(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
+        if file is not None and file.object.interpreter and not self._has_program:
+            self._has_program = True
+            return ELF_ET_DYN_BASE
         huge = length % _HUGE == 0 if anonymous else length >= _HUGE
         wanted = length + _HUGE if huge else length
         for index in reversed(range(len(self._gaps))):
