@@ -32,6 +32,10 @@ void a_write(int);
 int main(void) { if (a_function(41) != 42) return 1; a_write(7); return a_function(0) - 7; }
 """,
 }
+_ABOUT = (
+    "They were compiled just now: a_function reads a_data, a_write changes it. The first program "
+    "calls a_function, the second one both."
+)
 _COMMANDS = (
     ("-shared", "-fPIC", "-o", "a.so", "a.c"),
     ("-o", "first", "first.c", "a.so", "-Wl,-rpath,$ORIGIN"),
@@ -58,5 +62,10 @@ def build(directory: str, cc: str) -> Choice:
             raise SamepageError(f"{cc} could not compile the example: {reason}")
     library = os.path.realpath(os.path.join(directory, "a.so"))
     first, second = (os.path.realpath(os.path.join(directory, n)) for n in ("first", "second"))
-    calls = imported_functions(first, library)
-    return Choice(describe(library), Program(first, ["first"]), Program(second, ["second"]), calls)
+    return Choice(
+        describe(library),
+        Program(first, ["first"]),
+        Program(second, ["second"]),
+        imported_functions(first, library),
+        _ABOUT,
+    )

@@ -56,14 +56,10 @@ class Mapped:
     pid: int
     base: int
     segments: list[Segment]
+    virtual_pages: int
     present_pages: int
     cached_pages: int
     cached_before: int
-
-    @property
-    def virtual_pages(self) -> int:
-        """The addresses that the library takes, in pages."""
-        return sum(segment.pages for segment in self.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +146,17 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Step 5, of the library and of both programs as a whole: pages and distinct frames."""
+    """Step 5, of the library and (`all_`) of both programs as a whole: pages and different
+    frames. Invariant: what is saved are the present pages less the frames."""
 
     virtual_pages: int
     present_pages: int
     frames: int
+    saved: int
     all_virtual_pages: int
     all_present_pages: int
     all_frames: int
-
-    @property
-    def saved(self) -> int:
-        """Frames that sharing saves on the library."""
-        return self.present_pages - self.frames
-
-    @property
-    def all_saved(self) -> int:
-        """Frames that sharing saves in all."""
-        return self.all_present_pages - self.all_frames
+    all_saved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +183,11 @@ class Library:
 
 @dataclass(slots=True)
 class ActReport:
-    """One pair of programs. `live` is None where `no_live` says why."""
+    """One pair of programs. `about` says what the reader should know of them, "" if that is
+    plain. `live` is None where `no_live` says why."""
 
     title: str
+    about: str
     library: Library
     first: list[str]
     second: list[str]

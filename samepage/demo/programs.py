@@ -32,12 +32,13 @@ _STARTS = ("__libc_start_main", "__libc_start_call_main")
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Two programs, the library, and by address in the library the functions of it that
-    each program may call."""
+    the first program may call. `about` is what to tell a reader of them."""
 
     library: Library
     first: Program
     second: Program
     calls: dict[int, str]
+    about: str = ""
 
 
 def choose() -> Choice:

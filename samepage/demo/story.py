@@ -51,7 +51,9 @@ def tell_story(*, live: bool = True) -> Story:
     if cc is None:
         story.skipped.append("The second act needs a C compiler, and there is none (cc).")
         return story
-    with tempfile.TemporaryDirectory(prefix="samepage-demo-") as directory:
+    # Files in /tmp may live in memory only (tmpfs), and cannot be dropped from it.
+    place = "/var/tmp" if os.access("/var/tmp", os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(prefix="samepage-demo-", dir=place) as directory:
         try:
             choice = build(directory, cc)
         except SamepageError as error:
@@ -68,6 +70,7 @@ def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
     model = Telling(side, choice).tell(choice.calls)
     report = ActReport(
         title,
+        choice.about,
         choice.library,
         list(choice.first.argv),
         list(choice.second.argv),
@@ -142,7 +145,15 @@ class Telling:
         first, path = self.first, self.path
         segments = first.segments(path)
         present, cached = len(first.pages(path)), len(self.side.cached(path))
-        return Mapped(first.pid, segments[0].start, segments, present, cached, cached_before)
+        return Mapped(
+            first.pid,
+            segments[0].start,
+            segments,
+            sum(segment.pages for segment in segments),
+            present,
+            cached,
+            cached_before,
+        )
 
     def _call(self, mapped: Mapped, calls: dict[int, str]) -> Call:
         first, path = self.first, self.path
@@ -268,13 +279,16 @@ class Telling:
             for vma in snapshot.vmas.select(["start", "end", "name"]).to_pylist()
             if vma["name"] != "[vsyscall]"
         )
+        frames = len({page.frame for page in pages})
         return Sum(
-            sum(segment.pages for held in both for segment in held.segments(self.path)),
-            len(pages),
-            len({page.frame for page in pages}),
-            mapped,
-            totals.resident_pages,
-            totals.frames,
+            virtual_pages=sum(s.pages for held in both for s in held.segments(self.path)),
+            present_pages=len(pages),
+            frames=frames,
+            saved=len(pages) - frames,
+            all_virtual_pages=mapped,
+            all_present_pages=totals.resident_pages,
+            all_frames=totals.frames,
+            all_saved=totals.saved_pages,
         )
 
 

@@ -59,8 +59,13 @@ def _print_act(number: int, act: ActReport, console: Console) -> None:
         f"{size(library.pages)}, known to the kernel as device "
         f"{os.major(library.device)}:{os.minor(library.device)}, inode {library.inode}.",
     )
+    if act.about:
+        _say(console, act.about)
     if act.cold:
-        _say(console, f"{name} is in no page cache at the start: it must come from the disk.")
+        start = f"{name} is in no page cache at the start: it must come from the disk."
+        if act.live is not None and act.live.mapped.cached_before:
+            start += " (On the model. The live kernel did not drop it when we asked.)"
+        _say(console, start)
     if act.no_live:
         _say(console, f"Only on the model; on the live kernel not: {act.no_live}.", style="yellow")
     console.print()
@@ -102,8 +107,13 @@ def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
     _say(
         console,
         f"{first} calls {printable(call.function)}, whose code is in page {call.file_page} of the "
-        "file. Fetching it faults; the kernel maps that page, and those around it (64 KiB) that "
-        "the page cache has.",
+        "file. "
+        + (
+            "Fetching it faults; the kernel maps that page, and those around it (64 KiB) that the "
+            "page cache has."
+            if call.fetch_pages
+            else "That page is there already: a fault on a page near it has mapped it along."
+        ),
     )
     _facts(
         act,

@@ -73,6 +73,8 @@ def test_the_model_and_the_live_kernel_tell_the_same_of_the_first_call(story: An
     for act in story["acts"]:
         assert act["no_live"] == ""
         model, live = act["model"], act["live"]
+        if act["cold"] and live["mapped"]["cached_before"]:
+            continue  # a file system that keeps files in memory
         assert model["mapped"]["base"] == live["mapped"]["base"]
         assert model["mapped"]["segments"] == live["mapped"]["segments"]
         for key in ("function", "address", "file_page", "fetch_pages"):
@@ -113,7 +115,9 @@ def test_a_write_gives_the_writer_a_frame_of_its_own(evidence: list[tuple[Any, A
 def test_the_sum_is_the_sum_of_the_steps(evidence: list[tuple[Any, Any]]) -> None:
     for _, sides in evidence:
         total, second = sides["sum"], sides["second"]
-        assert total["present_pages"] - total["frames"] == len(second["shared"])
+        assert total["saved"] == total["present_pages"] - total["frames"]
+        assert total["saved"] == len(second["shared"])
+        assert total["all_saved"] == total["all_present_pages"] - total["all_frames"]
         assert total["all_frames"] < total["all_present_pages"] < total["all_virtual_pages"]
 
 
