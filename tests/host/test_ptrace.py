@@ -205,7 +205,9 @@ def test_a_program_that_does_not_end_is_killed_and_named(
     ("path", "status", "text"),
     [("/no/such", 127, "No such file"), ("/etc", 126, "Permission denied")],
 )
-def test_what_cannot_be_executed_is_an_error_of_one_line(path: str, status: int, text: str) -> None:
+def test_what_cannot_be_executed_is_an_error_of_one_line(
+    path: str, status: int, text: str, left_behind: Callable[[], set[tuple[int, str]]]
+) -> None:
     with TracedGroup() as group, pytest.raises(SamepageError, match=text) as caught:
         group.run(Launch(path, ("x",), ENV))
     assert caught.value.exit_status == status
