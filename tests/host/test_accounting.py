@@ -242,6 +242,49 @@ def test_shared_memory_of_which_some_pages_were_written(stopped_program: Start) 
     assert_equal_to_smaps([pid])
 
 
+HUGETLB = """
+import mmap, os, time
+MAP_HUGETLB = 0x40000
+try:
+    areas = [
+        mmap.mmap(-1, 2 << 20, flags=kind | mmap.MAP_ANONYMOUS | MAP_HUGETLB)
+        for kind in (mmap.MAP_PRIVATE, mmap.MAP_SHARED)
+    ]
+    for area in areas:
+        area[0] = 1
+    print("ready", flush=True)
+except OSError as error:
+    print("no huge pages:", error, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """Four huge pages of hugetlbfs for as long as the test runs."""
+    path = "/proc/sys/vm/nr_hugepages"
+    try:
+        with open(path) as file:
+            before = int(file.read())
+        with open(path, "w") as file:
+            file.write(str(before + 4))
+    except OSError as error:
+        pytest.skip(f"no huge pages can be made here: {error}")
+    yield
+    with open(path, "w") as file:
+        file.write(str(before))
+
+
+def test_hugetlb_pages_are_told_apart_and_not_resident(
+    huge_pages: None, stopped_program: Start
+) -> None:
+    pid = stopped_program(HUGETLB)
+    assert_equal_to_smaps([pid])
+    for all_flags in (True, False):
+        capture = read_system([pid], all_flags=all_flags)
+        assert (capture.frames.kind == FrameKind.HUGETLB).sum() == 2 * 512
+
+
 def test_pages_merged_by_ksm(stopped_program: Start) -> None:
     pid = stopped_program(KSM)
     assert_equal_to_smaps([pid])
