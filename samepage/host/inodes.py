@@ -44,10 +44,16 @@ class Door(NamedTuple):
     end: int
 
 
+def name_file(mapping: Mapping) -> File:
+    """Return what maps itself tells of a mapping's file."""
+    name = mapping.name
+    deleted = name.endswith(DELETED)
+    return File(mapping.dev, mapping.ino, name.removesuffix(DELETED), deleted)
+
+
 def describe_file(mapping: Mapping, door: Door, proc: str = "/proc") -> File:
     """Return what can be known of a mapping's file. Never raises for what it finds there."""
-    name = mapping.name
-    file = File(mapping.dev, mapping.ino, name.removesuffix(DELETED), name.endswith(DELETED))
+    name, file = mapping.name, name_file(mapping)
     if not name.startswith("/"):
         return file
     link = f"{proc}/{door.pid}/map_files/{door.start:x}-{door.end:x}"

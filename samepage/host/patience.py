@@ -7,11 +7,15 @@ done by a thread of its own, one step at a time; when a process takes longer tha
 that thread is left to itself, the process is counted in `Tally.stuck`, and a new thread
 goes on with the next one. (The wait can be ended by SIGKILL only, so the thread goes away when
 the process is freed, or when we exit.)
+
+The same holds for the mapped files: looking at one on a file system that does not answer
+waits as long (`each_patiently`).
 """
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from samepage.errors import SamepageError
 from samepage.host.collect import Batch, Collector
@@ -19,6 +23,9 @@ from samepage.host.procfs import Tally, list_pids
 
 PATIENCE = 2.0
 """Seconds that one process may take without any progress."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class _Worker:
@@ -112,3 +119,43 @@ def collect_patiently(
             yield batch
         finally:
             worker.close()
+
+
+def each_patiently(
+    items: Sequence[Item], look: Callable[[Item], Result], patience: float = PATIENCE
+) -> list[Result | None]:
+    """Return `look` of each item, None for those that took longer than `patience` seconds.
+
+    `look` is called in another thread, for one item after the other.
+    """
+    results: list[Result | None] = []
+    while len(results) < len(items):
+        results += _as_far_as_it_gets(items[len(results) :], look, patience)
+    return results
+
+
+def _as_far_as_it_gets(
+    items: Sequence[Item], look: Callable[[Item], Result], patience: float
+) -> list[Result | None]:
+    """Return the results of the first items: of all, or up to and with one that hangs."""
+    done: list[Result | None] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for item in items:
+                done.append(look(item))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="samepage-look", daemon=True)
+    thread.start()
+    while True:
+        before = len(done)
+        thread.join(patience)
+        if failed:
+            raise failed[0]
+        if not thread.is_alive():
+            return done
+        if len(done) == before:
+            return [*done[:before], None]

@@ -209,7 +209,10 @@ class Summary:
             if row.file.build_id and row.frames:
                 twins.setdefault((row.file.build_id, row.file.size), []).append(row)
         found = [self._lost(rows) for rows in twins.values() if len(rows) > 1]
-        return sorted((lost for lost in found if lost.saved), key=lambda lost: -lost.saved)
+        return sorted(
+            (lost for lost in found if lost.saved),
+            key=lambda lost: (-lost.saved, lost.files[0].file.path),
+        )
 
     def _lost(self, rows: list[FileSum]) -> Lost:
         frames = self.capture.frames

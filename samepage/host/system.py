@@ -24,9 +24,10 @@ from samepage.host.frame_table import (
     frames_with,
     number_frames,
 )
-from samepage.host.inodes import Door, File, describe_file
-from samepage.host.maps import MapsParser, Vmas
+from samepage.host.inodes import Door, File, describe_file, name_file
+from samepage.host.maps import Mapping, MapsParser, Vmas
 from samepage.host.pages import Pages, PagesBuilder
+from samepage.host.patience import each_patiently
 from samepage.host.processes import Process, parse_process
 from samepage.host.procfs import Tally
 from samepage.snapshot.kinds import FrameKind, PageFlags
@@ -171,18 +172,19 @@ class CaptureBuilder:
         mapping_file = np.full(len(vmas.mappings), -1, dtype=np.int32)
         used, first = np.unique(vmas.mapping, return_index=True)
         known: dict[tuple[int, int], int] = {}
-        files: list[File] = []
+        seen: list[tuple[Mapping, Door]] = []
         for number, row in zip(used.tolist(), first.tolist(), strict=True):
             mapping = vmas.mappings[number]
             if mapping.ino == 0:
                 continue
             key = (mapping.dev, mapping.ino)
             if key not in known:
-                known[key] = len(files)
+                known[key] = len(seen)
                 pid = processes[int(vmas.process[row])].pid
-                door = Door(pid, int(vmas.start[row]), int(vmas.end[row]))
-                files.append(describe_file(mapping, door, self.proc))
+                seen.append((mapping, Door(pid, int(vmas.start[row]), int(vmas.end[row]))))
             mapping_file[number] = known[key]
+        looks = each_patiently(seen, lambda each: describe_file(*each, self.proc))
+        files = [look or name_file(mapping) for look, (mapping, _) in zip(looks, seen, strict=True)]
         return mapping_file, files
 
 

@@ -108,6 +108,24 @@ def test_a_process_that_blocks_its_readers_is_given_up(
     assert tally.captured == 2
 
 
+def test_a_file_that_does_not_answer_is_named_without_a_look_at_it() -> None:
+    started = time.monotonic()
+
+    def look(number: int) -> int:
+        if number in (2, 4):
+            time.sleep(3)
+        return number * 10
+
+    looks = patience.each_patiently(range(6), look, patience=0.2)
+    assert looks == [0, 10, None, 30, None, 50]
+    assert time.monotonic() - started < 2
+
+
+def test_an_error_of_a_look_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        patience.each_patiently([1, 0], lambda number: 1 // number)
+
+
 def test_a_proc_that_is_not_there_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(SamepageError, match="No such file"):
         capture(proc=str(tmp_path / "none"))
