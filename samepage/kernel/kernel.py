@@ -186,21 +186,16 @@ class Kernel:
         return AddressSpace(self.frames, self.cache, self.cpu.flush_tlb, emit)
 
     def _record(self, event: Event) -> None:
+        """Keep an event, with what is mapped where it happened; then ask whether the process
+        is to be held there."""
         if self.timeline is None:
             return
         process = self.acting
         if process is None:
             self.timeline.append(TimelineEvent(0, event, 0))
             return
-        vmas, current = process.mm.vmas, self.scheduler.current
-        ip, code = 0, None
-        if current is not None and current.process is process:
-            ip = self.cpu.pc
-            vma = vmas.find(ip)
-            if vma is not None and vma.file is not None:
-                offset = ip - vma.start + (vma.pgoff << PAGE_SHIFT)
-                code = CodePlace(vma.file, vma.path, offset)
-        vma = vmas.find(event.address)
+        ip, code = self._instruction(process)
+        vma = process.mm.vmas.find(event.address)
         # execve fills an address space that is not yet the process's: compare the names.
         known = vma is not None and event.file and vma.path == event.file
         record = TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
@@ -208,6 +203,18 @@ class Kernel:
         if process.hold_on is not None and process.hold_on(record):
             process.held = True
             self.cpu.pause()
+
+    def _instruction(self, process: Process) -> tuple[int, CodePlace | None]:
+        """The instruction of `process` that the CPU is at, and where in a file it is; 0 if the
+        CPU runs another process (a program that the machine itself starts has not run)."""
+        current = self.scheduler.current
+        if current is None or current.process is not process:
+            return 0, None
+        ip = self.cpu.pc
+        vma = process.mm.vmas.find(ip)
+        if vma is None or vma.file is None:
+            return ip, None
+        return ip, CodePlace(vma.file, vma.path, ip - vma.start + (vma.pgoff << PAGE_SHIFT))
 
     def apply_limits(self, process: Process, mm: AddressSpace) -> None:
         """Tell an address space the limits of the process that has it."""
