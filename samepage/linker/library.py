@@ -47,7 +47,7 @@ from samepage.linker.relocate import (
     relocate_relative,
 )
 from samepage.linker.search import LinkerConfig
-from samepage.linker.symbolic import SymbolicRelocation
+from samepage.linker.symbolic import MapTable, SymbolicRelocation
 from samepage.linker.version_check import check_versions
 
 _PRESENT = 1 << 63
@@ -264,13 +264,14 @@ class Process:
                 symbol = link.object.symbols[int(references[link].symbols[reference])]
                 name = link.object.strings.get(int(symbol["st_name"]))
                 raise LinkError(f"{link.name}: undefined symbol: {name}")
+        table = MapTable(self.loader.maps)
         for link in order:
             done = Relocated()
             adjust_dynamic(self.memory, link, done)
             with WritableText(self.memory, link):
                 relocate_relative(self.memory, link, done)
                 symbolic_relocation = SymbolicRelocation(
-                    self.memory, self.loader.maps, link, entries[link], references[link], done
+                    self.memory, table, link, entries[link], references[link], done
                 )
                 symbolic_relocation.relocate(lazy=False, resolve=call_resolver)
             if done.foreign:

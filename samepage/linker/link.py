@@ -23,7 +23,7 @@ from samepage.linker.relocate import (
     set_up_lazy,
 )
 from samepage.linker.search import Attempt, LinkerConfig
-from samepage.linker.symbolic import IfuncResolver, SymbolicRelocation
+from samepage.linker.symbolic import IfuncResolver, MapTable, SymbolicRelocation
 from samepage.linker.tls import TlsLayout, assign_modules, layout_static_tls
 from samepage.linker.version_check import check_versions
 
@@ -150,15 +150,16 @@ class Linker:
 
     def relocate(self, result: LinkResult) -> None:
         """Relocate every object, and write-protect what is RELRO."""
+        table = MapTable(result.maps)
         for link in self.relocation_order(result):
             try:
-                self._relocate_object(link, result)
+                self._relocate_object(link, table, result)
             except OSError as error:
                 raise link.object.elf.error(f"relocation: {error.strerror}") from None
             link.relocated = True
             protect_relro(self.memory, link)
 
-    def _relocate_object(self, link: LinkMap, result: LinkResult) -> None:
+    def _relocate_object(self, link: LinkMap, table: MapTable, result: LinkResult) -> None:
         entries, done = result.entries[link], result.relocated[link]
         if done.lazy and len(entries.places) > entries.plt_start:
             set_up_lazy(link, done)
@@ -167,7 +168,7 @@ class Linker:
                 relocate_relative(self.memory, link, done)
             if len(entries.places):
                 SymbolicRelocation(
-                    self.memory, result.maps, link, entries, result.references[link], done
+                    self.memory, table, link, entries, result.references[link], done
                 ).relocate(done.lazy, self.resolve_ifunc)
 
     def link(self, path: str) -> LinkResult:

@@ -84,10 +84,20 @@ class Relocated:
 
 
 def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
-    """Add the base to the dynamic section's pointers, as ld.so does when it maps an object."""
-    segment = link.object.elf.segment(SegmentType.DYNAMIC)
+    """Add the base to the dynamic section's pointers, as ld.so does when it maps an object.
+
+    Raises `ElfError` if the section claims to be writable and is not.
+    """
+    elf = link.object.elf
+    segment = elf.segment(SegmentType.DYNAMIC)
     if segment is None or not segment.flags & PF_W:
         return
+    end = segment.vaddr + segment.filesz
+    if not any(
+        load.flags & PF_W and load.vaddr <= segment.vaddr and end <= load.vaddr + load.memsz
+        for load in elf.loads
+    ):
+        raise elf.error(f"PT_DYNAMIC at {segment.vaddr:#x} is not in a writable segment")
     entries = link.object.dynamic.entries
     last = {tag: index for index, tag in enumerate(entries["d_tag"].tolist())}
     values_at = link.base + segment.vaddr + 8

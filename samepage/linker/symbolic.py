@@ -25,6 +25,19 @@ IfuncResolver = Callable[[int], int]
 """Runs the IFUNC resolver at an address; returns the address that it chose."""
 
 
+class MapTable:
+    """The objects of a link as columns, by `LinkMap.index`: base, TLS module and offset.
+
+    The last element of `bases` is 0: index -1 finds it.
+    """
+
+    def __init__(self, maps: list[LinkMap]) -> None:
+        self.maps = maps
+        self.bases = np.array([*(link.base for link in maps), 0], np.uint64)
+        self.modules = np.array([link.tls_module for link in maps], np.uint64)
+        self.offsets = np.array([link.tls_offset for link in maps], np.uint64)
+
+
 class SymbolicRelocation:
     """The relocation of one object.
 
@@ -35,14 +48,14 @@ class SymbolicRelocation:
     def __init__(
         self,
         memory: Memory,
-        maps: list[LinkMap],
+        table: MapTable,
         link: LinkMap,
         entries: Entries,
         references: References,
         done: Relocated,
     ) -> None:
         self._memory = memory
-        self._maps = maps
+        self._table = table
         self._link = link
         self._base = np.uint64(link.base)
         self._entries = entries
@@ -59,8 +72,7 @@ class SymbolicRelocation:
     def _read_definitions(self) -> None:
         """Address, size and type of each reference's definition."""
         found, count = self._references, len(self._references.symbols)
-        bases = np.array([*(link.base for link in self._maps), 0], np.uint64)
-        base = bases[found.definer]
+        base = self._table.bases[found.definer]
         base[found.record["st_shndx"] == SHN_ABS] = 0
         self._tls_values[:count] = found.record["st_value"]
         self._values[:count] = found.record["st_value"] + base
@@ -138,18 +150,16 @@ class SymbolicRelocation:
 
     def _thread_local(self) -> None:
         """DTPMOD, DTPOFF, TPOFF and TLSDESC."""
-        modules = np.array([link.tls_module for link in self._maps], np.uint64)
-        offsets = np.array([link.tls_offset for link in self._maps], np.uint64)
         kinds, definer = self._entries.kinds, self._definer[self._entries.reference]
         for kind in (Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC):
             which = np.flatnonzero((kinds == kind) & (definer >= 0))
             owner = definer[which]
             words = self._tls_values[self._entries.reference[which]] + self._addends(which)
             if kind == Kind.DTPMOD:
-                words = modules[owner]
+                words = self._table.modules[owner]
             elif kind in (Kind.TPOFF, Kind.TLSDESC):
                 self._check_static(owner)
-                words = words - offsets[owner]
+                words = words - self._table.offsets[owner]
             self._store(kind, which, words, 8 if kind == Kind.TLSDESC else 0)
         undefined = np.flatnonzero((kinds == Kind.TLSDESC) & (definer < 0))
         self._store(Kind.TLSDESC, undefined, self._addends(undefined), 8)
@@ -158,7 +168,7 @@ class SymbolicRelocation:
 
     def _check_static(self, owners: I64) -> None:
         for index in np.unique(owners).tolist():
-            owner = self._maps[index]
+            owner = self._table.maps[index]
             if owner.tls_offset == 0:
                 raise LinkError(
                     f"{owner.name}: cannot allocate memory in static TLS block "
