@@ -172,7 +172,7 @@ def classify(
         (kpage.THP, FrameFlags.THP),
         (kpage.MLOCKED, FrameFlags.MLOCKED),
     ):
-        flags[_has(known, bit)] |= np.uint32(flag)
+        flags |= _has(known, bit) * np.uint32(flag)
     return FrameTable(
         frames,
         kind,

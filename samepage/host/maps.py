@@ -155,7 +155,9 @@ def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[byt
     array of characters. The rest is taken one by one.
     """
     rests = [line[_HEAD:] for line in lines]
-    heads = b"".join([line[:_HEAD].ljust(_HEAD) for line in lines])
+    heads = b"".join([line[:_HEAD] for line in lines])
+    if len(heads) < len(lines) * _HEAD:  # there are shorter lines: no kernel wrote this
+        heads = b"".join([line[:_HEAD].ljust(_HEAD) for line in lines])
     characters = np.frombuffer(heads, dtype=np.uint8).reshape(-1, _HEAD)
     digits = _DIGITS[characters]
     regular = (characters[:, _WIDTH] == ord("-")) & (characters[:, _HEAD - 1] == ord(" "))
