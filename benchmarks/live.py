@@ -13,8 +13,8 @@ Three comparisons, each as a ratio taken in one run:
    the peak memory of the reading process.
 
 Everything runs in a pid namespace of its own, so that the 240 processes are all there are, and
-other work of the machine changes speed but not the amount. All need root. The peers are taken if they are there: smem from PATH, ps_mem from PyPI in an
-environment of its own.
+other work of the machine changes speed but not the amount. All need root. The peers are taken
+if they are there: smem from PATH, ps_mem from PyPI in an environment of its own.
 """
 
 import array

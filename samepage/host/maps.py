@@ -60,7 +60,7 @@ class Vmas:
     """The VMAs of all processes, as columns.
 
     Invariants: sorted by (`process`, `start`); the VMAs of a process do not overlap;
-    `mapping` numbers an entry of `mappings`; `mappings` has no two equal entries.
+    `mapping` numbers an entry of `mappings`.
     """
 
     process: Ids
@@ -80,7 +80,6 @@ class MapsParser:
         self.tally = tally
         self.mappings: list[Mapping] = []
         self._known: dict[bytes, int] = {}
-        self._ids: dict[Mapping, int] = {}
 
     def parse(self, processes: Sequence[tuple[int, bytes]]) -> Vmas:
         """Return the VMAs of (number, maps) pairs, with ascending numbers.
@@ -96,11 +95,10 @@ class MapsParser:
         lines = b"".join(texts).split(b"\n")
         lines.pop()
         start, end, rests = _split_addresses(lines)
-        known = self._known
-        ids = list(map(known.get, rests))
-        if None in ids:
-            ids = [known[rest] if rest in known else self._learn(rest) for rest in rests]
-        mapping = np.array(ids, dtype=np.int32)
+        for rest in dict.fromkeys(rests):
+            if rest not in self._known:
+                self._learn(rest)
+        mapping = np.array(list(map(self._known.__getitem__, rests)), dtype=np.int32)
         good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(4095) == 0)
         if len(good) > 1:
             good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
@@ -109,16 +107,14 @@ class MapsParser:
             good = _without_overlaps(process, start, end, mapping)
         return Vmas(process[good], start[good], end[good], mapping[good], self.mappings)
 
-    def _learn(self, rest: bytes) -> int:
-        """Return the number of a mapping seen for the first time, -1 if it is none."""
+    def _learn(self, rest: bytes) -> None:
+        """Remember the number of a mapping seen for the first time, -1 if it is none."""
         mapping = parse_mapping(rest)
         number = -1
         if mapping is not None:
-            number = self._ids.setdefault(mapping, len(self.mappings))
-            if number == len(self.mappings):
-                self.mappings.append(mapping)
+            number = len(self.mappings)
+            self.mappings.append(mapping)
         self._known[rest] = number
-        return number
 
 
 def parse_mapping(rest: bytes) -> Mapping | None:

@@ -5,6 +5,7 @@ again, from scripts too, and importing one would take as long as reading the sys
 """
 
 import pwd
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -49,7 +50,7 @@ def _head(summary: Summary) -> Iterable[str]:
         yield ", ".join(notes)
     missing = describe_tally(summary.capture.tally)
     if missing:
-        yield f"other processes: {missing}"
+        yield from textwrap.wrap(f"other processes: {missing}", 80)
 
 
 def describe_tally(tally: Tally) -> str:
