@@ -5,7 +5,8 @@ What decides where a program's pages lie, besides the program: address space ran
 the path, the arguments and the environment (they lie on top of the stack), and the 16
 random bytes of AT_RANDOM, which the C library makes its stack guard of. `Launch` names all
 of it; whatever else a process inherits (signal dispositions, open files, a terminal) is
-set to one state here.
+set to one state here. It runs on one CPU: some programs start as many threads as they may
+use CPUs, and processes of a pipeline that really run at once do not behave the same twice.
 
 The child is a fork of this process that waits at a pipe until it is traced, so there is no
 moment in which it could outlive us: before that, the closed pipe ends it; afterwards,
@@ -119,7 +120,8 @@ def _become(program: Launch, gate: int, report: int) -> None:
         os.setsid()
         os.umask(0o022)
         os.chdir(program.cwd)
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
         _limit(resource.RLIMIT_STACK, STACK_LIMIT)
         _limit(resource.RLIMIT_NOFILE, OPEN_FILES_LIMIT)
         _limit(resource.RLIMIT_CORE, 0)
