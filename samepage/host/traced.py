@@ -102,8 +102,8 @@ class Tree:
 class TracedGroup:
     """Programs that are held together; a context manager.
 
-    All of it happens in one thread. Invariant: every pid in `_tasks` is ours to reap: a
-    tracee that has not been reported as ended.
+    All of it happens in one thread, which has one group at a time. Invariant: every pid in
+    `_tasks` is ours to reap: a tracee that has not been reported as ended.
     """
 
     def __init__(self, stop_at: StopAt = StopAt.EXIT, timeout: float = 30.0) -> None:
@@ -177,7 +177,7 @@ class TracedGroup:
         self._tasks.clear()
         self._ghosts.clear()
         self._early.clear()
-        _kill_and_reap(pids)
+        _end_all(pids, set())
 
     def _drop(self, tree: Tree) -> None:
         """Kill and reap one tree, and forget it."""
@@ -187,7 +187,7 @@ class TracedGroup:
         self._ghosts = [pid for pid in self._ghosts if pid in kept]
         self._early.clear()
         self.trees.remove(tree)
-        _kill_and_reap(pids)
+        _end_all(pids, kept)
 
     def _expire(self) -> None:
         """In the watchdog's thread: end what has not ended; `wait` then comes back."""
@@ -363,7 +363,7 @@ def _is_fatal(pid: int, number: int) -> bool:
     return not handled >> (number - 1) & 1
 
 
-def _status(pid: int) -> list[str]:
+def _status(pid: int | str) -> list[str]:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             return file.readlines()
@@ -385,8 +385,29 @@ def _subreaper(on: bool) -> bool:
     return before.value != 0
 
 
+def _end_all(pids: set[int], kept: set[int]) -> None:
+    """End these tracees, and all others of this thread but `kept`, and leave no zombie.
+
+    A process that is killed right after a fork has a child of which we were never told: it
+    is traced from its first moment, and waits for us. Only /proc still knows it.
+    """
+    todo = set(pids)
+    while todo:
+        _kill_and_reap(todo)
+        todo = _tracees() - kept
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
+
+
+def _tracees() -> set[int]:
+    """The processes that this thread traces."""
+    tracer = f"TracerPid:\t{threading.get_native_id()}\n"
+    return {int(name) for name in os.listdir("/proc") if name.isdigit() and tracer in _status(name)}
+
+
 def _kill_and_reap(pids: set[int]) -> None:
-    """End these tracees and what they have just forked, and leave no zombie of them.
+    """End these tracees.
 
     Tids cannot be waited for one after the other: a main thread is reported only after
     all other threads have been, and a process whose real parent is another one turns to
@@ -403,16 +424,10 @@ def _kill_and_reap(pids: set[int]) -> None:
             except ChildProcessError:
                 left.discard(pid)
                 continue
-            if not tid:
-                continue
-            stop = Stop.decode(tid, status)
-            if stop.kind is StopKind.GONE:
+            if tid and Stop.decode(tid, status).kind is StopKind.GONE:
                 left.discard(pid)
-            elif stop.kind in (StopKind.FORK, StopKind.VFORK, StopKind.CLONE):
-                new = ptrace.event_message(pid)
-                left.add(new)
-                _kill(new)
-            ptrace.resume(pid)
+            elif tid:
+                ptrace.resume(pid)
         if len(left) == before:
             time.sleep(0.0005)
     for pid in pids:

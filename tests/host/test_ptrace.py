@@ -13,7 +13,7 @@ import pytest
 from samepage.errors import SamepageError
 from samepage.host import ptrace
 from samepage.host.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
-from samepage.host.traced import StopAt, TracedGroup, Tree
+from samepage.host.traced import StopAt, TracedGroup, Tree, _tracees
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
@@ -212,6 +212,14 @@ def test_what_cannot_be_executed_is_an_error_of_one_line(
         group.run(Launch(path, ("x",), ENV))
     assert caught.value.exit_status == status
     assert left_behind() == set()
+
+
+def test_a_child_that_we_were_never_told_of_is_ended_too() -> None:
+    """Its parent is killed between the fork and our hearing of it."""
+    for delay in (0.0, 0.001, 0.002, 0.004, 0.008):
+        with TracedGroup(timeout=0.05 + delay) as group, pytest.raises(SamepageError):
+            group.run(program("bash", "-c", "while :; do (sleep 9 &) ; done"))
+    assert not _tracees()
 
 
 def test_nothing_is_left_after_an_exception(

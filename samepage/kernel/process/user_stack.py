@@ -139,7 +139,8 @@ def create_elf_tables(
     words += [Aux.NULL, 0]
     auxv = struct.pack(f"<{len(words)}Q", *words)
     n_pointers = 1 + len(argv) + 1 + len(envp) + 1
-    sp = (random_at & ~15) - 8 * (n_pointers + len(words)) & ~15
+    # Rounded once, at the end (`STACK_ADD`, `STACK_ROUND`): the random bytes are unaligned.
+    sp = random_at - 8 * (n_pointers + len(words)) & ~15
     layout = mm.layout
     layout.arg_start = address = stack.top
     pointers = [len(argv)]
