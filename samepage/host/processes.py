@@ -1,6 +1,6 @@
 """Who a process is: its name, user, control group and container.
 
-`stat` and `status` are the kernel's (fs/proc/array.c); the name in `stat` may contain
+`stat` is the kernel's (`do_task_stat` in fs/proc/array.c); the name in it may contain
 anything, also `)`, so the fields begin after the last one. A container is not a thing that
 the kernel knows: its id is told by the name that the runtime gave to the control group.
 """
@@ -31,7 +31,6 @@ _RUNTIMES = {
 }
 _MEMORY_CONTROLLERS = ("memory", "name=systemd", "pids")
 _MAX_UID = (1 << 31) - 1
-_UID_WIDTH = 16
 
 
 class Process(NamedTuple):
@@ -61,7 +60,7 @@ def parse_process(raw: RawProcess) -> Process:
         [_text(word) for word in argv],
         comm,
         raw.exe,
-        parse_uid(raw.status),
+        min(raw.uid, _MAX_UID),
         cgroup,
         find_container(cgroup),
         raw.mnt_ns,
@@ -81,14 +80,6 @@ def parse_stat(stat: bytes) -> tuple[str, int, int, int]:
         return comm, int(fields[1]), int(fields[7]), int(fields[9])
     except ValueError:
         return comm, 0, 0, 0
-
-
-def parse_uid(status: bytes) -> int:
-    """Return the real user id out of /proc/PID/status; 0 if it is not there."""
-    words = status.partition(b"\nUid:")[2][:_UID_WIDTH].split(None, 1)
-    if not words or not words[0].isdigit():
-        return 0
-    return min(int(words[0]), _MAX_UID)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -37,7 +37,6 @@ class ProcTree:
         (base / "stat").write_bytes(
             b"%d (a (b) c) S 1 2 3 4 5 6 70 0 8 0 0 0 0 0 20 0 1 0 9 4096 1" % pid
         )
-        (base / "status").write_bytes(b"Name:\ta\nUid:\t12\t12\t12\t12\n")
         (base / "cmdline").write_bytes(b"a\0b c\0")
         (base / "cgroup").write_bytes(b"0::/user.slice\n")
         write_sparse(base / "pagemap", pages or {})

@@ -114,22 +114,26 @@ def assert_equal_to_smaps(pids: list[int]) -> None:
     """Every sum of every VMA of the processes is what smaps says: no page off.
 
     They stand still, but other processes of the machine map the same libraries and come and
-    go between the two readings, which changes a Pss; so a difference must be there each time.
+    go between the two readings, which changes a Pss. So each VMA must be equal once, and
+    what is wrong with a VMA must be wrong each time.
     """
-    for _ in range(10):
-        differences = _differences_from_smaps(pids)
-        if not differences:
+    left = _differences_from_smaps(pids)
+    for _ in range(100):
+        if not left:
             return
-    raise AssertionError(differences)
+        again = _differences_from_smaps(pids)
+        left = {vma: difference for vma, difference in again.items() if vma in left}
+    raise AssertionError(left)
 
 
-def _differences_from_smaps(pids: list[int]) -> list[object]:
+def _differences_from_smaps(pids: list[int]) -> dict[int, object]:
+    """Return what differs, by the number of the VMA."""
     capture = read_system(pids)
     assert [process.pid for process in capture.processes] == pids
     sums = account(capture)
     smaps = [read_smaps(pid) for pid in pids]
     assert len(capture.vmas) == sum(len(vmas) for vmas in smaps)
-    differences: list[object] = []
+    differences: dict[int, object] = {}
     for vma in range(len(capture.vmas)):
         kernel = smaps[capture.vmas.process[vma]][int(capture.vmas.start[vma])]
         columns = (
@@ -146,7 +150,7 @@ def _differences_from_smaps(pids: list[int]) -> list[object]:
         if ours != theirs:
             name = capture.vmas.mappings[capture.vmas.mapping[vma]].name
             pairs = zip(ours, theirs, strict=True)
-            differences.append((name, dict(zip(KEYS, pairs, strict=True))))
+            differences[vma] = (name, dict(zip(KEYS, pairs, strict=True)))
     return differences
 
 
