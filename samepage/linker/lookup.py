@@ -116,6 +116,18 @@ class ScopeTable:
         chains = [table.chains if table else np.empty(0, np.uint32) for table in tables]
         self.starts = np.cumsum([0] + [len(chain) for chain in chains])
         self.keys: U32 = np.concatenate(chains) | np.uint32(1)
+        self._ends: dict[int, I64] = {}
+
+    def ends_before(self, index: int) -> I64:
+        """How many chains of object `index` end before each entry of its chains."""
+        ends = self._ends.get(index)
+        if ends is None:
+            table = self.scope[index].object.gnu_hash
+            assert table is not None
+            ends = np.zeros(len(table.chains) + 1, np.int64)
+            np.cumsum(table.chains & np.uint32(1), out=ends[1:])
+            self._ends[index] = ends
+        return ends
 
     def candidates(self, hashes: U32) -> tuple[I64, I64]:
         """Pairs (place in `keys`, place in `hashes`) that are equal but for the lowest bit,
@@ -158,7 +170,8 @@ def look_up(
             positions = places[start:end] - table.starts[index]
             open_ = found.link[wanted] < 0
             wanted, positions = wanted[open_], positions[open_]
-            candidates = _reachable(link.object.gnu_hash, query, wanted, positions)
+            ends = table.ends_before(index)
+            candidates = _reachable(link.object.gnu_hash, ends, query, wanted, positions)
         elif link.object.sysv_hash is not None:
             wanted = which[found.link[which] < 0]
             candidates = _walk(link.object.sysv_hash, query, wanted)
@@ -168,15 +181,15 @@ def look_up(
     return which[found.link[which] < 0]
 
 
-def _reachable(table: GnuHash, query: Query, wanted: I64, positions: I64) -> tuple[I64, I64]:
+def _reachable(
+    table: GnuHash, ends_before: I64, query: Query, wanted: I64, positions: I64
+) -> tuple[I64, I64]:
     """Of the entries at `positions` of a table's chains, those that a lookup comes to:
     the Bloom filter lets the name pass, and the entry is in the chain of its bucket.
     """
     hashes = query.hashes[wanted]
     first = table.buckets[hashes % np.uint32(len(table.buckets))].astype(np.int64)
     begin = np.maximum(first - table.symoffset, 0)
-    ends_before = np.zeros(len(table.chains) + 1, np.int32)
-    np.cumsum(table.chains & np.uint32(1), out=ends_before[1:])
     good = table.may_define(hashes) & (first != 0) & (begin <= positions)
     good &= ends_before[begin] == ends_before[positions]
     return wanted[good], positions[good] + table.symoffset
