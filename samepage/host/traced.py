@@ -22,12 +22,10 @@ the kernel does it (`PTRACE_O_EXITKILL`, which all descendants inherit).
 """
 
 import contextlib
-import ctypes
 import enum
 import os
 import signal
 import threading
-import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -38,11 +36,10 @@ from samepage.host.ghost import Killed, call_again, make_ghost, stands_behind_sy
 from samepage.host.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
 from samepage.host.launch import fault_counts as read_fault_counts
 from samepage.host.ptrace import Stop, StopKind
+from samepage.host.reap import end_all, set_subreaper, status_lines
 
 _SYS_EXIT = 60
 _SYS_EXIT_GROUP = 231
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_GET_CHILD_SUBREAPER = 37
 
 _HARMLESS = frozenset(
     {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, 19, 20, 21, 22}
@@ -121,7 +118,7 @@ class TracedGroup:
 
     def __enter__(self) -> Self:
         # Orphans come to us and not to init, which in a container may reap nobody.
-        self._was_subreaper = _subreaper(True)
+        self._was_subreaper = set_subreaper(True)
         return self
 
     def __exit__(
@@ -131,7 +128,7 @@ class TracedGroup:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-        _subreaper(self._was_subreaper)
+        set_subreaper(self._was_subreaper)
 
     @property
     def processes(self) -> list[Process]:
@@ -177,7 +174,7 @@ class TracedGroup:
         self._tasks.clear()
         self._ghosts.clear()
         self._early.clear()
-        _end_all(pids, set())
+        end_all(pids, set())
 
     def _drop(self, tree: Tree) -> None:
         """Kill and reap one tree, and forget it."""
@@ -187,7 +184,7 @@ class TracedGroup:
         self._ghosts = [pid for pid in self._ghosts if pid in kept]
         self._early.clear()
         self.trees.remove(tree)
-        _end_all(pids, kept)
+        end_all(pids, kept)
 
     def _expire(self) -> None:
         """In the watchdog's thread: end what has not ended; `wait` then comes back."""
@@ -341,7 +338,7 @@ class TracedGroup:
 
 
 def _thread_group(tid: int) -> int:
-    for line in _status(tid):
+    for line in status_lines(tid):
         if line.startswith("Tgid:"):
             return int(line.split()[1])
     return tid
@@ -349,7 +346,7 @@ def _thread_group(tid: int) -> int:
 
 def _has_no_memory(pid: int) -> bool:
     """Whether the main thread is gone already: its /proc files then show no memory."""
-    return not any(line.startswith("VmSize:") for line in _status(pid))
+    return not any(line.startswith("VmSize:") for line in status_lines(pid))
 
 
 def _is_fatal(pid: int, number: int) -> bool:
@@ -357,85 +354,12 @@ def _is_fatal(pid: int, number: int) -> bool:
     if number in _HARMLESS:
         return False
     handled = 0
-    for line in _status(pid):
+    for line in status_lines(pid):
         if line.startswith(("SigCgt:", "SigIgn:")):
             handled |= int(line.split()[1], 16)
     return not handled >> (number - 1) & 1
 
 
-def _status(pid: int | str) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            return file.readlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def _at_breakpoint(tid: int) -> bool:
     """Whether the SIGTRAP comes from the debug register, not from the program itself."""
     return bool(ptrace.get_registers(tid).rip == auxiliary_vector(tid).get(AT_ENTRY))
-
-
-def _subreaper(on: bool) -> bool:
-    """Make this process the one that orphans below it come to, or not; as it was before."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = ctypes.c_int()
-    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on))
-    return before.value != 0
-
-
-def _end_all(pids: set[int], kept: set[int]) -> None:
-    """End these tracees, and all others of this thread but `kept`, and leave no zombie.
-
-    A process that is killed right after a fork has a child of which we were never told: it
-    is traced from its first moment, and waits for us. Only /proc still knows it.
-    """
-    todo = set(pids)
-    while todo:
-        _kill_and_reap(todo)
-        todo = _tracees() - kept
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
-
-
-def _tracees() -> set[int]:
-    """The processes that this thread traces."""
-    tracer = f"TracerPid:\t{threading.get_native_id()}\n"
-    return {int(name) for name in os.listdir("/proc") if name.isdigit() and tracer in _status(name)}
-
-
-def _kill_and_reap(pids: set[int]) -> None:
-    """End these tracees.
-
-    Tids cannot be waited for one after the other: a main thread is reported only after
-    all other threads have been, and a process whose real parent is another one turns to
-    us, after its tracer has heard of its end, when that parent is dead too.
-    """
-    left = set(pids)
-    for pid in pids:
-        _kill(pid)
-    while left:
-        before = len(left)
-        for pid in sorted(left):
-            try:
-                tid, status = os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
-            except ChildProcessError:
-                left.discard(pid)
-                continue
-            if tid and Stop.decode(tid, status).kind is StopKind.GONE:
-                left.discard(pid)
-            elif tid:
-                ptrace.resume(pid)
-        if len(left) == before:
-            time.sleep(0.0005)
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    ptrace.resume(pid)

@@ -147,7 +147,7 @@ def _predict(commands: Commands, options: Options, kernel: Observation) -> Predi
         options.env,
         stop_at=options.stop_at,
         timeout=options.timeout,
-        cold=options.cold,
+        residency=kernel.residency,
         timeline=options.timeline,
         folios=kernel.folios,
         xstate_size=kernel.xstate_size,

@@ -8,14 +8,18 @@ page cache.
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from samepage.errors import SamepageError
 from samepage.host.capture import capture
 from samepage.host.folios import Folios, large_folios
 from samepage.host.launch import Launch
-from samepage.host.residency import evict, read_through
+from samepage.host.residency import evict, read_through, resident_pages
 from samepage.host.smaps import read_smaps
 from samepage.host.traced import StopAt, TracedGroup
 from samepage.snapshot.tables import Snapshot
@@ -23,15 +27,18 @@ from samepage.verify.environment import CWD, find_program
 from samepage.verify.faults import with_faults
 from samepage.verify.keys import Key
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Observation:
     """What the live kernel had in memory for a group.
 
     `pids` gives the pid in `snapshot` of each process by its key; `lost` those that could
-    not be held, with the reason; `smaps` the kernel's own sums by pid. `folios` are the large
-    folios of the mapped files by (device, inode), and `kept_in_cache` the files that `cold`
-    was asked to evict, and could not. `xstate_size` is what the CPU saves in a signal frame.
+    not be held, with the reason; `smaps` the kernel's own sums by pid. By (device, inode) of
+    the mapped files: `folios` are their large folios, and if `cold` was asked for,
+    `residency` says which pages were in the page cache nevertheless; `kept_in_cache` names
+    these files. `xstate_size` is what the CPU saves in a signal frame.
     """
 
     snapshot: Snapshot
@@ -39,6 +46,7 @@ class Observation:
     lost: dict[Key, str] = field(default_factory=dict)
     smaps: dict[int, dict[int, dict[bytes, int]]] = field(default_factory=dict)
     folios: dict[tuple[int, int], Folios] = field(default_factory=dict)
+    residency: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
     kept_in_cache: list[str] = field(default_factory=list)
     xstate_size: int = 0
 
@@ -58,8 +66,10 @@ def observe(
     launches = [Launch(find_program(argv[0]), tuple(argv), env, cwd=CWD) for argv in commands]
     files = _mapped_files(launches, stop_at, timeout)
     kept: list[str] = []
+    residency = {}
     if cold:
         kept = evict(files)
+        residency = _by_inode(files, resident_pages)
     else:
         read_through(files)
     with TracedGroup(stop_at, timeout) as group:
@@ -67,18 +77,21 @@ def observe(
             group.run(launch)
         observation = _look(group)
     observation.kept_in_cache = kept
+    observation.residency = residency
     if not cold:
-        observation.folios = _folios(files)
+        observation.folios = _by_inode(files, large_folios)
     return observation
 
 
-def _folios(files: Sequence[str]) -> dict[tuple[int, int], Folios]:
-    folios = {}
+def _by_inode(files: Sequence[str], read: Callable[[str], T]) -> dict[tuple[int, int], T]:
+    """What `read` says of each file, by (device, inode); files that it cannot read are left
+    out."""
+    found = {}
     for path in files:
         with contextlib.suppress(OSError):
-            found = os.stat(path)
-            folios[found.st_dev, found.st_ino] = large_folios(path)
-    return folios
+            stat = os.stat(path)
+            found[stat.st_dev, stat.st_ino] = read(path)
+    return found
 
 
 def _mapped_files(launches: Sequence[Launch], stop_at: StopAt, timeout: float) -> list[str]:

@@ -10,8 +10,11 @@ one more user of the address space (`mm_users`), which is what a ghost is.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from samepage.host.folios import Folios
 from samepage.host.traced import StopAt
@@ -46,7 +49,7 @@ def predict(
     *,
     stop_at: StopAt = StopAt.EXIT,
     timeout: float | None = None,
-    cold: bool = False,
+    residency: Mapping[tuple[int, int], npt.NDArray[np.bool_]] | None = None,
     timeline: bool = False,
     folios: Mapping[tuple[int, int], Folios] | None = None,
     xstate_size: int = 0,
@@ -55,10 +58,13 @@ def predict(
 
     With `timeline` every event is kept, so that a difference can say what made a page.
     `folios` are the large folios of the host's page cache by (device, inode), `xstate_size`
-    the bytes of registers that the host's CPU saves in a signal frame.
+    the bytes of registers that the host's CPU saves in a signal frame. `residency` says
+    which pages of a file are cached; files that are not in it are cached whole.
     Raises `SamepageError` if one cannot be started or does not end.
     """
-    machine = Machine(RAM, cold=cold, timeline=timeline, timeout=timeout)
+    machine = Machine(RAM, timeline=timeline, timeout=timeout)
+    for key, pages in (residency or {}).items():
+        machine.kernel.cache.residency[key] = _is_in(pages)
     for key, cut in (folios or {}).items():
         machine.kernel.cache.folios[key] = FolioMap(cut)
     machine.kernel.xstate_size = max(xstate_size, machine.kernel.xstate_size)
@@ -69,6 +75,10 @@ def predict(
         machine.run(guest, ModelStopAt(stop_at.value))
         family.finish(guest)
     return family.prediction()
+
+
+def _is_in(pages: npt.NDArray[np.bool_]) -> Callable[[int], bool]:
+    return lambda index: index < len(pages) and bool(pages[index])
 
 
 def _use_null(guest: Guest) -> None:

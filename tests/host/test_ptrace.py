@@ -13,7 +13,8 @@ import pytest
 from samepage.errors import SamepageError
 from samepage.host import ptrace
 from samepage.host.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
-from samepage.host.traced import StopAt, TracedGroup, Tree, _tracees
+from samepage.host.reap import tracees
+from samepage.host.traced import StopAt, TracedGroup, Tree
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
@@ -219,7 +220,7 @@ def test_a_child_that_we_were_never_told_of_is_ended_too() -> None:
     for delay in (0.0, 0.001, 0.002, 0.004, 0.008):
         with TracedGroup(timeout=0.05 + delay) as group, pytest.raises(SamepageError):
             group.run(program("bash", "-c", "while :; do (sleep 9 &) ; done"))
-    assert not _tracees()
+    assert not tracees()
 
 
 def test_nothing_is_left_after_an_exception(
