@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from samepage.analysis.cost import Cost, PageState, cost_of, relr_size
-from samepage.elf.header import ElfError
+from samepage.elf.dynamic import Tag
+from samepage.elf.header import ElfError, ElfMachine
+from samepage.elf.machines import MACHINES, Kind
 from samepage.elf.object import DynamicObject
 from samepage.elf.sections import read_sections
 from samepage.errors import SamepageError
@@ -158,3 +160,29 @@ def test_hostile_sizes_are_errors() -> None:
     struct.pack_into("<Q", data, 64 + 40, 1 << 45)  # p_memsz of the first segment
     with pytest.raises(ElfError, match="PT_LOAD"):
         cost_of(DynamicObject.from_bytes(bytes(data), "hostile"))
+
+
+@pytest.mark.parametrize("machine", [ElfMachine.AARCH64, ElfMachine.RISCV])
+def test_other_architectures_are_counted_by_their_own_types(machine: ElfMachine) -> None:
+    """An x86-64 library, with its relocation types renumbered to another architecture's."""
+    path = "/lib/x86_64-linux-gnu/libkeyutils.so.1"
+    if not os.path.exists(path):
+        pytest.skip("no small library")
+    original = DynamicObject.open(path)
+    numbers = {kind: number for number, (_, kind) in MACHINES[machine].types.items()}
+    numbers.setdefault(Kind.GLOB_DAT, numbers[Kind.ABSOLUTE])  # riscv has no GLOB_DAT
+    data = bytearray(Path(path).read_bytes())
+    struct.pack_into("<H", data, 18, machine)
+    for table, tag in (
+        (original.relocations.rela, Tag.RELA),
+        (original.relocations.plt, Tag.JMPREL),
+    ):
+        start, _ = original.elf.file_offset("table", original.dynamic.value(tag))
+        for index, info in enumerate(table["r_info"].tolist()):
+            kind = MACHINES[ElfMachine.X86_64].types[info & 0xFFFFFFFF][1]
+            struct.pack_into("<I", data, start + 24 * index + 8, numbers[kind])
+    here, there = cost_of(original), cost_of(DynamicObject.from_bytes(bytes(data), "other"))
+    assert here.copied == there.copied
+    assert here.relocations[Kind.RELATIVE] == there.relocations[Kind.RELATIVE]
+    assert sum(here.relocations.values()) == sum(there.relocations.values())
+    assert Kind.UNKNOWN not in there.relocations
