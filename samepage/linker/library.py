@@ -324,13 +324,12 @@ class Process:
             if link not in objects and link.kind == MapKind.LOADED
             for other in _closure(link)
         }
-        going = [link for link in objects if link not in still_needed]
         if any(link in still_needed for link in objects):
             return
-        for link in sort_maps(going, force_first=False):
+        for link in sort_maps(objects, force_first=False):
             if link not in self._uninitialized:
                 _call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
-        self._forget(going)
+        self._forget(objects)
 
     def _forget(self, links: list[LinkMap]) -> None:
         """Unmap objects. They stay in `maps`, whose indices are in use, without names."""
