@@ -12,6 +12,7 @@ from samepage.host.ptrace import Stop, StopKind
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
+_PR_SET_PDEATHSIG = 1
 
 
 def status_lines(pid: int | str) -> list[str]:
@@ -21,6 +22,11 @@ def status_lines(pid: int | str) -> list[str]:
             return file.readlines()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def set_subreaper(on: bool) -> bool:

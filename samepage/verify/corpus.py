@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 
 from samepage.errors import SamepageError
+from samepage.host.reap import die_with_parent
 from samepage.verify.group import Commands, Options, Outcome, Verdict, verify_group
 from samepage.verify.record import Record, tell_commands, to_record
 
@@ -129,7 +130,8 @@ def _start(commands: Commands, options: Options) -> _Worker:
 
 
 def _work(commands: Commands, options: Options, pipe: Connection) -> None:
-    """In the worker: Ctrl-C is for the parent, which ends us."""
+    """In the worker: Ctrl-C is for the parent, which ends us, as its death does."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):

@@ -1,8 +1,13 @@
 """A corpus run survives bad lines and bad programs, and can be taken up again."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,3 +123,39 @@ def test_a_file_that_is_no_state_is_refused(
     state.write_text("[]")
     assert run(["verify", "--corpus", str(listed), "--state", str(state)]) == 2
     assert "not a state file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_broken_off_leaves_no_process(how: signal.Signals, tmp_path: Path) -> None:
+    listed = tmp_path / "c"
+    listed.write_text("sleep 71\nsleep 72\n")
+    code = "from samepage.cli.main import main; main()"
+    arguments = ["verify", "--corpus", str(listed), "--jobs", "2"]
+    command = [sys.executable, "-c", code, *arguments]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not _wait_for(lambda: len(_sleepers()) == 2):
+        victim.kill()
+        victim.wait()
+        pytest.skip("programs cannot be traced here")
+    victim.send_signal(how)
+    assert victim.wait(timeout=30) == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    assert _wait_for(lambda: not _sleepers())
+
+
+def _sleepers() -> list[str]:
+    """The processes that the corpus above has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() in (b"sleep\x0071\x00", b"sleep\x0072\x00"):
+                found.append(path.parent.name)
+    return found
+
+
+def _wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
