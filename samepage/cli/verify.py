@@ -53,7 +53,7 @@ _SAVE_EVERY = 10
 @click.option(
     "--attempts",
     type=click.IntRange(1, 100),
-    default=3,
+    default=5,
     show_default=True,
     help="Live runs at most; the kernel's own result varies with what other CPUs do.",
 )

@@ -52,7 +52,7 @@ class Options:
     timeline: bool = False
     against_kernel: bool = False
     shown: int = 10
-    attempts: int = 3
+    attempts: int = 5
 
 
 @dataclass(slots=True)

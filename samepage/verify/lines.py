@@ -58,7 +58,7 @@ def tell_summary(records: Sequence[Record]) -> Iterator[str]:
     yield f"same memory to the last page: {memory} ({100 * memory / total:.1f} %)"
     later = sum(r["attempt"] > 1 for r in records if r["outcome"] == Outcome.AGREES.value)
     if later:
-        yield f"of those that agree, {later} in a second or third live run: the kernel varies"
+        yield f"of those that agree, {later} not in the first live run: the kernel varies"
     yield f"same minor faults: {faults} ({100 * faults / total:.1f} %)"
     same, pages = (sum(r[name] for r in records) for name in ("pages_same", "pages_total"))
     if pages:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.snapshot.tables import PAGE_SHIFT, column
@@ -17,6 +18,10 @@ _KIND_WORDS = {
     FrameKind.KSM: "a KSM page",
     FrameKind.HUGETLB: "a huge page",
 }
+
+
+_AROUND = "file read fault"
+"""The kind of event that maps neighbours too."""
 
 
 def tell_vma(vma: VmaRow | None) -> str:
@@ -61,20 +66,28 @@ def _vma_at(side: Side, process: int, vpage: int) -> VmaRow | None:
 
 
 def _last_event(side: Side, process: int, vpage: int) -> str:
-    """The last event at the page, else the last fault whose neighbours it may be."""
+    """The last event at the page, else the last fault that may have mapped it on the way:
+    fault-around maps up to `pages` pages on either side of the one at fault."""
     events = side.snapshot.events
     if not events.num_rows:
         return ""
     mine = column(events, "pid") == side.pids[process]
-    page = column(events, "address") >> np.uint64(PAGE_SHIFT)
-    rows = np.flatnonzero(mine & (page == np.uint64(vpage)))
-    if not len(rows):
+    page = (column(events, "address") >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    distance = np.abs(page - vpage)
+    rows = np.flatnonzero(mine & (distance == 0))
+    if len(rows):
+        return " ".join(_tell_event(events, int(rows[-1])))
+    faults = np.array(events["kind"].to_pylist()) == _AROUND
+    rows = np.flatnonzero(mine & faults & (distance < column(events, "pages")))
+    if not len(rows) or side.pages[process].find(vpage) < 0:
         return ""
-    event = {name: events[name][int(rows[-1])].as_py() for name in events.column_names}
-    return " ".join(_tell_event(event))
+    event = int(rows[-1])
+    where = f"{int(page[event]) << PAGE_SHIFT:x}"
+    return f"mapped around {where} by " + " ".join(_tell_event(events, event))
 
 
-def _tell_event(event: dict[str, object]) -> Iterator[str]:
+def _tell_event(events: pa.Table, row: int) -> Iterator[str]:
+    event = {name: events[name][row].as_py() for name in ("order", "kind", "ip", "symbol")}
     yield f"event {event['order']}: {event['kind']}"
     if event["ip"]:
         yield f"at ip {event['ip']:x}"
