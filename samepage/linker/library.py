@@ -315,9 +315,9 @@ class Process:
         return call_resolver(address) if kind == STT_GNU_IFUNC else address
 
     def close(self, objects: list[LinkMap]) -> None:
-        """`dlclose` of what one `dlopen` has mapped."""
-        if not objects or any(link in self._kept for link in objects):
-            return
+        """`dlclose` of what one `dlopen` has mapped; nothing if something still needs it."""
+        if any(link in self._kept or not link.scopes for link in objects):
+            return  # to be kept, or closed already
         still_needed = {
             other
             for link in self.loader.maps
@@ -343,6 +343,7 @@ class Process:
                 self.memory.munmap(link.start, (link.end - link.start + PAGE - 1) & -PAGE)
             link.identity = None
             link.scopes = []
+            link.needed = []
             link.start = link.end = 0
             names = self.loader.by_name
             for name in [name for name, named in names.items() if named is link]:

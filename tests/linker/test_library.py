@@ -77,10 +77,12 @@ def test_constructors_destructors_and_dependencies(workshop: Workshop) -> None:
         "a = dlopen(sys.argv[1])\n"
         "print('loaded', end=' ', flush=True)\n"
         "print(a.fa() + a.fb(), end=' ', flush=True)\n"
-        "a.close()\n",
+        "a.close()\n"
+        "a.close()\n"
+        "print(any('liba.so' in l and ' r-xp ' in l for l in open('/proc/self/maps')))\n",
         str(workshop.directory / "liba.so"),
     )
-    assert output.split() == ["loaded", "+b", "+a", "10", "-a", "-b"]
+    assert output.split() == ["loaded", "+b", "+a", "10", "-a", "-b", "False"]
 
 
 def test_ifunc_copy_on_write_and_callbacks(workshop: Workshop) -> None:
