@@ -44,7 +44,12 @@ SEPARATOR = ":::"
     type=click.Choice(["ldso", "builtin"]),
     default="ldso",
     show_default=True,
-    help="Start programs with their own dynamic linker, or (those without libc) with ours.",
+    help="Who maps, binds and relocates the libraries: the program's own ld.so, or samepage.",
+)
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="With --loader builtin: bind functions at their first calls, not at the start.",
 )
 @click.option("--ram", default="4G", show_default=True, metavar="SIZE", help="Physical memory.")
 @click.option("--root", default="/", metavar="DIR", help="What the programs see as / (read-only).")
@@ -84,6 +89,7 @@ def command(
     timeline: bool,
     stop: str,
     loader: str,
+    lazy: bool,
     ram: str,
     root: str,
     cold: bool,
@@ -123,7 +129,9 @@ def command(
     environment = _environment(env, clear_env)
     status = 0
     for argv in programs:
-        status = run_program(machine, argv, environment, cwd, StopAt(stop), loader)
+        status = run_program(
+            machine, argv, environment, cwd, StopAt(stop), loader=loader, lazy=lazy
+        )
     if export is not None:
         machine.export(export)
     _report(machine, output, quiet=quiet, timeline=timeline, top=top)
@@ -171,15 +179,22 @@ def run_program(
     environment: dict[str, str],
     cwd: str | None,
     stop: "StopAt",
+    *,
     loader: str = "ldso",
+    lazy: bool = False,
 ) -> int:
     """Run one program with this process's own streams; return its exit status."""
     sys.stdout.flush()
-    guest = machine.spawn(argv, env=environment, cwd=cwd, stdin=0, stdout=1, stderr=2)
-    if loader == "builtin":
-        from samepage.model.builtin_loader import link_guest
-
-        link_guest(guest, environment)
+    guest = machine.spawn(
+        argv,
+        env=environment,
+        cwd=cwd,
+        stdin=0,
+        stdout=1,
+        stderr=2,
+        loader=loader,
+        lazy=lazy,
+    )
     with _kernel_messages(machine):
         return machine.run(guest, stop) or 0
 

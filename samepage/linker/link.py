@@ -4,6 +4,7 @@
 is done; here is why it stands at its place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from samepage.elf.dynamic import DynamicFlags, DynamicFlags1
@@ -81,17 +82,23 @@ class Linker:
         self._keep_going = keep_going
         self.errors: list[str] = []
         self.binder: Binder | None = None
+        self.on_relocated: Callable[[LinkMap, LinkResult], None] | None = None
+        """Called for each object before its RELRO range is protected: `Relocated.foreign`
+        has the words that are the loader's to fill in."""
 
     def load(self, path: str) -> LinkResult:
         """Map the program and all its libraries; nothing is bound or relocated yet.
 
         Raises `LinkError` and `ElfError`.
         """
+        # The kernel has mapped these two before ld.so's first instruction.
+        return self.load_libraries(self.loader.add_program(path))
+
+    def load_libraries(self, program: LinkMap) -> LinkResult:
+        """Map all libraries of a program that is mapped. Raises `LinkError` and `ElfError`."""
         loader = self.loader
-        # The kernel has mapped program and ld.so before ld.so's first instruction.
-        program = loader.program or loader.add_program(path)
         if program.object.elf.machine != ElfMachine.X86_64:
-            raise LinkError(f"{path}: only x86-64 programs can be linked", 2)
+            raise LinkError(f"{program.name}: only x86-64 programs can be linked", 2)
         # Preloaded objects come before all libraries in the search list, so first.
         preloads = loader.preload()
         on_missing = (
@@ -157,6 +164,8 @@ class Linker:
             except OSError as error:
                 raise link.object.elf.error(f"relocation: {error.strerror}") from None
             link.relocated = True
+            if self.on_relocated is not None:
+                self.on_relocated(link, result)
             protect_relro(self.memory, link)
 
     def _relocate_object(self, link: LinkMap, table: MapTable, result: LinkResult) -> None:

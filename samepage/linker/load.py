@@ -40,6 +40,8 @@ class Loader:
         self.program: LinkMap | None = None
         self.interpreter: LinkMap | None = None
         self.warnings: list[str] = []
+        self.on_new: Callable[[LinkMap], None] | None = None
+        """Called with each new object before it is mapped."""
 
     def add_program(self, path: str) -> LinkMap:
         """Map the program and its interpreter, as `execve` does before ld.so starts.
@@ -61,24 +63,6 @@ class Loader:
             return program  # a library may be linked on a system without glibc
         interpreter.identity = None  # `_dl_rtld_map` has none: found by name only
         self.interpreter = interpreter
-        return program
-
-    def adopt_program(self, file: OpenFile, base: int) -> LinkMap:
-        """Take over a program that a kernel has mapped at `base`, without an interpreter."""
-        first, last = file.object.elf.loads[0], file.object.elf.loads[-1]
-        program = LinkMap(
-            file.path,
-            file.object,
-            MapKind.EXECUTABLE,
-            file.identity,
-            base=base,
-            start=base + first.vaddr,
-            end=base + last.vaddr + last.memsz,
-            origin=file.path,
-        )
-        self.program = program
-        self.maps.append(program)
-        self.by_name[file.path] = program
         return program
 
     def _open(self, path: str) -> OpenFile:
@@ -149,6 +133,8 @@ class Loader:
         by_kernel: bool = False,
     ) -> LinkMap:
         link = LinkMap(name, file.object, kind, file.identity, loader=loader, origin=file.path)
+        if self.on_new is not None:
+            self.on_new(link)
         try:
             map_segments(self.memory, file, link, by_kernel)
         except OSError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from samepage.linker.maps import LinkMap
 
 TCB_ALIGN = 64
-TCB_SIZE = 2304
+TCB_SIZE = 2368
 """sizeof (struct pthread) in glibc 2.36 on x86-64."""
 
 

@@ -34,6 +34,7 @@ from samepage.model.guest import Guest
 from samepage.model.watchdog import watch
 
 if TYPE_CHECKING:
+    from samepage.model.content import Contents
     from samepage.snapshot.tables import Snapshot
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -111,6 +112,7 @@ class Machine:
             self.kernel.timeline = []
         self.timeout = timeout
         self.guests: list[Guest] = []
+        self._contents: Contents | None = None
 
     def spawn(
         self,
@@ -121,6 +123,8 @@ class Machine:
         stdin: bytes | int = b"",
         stdout: int | None = None,
         stderr: int | None = None,
+        loader: str = "ldso",
+        lazy: bool = False,
     ) -> Guest:
         """Start a program; it runs when `run` is called.
 
@@ -128,6 +132,10 @@ class Machine:
         default to this process's. `stdin` is the bytes that the guest will read, or a host
         descriptor; `stdout` and `stderr` are host descriptors, or None to keep what is
         written (`Guest.stdout`).
+
+        `loader` is "ldso" for the program's own (PT_INTERP), or "builtin" for
+        samepage's linker in its place (see `samepage.model.builtin`); `lazy` makes that
+        bind PLT entries at their first calls, where the program allows it.
 
         Raises `SamepageError` with exit status 127 if there is no such program or its
         interpreter is missing, 126 if it cannot be executed.
@@ -149,14 +157,32 @@ class Machine:
             path = self._find(process, words[0], environment.get("PATH"))
             strings = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
             kernel.acting = process
-            do_execve(task, path, words, strings)
+            builtin = loader == "builtin"
+            do_execve(task, path, words, strings, run_interpreter=not builtin)
         except BaseException as error:
             self._discard(process)
             raise _explain(error, words[0]) from None
         kernel.add_task(task)
+        if builtin:
+            self._link(task, environment, lazy)
         guest = Guest(self, process, output)
         self.guests.append(guest)
         return guest
+
+    def _link(self, task: Task, environment: EnvMapping[str, str], lazy: bool) -> None:
+        """Let our linker do the interpreter's work. Raises `SamepageError`."""
+        from samepage.model.builtin.start import BuiltinLoader
+        from samepage.model.content import Contents
+
+        if self._contents is None:
+            self._contents = Contents(self.kernel)
+        try:
+            BuiltinLoader(task, self._contents, dict(environment), lazy).start()
+        except BaseException:
+            if task in self.kernel.scheduler.tasks:
+                self.kernel.forget_task(task)
+                self._discard(task.process)
+            raise
 
     def _new_process(self, cwd: str | None) -> tuple[Process, Task]:
         kernel = self.kernel

@@ -10,16 +10,16 @@ from typing import Any
 from samepage.elf.file import ElfFile
 from samepage.elf.functions import Place, SymbolsByAddress
 from samepage.elf.header import ElfError
-from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.kernel import CodePlace, Kernel
+from samepage.model.content import Contents
 
 
 class Symbols:
     """Finds functions by (inode, offset in the file)."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+        self._contents = Contents(kernel)
         self._files: dict[Any, tuple[ElfFile, SymbolsByAddress] | None] = {}
 
     def function(self, place: CodePlace) -> Place | None:
@@ -37,18 +37,7 @@ class Symbols:
 
     def _read(self, place: CodePlace) -> tuple[ElfFile, SymbolsByAddress] | None:
         try:
-            elf = ElfFile(self._content(place.file), place.path)
+            elf = ElfFile(self._contents.of(place.file), place.path)
             return elf, SymbolsByAddress(elf)
         except (ElfError, SysError):
             return None
-
-    def _content(self, file: Any) -> bytes:
-        """What is in storage, with the pages that were written in memory over it."""
-        data = bytearray(file.size)
-        file.read_backing(0, [memoryview(data)])
-        for index, pfn in file.pages.items():
-            if pfn in self._kernel.cache.dirty:
-                start = index << PAGE_SHIFT
-                page = self._kernel.ram.frame(pfn)
-                data[start : start + len(page)] = page[: file.size - start]
-        return bytes(data)

@@ -62,17 +62,29 @@ class Executable:
     argv: list[bytes]
     scripts: list[tuple[bytes, bytes | None, bytes]]
     """For each `#!` line met: (interpreter, its argument, the script's path)."""
+    needs_interpreter: bool = False
+    """The file has PT_INTERP: it goes where such programs go, even without it."""
 
 
 def do_execve(
-    task: Task, filename: bytes, argv: list[bytes], envp: list[bytes], base: Path | None = None
+    task: Task,
+    filename: bytes,
+    argv: list[bytes],
+    envp: list[bytes],
+    base: Path | None = None,
+    *,
+    run_interpreter: bool = True,
 ) -> None:
     """Replace the program of `task`'s process (`do_execveat_common`).
+
+    Without `run_interpreter` the interpreter is mapped if it exists, but execution is to
+    start in the program itself: the machine does the interpreter's work. Everything lies
+    where it would lie otherwise.
 
     Raises `SysError` before the point of no return, `ExecFatal` after it.
     """
     kernel = task.kernel
-    executable = find_executable(task, filename, argv, base)
+    executable = find_executable(task, filename, argv, base, optional=not run_interpreter)
     mm = kernel.new_address_space()
     mm.faults = task.faults
     try:
@@ -82,7 +94,7 @@ def do_execve(
         raise
     _begin_new_exec(task, mm, filename, executable)
     try:
-        _load(task, stack, executable, envp)
+        _load(task, stack, executable, envp, run_interpreter)
     except SysError as error:
         reason = error.reason if isinstance(error, BadExecutable) else str(error)
         signal = SIGSEGV if error.errno == errno.EFAULT else SIGKILL
@@ -91,9 +103,12 @@ def do_execve(
 
 
 def find_executable(
-    task: Task, filename: bytes, argv: list[bytes], base: Path | None
+    task: Task, filename: bytes, argv: list[bytes], base: Path | None, *, optional: bool = False
 ) -> Executable:
-    """Open what `filename` names, through scripts, down to ELF files. Raises `SysError`."""
+    """Open what `filename` names, through scripts, down to ELF files. Raises `SysError`.
+
+    With `optional` an interpreter that does not exist is no error.
+    """
     kernel = task.kernel
     scripts: list[tuple[bytes, bytes | None, bytes]] = []
     mapping, path = _open_exec(task, filename, base)
@@ -115,10 +130,12 @@ def find_executable(
         try:
             mapping, path = _open_exec(task, wanted, None)
         except SysError as error:
+            if optional:
+                return Executable(image, None, list(argv), scripts, needs_interpreter=True)
             text = wanted.decode(errors="backslashreplace")
             raise BadExecutable(error.errno, f"its interpreter {text}: {error}") from None
         loader = read_elf(kernel.cache, mapping, path)
-    return Executable(image, loader, list(argv), scripts)
+    return Executable(image, loader, list(argv), scripts, needs_interpreter=wanted is not None)
 
 
 def _open_exec(task: Task, name: bytes, base: Path | None) -> tuple[Mapping, str]:
@@ -194,17 +211,24 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     task.clear_child_tid = task.rseq_area = 0
 
 
-def _load(task: Task, stack: StackBuilder, executable: Executable, envp: list[bytes]) -> None:
+def _load(
+    task: Task,
+    stack: StackBuilder,
+    executable: Executable,
+    envp: list[bytes],
+    run_interpreter: bool,
+) -> None:
     """Map program, interpreter and vDSO, and write the tables (`load_elf_binary`)."""
     kernel, mm, image = task.kernel, stack.mm, executable.image
     stack.finish(_executable_stack(image))
     mm.layout.start_stack = stack.top
-    program = load_program(mm, image, executable.interpreter is not None)
+    program = load_program(mm, image, executable.needs_interpreter)
     entry, base = program.entry, 0
     if executable.interpreter is not None:
         loader = load_interpreter(mm, executable.interpreter)
-        entry, base = loader.entry, loader.bias
-    _set_layout(mm, image, program, executable.interpreter is None)
+        base = loader.bias
+        entry = loader.entry if run_interpreter else program.entry
+    _set_layout(mm, image, program, not executable.needs_interpreter)
     vdso = _map_vdso(kernel, mm)
     aux = _auxiliary_vector(task, image, program, base, vdso)
     sp, auxv = create_elf_tables(stack, executable.argv, envp, aux, kernel.random_bytes(16))
