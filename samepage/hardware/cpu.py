@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from samepage.hardware import engine
 from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
+from samepage.hardware.fxsave import fxrstor, fxsave
 from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
@@ -85,6 +86,15 @@ class CpuStop:
     vector: int = 0
 
 
+_STATE = (
+    *(Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI, Reg.RBP, Reg.RSP),
+    *range(Reg.R8, Reg.R15 + 1),
+    *(Reg.RIP, Reg.EFLAGS, Reg.FS_BASE, Reg.GS_BASE),
+)
+"""All registers but the floating-point ones."""
+_SEVERAL = -1
+"""Instead of a page: a frame is used at more than one."""
+
 _SYSCALL_STOP = CpuStop(Stop.SYSCALL)
 
 
@@ -106,15 +116,24 @@ class Cpu:
         self._stale_code = False
         self._breakpoints: dict[int, int] = {}
         self._resume_at = -1
-        self.code_frames: set[int] = set()
-        """Frames from which code was fetched: Unicorn may hold translations of them."""
+        self.code_frames: dict[int, int] = {}
+        """Frames from which code was fetched, since Unicorn may hold translations of them:
+        the page they were fetched at, or `_SEVERAL`."""
+        self._writable: dict[int, int] = {}
+        """Frames that the TLB lets the program write to without a fill, likewise."""
 
         self._engine = Engine()
         self._engine.map_memory(ram.size, ram.host_address)
+        # Frame 0 is never given to anybody.
+        ram.bytes[: len(engine.SYSRETQ)] = engine.SYSRETQ
+        self._engine.enter_user_mode(0)
+        ram.bytes[: len(engine.SYSRETQ)] = bytes(len(engine.SYSRETQ))
         self._engine.on_tlb_fill(self._fill_tlb)
         self._engine.on_syscall(self._syscall)
         self._engine.on_interrupt(self._interrupt)
+        self._engine.on_port_access(self._port_access)
         self._syscall_registers = Batch(_SYSCALL_REGISTERS)
+        self._blank = self._engine.save()
         self.read = self._engine.read
         self.write = self._engine.write
 
@@ -122,6 +141,11 @@ class Cpu:
     def pc(self) -> int:
         """The address of the instruction that is executing, or next to execute."""
         return self._engine.read(Reg.RIP)
+
+    @property
+    def executed(self) -> int:
+        """How many instructions the last `run` executed, if it had a limit."""
+        return self._engine.executed
 
     def load_page_table(self, root: int) -> None:
         """Switch to the address space whose top table is the frame `root`, as CR3 does."""
@@ -181,8 +205,8 @@ class Cpu:
             self.stopped_early = True
 
     def stop(self) -> None:
-        """Make `run` return soon; may be called from another thread."""
-        self._engine.stop()
+        """Make `run` return soon, with Stop.BUDGET; may be called from another thread."""
+        self._engine.request_stop()
 
     def run(self, max_instructions: int = 0) -> CpuStop:
         """Execute from the current instruction until the kernel is needed.
@@ -196,12 +220,14 @@ class Cpu:
         self.stopped_early = False
         self._stop = None
         if self._stale_code:
-            self._stale_code = False
+            # With the TLB: the next fetch or write of each page must be seen.
+            self._stale_code, self._stale_tlb = False, True
             self.code_frames.clear()
             self._engine.flush_translations()
         if self._stale_tlb or self._tlb_root != self._root:
             self._stale_tlb = False
             self._tlb_root = self._root
+            self._writable.clear()
             self._engine.flush_tlb()
         self._running = True
         try:
@@ -211,11 +237,27 @@ class Cpu:
         if status != engine.ERR_OK and self._stop is None:
             invalid = status == engine.ERR_INSN_INVALID
             vector = Vector.INVALID_OPCODE if invalid else Vector.GENERAL_PROTECTION
-            return CpuStop(Stop.EXCEPTION, vector=vector)
+            self._stop = CpuStop(Stop.EXCEPTION, vector=vector)
+        if self._stop is not None and self._stop.reason is Stop.EXCEPTION:
+            self._forget_exception()
         if self._stop is None and self.pc == _UNTIL:
             # Unicorn ends without a word at its end address; there is never a page there.
             return CpuStop(Stop.PAGE_FAULT, address=_UNTIL, access=Access.EXECUTE)
         return self._stop or CpuStop(Stop.BUDGET)
+
+    def _forget_exception(self) -> None:
+        """Let the next exception be the first one.
+
+        The emulator remembers that an exception is being delivered, and would make the next
+        one a double fault, since it never sees the end of the delivery. Only its initial
+        state is free of that: it is loaded, and the registers are put into it.
+        """
+        values = [(register, self.read(register)) for register in _STATE]
+        area = fxsave(self)
+        self._engine.restore(self._blank)
+        for register, value in values:
+            self.write(register, value)
+        fxrstor(self, bytes(area))
 
     def _breakpoint(self, address: int) -> None:
         if address == self._resume_at:
@@ -233,16 +275,29 @@ class Cpu:
             self._stop = CpuStop(Stop.EXCEPTION, vector=vector)
         self._engine.stop()
 
+    def _port_access(self) -> None:
+        # User mode has no I/O ports. Unicorn has moved on to the next instruction only once
+        # the hook is done, so the program stands on this one.
+        if self._stop is None:
+            self._stop = CpuStop(Stop.EXCEPTION, vector=Vector.GENERAL_PROTECTION)
+        self._engine.stop()
+
     def _fill_tlb(self, address: int, kind: int, entry: TlbEntry) -> bool:
         access = _ACCESS[kind]
         self.tlb_fills += 1
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
-            if access is Access.READ and writes_back(self._code_at_pc()):
+            if (
+                access is Access.READ
+                and not self.stopped_early
+                and writes_back(self._code_at_pc())
+            ):
                 access = Access.WRITE  # a real CPU translates for writing at once
                 continue
-            resolved = address < ADDRESS_LIMIT and self._on_page_fault(address, access)
+            resolved = self.stopped_early or (
+                address < ADDRESS_LIMIT and self._on_page_fault(address, access)
+            )
             if resolved and self.stopped_early:
                 self._stop = CpuStop(Stop.BUDGET)
                 self._engine.stop()
@@ -290,21 +345,42 @@ class Cpu:
         pte = words[slot]
         if not slot or not pte & Pte.PRESENT:
             return False
+        pfn, page = (pte & Pte.FRAME) >> PAGE_SHIFT, address >> PAGE_SHIFT
         if access is Access.WRITE:
-            if not pte & Pte.WRITE:
+            if not pte & Pte.WRITE or not self._note_write(pfn, page):
                 return False
             pte |= Pte.DIRTY
-        elif access is Access.EXECUTE:
-            if pte & Pte.NX:
-                return False
-            self.code_frames.add((pte & Pte.FRAME) >> PAGE_SHIFT)
+        elif access is Access.EXECUTE and (pte & Pte.NX or not self._note_fetch(pfn, page)):
+            return False
         pte |= Pte.ACCESSED
         words[slot] = pte
         perms = engine.PROT_READ
-        if not pte & Pte.NX:
+        # Rights that need no further fill, and so nothing that must still be noted.
+        if access is Access.EXECUTE or (not pte & Pte.NX and self.code_frames.get(pfn) == page):
             perms |= engine.PROT_EXEC
-        if pte & Pte.WRITE and pte & Pte.DIRTY:
+        if access is Access.WRITE or (pte & Pte.WRITE and self._writable.get(pfn) == page):
             perms |= engine.PROT_WRITE
         entry.paddr = pte & Pte.FRAME
         entry.perms = perms
         return True
+
+    # Unicorn itself sees to a program that rewrites code through the page it runs at. But
+    # code may have two addresses, one to write and one to run it. These two methods notice
+    # when a frame is used in both ways: False sends the CPU back to `run`, which forgets
+    # what was translated or filled, and the access is then done again.
+
+    def _note_fetch(self, pfn: int, page: int) -> bool:
+        if self.code_frames.setdefault(pfn, page) != page:
+            self.code_frames[pfn] = _SEVERAL
+        if self._writable.get(pfn, page) == page:
+            return True
+        self._stale_tlb = self.stopped_early = True
+        return False
+
+    def _note_write(self, pfn: int, page: int) -> bool:
+        if self.code_frames.get(pfn, page) == page:
+            if self._writable.setdefault(pfn, page) != page:
+                self._writable[pfn] = _SEVERAL
+            return True
+        self._stale_code = self.stopped_early = True
+        return False

@@ -12,6 +12,7 @@ emulation and raises it afterwards.
 
 import ctypes
 import importlib.util
+import mmap
 import os
 from collections.abc import Callable, Iterable
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -19,8 +20,8 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64
 from samepage.hardware.registers import Reg
 
 _ARCH_X86, _MODE_64 = 4, 8
-_HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_TLB_FILL = 1, 2, 4, 131072
-_INSN_SYSCALL = 699
+_HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_BLOCK, _HOOK_TLB_FILL = 1, 2, 4, 8, 131072
+_INSN_SYSCALL, _INSN_IN, _INSN_OUT = 699, 218, 500
 _CTL_TB_FLUSH, _CTL_TLB_FLUSH, _CTL_TLB_TYPE = 10, 11, 12
 _CTL_WRITE, _CTL_ARGUMENTS_SHIFT, _CTL_DIRECTION_SHIFT = 1, 26, 30
 _TLB_VIRTUAL = 1
@@ -39,9 +40,26 @@ class TlbEntry(ctypes.Structure):
     _fields_ = (("paddr", c_uint64), ("perms", c_int))
 
 
+class _Msr(ctypes.Structure):
+    """`uc_x86_msr`: a model-specific register and its value."""
+
+    _fields_ = (("number", c_uint32), ("value", c_uint64))
+
+
+_MSR_EFER, _MSR_STAR, _EFER_SCE = 0xC000_0080, 0xC000_0081, 1
+_USER_SEGMENTS = 0x23
+"""SYSRETQ loads CS with this plus 16 and SS with this plus 8: 0x33 and 0x2b, as Linux."""
+_PROBE_COUNT = 0x5A3C_17E9_0001
+_STATE_SIZE = 4096
+SYSRETQ = b"\x48\x0f\x07\x90"
+"""With a NOP behind it."""
+_EFLAGS_IF = 0x202
+
 _TLB_FILL = ctypes.CFUNCTYPE(ctypes.c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
 _SYSCALL = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 _INTERRUPT = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
+_PORT_READ = ctypes.CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
+_PORT_WRITE = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_int, c_uint32, c_void_p)
 _CODE = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 
 TlbFill = Callable[[int, int, TlbEntry], bool]
@@ -133,6 +151,8 @@ class Engine:
         self._cell = c_uint64()
         self._cell_at = byref(self._cell)
         self._control(_CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
+        self._stop_requested = c_uint64()
+        self._poll_for_stop()
 
     def __del__(self) -> None:
         if self.handle:
@@ -141,6 +161,34 @@ class Engine:
     def _control(self, what: int, *arguments: object) -> None:
         code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
         _check(_lib.uc_ctl(self.handle, c_uint32(code), *arguments))
+
+    def _poll_for_stop(self) -> None:
+        """Let each block of code look whether it should stop.
+
+        `uc_emu_stop` from another thread leaves the program counter at some earlier block
+        (the emulator only brings it up to date where it was going to stop anyway); from a
+        block hook it is exact. A hook in Python would cost a microsecond for each block; so
+        this one is written in machine code:
+
+            cmp byte ptr [rcx], 0       ; rcx: the hook's user data, our flag
+            jne stop
+            ret
+        stop: mov rax, uc_emu_stop      ; with the emulator still in rdi
+            jmp rax
+        """
+        target = ctypes.cast(_lib.uc_emu_stop, c_void_p).value or 0
+        code = b"\x80\x39\x00\x75\x01\xc3\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
+        self._stop_code = mmap.mmap(
+            -1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+        )
+        self._stop_code.write(code)
+        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._stop_code)))
+        number = c_size_t()
+        flag = byref(self._stop_requested)
+        whole = (c_uint64(1), c_uint64(0))
+        _check(
+            _lib.uc_hook_add(self.handle, byref(number), c_int(_HOOK_BLOCK), callback, flag, *whole)
+        )
 
     def map_memory(self, size: int, host_address: int) -> None:
         """Make `size` bytes of the host's memory the physical memory from 0 on."""
@@ -173,9 +221,9 @@ class Engine:
         self._callbacks[number.value] = callback
         return number.value
 
-    def on_tlb_fill(self, fill: TlbFill) -> None:
+    def on_tlb_fill(self, fill: TlbFill) -> int:
         """Call `fill(address, kind, entry)` for an address that is not in the TLB; it fills
-        the entry in, or returns False to stop."""
+        the entry in, or returns False to stop. Return the hook."""
 
         def callback(_uc: int, address: int, kind: int, entry: object, _data: int) -> bool:
             try:
@@ -184,7 +232,7 @@ class Engine:
                 self._keep(error)
                 return False
 
-        self._hook(_HOOK_TLB_FILL, _TLB_FILL(callback))
+        return self._hook(_HOOK_TLB_FILL, _TLB_FILL(callback))
 
     def on_syscall(self, call: Callable[[], None]) -> None:
         """Call `call()` when a `syscall` instruction was executed."""
@@ -207,6 +255,67 @@ class Engine:
                 self._keep(error)
 
         self._hook(_HOOK_INTR, _INTERRUPT(callback))
+
+    def enter_user_mode(self, page: int) -> None:
+        """Leave ring 0, in which Unicorn starts, so that privileged instructions fault.
+
+        Only an instruction can do that: SYSRETQ, which takes its segments from an MSR. It
+        is executed in `page`, the address of a physical page that is free for use.
+        """
+
+        def identity(address: int, _kind: int, entry: TlbEntry) -> bool:
+            entry.paddr, entry.perms = address & -0x1000, PROT_ALL
+            return True
+
+        hook = self.on_tlb_fill(identity)
+        self._write_msr(_MSR_EFER, self._read_msr(_MSR_EFER) | _EFER_SCE)
+        self._write_msr(_MSR_STAR, _USER_SEGMENTS << 48)
+        after = page + len(SYSRETQ) - 1
+        self.write(Reg.RCX, after)
+        self.write(Reg.R11, _EFLAGS_IF)
+        self.run(page, after, _PROBE_COUNT)
+        self._counter = self._find_counter()
+        # Without a limit: Unicorn removes its counting code now, while the page is mapped.
+        self.run(after, after + 1, 0)
+        self.remove_hook(hook)
+        self.flush_translations()
+        self.flush_tlb()
+
+    def _find_counter(self) -> c_size_t:
+        """Where Unicorn counts instructions. No function tells it, but in its state the
+        counter lies before the limit, which was just used to execute one instruction."""
+        size = ctypes.sizeof(c_size_t)
+        words = (c_size_t * (_STATE_SIZE // size)).from_address(self.handle.value or 0)
+        for at in range(1, len(words)):
+            if words[at] == _PROBE_COUNT and words[at - 1] == 1:
+                return c_size_t.from_address((self.handle.value or 0) + (at - 1) * size)
+        raise EngineError("this version of Unicorn does not tell how much it executes")
+
+    @property
+    def executed(self) -> int:
+        """How many instructions the last `run` with a limit executed."""
+        return self._counter.value
+
+    def _read_msr(self, number: int) -> int:
+        cell = _Msr(number, 0)
+        _check(_lib.uc_reg_read(self.handle, Reg.MSR, byref(cell)))
+        return int(cell.value)
+
+    def _write_msr(self, number: int, value: int) -> None:
+        _check(_lib.uc_reg_write(self.handle, Reg.MSR, byref(_Msr(number, value))))
+
+    def on_port_access(self, call: Callable[[], None]) -> None:
+        """Call `call()` at an IN or OUT instruction, which Unicorn does in any ring."""
+
+        def read_port(_uc: int, _port: int, _size: int, _data: int) -> int:
+            call()
+            return 0
+
+        def write_port(_uc: int, _port: int, _size: int, _value: int, _data: int) -> None:
+            call()
+
+        self._hook(_HOOK_INSN, _PORT_READ(read_port), 1, 0, c_int(_INSN_IN))
+        self._hook(_HOOK_INSN, _PORT_WRITE(write_port), 1, 0, c_int(_INSN_OUT))
 
     def add_code_hook(self, address: int, call: Callable[[int], None]) -> int:
         """Call `call(address)` before the instruction at `address`; return the hook."""
@@ -235,6 +344,7 @@ class Engine:
         Returns Unicorn's status (`ERR_OK`, `ERR_INSN_INVALID`...); raises what a callback
         raised.
         """
+        self._stop_requested.value = 0
         status: int = _lib.uc_emu_start(self.handle, start, until, 0, count)
         if self._error is not None:
             error, self._error = self._error, None
@@ -242,8 +352,13 @@ class Engine:
         return status
 
     def stop(self) -> None:
-        """Make `run` return soon; may be called from another thread."""
+        """From within a callback: make `run` return."""
         _lib.uc_emu_stop(self.handle)
+
+    def request_stop(self) -> None:
+        """From another thread: make `run` return at the start of the next block of code, so
+        that the registers are right and the program can go on later."""
+        self._stop_requested.value = 1
 
     def read(self, register: int) -> int:
         """The value of a register; XMM and FP registers as 128 and 80 bits."""

@@ -29,6 +29,7 @@ class Reg:
     """XMM0 to XMM15 follow each other."""
     FPCW = 246
     FPTAG = 247
+    MSR = 248
     MXCSR = 249
     FS_BASE = 250
     GS_BASE = 251

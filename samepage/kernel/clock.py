@@ -1,11 +1,16 @@
 """The machine's clocks: virtual, so that a run does not depend on how fast the host is.
 
 Time passes by a fixed amount with each system call, and by as much as is waited for when
-every task sleeps. Only the time at boot comes from outside.
+every task sleeps. A program that computes for long without a system call must see time
+pass too: for it there is a tick, which comes in real time. Apart from that, only the time
+at boot comes from outside.
 """
 
 _NS = 1_000_000_000
-_SYSCALL_NS = 1_000
+SYSCALL_NS = 1_000
+"""The time that a system call takes."""
+TICK_PERIOD_NS = 50_000_000
+"""How often the tick comes."""
 TICK_NS = 4_000_000
 """The granularity of the coarse clocks (HZ=250)."""
 
@@ -17,6 +22,7 @@ class Clock:
         self.boot_time_ns = boot_time_ns - uptime_ns
         self._now = uptime_ns
         self._next_tick = uptime_ns
+        self.system_calls = 0
 
     def monotonic(self) -> int:
         """CLOCK_MONOTONIC and CLOCK_BOOTTIME."""
@@ -28,8 +34,13 @@ class Clock:
 
     def system_call(self) -> bool:
         """Let the time of one system call pass; True if the coarse clocks changed."""
-        self._now += _SYSCALL_NS
+        self.system_calls += 1
+        self._now += SYSCALL_NS
         return self._tick()
+
+    def advance(self, ns: int) -> None:
+        """Let time pass."""
+        self._now += ns
 
     def sleep_until(self, deadline: int) -> None:
         """Let time pass up to a monotonic deadline, which may be in the past."""

@@ -20,17 +20,17 @@ from typing import Any
 
 from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
 from samepage.hardware.fxsave import FXSAVE_SIZE
-from samepage.hardware.paging import Access
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
+from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
-from samepage.kernel.clock import Clock
+from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs
 from samepage.kernel.mm.address_space import AddressSpace, Event, Limits
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import Frames, OutOfFrames
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.proc_view import ProcView
 from samepage.kernel.process import exit as exiting
 from samepage.kernel.process import signal as signals
@@ -45,17 +45,18 @@ from samepage.kernel.process.sigset import (
     SEGV_ACCERR,
     SEGV_MAPERR,
     SI_KERNEL,
-    SIGALRM,
+    SI_TIMER,
     SIGBUS,
     SIGFPE,
     SIGILL,
     SIGKILL,
     SIGSEGV,
     SIGTRAP,
+    SIGXCPU,
     TRAP_BRKPT,
     SigInfo,
 )
-from samepage.kernel.process.task import Process, Rlimit, Task, TaskState
+from samepage.kernel.process.task import Process, Rlimit, Task, TaskState, Trap, Usage
 from samepage.kernel.process.vdso import Vdso, host_image
 from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import load_handlers
@@ -70,6 +71,22 @@ _FAULT_SIGNALS = {
     FaultResult.SEGV_ACCERR: (SIGSEGV, SEGV_ACCERR),
     FaultResult.BUS_ADRERR: (SIGBUS, BUS_ADRERR),
 }
+
+
+_EXCEPTION_SIGNALS: dict[int, tuple[int, int]] = {
+    Vector.DIVIDE_ERROR: (SIGFPE, FPE_INTDIV),
+    Vector.DEBUG: (SIGTRAP, TRAP_BRKPT),
+    Vector.BREAKPOINT: (SIGTRAP, SI_KERNEL),
+    Vector.INVALID_OPCODE: (SIGILL, ILL_ILLOPN),
+}
+_RDPID, _RDPID_MODRM = b"\xf3\x0f\xc7", 0xF8
+_BY_NUMBER = (Reg.RAX, Reg.RCX, Reg.RDX, Reg.RBX, Reg.RSP, Reg.RBP, Reg.RSI, Reg.RDI)
+"""The registers as instructions number them."""
+_FIRST_SOFTWARE_VECTOR = 32
+_KERNEL_SPACE = 0xFFFF_8000_0000_0000
+_PF_PROTECTION, _PF_USER = 1, 4
+_PF_ACCESS = {Access.READ: 0, Access.WRITE: 2, Access.EXECUTE: 16}
+"""Bits of a page fault's error code (`X86_PF_*`)."""
 
 
 class LimitReached(Exception):
@@ -146,6 +163,8 @@ class Kernel:
         self.futexes = FutexQueues()
         self.scheduler = Scheduler(self)
         self.processes: dict[int, Process] = {}
+        self.shm_segments: dict[int, Any] = {}
+        """System V shared memory, by id (`syscalls.shm`)."""
         self.log: list[str] = []
         self.unimplemented: Counter[str] = Counter()
         self.timeline: list[TimelineEvent] | None = None
@@ -160,6 +179,7 @@ class Kernel:
         self._out_of_frames = False
         self._last_pid = 1
         self._instructions_left = config.max_instructions
+        self._entries_at_tick = -1
         self.stop_reason: str | None = None
         """Set from outside (a watchdog) to end the run; `LimitReached` says it."""
         self.hwcap = HWCAP
@@ -240,6 +260,8 @@ class Kernel:
         mm.users -= 1
         if mm.users == 0:
             mm.destroy()
+            # Its top table's frame may become another's, with the same number.
+            self.cpu.flush_tlb()
 
     def add_task(self, task: Task) -> None:
         """Let the scheduler run a new task."""
@@ -266,7 +288,27 @@ class Kernel:
         parent = process.parent
         if parent is not None and process in parent.children:
             parent.children.remove(process)
-            parent.child_cpu_time_ns += process.cpu_time_ns
+            faults, nested = process.total_faults(), process.children_usage
+            own = Usage(process.cpu_time_ns, process.peak_rss_pages, faults.minor, faults.major)
+            parent.children_usage.add(own)
+            parent.children_usage.add(nested)
+
+    def kill_descendants(self, ancestor: Process) -> None:
+        """End a process and all processes of its session and its children, as the machine's
+        own init would with SIGKILL."""
+        ended = {ancestor.pid}
+        for process in list(self.processes.values()):
+            parent = process.parent
+            if (
+                process.pid in ended
+                or process.sid == ancestor.pid
+                or (parent is not None and parent.pid in ended)
+            ):
+                ended.add(process.pid)
+                if process.threads:
+                    process.started_by_machine = False
+                    self.scheduler.switch_to(process.leader)
+                    exiting.do_group_exit(process.leader, SIGKILL)
 
     def init_for(self, process: Process) -> Process | None:
         """Who adopts the children of a process that ends: the nearest subreaper, or the
@@ -313,8 +355,9 @@ class Kernel:
         """Run the current task until it enters the kernel, and serve it; False once it
         cannot go on. Raises `LimitReached`."""
         self.acting = task.process
-        budget = self._instructions_left
-        stop = self.cpu.run(budget)
+        stop = self.cpu.run(self._instructions_left)
+        if self._instructions_left:
+            self._count_instructions()
         if stop.reason is Stop.SYSCALL:
             self._enter_syscall(task)
         elif stop.reason is Stop.PAGE_FAULT:
@@ -323,22 +366,56 @@ class Kernel:
             self._enter_exception(task, stop)
         elif stop.reason is Stop.BREAKPOINT:
             self._enter_breakpoint(task, stop.address)
-        elif budget and self.stop_reason is None and not self.cpu.stopped_early:
-            self.stop_reason = f"the limit of {self.config.max_instructions:,} instructions"
+        elif not self.cpu.stopped_early:
+            self._tick(task)
         if self.stop_reason is not None:
             raise LimitReached(self.stop_reason)
-        self.deliver_pending(task)
-        return task.state is TaskState.RUNNABLE
+        return self.deliver_pending(task)
 
-    def deliver_pending(self, task: Task) -> None:
-        """On the way back to user mode, from any system call, also one that had to wait."""
+    def deliver_pending(self, task: Task) -> bool:
+        """Act on the signals of the current task before it runs on; False if it cannot."""
         if task.state is TaskState.RUNNABLE and (task.pending.mask or task.process.pending.mask):
             signals.deliver_signals(task, restart=False)
+        return task.state is TaskState.RUNNABLE
+
+    def _count_instructions(self) -> None:
+        self._instructions_left -= self.cpu.executed
+        if self._instructions_left <= 0:
+            self._instructions_left = 1
+            limit = self.config.max_instructions
+            self.stop_reason = f"the limit of {limit:,} instructions"
+
+    def _tick(self, task: Task) -> None:
+        """The timer interrupt, which comes in real time (`sched_tick`).
+
+        Only a program that has computed through a whole period without a system call feels
+        it: then time has passed for it, and others have their turn.
+        """
+        entries, self._entries_at_tick = self._entries_at_tick, self.clock.system_calls
+        if entries != self.clock.system_calls:
+            return
+        self.clock.advance(TICK_PERIOD_NS)
+        task.process.cpu_time_ns += TICK_PERIOD_NS
+        self._update_vdso()
+        self.check_timers()
+        self._check_cpu_limit(task.process)
+        self.scheduler.yield_current()
+
+    def _check_cpu_limit(self, process: Process) -> None:
+        """RLIMIT_CPU (`posix_cpu_timers` in `run_posix_cpu_timers`)."""
+        soft, hard = process.limits[Rlimit.CPU]
+        seconds = process.cpu_time_ns // 1_000_000_000
+        if seconds >= hard:
+            signals.send_to_process(process, SigInfo(SIGKILL, SI_KERNEL))
+        elif seconds >= soft:
+            process.limits[Rlimit.CPU] = (seconds + 1, hard)
+            signals.send_to_process(process, SigInfo(SIGXCPU, SI_KERNEL))
 
     def _enter_syscall(self, task: Task) -> None:
+        task.process.cpu_time_ns += SYSCALL_NS
         if self.clock.system_call():
             self._update_vdso()
-            self.check_alarms()
+            self.check_timers()
         registers = self.cpu.syscall_arguments()
         task.syscall_number = registers[0]
         handler = self._handlers.get(registers[0])
@@ -413,24 +490,47 @@ class Kernel:
             self._out_of_frames = False
             self._out_of_memory()
             return
-        signal, code = _FAULT_SIGNALS.get(self._fault, (SIGSEGV, SEGV_MAPERR))
-        self._fault = FaultResult.OK
-        signals.force_signal(task, SigInfo(signal, code, address=stop.address))
+        fault, self._fault = self._fault, FaultResult.OK
+        if ADDRESS_LIMIT <= stop.address < _KERNEL_SPACE:
+            # Not a canonical address: no page fault, but a general protection fault.
+            task.trap = Trap(Vector.GENERAL_PROTECTION)
+            signals.force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
+            return
+        signal, code = _FAULT_SIGNALS.get(fault, (SIGSEGV, SEGV_MAPERR))
+        address, pc = stop.address, self.cpu.pc
+        if stop.access is Access.EXECUTE and pc & PAGE_MASK == address:
+            address = pc
+        present = address < ADDRESS_LIMIT and task.mm.table.get(address & PAGE_MASK) & Pte.PRESENT
+        error = _PF_USER | (_PF_PROTECTION if present else 0) | _PF_ACCESS[stop.access]
+        task.trap = Trap(Vector.PAGE_FAULT, error, address)
+        signals.force_signal(task, SigInfo(signal, code, address=address))
 
     def _enter_exception(self, task: Task, stop: CpuStop) -> None:
-        signal, code = {
-            Vector.DIVIDE_ERROR: (SIGFPE, FPE_INTDIV),
-            Vector.BREAKPOINT: (SIGTRAP, SI_KERNEL),
-            Vector.DEBUG: (SIGTRAP, TRAP_BRKPT),
-            Vector.INVALID_OPCODE: (SIGILL, ILL_ILLOPN),
-        }.get(
-            Vector(stop.vector) if stop.vector in list(Vector) else Vector.GENERAL_PROTECTION,
-            (
-                SIGSEGV,
-                SI_KERNEL,
-            ),
-        )
-        signals.force_signal(task, SigInfo(signal, code, address=self.cpu.pc))
+        """The signal for an exception of the CPU (arch/x86/kernel/traps.c)."""
+        vector = stop.vector
+        if vector == Vector.INVALID_OPCODE and self._emulate_rdpid(task):
+            return
+        if vector >= _FIRST_SOFTWARE_VECTOR:
+            # `int n`: user mode may not use these gates, and stands on the instruction.
+            self.cpu.write(Reg.RIP, self.cpu.pc - 2)
+            vector = Vector.GENERAL_PROTECTION
+        signal, code = _EXCEPTION_SIGNALS.get(vector, (SIGSEGV, SI_KERNEL))
+        task.trap = Trap(vector, cr2=task.trap.cr2)
+        address = 0 if code == SI_KERNEL else self.cpu.pc
+        signals.force_signal(task, SigInfo(signal, code, address=address))
+
+    def _emulate_rdpid(self, task: Task) -> bool:
+        """RDPID, which the CPU lacks, but which the host's vDSO has in its `getcpu`: the
+        number of the CPU, 0. True if the instruction was one."""
+        try:
+            code = copy_from_user(task.mm, self.cpu.pc, len(_RDPID) + 1)
+        except SysError:
+            return False
+        if not code.startswith(_RDPID) or code[-1] & 0xF8 != _RDPID_MODRM:
+            return False
+        self.cpu.write(_BY_NUMBER[code[-1] & 7], 0)
+        self.cpu.write(Reg.RIP, self.cpu.pc + len(code))
+        return True
 
     def _enter_breakpoint(self, task: Task, address: int) -> None:
         if address in task.process.hold_at:
@@ -454,12 +554,19 @@ class Kernel:
         if self.vdso is not None:
             self.vdso.update(self.clock.realtime(), self.clock.monotonic())
 
-    def check_alarms(self) -> None:
-        """Send SIGALRM where an interval timer has expired (`it_real_fn`)."""
+    def check_timers(self) -> None:
+        """Send the signals of timers that have expired (`it_real_fn`, `posix_timer_fn`)."""
         now = self.clock.monotonic()
         for process in list(self.processes.values()):
-            if process.alarm_deadline is not None and process.alarm_deadline <= now:
-                process.alarm_deadline = (
-                    now + process.alarm_interval if process.alarm_interval else None
-                )
-                signals.send_to_process(process, SigInfo(SIGALRM, SI_KERNEL))
+            for ident, timer in process.timers.all() if process.threads else ():
+                if not timer.expire(process.cpu_time_ns if timer.on_cpu_time else now):
+                    continue
+                if ident is None:
+                    info = SigInfo(timer.signal, SI_KERNEL)
+                else:
+                    info = SigInfo(timer.signal, SI_TIMER, ident, timer.overrun, value=timer.value)
+                target = process.threads.get(timer.target)
+                if target is not None:
+                    signals.send_to_task(target, info)
+                elif timer.signal:
+                    signals.send_to_process(process, info)

@@ -233,6 +233,16 @@ class Machine:
         text = name.decode(errors="backslashreplace")
         raise SamepageError(f"{text}: command not found", _NOT_FOUND)
 
+    def discard(self, guest: Guest) -> None:
+        """Give back the memory of a program, and end what is left of it and its children."""
+        kernel = self.kernel
+        kernel.kill_descendants(guest.process)
+        if guest.process.frozen:
+            guest.process.frozen = False
+            kernel.put_mm(guest.process)
+            kernel.processes.pop(guest.process.pid, None)
+        self.guests.remove(guest)
+
     def run(self, guest: Guest, until: Until = StopAt.EXIT) -> int | None:
         """Run `guest` (and what it forks) until it exits or reaches `until`; return its
         exit code, None if it was stopped before. A stopped guest goes on when `run` is

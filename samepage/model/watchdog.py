@@ -1,9 +1,9 @@
-"""Stopping the CPU from outside: a time limit, and Ctrl-C.
+"""Stopping the CPU from outside: the timer interrupt, a time limit, and Ctrl-C.
 
 While guest code runs, Python does not: a signal handler would wait until the guest's next
 page fault or system call, which in an endless loop never comes. So a thread waits for a
 signal (Python writes a byte to the wake-up descriptor at once) or for the time limit, and
-stops the CPU.
+stops the CPU. It is the machine's timer too: it stops the CPU once in each tick period.
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
+from samepage.kernel.clock import TICK_PERIOD_NS
 from samepage.kernel.kernel import Kernel
 
 _AGAIN = 0.02
@@ -43,9 +45,15 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
 
 
 def _wait(kernel: Kernel, reader: int, timeout: float | None, done: threading.Event) -> None:
-    ready, _, _ = select.select([reader], [], [], timeout)
-    if not ready:
-        kernel.stop_reason = f"the time limit of {timeout:g} s"
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        ready, _, _ = select.select([reader], [], [], TICK_PERIOD_NS / 1e9)
+        if ready:
+            break
+        if end is not None and time.monotonic() >= end:
+            kernel.stop_reason = f"the time limit of {timeout:g} s"
+            break
+        kernel.cpu.stop()
     while not done.is_set():
         kernel.cpu.stop()
         done.wait(_AGAIN)

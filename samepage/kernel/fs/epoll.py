@@ -115,6 +115,18 @@ class Epoll(OpenFile):
             watch.reported = wakeups
         return ready
 
+    @property
+    def time_left(self) -> int | None:
+        """Until one of its timers fires."""
+        times = [watch.file.time_left for watch in self._watches.values()]
+        return min((left for left in times if left is not None), default=None)
+
+    @property
+    def host_fd(self) -> int | None:
+        """A descriptor of the host among its files, to wait for."""
+        found = (getattr(watch.file, "host_fd", None) for watch in self._watches.values())
+        return next((fd for fd in found if fd is not None), None)
+
     def poll(self) -> int:
         """Readable if an entry is ready."""
         for watch in self._watches.values():

@@ -102,6 +102,11 @@ class OpenFile:
         """Whether mmap gives anonymous memory (`/dev/zero`)."""
         return False
 
+    @property
+    def time_left(self) -> int | None:
+        """In how many ns it becomes ready by itself, if it does."""
+        return None
+
     def set_flags(self, flags: int) -> None:
         """F_SETFL: change the flags that may change. Raises `SysError`."""
         self.flags = self.flags & ~SETTABLE_FLAGS | flags & SETTABLE_FLAGS

@@ -97,8 +97,16 @@ class Pipe:
                 self._slots.popleft()
         return bytes(out)
 
+    def peek(self, length: int) -> bytes:
+        """As `read`, but what is read stays. Raises `SysError(EAGAIN)`."""
+        if not self._slots and self.writers:
+            raise SysError(errno.EAGAIN)
+        return b"".join(bytes(slot.data) for slot in self._slots)[:length]
+
     def write(self, data: bytes) -> int:
         """Put in as much as fits. Raises `SysError` with EPIPE, or EAGAIN if none does."""
+        if not data:
+            return 0
         if not self.readers:
             raise SysError(errno.EPIPE)
         done = 0

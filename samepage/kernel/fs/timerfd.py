@@ -56,6 +56,11 @@ class TimerFd(OpenFile):
         left = max(self.expires - self._clock(), 1) if self.expires else 0
         return left, self._interval
 
+    @property
+    def time_left(self) -> int | None:
+        """Until it fires."""
+        return self.get_time()[0] or None
+
     def _advance(self) -> None:
         now = self._clock()
         if not self.expires or now < self.expires:

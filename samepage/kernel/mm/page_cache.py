@@ -264,6 +264,12 @@ class PageCache:
             first = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
             rmap.unmap_mapping_range(self.spaces, inode, first, 1 << 52, even_cows=True)
             self._drop_range(inode, first, 1 << 52)
+        elif inode.size & (PAGE_SIZE - 1) and inode.size >> PAGE_SHIFT in inode.pages:
+            # A mapping may have written past the end: that must not show up now.
+            start = inode.size & (PAGE_SIZE - 1)
+            pfn = inode.pages[inode.size >> PAGE_SHIFT]
+            self._frames.rewrite(pfn)
+            self._frames.ram.frame(pfn)[start:] = bytes(PAGE_SIZE - start)
         inode.size = size
 
     def punch(self, inode: MappedFile, first: int, last: int) -> None:

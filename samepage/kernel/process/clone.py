@@ -9,7 +9,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.sigset import SigAltStack
-from samepage.kernel.process.task import Process, Task
+from samepage.kernel.process.task import Process, Rlimit, Task
 
 
 class Clone(enum.IntFlag):
@@ -41,6 +41,7 @@ class Clone(enum.IntFlag):
     CLEAR_SIGHAND = 0x100000000
 
 
+_MANY = 1 << 16
 _NAMESPACES = (
     Clone.NEWNS
     | Clone.NEWCGROUP
@@ -66,15 +67,18 @@ def do_clone(
 
     Raises `SysError` (EINVAL for combinations that Linux refuses and for namespaces).
     """
+    if flags & (Clone.NEWNS | Clone.FS) == Clone.NEWNS | Clone.FS:
+        raise SysError(errno.EINVAL)
     if flags & _NAMESPACES:
         raise SysError(errno.EPERM)
-    if flags & Clone.PIDFD:
+    if flags & Clone.PIDFD and flags & (Clone.DETACHED | Clone.THREAD):
         raise SysError(errno.EINVAL)
     if (flags & Clone.THREAD and not flags & Clone.SIGHAND) or (
         flags & Clone.SIGHAND and not flags & Clone.VM
     ):
         raise SysError(errno.EINVAL)
     kernel = task.kernel
+    _check_process_limit(task)
     tid = kernel.next_pid()
     if flags & Clone.THREAD:
         process = task.process
@@ -102,6 +106,16 @@ def do_clone(
     kernel.add_task(child)
     kernel.on_fork(task)
     return child
+
+
+def _check_process_limit(task: Task) -> None:
+    """RLIMIT_NPROC, which does not bind root. Raises `SysError(EAGAIN)`."""
+    uid, limit = task.process.cred.uid, task.process.limit(Rlimit.NPROC)
+    if uid == 0 or limit > _MANY:
+        return
+    mine = [p for p in task.kernel.processes.values() if p.threads and p.cred.uid == uid]
+    if sum(len(process.threads) for process in mine) >= limit:
+        raise SysError(errno.EAGAIN)
 
 
 def _copy_altstack(task: Task, flags: Clone) -> SigAltStack:
@@ -140,6 +154,8 @@ def _copy_process(task: Task, pid: int, flags: Clone, exit_signal: int) -> Proce
         dumpable=old.dumpable,
         no_new_privs=old.no_new_privs,
         personality=old.personality,
+        nice=old.nice,
+        policy=old.policy,
     )
     if flags & Clone.CLEAR_SIGHAND:
         process.actions = old.actions.copy()

@@ -5,6 +5,7 @@ program is gone, and an error kills the process: `ExecFatal`.
 """
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +73,13 @@ def do_execve(
     argv: list[bytes],
     envp: list[bytes],
     base: Path | None = None,
+    opened: Path | None = None,
     *,
     run_interpreter: bool = True,
 ) -> None:
     """Replace the program of `task`'s process (`do_execveat_common`).
 
+    `opened` is the file itself if it was given by a descriptor: `filename` only names it.
     Without `run_interpreter` the interpreter is mapped if it exists, but execution is to
     start in the program itself: the machine does the interpreter's work. Everything lies
     where it would lie otherwise.
@@ -84,7 +87,11 @@ def do_execve(
     Raises `SysError` before the point of no return, `ExecFatal` after it.
     """
     kernel = task.kernel
-    executable = find_executable(task, filename, argv, base, optional=not run_interpreter)
+    executable = find_executable(
+        task, filename, argv, base, opened, optional=not run_interpreter
+    )
+    # A program given by a descriptor is called after its file (since Linux 6.14).
+    name = os.fsencode(executable.image.path) if opened is not None else filename
     mm = kernel.new_address_space()
     mm.faults = task.faults
     try:
@@ -92,7 +99,7 @@ def do_execve(
     except BaseException:
         mm.destroy()
         raise
-    _begin_new_exec(task, mm, filename, executable)
+    _begin_new_exec(task, mm, name, executable)
     try:
         _load(task, stack, executable, envp, run_interpreter)
     except SysError as error:
@@ -103,7 +110,13 @@ def do_execve(
 
 
 def find_executable(
-    task: Task, filename: bytes, argv: list[bytes], base: Path | None, *, optional: bool = False
+    task: Task,
+    filename: bytes,
+    argv: list[bytes],
+    base: Path | None,
+    opened: Path | None = None,
+    *,
+    optional: bool = False,
 ) -> Executable:
     """Open what `filename` names, through scripts, down to ELF files. Raises `SysError`.
 
@@ -111,7 +124,7 @@ def find_executable(
     """
     kernel = task.kernel
     scripts: list[tuple[bytes, bytes | None, bytes]] = []
-    mapping, path = _open_exec(task, filename, base)
+    mapping, path = _open_exec(task, filename, base, opened)
     name = filename
     while True:
         head = kernel.cache.read(mapping, 0, _BINPRM_BUF_SIZE)
@@ -138,10 +151,12 @@ def find_executable(
     return Executable(image, loader, list(argv), scripts, needs_interpreter=wanted is not None)
 
 
-def _open_exec(task: Task, name: bytes, base: Path | None) -> tuple[Mapping, str]:
+def _open_exec(
+    task: Task, name: bytes, base: Path | None, opened: Path | None = None
+) -> tuple[Mapping, str]:
     """The content of a file that may be executed, and its path (`do_open_execat`)."""
     vfs = task.kernel.vfs
-    path = vfs.lookup(task.process.fs, name, base=base)
+    path = opened or vfs.lookup(task.process.fs, name, base=base)
     if not isinstance(path.inode, Regular):
         raise SysError(errno.EACCES)
     task.process.fs.cred.require(path.inode, MAY_EXEC)
@@ -151,6 +166,8 @@ def _open_exec(task: Task, name: bytes, base: Path | None) -> tuple[Mapping, str
 def _parse_script(head: bytes) -> tuple[bytes, bytes | None]:
     """The interpreter and its one optional argument of a `#!` line (`load_script`)."""
     line, newline, _ = head[2:].partition(b"\n")
+    if not newline:
+        line = head[2 : _BINPRM_BUF_SIZE - 1]
     text = line.strip(b" \t")
     if not newline and (not text or not (b" " in text or b"\t" in text or len(head) < 256)):
         raise SysError(errno.ENOEXEC)

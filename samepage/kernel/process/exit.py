@@ -21,6 +21,7 @@ from samepage.kernel.process.sigset import (
     SigInfo,
 )
 from samepage.kernel.process.task import Process, Task, TaskState
+from samepage.kernel.process.timers import Timers
 
 _ROBUST_LIST_LIMIT = 2048
 
@@ -77,7 +78,10 @@ def _end_process(task: Task, status: int) -> None:
     if not process.frozen:
         kernel.put_mm(process)
     process.vfork_done = True
+    process.timers = Timers()
     for child in process.children:
+        if child.parent_death_signal and child.threads:
+            signals.send_to_process(child, SigInfo(child.parent_death_signal, pid=process.pid))
         _reparent(kernel.init_for(process), child)
     process.children.clear()
     _notify_parent(process)

@@ -85,9 +85,13 @@ class Scheduler:
         call = task.blocked_call
         assert call is not None
         task.mm.faults = task.faults
+        self._kernel.acting = task.process
         interrupted = False
         try:
-            task.wait = call.throw(Interrupted()) if deliverable(task) else next(call)
+            # What it waits for comes first: only if that has not come, a signal ends it.
+            task.wait = next(call)
+            if deliverable(task):
+                task.wait = call.throw(Interrupted())
             return False
         except StopIteration as done:
             result = done.value
@@ -108,11 +112,10 @@ class Scheduler:
         """Let time pass, or wait for the host, until some task can go on."""
         blocked = [t for t in self._queue if t.state is TaskState.BLOCKED and not t.process.held]
         deadlines = [t.wait.deadline for t in blocked if t.wait.deadline is not None]
-        deadlines += [
-            p.alarm_deadline
-            for p in self._kernel.processes.values()
-            if p.alarm_deadline is not None and p.threads
-        ]
+        for process in self._kernel.processes.values():
+            deadline = process.timers.next_deadline() if process.threads else None
+            if deadline is not None:
+                deadlines.append(deadline)
         host_fds = [t.wait.host_fd for t in blocked if t.wait.host_fd is not None]
         if host_fds:
             # Real input comes in real time, virtual deadlines pass only without it.
@@ -122,7 +125,7 @@ class Scheduler:
         if not deadlines:
             raise Deadlock(blocked or list(self._queue))
         self._kernel.clock.sleep_until(min(deadlines))
-        self._kernel.check_alarms()
+        self._kernel.check_timers()
 
     def switch_to(self, task: Task) -> None:
         """Load a task's registers and address space into the CPU (`context_switch`)."""
@@ -146,6 +149,8 @@ class Scheduler:
 
     def _run(self, task: Task) -> None:
         self.switch_to(task)
+        if not self._kernel.deliver_pending(task):
+            return
         self._slice_over = False
         for _ in range(self.time_slice):
             if self._slice_over:

@@ -21,11 +21,13 @@ from samepage.kernel.process.sigset import (
     SA_ONSTACK,
     SA_RESTORER,
     SIGCHLD,
+    SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
     SYNCHRONOUS,
     UNBLOCKABLE,
     SigAction,
+    SigAltStack,
     SigInfo,
     bit,
 )
@@ -57,7 +59,7 @@ _USER_SEGMENTS = struct.pack("<HHHH", 0x33, 0, 0, 0x2B)
 _REDZONE = 128
 _MAGIC2_SIZE = 4
 _SIGINFO_SIZE = 128
-_HEAD = struct.Struct("<QQQQiiQ")
+_HEAD = struct.Struct("<QQQQIiQ")
 """pretcode, uc_flags, uc_link, ss_sp, ss_flags, padding, ss_size."""
 _MCONTEXT_SIZE = 256
 _FRAME_SIZE = _HEAD.size + _MCONTEXT_SIZE + 8 + _SIGINFO_SIZE
@@ -78,16 +80,16 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
         raise FrameFault
     registers = [cpu.read(r) for r in _GENERAL]
     sp = registers[15] - _REDZONE
-    stack = task.altstack
+    stack, trap = task.altstack, task.trap
     if action.flags & SA_ONSTACK and not stack.flags & SS_DISABLE and not stack.holds(sp):
         sp = stack.base + stack.size
     area = _fpu_area(cpu, task.kernel.xstate_size)
     fpstate = sp - len(area) & ~63
     frame = (fpstate - _FRAME_SIZE & ~15) - 8
-    flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags & SS_DISABLE
+    flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags
     head = _HEAD.pack(action.restorer, _UC_FLAGS, 0, stack.base, flags, 0, stack.size)
     context = struct.pack(f"<{len(_GENERAL)}Q", *registers) + _USER_SEGMENTS
-    context += struct.pack("<QQQQQ", 0, 0, mask, info.address, fpstate)
+    context += struct.pack("<QQQQQ", trap.error_code, trap.number, mask, trap.cr2, fpstate)
     context = context.ljust(_MCONTEXT_SIZE, b"\0")
     data = head + context + struct.pack("<Q", mask) + pack_siginfo(info)
     try:
@@ -95,6 +97,9 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
         copy_to_user(task.mm, frame, data)
     except SysError:
         raise FrameFault from None
+    if stack.flags & SS_AUTODISARM:
+        # While the handler runs there is no such stack; sigreturn puts it back.
+        task.altstack = SigAltStack()
     cpu.write(Reg.RSP, frame)
     cpu.write(Reg.RIP, action.handler)
     cpu.write(Reg.RDI, info.signal)
@@ -122,10 +127,13 @@ def rt_sigreturn(task: Task, cpu: Any) -> None:
         registers = struct.unpack_from(f"<{len(_GENERAL)}Q", data, at)
         (fpstate,) = struct.unpack_from("<Q", data, at + 184)
         (mask,) = struct.unpack_from("<Q", data, at + _MCONTEXT_SIZE)
+        _, _, _, base, stack_flags, _, size = _HEAD.unpack_from(data)
         area = copy_from_user(task.mm, fpstate, FXSAVE_SIZE) if fpstate else None
     except SysError:
         raise FrameFault from None
     task.blocked = mask & ~UNBLOCKABLE
+    if not stack_flags & SS_DISABLE:
+        task.altstack = SigAltStack(base, stack_flags & SS_AUTODISARM, size)
     old_flags = cpu.read(Reg.EFLAGS)
     for register, value in zip(_GENERAL, registers, strict=True):
         if register == Reg.EFLAGS:

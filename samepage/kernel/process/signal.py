@@ -32,6 +32,12 @@ _ALL = (1 << 64) - 1
 _STOP_MASK = sum(bit(s) for s in STOP_BY_DEFAULT)
 
 
+def may_signal(sender: Process, target: Process) -> bool:
+    """Whether one process may send another a signal (`kill_ok_by_cred`)."""
+    mine, theirs = sender.cred, target.cred
+    return mine.euid == 0 or bool({mine.euid, mine.uid} & {theirs.uid, theirs.suid})
+
+
 def send_to_process(process: Process, info: SigInfo) -> None:
     """Make a signal pending for a whole process."""
     if process.threads and _prepare(process, info, process.leader.blocked):

@@ -24,6 +24,7 @@ from samepage.kernel.process.sigset import (
     SigAltStack,
     SignalActions,
 )
+from samepage.kernel.process.timers import Timers
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
@@ -148,9 +149,12 @@ class Process:
     start_time_ns: int = 0
     peak_rss_pages: int = 0
     cpu_time_ns: int = 0
-    child_cpu_time_ns: int = 0
-    alarm_deadline: int | None = None
-    alarm_interval: int = 0
+    children_usage: "Usage" = field(default_factory=lambda: Usage())
+    """What children used that were waited for."""
+    timers: Timers = field(default_factory=Timers)
+    nice: int = 0
+    policy: tuple[int, int] = (0, 0)
+    """The scheduling policy and the real-time priority."""
     vfork_done: bool = True
     """False while a vfork child still runs in its parent's memory."""
     subreaper: bool = False
@@ -244,6 +248,33 @@ class Process:
         return 0
 
 
+@dataclass(slots=True)
+class Usage:
+    """What `getrusage` tells."""
+
+    cpu_time_ns: int = 0
+    peak_rss_pages: int = 0
+    minor_faults: int = 0
+    major_faults: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Count a child's."""
+        self.cpu_time_ns += other.cpu_time_ns
+        self.peak_rss_pages = max(self.peak_rss_pages, other.peak_rss_pages)
+        self.minor_faults += other.minor_faults
+        self.major_faults += other.major_faults
+
+
+@dataclass(slots=True, frozen=True)
+class Trap:
+    """The last exception of a thread, as its signal frame tells it: the vector, the error
+    code of a page fault, and the address that it was about."""
+
+    number: int = 0
+    error_code: int = 0
+    cr2: int = 0
+
+
 @dataclass(eq=False)
 class Task:
     """One thread.
@@ -272,6 +303,7 @@ class Task:
     clear_child_tid: int = 0
     robust_list: int = 0
     rseq_area: int = 0
+    trap: Trap = Trap()
     killed_by: int = 0
     """A fatal signal on its way: nothing of the program runs any more."""
 

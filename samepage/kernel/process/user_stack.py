@@ -20,6 +20,7 @@ import errno
 import struct
 from dataclasses import dataclass, field
 
+from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
@@ -111,6 +112,9 @@ class StackBuilder:
         """Give the VMA its final rights and size (`setup_arg_pages`)."""
         if executable:
             self.vma.flags |= VmFlags.EXEC
+            words = self.mm.frames.ram.words
+            for _, slot, entry in self.mm.table.present(self.vma.start, self.vma.end):
+                words[slot] = entry & ~Pte.NX
         size = min(self.vma.end - self.vma.start + STACK_EXPAND, self.mm.limits.stack & PAGE_MASK)
         start = min(self.vma.start, self.vma.end - size)
         self.mm.vmas.set_start(self.vma, start)

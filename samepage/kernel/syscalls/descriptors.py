@@ -8,8 +8,11 @@ import struct
 from collections.abc import Generator
 
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.locks import END, RecordLock, locks_of
+from samepage.kernel.fs.memfd import F_SEAL_WRITE, Memfd
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
@@ -17,6 +20,7 @@ from samepage.kernel.syscalls.table import I32, U32, syscall
 _F_DUPFD_CLOEXEC = 1030
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _F_GETOWN_EX = 16
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
 _FLOCK = struct.Struct("<hhxxxxqqixxxx")
@@ -127,11 +131,36 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
         if pipe is None:
             raise SysError(errno.EBADF)
         return int(pipe.capacity if command == _F_GETPIPE_SZ else pipe.resize(argument))
+    if command in (_F_ADD_SEALS, _F_GET_SEALS):
+        return _seals(task, file, command, argument)
     if command == fcntl.F_GETOWN:
         return 0
     if command in (fcntl.F_SETOWN, fcntl.F_SETSIG):
         return 0
     raise SysError(errno.EINVAL)
+
+
+def _seals(task: Task, file: OpenFile, command: int, argument: int) -> int:
+    """F_ADD_SEALS and F_GET_SEALS, on a memfd (`memfd_fcntl`)."""
+    if not isinstance(file.inode, Memfd):
+        raise SysError(errno.EINVAL)
+    if command == _F_GET_SEALS:
+        return file.inode.seals
+    if not file.writable:
+        raise SysError(errno.EPERM)
+    if argument & F_SEAL_WRITE and _mapped_writable(task, file.inode):
+        raise SysError(errno.EBUSY)
+    file.inode.add_seals(argument & 0xFFFF_FFFF)
+    return 0
+
+
+def _mapped_writable(task: Task, inode: Memfd) -> bool:
+    both = VmFlags.SHARED | VmFlags.MAYWRITE
+    return any(
+        vma.file is inode.mapping and vma.flags & both == both
+        for mm in task.kernel.cache.spaces
+        for vma in mm.vmas
+    )
 
 
 def _read_lock(task: Task, fd: int, address: int, of_file: bool) -> RecordLock:

@@ -2,16 +2,24 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Generator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import send_to_task
-from samepage.kernel.process.sigset import SIGPIPE, SigInfo
-from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
+from samepage.kernel.process.sigset import SIGPIPE, SIGXFSZ, SigInfo
+from samepage.kernel.process.task import (
+    RLIM_INFINITY,
+    Interrupted,
+    Rlimit,
+    SyscallResult,
+    Task,
+    Wait,
+)
 from samepage.kernel.syscalls.numbers import Sys
-from samepage.kernel.syscalls.table import I32, I64, syscall
+from samepage.kernel.syscalls.table import I32, I64, U32, syscall
 from samepage.kernel.syscalls.usermem import (
     MAX_RW_COUNT,
     UserMemoryOf,
@@ -21,6 +29,8 @@ from samepage.kernel.syscalls.usermem import (
     write_u64,
 )
 
+_SPLICE_F_NONBLOCK = 2
+_RWF_APPEND, _RWF_SUPPORTED = 0x10, 0x1F
 _CHUNK = 1 << 20
 """How much of one large transfer is held outside of RAM at a time (bytes)."""
 
@@ -44,9 +54,21 @@ def sys_pread64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> Sy
     return _read_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
 
 
-@syscall(Sys.PREADV, Sys.PREADV2)
+@syscall(Sys.PREADV)
 def sys_preadv(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
-    """`preadv(2)`; -1 as the offset of preadv2 means the file's position."""
+    """`preadv(2)`."""
+    file = task.process.files.get(fd)
+    return _read_parts(task, file, read_iovec(task, iovec, count), offset)
+
+
+@syscall(Sys.PREADV2)
+def sys_preadv2(
+    task: Task, fd: I32, iovec: int, count: I32, offset: I64, high: int, flags: I32
+) -> SyscallResult:
+    """`preadv2(2)`; -1 as the offset means the file's position. The flags are hints, since
+    nothing here waits for a disk."""
+    if flags & ~_RWF_SUPPORTED or flags & _RWF_APPEND:
+        raise SysError(errno.EOPNOTSUPP)
     parts = read_iovec(task, iovec, count)
     return _read_parts(task, task.process.files.get(fd), parts, None if offset == -1 else offset)
 
@@ -77,53 +99,68 @@ def _read_parts(
                 break
         return done
 
-    return _now_or_wait(file, attempt)
+    return _now_or_wait(task, file, attempt)
 
 
-def _now_or_wait(file: OpenFile, attempt: Callable[[], int]) -> SyscallResult:
+def _now_or_wait(task: Task, file: OpenFile, attempt: Callable[[], int]) -> SyscallResult:
     """The result if it is there at once, which is the usual case, or a waiting call."""
     try:
         return attempt()
     except SysError as error:
         if error.errno != errno.EAGAIN or file.nonblocking:
             raise
-    return until_ready(file, attempt)
+    return until_ready(task, file, attempt)
 
 
 @syscall(Sys.WRITE)
-def sys_write(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
+def syswrite_parts(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
     """`write(2)`."""
     file = task.process.files.get(fd)
-    return _write(task, file, [(buffer, min(count, MAX_RW_COUNT))])
+    return write_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))])
 
 
 @syscall(Sys.WRITEV)
 def sys_writev(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
     """`writev(2)`."""
-    return _write(task, task.process.files.get(fd), read_iovec(task, iovec, count))
+    return write_parts(task, task.process.files.get(fd), read_iovec(task, iovec, count))
 
 
 @syscall(Sys.PWRITE64)
 def sys_pwrite64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
     """`pwrite(2)`."""
     file = task.process.files.get(fd)
-    return _write(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
+    return write_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
 
 
-@syscall(Sys.PWRITEV, Sys.PWRITEV2)
+@syscall(Sys.PWRITEV)
 def sys_pwritev(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
-    """`pwritev(2)`; -1 as the offset of pwritev2 means the file's position."""
-    parts = read_iovec(task, iovec, count)
-    return _write(task, task.process.files.get(fd), parts, None if offset == -1 else offset)
+    """`pwritev(2)`."""
+    file = task.process.files.get(fd)
+    return write_parts(task, file, read_iovec(task, iovec, count), offset)
 
 
-def _write(
+@syscall(Sys.PWRITEV2)
+def sys_pwritev2(
+    task: Task, fd: I32, iovec: int, count: I32, offset: I64, high: int, flags: I32
+) -> SyscallResult:
+    """`pwritev2(2)`; -1 as the offset means the file's position, RWF_APPEND the end."""
+    if flags & ~_RWF_SUPPORTED:
+        raise SysError(errno.EOPNOTSUPP)
+    file = task.process.files.get(fd)
+    at = None if offset == -1 else offset
+    if flags & _RWF_APPEND:
+        at = file.inode.size
+    return write_parts(task, file, read_iovec(task, iovec, count), at)
+
+
+def write_parts(
     task: Task, file: OpenFile, parts: list[tuple[int, int]], offset: int | None = None
 ) -> Generator[Wait, None, int]:
     """Write all parts, waiting as often as need be; an error after some bytes went is a
     short write (`vfs_write`, `pipe_write`)."""
     if not file.writable:
         raise SysError(errno.EBADF)
+    room = _room_to_write(task, file, offset)
     total = sum(length for _, length in parts)
     if not total:
         _put(task, file, b"", offset)
@@ -133,7 +170,9 @@ def _write(
         for address, length in parts:
             position = 0
             while position < length:
-                size = min(length - position, _CHUNK)
+                size = min(length - position, _CHUNK, room - done)
+                if size <= 0:
+                    return done
                 data = copy_from_user(task.mm, address + position, size)
                 while data:
                     try:
@@ -150,6 +189,28 @@ def _write(
         if not done:
             raise
     return done
+
+
+def _room_to_write(task: Task, file: OpenFile, offset: int | None) -> int:
+    """How many bytes RLIMIT_FSIZE leaves (`generic_write_check_limits`). Raises
+    `SysError(EFBIG)` after SIGXFSZ if that is none."""
+    limit = task.process.limit(Rlimit.FSIZE)
+    if limit == RLIM_INFINITY or not stat.S_ISREG(file.inode.mode):
+        return RLIM_INFINITY
+    if file.flags & os.O_APPEND:
+        offset = file.inode.size
+    left = limit - (file.pos if offset is None else offset)
+    if left <= 0:
+        check_file_size(task, limit + 1)
+    return left
+
+
+def check_file_size(task: Task, size: int) -> None:
+    """Raise `SysError(EFBIG)` after SIGXFSZ if a file may not have that size
+    (`inode_newsize_ok`)."""
+    if size > task.process.limit(Rlimit.FSIZE):
+        send_to_task(task, SigInfo(SIGXFSZ, pid=task.process.pid, uid=task.process.cred.uid))
+        raise SysError(errno.EFBIG)
 
 
 def _put(task: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
@@ -183,7 +244,10 @@ _FIOCLEX, _FIONCLEX = 0x5451, 0x5450
 @syscall(Sys.FTRUNCATE)
 def sys_ftruncate(task: Task, fd: I32, length: I64) -> int:
     """`ftruncate(2)`."""
-    task.process.files.get(fd).ftruncate(length)
+    file = task.process.files.get(fd)
+    if length > file.inode.size:
+        check_file_size(task, length)
+    file.ftruncate(length)
     return 0
 
 
@@ -243,15 +307,24 @@ def sys_copy_file_range(
 
 @syscall(Sys.SPLICE)
 def sys_splice(
-    task: Task, in_fd: I32, in_offset: int, out_fd: I32, out_offset: int, count: int
+    task: Task, in_fd: I32, in_offset: int, out_fd: I32, out_offset: int, count: int, flags: U32
 ) -> SyscallResult:
     """`splice(2)`, by copying."""
     files = task.process.files
-    return _transfer(task, files.get(in_fd), files.get(out_fd), in_offset, out_offset, count)
+    source, target = files.get(in_fd), files.get(out_fd)
+    nonblocking = bool(flags & _SPLICE_F_NONBLOCK)
+    return _transfer(task, source, target, in_offset, out_offset, count, nonblocking=nonblocking)
 
 
 def _transfer(
-    task: Task, source: OpenFile, target: OpenFile, in_at: int, out_at: int, count: int
+    task: Task,
+    source: OpenFile,
+    target: OpenFile,
+    in_at: int,
+    out_at: int,
+    count: int,
+    *,
+    nonblocking: bool = False,
 ) -> Generator[Wait, None, int]:
     """Copy from file to file; `in_at` and `out_at` are addresses of positions, or 0."""
     if not source.readable or not target.writable:
@@ -268,7 +341,7 @@ def _transfer(
                     data = source.read(size)
                     break
                 except SysError as error:
-                    if error.errno != errno.EAGAIN or done or source.nonblocking:
+                    if error.errno != errno.EAGAIN or done or nonblocking or source.nonblocking:
                         raise
                 yield Wait(host_fd=getattr(source, "host_fd", None))
         else:
@@ -282,7 +355,7 @@ def _transfer(
                 part = data[position:]
                 written = _put(task, target, part, write_to)
             except SysError as error:
-                if error.errno != errno.EAGAIN or target.nonblocking:
+                if error.errno != errno.EAGAIN or nonblocking or target.nonblocking:
                     raise
                 yield Wait()
                 continue

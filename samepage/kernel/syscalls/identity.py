@@ -7,13 +7,16 @@ from dataclasses import replace
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigset import MAX_SIGNAL
 from samepage.kernel.process.task import Process, Rlimit, Task
 from samepage.kernel.syscalls.numbers import Sys
-from samepage.kernel.syscalls.processes import pack_rusage
+from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import write_u32
 
 _NO_CHANGE = 0xFFFF_FFFF
+_NR_OPEN = 1 << 20
+"""`fs.nr_open`: what nobody may exceed."""
 _ALL_CAPABILITIES = (1 << 41) - 1
 
 
@@ -253,6 +256,8 @@ def sys_prlimit64(task: Task, pid: I32, which: U32, new: int, old: int) -> int:
             raise SysError(errno.EINVAL)
         if hard > process.limits[which][1] and task.process.fs.cred.euid:
             raise SysError(errno.EPERM)
+        if which == Rlimit.NOFILE and hard > _NR_OPEN:
+            raise SysError(errno.EPERM)
         process.limits[which] = (soft, hard)
         if which == Rlimit.NOFILE:
             process.files.limit = soft
@@ -274,10 +279,11 @@ def sys_setrlimit(task: Task, which: U32, address: int) -> int:
 
 @syscall(Sys.GETRUSAGE)
 def sys_getrusage(task: Task, who: I32, address: int) -> int:
-    """`getrusage(2)`: of children, the model knows only that they were."""
+    """`getrusage(2)`; RUSAGE_THREAD tells of the whole process."""
     if who not in (-1, 0, 1):
         raise SysError(errno.EINVAL)
-    copy_to_user(task.mm, address, pack_rusage(task.process) if who >= 0 else bytes(144))
+    usage = usage_of(task.process) if who >= 0 else task.process.children_usage
+    copy_to_user(task.mm, address, pack_rusage(usage))
     return 0
 
 
@@ -325,9 +331,13 @@ def sys_prctl(task: Task, option: I32, argument: int, third: int) -> int:
     if option == _PR_GET_DUMPABLE:
         return process.dumpable
     if option == _PR_SET_DUMPABLE:
+        if argument > 1:
+            raise SysError(errno.EINVAL)
         process.dumpable = argument
         return 0
     if option == _PR_SET_PDEATHSIG:
+        if argument > MAX_SIGNAL:
+            raise SysError(errno.EINVAL)
         process.parent_death_signal = argument
         return 0
     if option in (_PR_GET_PDEATHSIG, _PR_GET_CHILD_SUBREAPER):
@@ -363,71 +373,3 @@ def sys_personality(task: Task, value: U32) -> int:
     if value != _NO_CHANGE:
         task.process.personality = value
     return old
-
-
-@syscall(Sys.GETPRIORITY)
-def sys_getpriority(task: Task, which: I32, who: I32) -> int:
-    """`getpriority(2)`: every process has the nice value 0, which is 20 here."""
-    return 20
-
-
-@syscall(Sys.SETPRIORITY)
-def sys_setpriority(task: Task, which: I32, who: I32, value: I32) -> int:
-    """`setpriority(2)`: accepted; there is one CPU and no priorities."""
-    return 0
-
-
-@syscall(Sys.SCHED_YIELD)
-def sys_sched_yield(task: Task) -> int:
-    """`sched_yield(2)`."""
-    task.kernel.yield_cpu(task)
-    return 0
-
-
-@syscall(Sys.SCHED_GETAFFINITY)
-def sys_sched_getaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
-    """`sched_getaffinity(2)`: the machine has CPU 0."""
-    if size < 8 or size & 7:
-        raise SysError(errno.EINVAL)
-    copy_to_user(task.mm, address, (1).to_bytes(8, "little"))
-    return 8
-
-
-@syscall(Sys.SCHED_SETAFFINITY)
-def sys_sched_setaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
-    """`sched_setaffinity(2)`."""
-    mask = int.from_bytes(copy_from_user(task.mm, address, min(size, 128)), "little")
-    if not mask & 1:
-        raise SysError(errno.EINVAL)
-    return 0
-
-
-@syscall(Sys.SCHED_GETSCHEDULER)
-def sys_sched_getscheduler(task: Task, pid: I32) -> int:
-    """`sched_getscheduler(2)`: SCHED_OTHER."""
-    return 0
-
-
-@syscall(Sys.SCHED_GETPARAM)
-def sys_sched_getparam(task: Task, pid: I32, address: int) -> int:
-    """`sched_getparam(2)`."""
-    write_u32(task, address, 0)
-    return 0
-
-
-@syscall(Sys.SCHED_GET_PRIORITY_MAX, Sys.SCHED_GET_PRIORITY_MIN)
-def sys_sched_get_priority_max(task: Task, policy: I32) -> int:
-    """`sched_get_priority_max(2)` and `_min`."""
-    real_time = policy in (1, 2)
-    if not real_time:
-        return 0
-    return 99 if task.syscall_number == Sys.SCHED_GET_PRIORITY_MAX else 1
-
-
-@syscall(Sys.GETCPU)
-def sys_getcpu(task: Task, cpu: int, node: int) -> int:
-    """`getcpu(2)`."""
-    for address in (cpu, node):
-        if address:
-            write_u32(task, address, 0)
-    return 0

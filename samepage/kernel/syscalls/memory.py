@@ -4,6 +4,7 @@ import errno
 
 from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.memfd import F_SEAL_FUTURE_WRITE, F_SEAL_WRITE, Memfd
 from samepage.kernel.mm import mlock, mmap
 from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mmap import MapFlags
@@ -29,6 +30,11 @@ def sys_mmap(
     file = task.process.files.get(fd)
     if not file.readable:
         raise SysError(errno.EACCES)
+    sealed = isinstance(file.inode, Memfd) and file.inode.seals & (
+        F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+    )
+    if sealed and flags & MapFlags.SHARED and prot & mmap.Prot.WRITE:
+        raise SysError(errno.EPERM)
     if file.maps_anonymous:
         return mmap.do_mmap(
             task.mm,
@@ -50,7 +56,7 @@ def sys_mmap(
         file.mappable,
         offset,
         path=task.kernel.vfs.path_name(file.path),
-        may_write=file.writable,
+        may_write=file.writable and not sealed,
         filp=file,
     )
 

@@ -26,6 +26,8 @@ from samepage.kernel.syscalls.usermem import (
     read_path,
 )
 
+_AT_NO_AUTOMOUNT, _STATX_SYNC = 0x800, 0x6000
+_STATX_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | _AT_NO_AUTOMOUNT | _STATX_SYNC
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 
@@ -100,7 +102,7 @@ def sys_newfstatat(task: Task, dirfd: I32, path: int, buffer: int, flags: I32) -
 @syscall(Sys.STATX)
 def sys_statx(task: Task, dirfd: I32, path: int, flags: I32, mask: U32, buffer: int) -> int:
     """`statx(2)`."""
-    if mask >> 31:
+    if mask >> 31 or flags & ~_STATX_FLAGS or flags & _STATX_SYNC == _STATX_SYNC:
         raise SysError(errno.EINVAL)
     found = at_path(task, dirfd, path, flags)
     copy_to_user(task.mm, buffer, task.kernel.vfs.stat_path(found).pack_statx())
@@ -510,3 +512,13 @@ def sys_umask(task: Task, mask: U32) -> int:
     """`umask(2)`."""
     old, task.process.fs.umask = task.process.fs.umask, mask & 0o777
     return old
+
+
+@syscall(Sys.NAME_TO_HANDLE_AT)
+def sys_name_to_handle_at(
+    task: Task, dirfd: I32, path: int, handle: int, mount: int, flags: I32
+) -> int:
+    """`name_to_handle_at(2)`: the model's file systems have no handles."""
+    follow = AT_SYMLINK_FOLLOW if flags & AT_SYMLINK_FOLLOW else AT_SYMLINK_NOFOLLOW
+    at_path(task, dirfd, path, follow & AT_SYMLINK_NOFOLLOW | flags & AT_EMPTY_PATH)
+    raise SysError(errno.EOPNOTSUPP)

@@ -15,7 +15,13 @@ from samepage.kernel.process.sigset import UNBLOCKABLE
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import read_timespec, read_timeval, read_u64
+from samepage.kernel.syscalls.usermem import (
+    pack_timespec,
+    pack_timeval,
+    read_timespec,
+    read_timeval,
+    read_u64,
+)
 
 _POLLNVAL = 0x20
 _POLLPRI = 2
@@ -24,24 +30,29 @@ _IN_SET = POLLIN | 0x40 | 0x80 | POLLHUP | POLLERR
 _OUT_SET = POLLOUT | 0x100 | 0x200 | POLLERR
 
 
-def _wait_until(
+def wait_until(
     task: Task, look: Callable[[], int], deadline: int | None, files: list[OpenFile]
 ) -> Generator[Wait, None, int]:
     """Wait until `look` returns something, or up to the deadline."""
     host_fd = next((fd for f in files if (fd := getattr(f, "host_fd", None)) is not None), None)
+    clock = task.kernel.clock
     while True:
         count = look()
         if count:
             return count
-        if deadline is not None and task.kernel.clock.monotonic() >= deadline:
+        now = clock.monotonic()
+        if deadline is not None and now >= deadline:
             return 0
+        wakeups = [now + left for f in files if (left := f.time_left) is not None]
+        if deadline is not None:
+            wakeups.append(deadline)
         try:
-            yield Wait(deadline, host_fd)
+            yield Wait(min(wakeups, default=None), host_fd)
         except Interrupted:
             raise SysError(errno.EINTR) from None
 
 
-def _set_mask(task: Task, address: int, size: int) -> None:
+def set_mask(task: Task, address: int, size: int) -> None:
     """Use another signal mask during the call (`set_user_sigmask`)."""
     if not address:
         return
@@ -51,7 +62,7 @@ def _set_mask(task: Task, address: int, size: int) -> None:
     task.saved_mask, task.blocked = task.blocked, mask & ~UNBLOCKABLE
 
 
-def _with_mask(task: Task, wait: Generator[Wait, None, int]) -> Generator[Wait, None, int]:
+def with_mask(task: Task, wait: Generator[Wait, None, int]) -> Generator[Wait, None, int]:
     """Put the mask back, except where a signal ended the wait: then its delivery does."""
     try:
         return (yield from wait)
@@ -87,8 +98,8 @@ def sys_ppoll(
     deadline = None
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
-    _set_mask(task, mask, size)
-    return _with_mask(task, _poll(task, fds, count, deadline))
+    set_mask(task, mask, size)
+    return with_mask(task, _poll(task, fds, count, deadline))
 
 
 def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[Wait, None, int]:
@@ -111,7 +122,7 @@ def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[W
         return ready
 
     files = [table.get(fd) for fd, _, _ in entries if fd in table]
-    return (yield from _wait_until(task, look, deadline, files))
+    return (yield from wait_until(task, look, deadline, files))
 
 
 @syscall(Sys.SELECT)
@@ -122,7 +133,24 @@ def sys_select(
     deadline = None
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timeval(task, timeout)
-    return _select(task, n, (reads, writes, excepts), deadline)
+    wait = _select(task, n, (reads, writes, excepts), deadline)
+    return _tell_time_left(task, wait, deadline, timeout, pack_timeval)
+
+
+def _tell_time_left(
+    task: Task,
+    wait: Generator[Wait, None, int],
+    deadline: int | None,
+    timeout: int,
+    pack: Callable[[int], bytes],
+) -> Generator[Wait, None, int]:
+    """Change the caller's timeout to what is left of it (`poll_select_finish`)."""
+    try:
+        return (yield from wait)
+    finally:
+        if deadline is not None:
+            left = max(deadline - task.kernel.clock.monotonic(), 0)
+            copy_to_user(task.mm, timeout, pack(left))
 
 
 @syscall(Sys.PSELECT6)
@@ -134,8 +162,9 @@ def sys_pselect6(
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
     if sigmask:
-        _set_mask(task, *struct.unpack("<QQ", copy_from_user(task.mm, sigmask, 16)))
-    return _with_mask(task, _select(task, n, (reads, writes, excepts), deadline))
+        set_mask(task, *struct.unpack("<QQ", copy_from_user(task.mm, sigmask, 16)))
+    wait = with_mask(task, _select(task, n, (reads, writes, excepts), deadline))
+    return _tell_time_left(task, wait, deadline, timeout, pack_timespec)
 
 
 def _select(
@@ -164,7 +193,7 @@ def _select(
                     answers[which] |= 1 << fd
         return sum(answer.bit_count() for answer in answers)
 
-    count = yield from _wait_until(task, look, deadline, files)
+    count = yield from wait_until(task, look, deadline, files)
     for address, answer in zip(addresses, answers, strict=True):
         if address:
             copy_to_user(task.mm, address, answer.to_bytes(size, "little"))

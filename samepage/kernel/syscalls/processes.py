@@ -4,27 +4,37 @@ import errno
 import struct
 from collections.abc import Generator
 
+from samepage.hardware.ram import PAGE_SIZE
 from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.mapping import Mapping
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process import futex
 from samepage.kernel.process.clone import Clone, do_clone
 from samepage.kernel.process.exec import do_execve
 from samepage.kernel.process.exit import do_exit, do_group_exit
+from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.sigframe import pack_siginfo
 from samepage.kernel.process.sigset import (
     CLD_CONTINUED,
     CLD_EXITED,
     CLD_KILLED,
     CLD_STOPPED,
+    MAX_SIGNAL,
     SIGCHLD,
+    SIGKILL,
     SigInfo,
+    bit,
 )
-from samepage.kernel.process.task import Process, SyscallResult, Task, Wait
+from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Usage, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import (
     AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_SYMLINK_NOFOLLOW,
     base_path,
     read_path,
     read_strings,
@@ -34,8 +44,10 @@ from samepage.kernel.syscalls.usermem import (
 )
 
 _WNOHANG, _WUNTRACED, _WEXITED, _WCONTINUED, _WNOWAIT = 1, 2, 4, 8, 0x0100_0000
-_P_ALL, _P_PID, _P_PGID = 0, 1, 2
+_P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
 _SIGNAL_MASK = 0xFF
+_CLONE_ARGS_SIZE, _KNOWN_CLONE_ARGS = 64, 88
+"""Of `struct clone_args`: the first version, and all that is known today (bytes)."""
 
 
 @syscall(Sys.FORK)
@@ -56,22 +68,31 @@ def sys_clone(
 ) -> SyscallResult:
     """`clone(2)`; the low byte of `flags` is the signal sent at exit."""
     exit_signal = flags & _SIGNAL_MASK
-    return _start_child(
-        task, Clone(flags & 0xFFFF_FF00), exit_signal, stack, tls, parent_tid, child_tid
-    )
+    kind = Clone(flags & 0xFFFF_FF00)
+    if kind & Clone.PIDFD and kind & Clone.PARENT_SETTID:
+        raise SysError(errno.EINVAL)
+    return _start_child(task, kind, exit_signal, stack, tls, parent_tid, child_tid, parent_tid)
 
 
 @syscall(Sys.CLONE3)
 def sys_clone3(task: Task, address: int, size: int) -> SyscallResult:
     """`clone3(2)`."""
-    if size < 64:
+    if size > PAGE_SIZE:
+        raise SysError(errno.E2BIG)
+    if size < _CLONE_ARGS_SIZE:
         raise SysError(errno.EINVAL)
-    raw = copy_from_user(task.mm, address, 64)
-    flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls = struct.unpack(
-        "<8Q", raw
+    raw = copy_from_user(task.mm, address, size)
+    if any(raw[_KNOWN_CLONE_ARGS:]):
+        raise SysError(errno.E2BIG)
+    flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls = struct.unpack(
+        "<8Q", raw[:_CLONE_ARGS_SIZE]
     )
+    if any(raw[_CLONE_ARGS_SIZE:_KNOWN_CLONE_ARGS]):
+        raise SysError(errno.EINVAL)  # set_tid and cgroups
+    if bool(stack) != bool(stack_size) or exit_signal > MAX_SIGNAL:
+        raise SysError(errno.EINVAL)
     top = stack + stack_size if stack else 0
-    return _start_child(task, Clone(flags), exit_signal, top, tls, parent_tid, child_tid)
+    return _start_child(task, Clone(flags), exit_signal, top, tls, parent_tid, child_tid, pidfd)
 
 
 def _start_child(
@@ -82,6 +103,7 @@ def _start_child(
     tls: int = 0,
     parent_tid: int = 0,
     child_tid: int = 0,
+    pidfd_at: int = 0,
 ) -> SyscallResult:
     child = do_clone(
         task,
@@ -92,18 +114,21 @@ def _start_child(
         parent_tid=parent_tid,
         child_tid=child_tid,
     )
+    if flags & Clone.PIDFD:
+        pidfd = PidFd(task.kernel.vfs.anonfs, child.process, 0)
+        write_u32(task, pidfd_at, task.process.files.install(pidfd, cloexec=True))
     if flags & Clone.VFORK:
-        return _wait_for_vfork_done(child)
+        return _wait_for_vfork_done(task, child)
     return child.tid
 
 
-def _wait_for_vfork_done(child: Task) -> Generator[Wait, None, int]:
+def _wait_for_vfork_done(task: Task, child: Task) -> Generator[Wait, None, int]:
     # A vfork parent cannot be interrupted (`wait_for_vfork_done` is only killable).
     while not child.process.vfork_done:
         try:
             yield Wait()
-        except Exception:
-            if child.process.vfork_done:
+        except Interrupted:
+            if (task.pending.mask | task.process.pending.mask) & bit(SIGKILL):
                 raise
     return child.tid
 
@@ -119,14 +144,32 @@ def sys_execve(task: Task, path: int, argv: int, envp: int) -> int:
 @syscall(Sys.EXECVEAT)
 def sys_execveat(task: Task, dirfd: I32, path: int, argv: int, envp: int, flags: I32) -> int:
     """`execveat(2)`."""
+    if flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW):
+        raise SysError(errno.EINVAL)
     name = read_path(task, path)
-    if not name and flags & AT_EMPTY_PATH:
-        name = b"/proc/self/fd/%d" % dirfd
-        base = None
-    else:
-        base = base_path(task, dirfd, name)
-    do_execve(task, name, read_strings(task, argv), read_strings(task, envp), base)
+    strings = read_strings(task, argv), read_strings(task, envp)
+    if not name and flags & AT_EMPTY_PATH and dirfd != AT_FDCWD:
+        files = task.process.files
+        opened = files.get(dirfd).path
+        if files.get_cloexec(dirfd) and task.kernel.cache.read(_content(opened), 0, 2) == b"#!":
+            raise SysError(errno.ENOENT)  # its interpreter could not open it
+        do_execve(task, b"/dev/fd/%d" % dirfd, *strings, opened=opened)
+        return 0
+    if not name:
+        raise SysError(errno.ENOENT)
+    base = base_path(task, dirfd, name)
+    if flags & AT_SYMLINK_NOFOLLOW:
+        fs = task.process.fs
+        if task.kernel.vfs.lookup(fs, name, follow=False, base=base).inode.is_symlink:
+            raise SysError(errno.ELOOP)
+    do_execve(task, name, *strings, base)
     return 0
+
+
+def _content(path: Path) -> Mapping:
+    if not isinstance(path.inode, Regular):
+        raise SysError(errno.EACCES)
+    return path.inode.mapping
 
 
 @syscall(Sys.EXIT)
@@ -166,7 +209,7 @@ def _wait4(
             if status:
                 write_u32(task, status, word)
             if usage:
-                copy_to_user(task.mm, usage, pack_rusage(child))
+                copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
             _consume(task, child)
             return child.pid
         if options & _WNOHANG:
@@ -204,8 +247,13 @@ def sys_waitid(
     task: Task, which: I32, ident: I32, info: int, options: I32, usage: int
 ) -> SyscallResult:
     """`waitid(2)`."""
-    if which not in (_P_ALL, _P_PID, _P_PGID):
+    if which not in (_P_ALL, _P_PID, _P_PGID, _P_PIDFD):
         raise SysError(errno.EINVAL)
+    if which == _P_PIDFD:
+        file = task.process.files.get(ident)
+        if not isinstance(file, PidFd):
+            raise SysError(errno.EBADF)
+        which, ident = _P_PID, file.process.pid
     if not options & (_WEXITED | _WUNTRACED | _WCONTINUED):
         raise SysError(errno.EINVAL)
     pid = -1 if which == _P_ALL else ident if which == _P_PID else -ident
@@ -229,7 +277,7 @@ def _waitid(
             if info:
                 copy_to_user(task.mm, info, pack_siginfo(_child_info(child, word)))
             if usage:
-                copy_to_user(task.mm, usage, pack_rusage(child))
+                copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
             if not options & _WNOWAIT:
                 _consume(task, child)
             return 0
@@ -252,23 +300,28 @@ def _child_info(child: Process, word: int) -> SigInfo:
     return SigInfo(SIGCHLD, code, child.pid, child.cred.uid, status)
 
 
-def pack_rusage(process: Process) -> bytes:
-    """`struct rusage` of a process (144 bytes): CPU time, peak memory, faults."""
+def usage_of(process: Process) -> Usage:
+    """What a process has used so far."""
     faults = process.total_faults()
-    us = process.cpu_time_ns // 1000
-    maxrss = process.peak_rss_pages * 4
+    peak = max(process.peak_rss_pages, process.mm.rss_pages if process.threads else 0)
+    return Usage(process.cpu_time_ns, peak, faults.minor, faults.major)
+
+
+def pack_rusage(usage: Usage) -> bytes:
+    """`struct rusage` (144 bytes): CPU time, peak memory, faults."""
+    us = usage.cpu_time_ns // 1000
     return struct.pack(
         "<qqqq14q",
         us // 1_000_000,
         us % 1_000_000,
         0,
         0,
-        maxrss,
+        usage.peak_rss_pages * 4,
         0,
         0,
         0,
-        faults.minor,
-        faults.major,
+        usage.minor_faults,
+        usage.major_faults,
         *([0] * 8),
     )
 

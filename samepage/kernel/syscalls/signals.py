@@ -8,7 +8,12 @@ from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
-from samepage.kernel.process.signal import force_signal, send_to_process, send_to_task
+from samepage.kernel.process.signal import (
+    force_signal,
+    may_signal,
+    send_to_process,
+    send_to_task,
+)
 from samepage.kernel.process.sigset import (
     MAX_SIGNAL,
     SI_KERNEL,
@@ -17,6 +22,7 @@ from samepage.kernel.process.sigset import (
     SIGKILL,
     SIGSEGV,
     SIGSTOP,
+    SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
     UNBLOCKABLE,
@@ -32,7 +38,7 @@ from samepage.kernel.syscalls.usermem import read_timespec, read_u64, write_u64
 
 _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _SIGACTION = struct.Struct("<QQQQ")
-_STACK = struct.Struct("<QiiQ")
+_STACK = struct.Struct("<QIiQ")
 
 
 def _check_size(size: int) -> None:
@@ -160,18 +166,20 @@ def sys_sigaltstack(task: Task, new: int, old: int) -> int:
     stack = task.altstack
     active = stack.holds(task.kernel.cpu.read(Reg.RSP))
     before = _STACK.pack(
-        stack.base, SS_ONSTACK if active else stack.flags & SS_DISABLE, 0, stack.size
+        stack.base, SS_ONSTACK if active else stack.flags, 0, stack.size
     )
     if new:
         base, flags, _, size = _STACK.unpack(copy_from_user(task.mm, new, _STACK.size))
         if active:
             raise SysError(errno.EPERM)
+        if flags & ~SS_AUTODISARM not in (0, SS_ONSTACK, SS_DISABLE):
+            raise SysError(errno.EINVAL)
         if flags & SS_DISABLE:
             task.altstack = SigAltStack()
         else:
             if size < task.kernel.min_sigstack_size and size < 2048:
                 raise SysError(errno.ENOMEM)
-            task.altstack = SigAltStack(base, 0, size)
+            task.altstack = SigAltStack(base, flags & SS_AUTODISARM, size)
     if old:
         copy_to_user(task.mm, old, before)
     return 0
@@ -180,12 +188,6 @@ def sys_sigaltstack(task: Task, new: int, old: int) -> int:
 def _check_signal(signal: int) -> None:
     if not 0 <= signal <= MAX_SIGNAL:
         raise SysError(errno.EINVAL)
-
-
-def _may_signal(task: Task, target: Process) -> bool:
-    """`kill_ok_by_cred`."""
-    mine, theirs = task.process.fs.cred, target.fs.cred
-    return mine.euid == 0 or bool({mine.euid, mine.uid} & {theirs.uid, theirs.suid})
 
 
 def _info(task: Task, signal: int, code: int) -> SigInfo:
@@ -206,7 +208,7 @@ def sys_kill(task: Task, pid: I32, signal: I32) -> int:
         targets = [p for p in everyone.values() if p.pgid == group]
     if not targets:
         raise SysError(errno.ESRCH)
-    allowed = [p for p in targets if _may_signal(task, p)]
+    allowed = [p for p in targets if may_signal(task.process, p)]
     if not allowed:
         raise SysError(errno.EPERM)
     for target in allowed:
@@ -218,11 +220,25 @@ def sys_kill(task: Task, pid: I32, signal: I32) -> int:
 @syscall(Sys.TGKILL)
 def sys_tgkill(task: Task, pid: I32, tid: I32, signal: I32) -> int:
     """`tgkill(2)`."""
-    _check_signal(signal)
+    if pid <= 0:
+        raise SysError(errno.EINVAL)
+    return _send_to_thread(task, pid, tid, signal)
+
+
+def _find_thread(task: Task, pid: int, tid: int) -> Task:
+    """A thread, of the process `pid` unless that is 0. Raises `SysError(ESRCH)`."""
     target = task.kernel.find_task(tid)
-    if target is None or (pid > 0 and target.process.pid != pid):
+    if target is None or (pid and target.process.pid != pid):
         raise SysError(errno.ESRCH)
-    if not _may_signal(task, target.process):
+    return target
+
+
+def _send_to_thread(task: Task, pid: int, tid: int, signal: int) -> int:
+    if tid <= 0:
+        raise SysError(errno.EINVAL)
+    _check_signal(signal)
+    target = _find_thread(task, pid, tid)
+    if not may_signal(task.process, target.process):
         raise SysError(errno.EPERM)
     if signal:
         send_to_task(target, _info(task, signal, SI_TKILL))
@@ -232,7 +248,7 @@ def sys_tgkill(task: Task, pid: I32, tid: I32, signal: I32) -> int:
 @syscall(Sys.TKILL)
 def sys_tkill(task: Task, tid: I32, signal: I32) -> int:
     """`tkill(2)`."""
-    return sys_tgkill(task, 0, tid, signal)
+    return _send_to_thread(task, 0, tid, signal)
 
 
 @syscall(Sys.RT_SIGQUEUEINFO)
@@ -242,10 +258,34 @@ def sys_rt_sigqueueinfo(task: Task, pid: I32, signal: I32, info: int) -> int:
     target = task.kernel.processes.get(pid)
     if target is None:
         raise SysError(errno.ESRCH)
-    if not _may_signal(task, target):
+    if not may_signal(task.process, target):
         raise SysError(errno.EPERM)
-    raw = copy_from_user(task.mm, info, 32)
-    _, _, code, _, sender, uid, value = struct.unpack("<iiiiiiQ", raw)
+    sent = _read_siginfo(task, target, signal, info)
     if signal:
-        send_to_process(target, SigInfo(signal, code, sender, uid, value=value))
+        send_to_process(target, sent)
     return 0
+
+
+@syscall(Sys.RT_TGSIGQUEUEINFO)
+def sys_rt_tgsigqueueinfo(task: Task, pid: I32, tid: I32, signal: I32, info: int) -> int:
+    """`pthread_sigqueue(3)`."""
+    if pid <= 0 or tid <= 0:
+        raise SysError(errno.EINVAL)
+    _check_signal(signal)
+    target = _find_thread(task, pid, tid)
+    sent = _read_siginfo(task, target.process, signal, info)
+    if not may_signal(task.process, target.process):
+        raise SysError(errno.EPERM)
+    if signal:
+        send_to_task(target, sent)
+    return 0
+
+
+def _read_siginfo(task: Task, target: Process, signal: int, address: int) -> SigInfo:
+    """What a program wants a signal to carry; only the kernel may say that it is from the
+    kernel, or from `kill`. Raises `SysError` with EFAULT or EPERM."""
+    raw = copy_from_user(task.mm, address, 32)
+    _, _, code, _, sender, uid, value = struct.unpack("<iiiiiiQ", raw)
+    if (code >= 0 or code == SI_TKILL) and target is not task.process:
+        raise SysError(errno.EPERM)
+    return SigInfo(signal, code, sender, uid, value=value)

@@ -20,6 +20,7 @@ from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec, read_u32, until_ready, write_u32
 
+_INTERNET = (2, 10)
 _MAX_ADDRESS = 110
 _MSG_DONTWAIT, _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x40, 0x4000, 0x4000_0000
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
@@ -72,6 +73,8 @@ def sys_socket(task: Task, family: I32, kind: I32, protocol: I32) -> int:
 @syscall(Sys.SOCKETPAIR)
 def sys_socketpair(task: Task, family: I32, kind: I32, protocol: I32, address: int) -> int:
     """`socketpair(2)`."""
+    if family in _INTERNET:
+        raise SysError(errno.EOPNOTSUPP)
     pair = task.kernel.vfs.socketpair(family, kind, protocol)
     cloexec = bool(kind & SOCK_CLOEXEC)
     fds = [task.process.files.install(_own(task, s), cloexec) for s in pair]
@@ -98,7 +101,7 @@ def sys_connect(task: Task, fd: I32, address: int, length: U32) -> SyscallResult
         socket.connect(target)
         return 0
 
-    return until_ready(socket, attempt)
+    return until_ready(task, socket, attempt)
 
 
 @syscall(Sys.LISTEN)
@@ -127,7 +130,7 @@ def sys_accept4(task: Task, fd: I32, address: int, length_at: int, flags: I32) -
         _write_address(task, peer.address if peer else b"", address, length_at)
         return task.process.files.install(connection, bool(flags & SOCK_CLOEXEC))
 
-    return until_ready(listener, attempt)
+    return until_ready(task, listener, attempt)
 
 
 @syscall(Sys.SHUTDOWN)
@@ -222,7 +225,7 @@ def sys_recvfrom(
             _write_address(task, message.sender, address, length_at)
         return len(message.data)
 
-    return until_ready(socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
+    return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
 
 
 @syscall(Sys.RECVMSG)
@@ -248,7 +251,7 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
         copy_to_user(task.mm, message + 40, struct.pack("<Qi", used, 0))
         return len(received.data)
 
-    return until_ready(socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
+    return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
 
 
 def _write_rights(

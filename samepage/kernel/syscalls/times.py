@@ -8,13 +8,12 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
-from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import (
     NS,
     pack_timespec,
     pack_timeval,
     read_timespec,
-    read_timeval,
 )
 
 _REALTIME, _MONOTONIC, _PROCESS_CPU, _THREAD_CPU, _MONOTONIC_RAW = 0, 1, 2, 3, 4
@@ -76,7 +75,7 @@ def sys_times(task: Task, address: int) -> int:
     """`times(2)`, in ticks of 10 ms."""
     if address:
         own = task.process.cpu_time_ns // _CLOCK_TICK_NS
-        children = task.process.child_cpu_time_ns // _CLOCK_TICK_NS
+        children = task.process.children_usage.cpu_time_ns // _CLOCK_TICK_NS
         copy_to_user(task.mm, address, struct.pack("<qqqq", own, 0, children, 0))
     return task.kernel.clock.monotonic() // _CLOCK_TICK_NS
 
@@ -100,6 +99,8 @@ def sys_clock_nanosleep(
 ) -> SyscallResult:
     """`clock_nanosleep(2)`."""
     wanted = read_timespec(task, request)
+    if clock == _THREAD_CPU:
+        raise SysError(errno.EINVAL)
     now = _now(task, clock)
     if flags & _TIMER_ABSTIME:
         wanted -= now
@@ -118,49 +119,3 @@ def _sleep(task: Task, deadline: int, remaining: int) -> Generator[Wait, None, i
                 copy_to_user(task.mm, remaining, pack_timespec(left))
             raise SysError(errno.EINTR) from None
     return 0
-
-
-@syscall(Sys.ALARM)
-def sys_alarm(task: Task, seconds: U32) -> int:
-    """`alarm(2)`: the seconds that were left of the previous one."""
-    process, now = task.process, task.kernel.clock.monotonic()
-    left = 0
-    if process.alarm_deadline is not None:
-        left = max(-(-(process.alarm_deadline - now) // NS), 1)
-    process.alarm_deadline = now + seconds * NS if seconds else None
-    process.alarm_interval = 0
-    return left
-
-
-@syscall(Sys.SETITIMER)
-def sys_setitimer(task: Task, which: I32, new: int, old: int) -> int:
-    """`setitimer(2)`: ITIMER_REAL; there is no CPU time for the others to count."""
-    if which not in (0, 1, 2):
-        raise SysError(errno.EINVAL)
-    before = _itimer(task) if which == 0 else bytes(32)
-    interval = read_timeval(task, new) if new else 0
-    value = read_timeval(task, new + 16) if new else 0
-    if which == 0:
-        now = task.kernel.clock.monotonic()
-        task.process.alarm_deadline = now + value if value else None
-        task.process.alarm_interval = interval
-    if old:
-        copy_to_user(task.mm, old, before)
-    return 0
-
-
-@syscall(Sys.GETITIMER)
-def sys_getitimer(task: Task, which: I32, address: int) -> int:
-    """`getitimer(2)`."""
-    if which not in (0, 1, 2):
-        raise SysError(errno.EINVAL)
-    copy_to_user(task.mm, address, _itimer(task) if which == 0 else bytes(32))
-    return 0
-
-
-def _itimer(task: Task) -> bytes:
-    process = task.process
-    left = 0
-    if process.alarm_deadline is not None:
-        left = max(process.alarm_deadline - task.kernel.clock.monotonic(), 1000)
-    return pack_timeval(process.alarm_interval) + pack_timeval(left)

@@ -18,6 +18,7 @@ AT_REMOVEDIR = 0x200
 AT_EACCESS = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
+MAX_ARG_STRLEN = 32 << 12
 MAX_RW_COUNT = 0x7FFF_F000
 IOV_MAX = 1024
 NS = 1_000_000_000
@@ -73,7 +74,11 @@ def read_strings(task: Task, address: int, limit: int = 1 << 16) -> list[bytes]:
             break
         if len(strings) >= limit:
             raise SysError(errno.E2BIG)
-        strings.append(strncpy_from_user(task.mm, pointer, 32 << 12))
+        try:
+            strings.append(strncpy_from_user(task.mm, pointer, MAX_ARG_STRLEN))
+        except SysError as error:
+            too_long = error.errno == errno.ENAMETOOLONG
+            raise SysError(errno.E2BIG if too_long else error.errno) from None
         address += 8
     return strings
 
@@ -141,7 +146,7 @@ def pack_timeval(ns: int) -> bytes:
 
 
 def until_ready(
-    file: OpenFile, attempt: Callable[[], int], *, nonblocking: bool = False
+    task: Task, file: OpenFile, attempt: Callable[[], int], *, nonblocking: bool = False
 ) -> Generator[Wait, None, int]:
     """Try until the file does not answer EAGAIN any more; with O_NONBLOCK once."""
     while True:
@@ -150,4 +155,6 @@ def until_ready(
         except SysError as error:
             if error.errno != errno.EAGAIN or nonblocking or file.nonblocking:
                 raise
-        yield Wait(host_fd=getattr(file, "host_fd", None))
+        left = file.time_left
+        deadline = None if left is None else task.kernel.clock.monotonic() + left
+        yield Wait(deadline, getattr(file, "host_fd", None))

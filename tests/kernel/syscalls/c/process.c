@@ -1,0 +1,336 @@
+/* fork, vfork, clone, exit and wait. */
+#include "oracle.h"
+#include <linux/sched.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/prctl.h>
+
+TEST(fork_returns_twice) {
+    CHILD(printf("child\n"); _exit(7));
+    printf("parent\n");
+}
+
+TEST(wait_reports_exit_codes_and_signals) {
+    CHILD(_exit(0));
+    CHILD(_exit(255));
+    CHILD(_exit(256));
+    CHILD(raise(SIGTERM));
+    CHILD(raise(SIGKILL));
+    CHILD(abort());
+    CHILD(exit(3));
+}
+
+TEST(wait_without_children_fails) {
+    SHOW(wait(NULL));
+    SHOW(waitpid(1, NULL, 0));
+    SHOW(waitpid(-1, NULL, WNOHANG));
+    SHOW(waitpid(-1, NULL, 0x1000));
+    SHOW(waitid(P_ALL, 0, NULL, 0));
+}
+
+TEST(wait_nohang_returns_zero_while_the_child_runs) {
+    int fds[2];
+    pipe(fds);
+    pid_t child = fork();
+    if (!child) {
+        char c;
+        close(fds[1]);
+        read(fds[0], &c, 1);
+        _exit(4);
+    }
+    SHOW(waitpid(child, NULL, WNOHANG));
+    close(fds[1]);
+    show_end(child);
+}
+
+TEST(waitid_fills_siginfo) {
+    pid_t child = fork();
+    if (!child)
+        _exit(9);
+    siginfo_t info;
+    SHOW(waitid(P_PID, child, &info, WEXITED | WNOWAIT));
+    printf("%d %d %d %d\n", info.si_signo, info.si_code, info.si_status, info.si_pid == child);
+    memset(&info, 1, sizeof info);
+    SHOW(waitid(P_ALL, 0, &info, WEXITED));
+    printf("%d %d %d %d\n", info.si_signo, info.si_code, info.si_status, info.si_pid == child);
+    SHOW(waitid(P_ALL, 0, &info, WEXITED));
+}
+
+TEST(waitid_nohang_clears_pid) {
+    pid_t child = fork();
+    if (!child) {
+        pause();
+        _exit(0);
+    }
+    siginfo_t info;
+    memset(&info, 1, sizeof info);
+    SHOW(waitid(P_PID, child, &info, WEXITED | WNOHANG));
+    printf("pid %d signo %d\n", info.si_pid, info.si_signo);
+    kill(child, SIGKILL);
+    SHOW(waitid(P_PID, child, &info, WEXITED));
+    printf("%d %d\n", info.si_code, info.si_status);
+}
+
+TEST(stop_and_continue_are_reported) {
+    pid_t child = fork();
+    int status;
+    if (!child) {
+        raise(SIGSTOP);
+        _exit(5);
+    }
+    waitpid(child, &status, WUNTRACED);
+    show_status(status);
+    kill(child, SIGCONT);
+    waitpid(child, &status, WCONTINUED);
+    show_status(status);
+    show_end(child);
+}
+
+TEST(orphans_get_a_new_parent) {
+    int fds[2];
+    pipe(fds);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t me = getpid();
+    CHILD(
+        pid_t middle = getpid();
+        if (!fork()) {
+            while (getppid() == middle)
+                pause_ms(1);
+            int adopted = getppid() == me;
+            write(fds[1], &adopted, sizeof adopted);
+            _exit(6);
+        });
+    int adopted = 9;
+    read(fds[0], &adopted, sizeof adopted);
+    printf("adopted by the subreaper: %d\n", adopted);
+    int status;
+    wait(&status);
+    show_status(status);
+}
+
+TEST(vfork_child_shares_memory_until_exec) {
+    static volatile int value = 1;
+    pid_t child = vfork();
+    if (!child) {
+        value = 2;
+        execl("/bin/true", "true", NULL);
+        _exit(99);
+    }
+    printf("value %d\n", value);
+    show_end(child);
+}
+
+TEST(vfork_exec_failure_reaches_the_child) {
+    static volatile int seen;
+    pid_t child = vfork();
+    if (!child) {
+        execl("/no/such/program", "x", NULL);
+        seen = errno;
+        _exit(127);
+    }
+    printf("%s\n", strerrorname_np(seen));
+    show_end(child);
+}
+
+TEST(exit_handlers_run_once_per_process) {
+    void bye(void) { printf("bye\n"); }
+    atexit(bye);
+    CHILD(_exit(1));
+    CHILD(exit(2));
+}
+
+TEST(private_memory_is_copied_on_write_after_fork) {
+    int *shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int *private = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    *shared = *private = 1;
+    CHILD(*shared = 2; *private = 2; printf("child %d %d\n", *shared, *private));
+    printf("parent %d %d\n", *shared, *private);
+    *private = 3;
+    CHILD(printf("child %d %d\n", *shared, *private));
+}
+
+TEST(clone_vm_without_thread_shares_memory) {
+    static char stack[65536] __attribute__((aligned(16)));
+    static volatile int value = 1;
+    int entry(void *argument) {
+        value = *(int *)argument;
+        return 11;
+    }
+    int argument = 42;
+    pid_t child = clone(entry, stack + sizeof stack, CLONE_VM | SIGCHLD, &argument);
+    show_end(child);
+    printf("value %d\n", value);
+}
+
+TEST(clone_files_and_fs_are_shared) {
+    static char stack[65536] __attribute__((aligned(16)));
+    int entry(void *argument) {
+        (void)argument;
+        close(STDERR_FILENO);
+        chdir("/usr");
+        return 0;
+    }
+    int before = fcntl(2, F_GETFD);
+    show_end(clone(entry, stack + sizeof stack, CLONE_VM | CLONE_FILES | CLONE_FS | SIGCHLD, NULL));
+    char where[100];
+    printf("%d %d %s\n", before, fcntl(2, F_GETFD), getcwd(where, sizeof where));
+}
+
+TEST(clone_refuses_bad_flags) {
+    SHOW(syscall(SYS_clone, CLONE_THREAD | SIGCHLD, 0, 0, 0, 0));
+    SHOW(syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0));
+    SHOW(syscall(SYS_clone, CLONE_FS | CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0));
+    SHOW(syscall(SYS_clone3, NULL, 64));
+    SHOW(syscall(SYS_clone3, "", 10));
+    SHOW(syscall(SYS_clone3, "", 100000));
+}
+
+TEST(clone3_with_pidfd) {
+    int pidfd = -1;
+    struct clone_args args = {
+        .flags = CLONE_PIDFD, .pidfd = (uintptr_t)&pidfd, .exit_signal = SIGCHLD};
+    pid_t child = syscall(SYS_clone3, &args, sizeof args);
+    if (!child) {
+        pause();
+        _exit(0);
+    }
+    printf("cloexec %d\n", fcntl(pidfd, F_GETFD));
+    struct pollfd poller = {pidfd, POLLIN, 0};
+    SHOW(poll(&poller, 1, 0));
+    SHOW(syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0));
+    SHOW(poll(&poller, 1, 1000));
+    printf("revents %x\n", poller.revents);
+    siginfo_t info;
+    SHOW(waitid(P_PIDFD, pidfd, &info, WEXITED));
+    printf("%d %d\n", info.si_code, info.si_status);
+    SHOW(syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0));
+}
+
+TEST(pidfd_open) {
+    pid_t child = fork();
+    if (!child)
+        pause();
+    int pidfd = syscall(SYS_pidfd_open, child, 0);
+    printf("ok %d\n", pidfd >= 0);
+    SHOW(syscall(SYS_pidfd_open, 0, 0));
+    SHOW(syscall(SYS_pidfd_open, 999999999, 0));
+    SHOW(syscall(SYS_pidfd_open, child, 12345));
+    SHOW(syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0));
+    SHOW(syscall(SYS_pidfd_send_signal, 0, 0, NULL, 0));
+    SHOW(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0));
+    show_end(child);
+    SHOW(syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0));
+}
+
+TEST(process_groups_and_sessions) {
+    SHOW(getpgid(0) == getpgrp());
+    SHOW(setpgid(0, -1));
+    SHOW(getpgid(999999999));
+    SHOW(getsid(999999999));
+    CHILD(
+        SHOW(setpgid(0, 0));
+        SHOW(getpgrp() == getpid());
+        SHOW(setsid()));
+    CHILD(
+        SHOW(setsid() == getpid());
+        SHOW(getsid(0) == getpid());
+        SHOW(setpgid(0, 0)));
+    pid_t child = fork();
+    if (!child)
+        pause();
+    SHOW(setpgid(child, child));
+    SHOW(getpgid(child) == child);
+    SHOW(waitpid(-getpgrp(), NULL, WNOHANG));
+    SHOW(kill(-child, SIGUSR1));
+    int status;
+    SHOW(waitpid(-child, &status, 0) == child);
+    show_status(status);
+}
+
+TEST(rusage_of_children_is_inherited) {
+    struct rusage usage;
+    CHILD(static volatile char memory[1 << 20]; for (int i = 0; i < 1 << 20; i += PAGE) memory[i] = 1);
+    SHOW(getrusage(RUSAGE_CHILDREN, &usage));
+    printf("faults %d maxrss %d\n", usage.ru_minflt > 256, usage.ru_maxrss > 1000);
+    SHOW(getrusage(RUSAGE_THREAD, &usage));
+    SHOW(getrusage(5, &usage));
+}
+
+TEST(prctl_options) {
+    char name[20] = "";
+    SHOW(prctl(PR_SET_NAME, "a name that is too long"));
+    SHOW(prctl(PR_GET_NAME, name));
+    printf("%s\n", name);
+    SHOW(prctl(PR_GET_DUMPABLE));
+    SHOW(prctl(PR_SET_DUMPABLE, 0));
+    SHOW(prctl(PR_GET_DUMPABLE));
+    SHOW(prctl(PR_SET_DUMPABLE, 7));
+    int value = -1;
+    SHOW(prctl(PR_SET_PDEATHSIG, SIGUSR1));
+    SHOW(prctl(PR_GET_PDEATHSIG, &value));
+    printf("%d\n", value);
+    SHOW(prctl(PR_SET_PDEATHSIG, 100));
+    SHOW(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+    SHOW(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    SHOW(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+    SHOW(prctl(PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0));
+    SHOW(prctl(12345));
+}
+
+TEST(parent_death_signal) {
+    int fds[2];
+    pipe(fds);
+    CHILD(
+        if (!fork()) {
+            void handler(int s) { (void)s; write(fds[1], "got it\n", 7); _exit(0); }
+            handle(SIGUSR1, handler, 0);
+            prctl(PR_SET_PDEATHSIG, SIGUSR1);
+            write(fds[1], "r", 1);
+            for (;;)
+                pause();
+        }
+        char c;
+        read(fds[0], &c, 1));
+    close(fds[1]);
+    char text[20] = "";
+    read(fds[0], text, 19);
+    printf("%s", text);
+}
+
+TEST(scheduling_calls) {
+    cpu_set_t set;
+    struct sched_param param = {0};
+    struct timespec interval;
+    SHOW(sched_getscheduler(0));
+    SHOW(sched_getparam(0, &param));
+    SHOW(sched_get_priority_max(SCHED_FIFO));
+    SHOW(sched_get_priority_min(SCHED_RR));
+    SHOW(sched_get_priority_max(SCHED_OTHER));
+    SHOW(sched_get_priority_max(77));
+    SHOW(sched_setscheduler(0, SCHED_OTHER, &param));
+    SHOW(sched_setscheduler(0, 77, &param));
+    param.sched_priority = 5;
+    SHOW(sched_setscheduler(0, SCHED_OTHER, &param));
+    SHOW(sched_setparam(0, &param));
+    SHOW(sched_rr_get_interval(0, &interval));
+    SHOW(sched_yield());
+    SHOW(sched_getaffinity(0, sizeof set, &set));
+    SHOW(sched_getaffinity(999999999, sizeof set, &set));
+    SHOW(syscall(SYS_sched_getaffinity, 0, 3, &set));
+    SHOW(getpriority(PRIO_PROCESS, 0));
+    SHOW(setpriority(PRIO_PROCESS, 0, 5));
+    SHOW(getpriority(PRIO_PROCESS, 0));
+    SHOW(nice(2));
+    SHOW(setpriority(PRIO_PROCESS, 0, 100));
+    SHOW(getpriority(PRIO_PROCESS, 0));
+    SHOW(getpriority(77, 0));
+    SHOW(getpriority(PRIO_PROCESS, 999999999));
+}
+
+TEST(kcmp_and_ids) {
+    SHOW(getpid() == syscall(SYS_gettid));
+    SHOW(getppid() != getpid());
+    SHOW(syscall(SYS_set_tid_address, NULL) == getpid());
+    SHOW(syscall(SYS_set_robust_list, NULL, 3));
+    SHOW(syscall(SYS_personality, 0xffffffff));
+}

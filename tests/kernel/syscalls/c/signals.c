@@ -1,0 +1,538 @@
+/* Sending, blocking, catching and waiting for signals. */
+#include "oracle.h"
+#include <setjmp.h>
+#include <ucontext.h>
+#include <poll.h>
+
+static volatile sig_atomic_t count;
+static void counter(int signal) { (void)signal; count++; }
+static void teller(int signal) { printf("handler SIG%s\n", sigabbrev_np(signal)); }
+static void info_teller(int signal, siginfo_t *info, void *context) {
+    (void)context;
+    printf("SIG%s code %d pid %d uid %d value %d\n", sigabbrev_np(signal), info->si_code,
+           info->si_pid == getpid(), info->si_uid == getuid(),
+           info->si_code == SI_QUEUE ? info->si_value.sival_int : 0);
+}
+
+TEST(handler_runs_and_returns) {
+    handle(SIGUSR1, teller, 0);
+    raise(SIGUSR1);
+    printf("after\n");
+    raise(SIGUSR1);
+}
+
+TEST(default_actions) {
+    for (int signal = 1; signal < 32; signal++) {
+        if (signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU)
+            continue;
+        CHILD(raise(signal); printf("SIG%s did nothing\n", sigabbrev_np(signal)));
+    }
+    CHILD(raise(SIGRTMIN));
+}
+
+TEST(siginfo_of_kill_and_sigqueue) {
+    handle_info(SIGUSR1, info_teller, 0);
+    handle_info(SIGRTMIN, info_teller, 0);
+    kill(getpid(), SIGUSR1);
+    raise(SIGUSR1);
+    sigqueue(getpid(), SIGUSR1, (union sigval){.sival_int = 77});
+    sigqueue(getpid(), SIGRTMIN, (union sigval){.sival_int = 78});
+}
+
+TEST(standard_signals_pend_once_and_realtime_ones_queue) {
+    sigset_t set, pending;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGRTMIN + 1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    handle_info(SIGUSR1, info_teller, 0);
+    handle_info(SIGRTMIN + 1, info_teller, 0);
+    for (int i = 0; i < 3; i++) {
+        kill(getpid(), SIGUSR1);
+        sigqueue(getpid(), SIGRTMIN + 1, (union sigval){.sival_int = i});
+    }
+    sigpending(&pending);
+    printf("pending %d %d %d\n", sigismember(&pending, SIGUSR1),
+           sigismember(&pending, SIGRTMIN + 1), sigismember(&pending, SIGUSR2));
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    printf("done\n");
+}
+
+TEST(signals_are_delivered_lowest_first) {
+    sigset_t all, old;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &old);
+    int order[] = {SIGTERM, SIGUSR2, SIGHUP, SIGUSR1, SIGINT};
+    for (int i = 0; i < 5; i++) {
+        handle(order[i], teller, 0);
+        raise(order[i]);
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
+TEST(handler_blocks_its_signal_and_its_mask) {
+    void nested(int signal) {
+        sigset_t now;
+        sigprocmask(SIG_BLOCK, NULL, &now);
+        printf("in SIG%s: USR1 %d USR2 %d HUP %d\n", sigabbrev_np(signal),
+               sigismember(&now, SIGUSR1), sigismember(&now, SIGUSR2), sigismember(&now, SIGHUP));
+        if (signal == SIGUSR1) {
+            raise(SIGUSR2);
+            raise(SIGHUP);
+            printf("SIGUSR1 ends\n");
+        }
+    }
+    struct sigaction action = {.sa_handler = nested};
+    sigaddset(&action.sa_mask, SIGUSR2);
+    sigaction(SIGUSR1, &action, NULL);
+    handle(SIGUSR2, nested, SA_NODEFER);
+    handle(SIGHUP, nested, 0);
+    raise(SIGUSR1);
+    raise(SIGUSR2);
+}
+
+TEST(resethand_restores_the_default) {
+    handle(SIGUSR1, teller, SA_RESETHAND);
+    raise(SIGUSR1);
+    CHILD(raise(SIGUSR1));
+}
+
+TEST(ignored_signals_do_nothing) {
+    signal(SIGUSR1, SIG_IGN);
+    SHOW(raise(SIGUSR1));
+    sigset_t pending, set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    raise(SIGUSR1);
+    sigpending(&pending);
+    printf("pending %d\n", sigismember(&pending, SIGUSR1));
+    signal(SIGUSR1, SIG_DFL);
+    sigpending(&pending);
+    printf("pending %d\n", sigismember(&pending, SIGUSR1));
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    printf("alive\n");
+}
+
+TEST(kill_and_stop_cannot_be_caught) {
+    struct sigaction action = {.sa_handler = SIG_IGN};
+    SHOW(sigaction(SIGKILL, &action, NULL));
+    SHOW(sigaction(SIGSTOP, &action, NULL));
+    SHOW(sigaction(SIGKILL, NULL, &action));
+    SHOW(sigaction(65, &action, NULL));
+    sigset_t all;
+    sigfillset(&all);
+    SHOW(sigprocmask(SIG_SETMASK, &all, NULL));
+    sigprocmask(SIG_SETMASK, NULL, &all);
+    printf("%d %d\n", sigismember(&all, SIGKILL), sigismember(&all, SIGSTOP));
+    SHOW(syscall(SYS_rt_sigprocmask, 17, &all, NULL, 8));
+    SHOW(syscall(SYS_rt_sigprocmask, 0, &all, NULL, 9));
+}
+
+TEST(kill_checks_its_arguments) {
+    SHOW(kill(getpid(), 0));
+    SHOW(kill(getpid(), 65));
+    SHOW(kill(getpid(), -1));
+    SHOW(kill(999999999, 0));
+    SHOW(kill(-999999999, SIGTERM));
+    SHOW(syscall(SYS_tgkill, getpid(), 999999999, 0));
+    SHOW(syscall(SYS_tgkill, -1, getpid(), 0));
+    SHOW(syscall(SYS_tkill, getpid(), 0));
+    SHOW(syscall(SYS_tkill, 0, 0));
+    siginfo_t info = {.si_code = SI_USER};
+    pid_t child = fork();
+    if (!child)
+        pause();
+    SHOW(syscall(SYS_rt_sigqueueinfo, child, SIGUSR1, &info));
+    info.si_code = SI_QUEUE;
+    SHOW(syscall(SYS_rt_tgsigqueueinfo, child, child, SIGUSR1, &info));
+    show_end(child);
+}
+
+static int interrupted_read(int flags) {
+    int fds[2];
+    pipe(fds);
+    count = 0;
+    handle(SIGALRM, counter, flags);
+    pid_t child = fork();
+    if (!child) {
+        close(fds[0]);
+        while (!kill(getppid(), 0) && 1) {
+            pause_ms(30);
+            kill(getppid(), SIGALRM);
+            pause_ms(30);
+            write(fds[1], "x", 1);
+            _exit(0);
+        }
+    }
+    char c;
+    errno = 0;
+    int result = read(fds[0], &c, 1);
+    printf("read %d %s, handled %d\n", result, result < 0 ? strerrorname_np(errno) : "", count);
+    show_end(child);
+    close(fds[0]);
+    close(fds[1]);
+    return 0;
+}
+
+TEST(read_is_restarted_with_sa_restart) { interrupted_read(SA_RESTART); }
+TEST(read_fails_with_eintr_without_sa_restart) { interrupted_read(0); }
+
+TEST(sleep_is_never_restarted) {
+    handle(SIGALRM, counter, SA_RESTART);
+    struct itimerval timer = {{0, 0}, {0, 20000}};
+    setitimer(ITIMER_REAL, &timer, NULL);
+    struct timespec wait = {1, 0}, left;
+    SHOW(nanosleep(&wait, &left));
+    printf("left %d\n", left.tv_sec == 0 && left.tv_nsec > 500000000);
+    setitimer(ITIMER_REAL, &timer, NULL);
+    SHOW(poll(NULL, 0, 1000));
+    setitimer(ITIMER_REAL, &timer, NULL);
+    SHOW(pause());
+    setitimer(ITIMER_REAL, &timer, NULL);
+    SHOW(clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, &left));
+    printf("%d\n", count);
+}
+
+TEST(wait_is_restarted_unless_told_not_to) {
+    for (int restart = 0; restart < 2; restart++) {
+        handle(SIGALRM, counter, restart ? SA_RESTART : 0);
+        pid_t child = fork();
+        if (!child) {
+            pause_ms(60);
+            _exit(3);
+        }
+        struct itimerval timer = {{0, 0}, {0, 20000}};
+        setitimer(ITIMER_REAL, &timer, NULL);
+        int status;
+        SHOW(waitpid(child, &status, 0) == child);
+        if (!restart)
+            waitpid(child, &status, 0);
+        show_status(status);
+    }
+}
+
+TEST(sigsuspend_waits_with_another_mask) {
+    sigset_t set, old, none;
+    sigemptyset(&none);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, &old);
+    handle(SIGUSR1, teller, 0);
+    raise(SIGUSR1);
+    printf("blocked\n");
+    SHOW(sigsuspend(&none));
+    sigprocmask(SIG_BLOCK, NULL, &set);
+    printf("blocked again %d\n", sigismember(&set, SIGUSR1));
+}
+
+TEST(sigwait_takes_pending_signals) {
+    sigset_t set;
+    siginfo_t info;
+    int signal;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    raise(SIGUSR1);
+    SHOW(sigwait(&set, &signal));
+    printf("%d\n", signal);
+    struct timespec zero = {0, 0}, some = {0, 20000000}, bad = {0, -1};
+    SHOW(sigtimedwait(&set, &info, &zero));
+    SHOW(sigtimedwait(&set, &info, &some));
+    SHOW(sigtimedwait(&set, &info, &bad));
+    pid_t child = fork();
+    if (!child)
+        _exit(13);
+    SHOW(sigwaitinfo(&set, &info));
+    printf("%d %d %d\n", info.si_code, info.si_status, info.si_pid == child);
+    show_end(child);
+}
+
+TEST(sigchld_tells_how_a_child_ended) {
+    void teller_of_child(int signal, siginfo_t *info, void *context) {
+        (void)signal, (void)context;
+        printf("SIGCHLD code %d status %d\n", info->si_code, info->si_status);
+    }
+    handle_info(SIGCHLD, teller_of_child, 0);
+    CHILD(_exit(5));
+    CHILD(raise(SIGKILL));
+    pid_t child = fork();
+    if (!child) {
+        raise(SIGSTOP);
+        _exit(0);
+    }
+    int status;
+    while (waitpid(child, &status, WUNTRACED) < 0)
+        ;
+    show_status(status);
+    kill(child, SIGCONT);
+    show_end(child);
+    handle_info(SIGCHLD, teller_of_child, SA_NOCLDSTOP);
+    child = fork();
+    if (!child) {
+        raise(SIGSTOP);
+        _exit(0);
+    }
+    while (waitpid(child, &status, WUNTRACED) < 0)
+        ;
+    kill(child, SIGCONT);
+    show_end(child);
+}
+
+TEST(ignored_sigchld_leaves_no_zombies) {
+    signal(SIGCHLD, SIG_IGN);
+    if (!fork())
+        _exit(1);
+    SHOW(wait(NULL));
+    handle(SIGCHLD, counter, SA_NOCLDWAIT);
+    if (!fork())
+        _exit(1);
+    SHOW(waitpid(-1, NULL, 0));
+    while (!count)
+        pause_ms(1);
+    SHOW(wait(NULL));
+}
+
+TEST(kill_reaches_a_process_group) {
+    int fds[2];
+    pipe(fds);
+    pid_t leader = 0, children[3];
+    for (int i = 0; i < 3; i++) {
+        pid_t child = children[i] = fork();
+        if (!child) {
+            setpgid(0, leader);
+            write(fds[1], "r", 1);
+            for (;;)
+                pause();
+        }
+        if (!i)
+            leader = child;
+        char c;
+        read(fds[0], &c, 1);
+    }
+    SHOW(kill(-leader, SIGTERM));
+    for (int i = 0; i < 3; i++)
+        show_end(children[i]);
+    SHOW(kill(-leader, 0));
+}
+
+TEST(alternate_stack) {
+    static char stack[65536];
+    stack_t new = {.ss_sp = stack, .ss_size = sizeof stack}, old;
+    void on_stack(int signal) {
+        char local;
+        stack_t now;
+        sigaltstack(NULL, &now);
+        printf("SIG%s on it %d, flags %d\n", sigabbrev_np(signal),
+               &local >= stack && &local < stack + sizeof stack, now.ss_flags);
+        SHOW(sigaltstack(&new, NULL));
+    }
+    SHOW(sigaltstack(NULL, &old));
+    printf("flags %d\n", old.ss_flags);
+    SHOW(sigaltstack(&new, NULL));
+    handle(SIGUSR1, on_stack, SA_ONSTACK);
+    handle(SIGUSR2, on_stack, 0);
+    raise(SIGUSR1);
+    raise(SIGUSR2);
+    CHILD(sigaltstack(NULL, &old); printf("child flags %d\n", old.ss_flags));
+    new.ss_size = 100;
+    SHOW(sigaltstack(&new, NULL));
+    new.ss_flags = 17;
+    SHOW(sigaltstack(&new, NULL));
+    new.ss_flags = SS_DISABLE;
+    SHOW(sigaltstack(&new, NULL));
+    raise(SIGUSR1);
+}
+
+TEST(alternate_stack_autodisarm) {
+    static char stack[65536];
+    stack_t new = {.ss_sp = stack, .ss_size = sizeof stack, .ss_flags = (int)(1U << 31)}, now;
+    void on_stack(int signal) {
+        (void)signal;
+        sigaltstack(NULL, &now);
+        printf("inside flags %x\n", now.ss_flags);
+    }
+    SHOW(sigaltstack(&new, NULL));
+    handle(SIGUSR1, on_stack, SA_ONSTACK);
+    raise(SIGUSR1);
+    sigaltstack(NULL, &now);
+    printf("after %x %d\n", now.ss_flags, now.ss_sp == stack);
+}
+
+static sigjmp_buf jump;
+
+TEST(siglongjmp_out_of_a_handler) {
+    void leave(int signal) { siglongjmp(jump, signal); }
+    handle(SIGSEGV, leave, 0);
+    for (volatile int i = 0; i < 3; i++) {
+        int got = sigsetjmp(jump, 1);
+        if (!got)
+            *(volatile int *)8 = 1;
+        printf("got %d\n", got);
+    }
+}
+
+static char *expected;
+static void fault_teller(int signal, siginfo_t *info, void *context) {
+    ucontext_t *u = context;
+    long offset = (char *)info->si_addr - expected;
+    printf("SIG%s code %d errno %d page %ld trap %lld err %lld cr2 %d\n", sigabbrev_np(signal),
+           info->si_code, info->si_errno, offset >> 12,
+           (long long)u->uc_mcontext.gregs[REG_TRAPNO], (long long)u->uc_mcontext.gregs[REG_ERR],
+           ((char *)u->uc_mcontext.gregs[REG_CR2] - expected) >> 12 == offset >> 12);
+    siglongjmp(jump, 1);
+}
+
+TEST(segv_tells_code_and_page) {
+    handle_info(SIGSEGV, fault_teller, 0);
+    char *page = expected = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!sigsetjmp(jump, 1))
+        page[0] = 1;
+    if (!sigsetjmp(jump, 1))
+        page[2 * PAGE + 5] = page[2 * PAGE] + 1;
+    mprotect(page, PAGE, PROT_NONE);
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", page[3]);
+    munmap(page + PAGE, PAGE);
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", page[PAGE + 100]);
+    if (!sigsetjmp(jump, 1))
+        ((void (*)(void))(page + 2 * PAGE))();
+    if (!sigsetjmp(jump, 1))
+        page[PAGE] = 1;
+    expected = (char *)0;
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", *(volatile int *)0x123);
+    if (!sigsetjmp(jump, 1))
+        ((void (*)(void))0)();
+}
+
+TEST(segv_of_noncanonical_addresses) {
+    void teller_of_code(int signal, siginfo_t *info, void *context) {
+        (void)context;
+        printf("SIG%s code %d address %lx\n", sigabbrev_np(signal), info->si_code, (long)info->si_addr);
+        siglongjmp(jump, 1);
+    }
+    handle_info(SIGSEGV, teller_of_code, 0);
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", *(volatile char *)0x8000000000000000);
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", *(volatile char *)0x0000900000000000);
+}
+
+TEST(segv_blocked_or_ignored_kills) {
+    CHILD(signal(SIGSEGV, SIG_IGN); *(volatile int *)0 = 1);
+    CHILD(
+        sigset_t all;
+        sigfillset(&all);
+        sigprocmask(SIG_SETMASK, &all, NULL);
+        handle(SIGSEGV, teller, 0);
+        *(volatile int *)0 = 1);
+    CHILD(signal(SIGSEGV, SIG_IGN); raise(SIGSEGV); printf("raised only\n"));
+}
+
+TEST(bus_error_beyond_the_end_of_a_file) {
+    handle_info(SIGBUS, fault_teller, 0);
+    char name[] = "/tmp/oracle-XXXXXX";
+    int fd = mkstemp(name);
+    unlink(name);
+    ftruncate(fd, 100);
+    char *p = expected = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    p[50] = 1;
+    p[PAGE - 1] = 5;
+    if (!sigsetjmp(jump, 1))
+        printf("%d\n", p[PAGE]);
+    if (!sigsetjmp(jump, 1))
+        p[2 * PAGE] = 1;
+    ftruncate(fd, 0);
+    if (!sigsetjmp(jump, 1))
+        p[0] = 1;
+}
+
+TEST(faults_of_system_calls_are_efault) {
+    int fds[2];
+    pipe(fds);
+    char *page = mmap(NULL, 2 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(page + PAGE, PAGE);
+    write(fds[1], "abc", 3);
+    SHOW(read(fds[0], page, 3));
+    SHOW(read(fds[0], (void *)8, 3));
+    SHOW(write(fds[1], page + PAGE, 1));
+    SHOW(write(fds[1], (void *)-8, 1));
+    SHOW(open((char *)0x10, O_RDONLY));
+    SHOW(stat("/", (void *)page));
+    SHOW(pipe((int *)page));
+    SHOW(gettimeofday((void *)page, NULL) ? -1 : 0);
+    SHOW(syscall(SYS_rt_sigaction, SIGUSR1, 8L, 0, 8));
+    SHOW(nanosleep((void *)8, NULL));
+}
+
+TEST(signal_context_can_be_changed) {
+    void skip(int signal, siginfo_t *info, void *context) {
+        (void)signal, (void)info;
+        ucontext_t *u = context;
+        u->uc_mcontext.gregs[REG_RIP] += 2;
+        u->uc_mcontext.gregs[REG_RAX] = 77;
+        sigaddset(&u->uc_sigmask, SIGUSR2);
+    }
+    handle_info(SIGILL, skip, 0);
+    long value = 0;
+    asm volatile("xor %%eax, %%eax; ud2" : "=a"(value));
+    sigset_t now;
+    sigprocmask(SIG_BLOCK, NULL, &now);
+    printf("%ld %d\n", value, sigismember(&now, SIGUSR2));
+}
+
+TEST(signals_between_processes_ping_pong) {
+    sigset_t set;
+    int signal;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    pid_t parent = getpid(), child = fork();
+    for (int i = 0; i < 20; i++) {
+        if (child)
+            kill(child, SIGUSR1);
+        sigwait(&set, &signal);
+        if (!child)
+            kill(parent, SIGUSR1);
+    }
+    if (!child)
+        _exit(0);
+    show_end(child);
+}
+
+TEST(stack_overflow_is_caught_on_the_alternate_stack) {
+    static char stack[65536];
+    stack_t new = {.ss_sp = stack, .ss_size = sizeof stack};
+    void leave(int signal) { siglongjmp(jump, signal); }
+    int recurse(int n) {
+        volatile char block[4096];
+        block[0] = n;
+        return n > 1000000 ? 0 : recurse(n + 1) + block[0];
+    }
+    struct rlimit limit = {512 << 10, RLIM_INFINITY};
+    setrlimit(RLIMIT_STACK, &limit);
+    sigaltstack(&new, NULL);
+    handle(SIGSEGV, leave, SA_ONSTACK);
+    int got = sigsetjmp(jump, 1);
+    if (!got)
+        recurse(0);
+    printf("got %d\n", got);
+    CHILD(handle(SIGSEGV, leave, 0); recurse(0));
+    CHILD(signal(SIGSEGV, SIG_DFL); recurse(0));
+}
+
+TEST(signal_mask_and_handlers_over_fork_and_exec) {
+    handle(SIGUSR1, teller, 0);
+    signal(SIGUSR2, SIG_IGN);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    raise(SIGHUP);
+    CHILD(sigset_t p; sigpending(&p); printf("child pending %d\n", sigismember(&p, SIGHUP));
+          raise(SIGUSR1));
+    execl("/bin/grep", "grep", "-E", "^(SigBlk|SigIgn|SigCgt)", "/proc/self/status", NULL);
+}

@@ -1,0 +1,329 @@
+/* Threads: pthreads, futexes, thread-local storage, and how threads end. */
+#include "oracle.h"
+#include <linux/futex.h>
+#include <pthread.h>
+#include <semaphore.h>
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
+static __thread int local = 5;
+static int shared;
+
+static void *add_many(void *argument) {
+    (void)argument;
+    for (int i = 0; i < 1000; i++) {
+        pthread_mutex_lock(&mutex);
+        shared++;
+        pthread_mutex_unlock(&mutex);
+    }
+    return (void *)7;
+}
+
+TEST(create_and_join) {
+    pthread_t threads[8];
+    void *result;
+    for (int i = 0; i < 8; i++)
+        SHOW(pthread_create(&threads[i], NULL, add_many, NULL));
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], &result);
+    printf("%d %ld\n", shared, (long)result);
+}
+
+static void *set_local(void *argument) {
+    local += (long)argument;
+    printf("local %d\n", local);
+    return &local;
+}
+
+TEST(thread_local_storage_is_per_thread) {
+    pthread_t thread;
+    void *other;
+    for (long i = 1; i < 4; i++) {
+        pthread_create(&thread, NULL, set_local, (void *)i);
+        pthread_join(thread, &other);
+        printf("mine %d, another place %d\n", local, other != &local);
+    }
+}
+
+static int turn;
+static void *other_player(void *argument) {
+    (void)argument;
+    for (int i = 0; i < 50; i++) {
+        pthread_mutex_lock(&mutex);
+        while (turn != 1)
+            pthread_cond_wait(&condition, &mutex);
+        turn = 0;
+        pthread_cond_broadcast(&condition);
+        pthread_mutex_unlock(&mutex);
+    }
+    return NULL;
+}
+
+TEST(condition_variables_pass_turns) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, other_player, NULL);
+    for (int i = 0; i < 50; i++) {
+        pthread_mutex_lock(&mutex);
+        while (turn != 0)
+            pthread_cond_wait(&condition, &mutex);
+        turn = 1;
+        pthread_cond_signal(&condition);
+        pthread_mutex_unlock(&mutex);
+    }
+    pthread_join(thread, NULL);
+    printf("turn %d\n", turn);
+}
+
+TEST(timed_waits_time_out) {
+    struct timespec when;
+    clock_gettime(CLOCK_REALTIME, &when);
+    when.tv_nsec += 20000000;
+    if (when.tv_nsec >= 1000000000)
+        when.tv_sec++, when.tv_nsec -= 1000000000;
+    pthread_mutex_lock(&mutex);
+    SHOW(pthread_cond_timedwait(&condition, &mutex, &when));
+    SHOW(pthread_mutex_timedlock(&mutex, &when));
+    sem_t semaphore;
+    sem_init(&semaphore, 0, 1);
+    SHOW(sem_timedwait(&semaphore, &when));
+    SHOW(sem_timedwait(&semaphore, &when));
+    int word = 3;
+    struct timespec some = {0, 10000000}, bad = {0, 2000000000};
+    SHOW(syscall(SYS_futex, &word, FUTEX_WAIT, 3, &some, NULL, 0));
+    SHOW(syscall(SYS_futex, &word, FUTEX_WAIT, 4, &some, NULL, 0));
+    SHOW(syscall(SYS_futex, &word, FUTEX_WAIT, 3, &bad, NULL, 0));
+    SHOW(syscall(SYS_futex, (char *)&word + 1, FUTEX_WAIT, 3, &some, NULL, 0));
+    SHOW(syscall(SYS_futex, 8L, FUTEX_WAIT, 3, &some, NULL, 0));
+    SHOW(syscall(SYS_futex, &word, FUTEX_WAKE, 1, NULL, NULL, 0));
+    SHOW(syscall(SYS_futex, &word, 99, 1, NULL, NULL, 0));
+    SHOW(syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, 3, NULL, NULL, 0));
+}
+
+static void *wait_for_ever(void *argument) {
+    pthread_barrier_wait(argument);
+    for (;;)
+        pause();
+    return NULL;
+}
+
+TEST(exit_group_ends_all_threads) {
+    pthread_barrier_t barrier;
+    pthread_t thread;
+    pthread_barrier_init(&barrier, NULL, 2);
+    pthread_create(&thread, NULL, wait_for_ever, &barrier);
+    pthread_barrier_wait(&barrier);
+    exit(4);
+}
+
+static void *exit_now(void *argument) {
+    exit((long)argument);
+}
+
+TEST(exit_from_a_thread_ends_the_process) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, exit_now, (void *)9);
+    for (;;)
+        pause();
+}
+
+static void *outlive(void *argument) {
+    (void)argument;
+    pause_ms(30);
+    printf("still here\n");
+    return NULL;
+}
+
+TEST(main_thread_may_exit_first) {
+    CHILD(
+        pthread_t thread;
+        pthread_create(&thread, NULL, outlive, NULL);
+        pthread_exit(NULL));
+}
+
+static void *exec_now(void *argument) {
+    execl("/bin/echo", "echo", "from exec", NULL);
+    return argument;
+}
+
+TEST(exec_from_a_thread_keeps_the_pid) {
+    int fds[2];
+    pipe(fds);
+    pid_t child = fork();
+    if (!child) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, exec_now, NULL);
+        for (;;)
+            pause();
+    }
+    show_end(child);
+}
+
+TEST(cancellation) {
+    pthread_barrier_t barrier;
+    pthread_t thread;
+    void *result;
+    pthread_barrier_init(&barrier, NULL, 2);
+    pthread_create(&thread, NULL, wait_for_ever, &barrier);
+    pthread_barrier_wait(&barrier);
+    SHOW(pthread_cancel(thread));
+    SHOW(pthread_join(thread, &result));
+    printf("%d\n", result == PTHREAD_CANCELED);
+}
+
+static pthread_t receiver;
+static void note(int signal) {
+    printf("SIG%s in the receiver: %d\n", sigabbrev_np(signal), pthread_self() == receiver);
+}
+
+TEST(pthread_kill_reaches_one_thread) {
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, NULL, 2);
+    handle(SIGUSR1, note, 0);
+    pthread_create(&receiver, NULL, wait_for_ever, &barrier);
+    pthread_barrier_wait(&barrier);
+    SHOW(pthread_kill(receiver, SIGUSR1));
+    pause_ms(20);
+}
+
+TEST(process_signal_goes_to_a_thread_that_does_not_block_it) {
+    pthread_barrier_t barrier;
+    sigset_t set;
+    pthread_barrier_init(&barrier, NULL, 2);
+    handle(SIGUSR1, note, 0);
+    pthread_create(&receiver, NULL, wait_for_ever, &barrier);
+    pthread_barrier_wait(&barrier);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    SHOW(kill(getpid(), SIGUSR1));
+    pause_ms(20);
+}
+
+static pthread_mutex_t *robust;
+static void *die_with_lock(void *argument) {
+    (void)argument;
+    pthread_mutex_lock(robust);
+    return NULL;
+}
+
+TEST(robust_mutexes_tell_of_a_dead_owner) {
+    pthread_mutexattr_t attributes;
+    pthread_t thread;
+    robust = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutex_init(robust, &attributes);
+    pthread_create(&thread, NULL, die_with_lock, NULL);
+    pthread_join(thread, NULL);
+    SHOW(pthread_mutex_lock(robust) == EOWNERDEAD);
+    SHOW(pthread_mutex_consistent(robust));
+    SHOW(pthread_mutex_unlock(robust));
+    CHILD(pthread_mutex_lock(robust); raise(SIGKILL));
+    SHOW(pthread_mutex_lock(robust) == EOWNERDEAD);
+    SHOW(pthread_mutex_consistent(robust));
+    SHOW(pthread_mutex_unlock(robust));
+    CHILD(SHOW(pthread_mutex_lock(robust)));
+    SHOW(pthread_mutex_lock(robust) == EOWNERDEAD);
+    pthread_mutex_unlock(robust);
+    SHOW(pthread_mutex_lock(robust) == ENOTRECOVERABLE);
+}
+
+TEST(futexes_work_between_processes) {
+    int *word = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t child = fork();
+    if (!child) {
+        while (!*(volatile int *)word)
+            syscall(SYS_futex, word, FUTEX_WAIT, 0, NULL, NULL, 0);
+        _exit(8);
+    }
+    pause_ms(10);
+    *word = 1;
+    SHOW(syscall(SYS_futex, word, FUTEX_WAKE, 10, NULL, NULL, 0));
+    show_end(child);
+}
+
+static int words[2];
+static void *wait_on_first(void *argument) {
+    while (!*(volatile int *)&words[0])
+        syscall(SYS_futex, &words[0], FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+    return argument;
+}
+
+TEST(futex_requeue_and_wake_op) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        pthread_create(&threads[i], NULL, wait_on_first, NULL);
+    pause_ms(20);
+    SHOW(syscall(SYS_futex, &words[0], FUTEX_CMP_REQUEUE_PRIVATE, 0, 2L, &words[1], 5));
+    SHOW(syscall(SYS_futex, &words[0], FUTEX_CMP_REQUEUE_PRIVATE, 0, 2L, &words[1], 0));
+    words[0] = 1;
+    SHOW(syscall(SYS_futex, &words[1], FUTEX_WAKE_PRIVATE, 10, NULL, NULL, 0));
+    SHOW(syscall(SYS_futex, &words[1], FUTEX_WAKE_OP_PRIVATE, 1, 10L, &words[0],
+                 FUTEX_OP(FUTEX_OP_ADD, 4, FUTEX_OP_CMP_EQ, 1)));
+    printf("%d\n", words[0]);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void *fork_here(void *argument) {
+    CHILD(printf("child has its local %d\n", local); _exit(local));
+    return argument;
+}
+
+TEST(fork_from_a_thread) {
+    pthread_t thread;
+    local = 6;
+    pthread_create(&thread, NULL, fork_here, NULL);
+    pthread_join(thread, NULL);
+}
+
+static void *crash(void *argument) {
+    *(volatile int *)argument = 1;
+    return NULL;
+}
+
+TEST(fault_in_a_thread_kills_the_process) {
+    CHILD(
+        pthread_t thread;
+        pthread_create(&thread, NULL, crash, NULL);
+        pthread_join(thread, NULL));
+}
+
+static void *spin(void *argument) {
+    while (!*(volatile int *)argument)
+        ;
+    return NULL;
+}
+
+TEST(a_spinning_thread_does_not_stop_the_others) {
+    pthread_t thread;
+    int stop = 0;
+    pthread_create(&thread, NULL, spin, &stop);
+    for (int i = 0; i < 3; i++)
+        pause_ms(1);
+    *(volatile int *)&stop = 1;
+    pthread_join(thread, NULL);
+    printf("joined\n");
+}
+
+TEST(reader_writer_locks_and_once) {
+    static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    void say(void) { printf("once\n"); }
+    SHOW(pthread_rwlock_rdlock(&lock));
+    SHOW(pthread_rwlock_tryrdlock(&lock));
+    SHOW(pthread_rwlock_trywrlock(&lock) == EBUSY);
+    pthread_once(&once, say);
+    pthread_once(&once, say);
+}
+
+TEST(priority_inheritance_mutex) {
+    pthread_mutexattr_t attributes;
+    pthread_mutex_t pi;
+    pthread_mutexattr_init(&attributes);
+    SHOW(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT));
+    SHOW(pthread_mutex_init(&pi, &attributes));
+    SHOW(pthread_mutex_lock(&pi));
+    SHOW(pthread_mutex_unlock(&pi));
+}

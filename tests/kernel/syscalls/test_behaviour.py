@@ -1,0 +1,56 @@
+"""Each small C program of `c/` prints the same and ends the same way on the model as natively.
+
+The programs are the `TEST(name)` blocks of the C files, compiled into one binary. They run
+one after the other on one machine; after each of them the machine's invariants are checked,
+and that no frame was left behind.
+
+Two things are known to differ, and are not tested: the emulated CPU does not check the
+alignment of SSE operands, and does not set the exception flags in MXCSR.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from samepage import Machine
+from tests.kernel.invariants import check_invariants, check_nothing_left
+from tests.kernel.programs import run_natively, run_on_model
+
+SOURCES = sorted(Path(__file__).with_name("c").glob("*.c"))
+BEHAVIOURS = [
+    name
+    for source in SOURCES
+    for name in re.findall(r"^(?:TEST|IN_PLACE)\((\w+)\)", source.read_text(), re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="session")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no C compiler")
+    target = tmp_path_factory.mktemp("behaviours") / "behaviours"
+    flags = ["-O1", "-w", "-std=gnu17", "-D_GNU_SOURCE", "-pthread", "-fno-stack-protector"]
+    subprocess.run(["gcc", *flags, *SOURCES, "-o", target, "-lm"], check=True)
+    return str(target)
+
+
+@pytest.fixture(scope="module")
+def machine() -> tuple[Machine, int]:
+    machine = Machine("1G", timeout=30)
+    kernel = machine.kernel
+    return machine, kernel.frames.n_used - len(kernel.cache.owner)
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_behaves_as_natively(name: str, binary: str, machine: tuple[Machine, int]) -> None:
+    argv = [binary, name]
+    native = run_natively(argv)
+    model, frames = machine
+    try:
+        assert run_on_model(argv, machine=model) == native
+        check_invariants(model.kernel)
+    finally:
+        check_nothing_left(model, frames)
