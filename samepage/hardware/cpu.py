@@ -288,11 +288,7 @@ class Cpu:
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
-            if (
-                access is Access.READ
-                and not self.stopped_early
-                and writes_back(self._code_at_pc())
-            ):
+            if access is Access.READ and not self.stopped_early and writes_back(self._code_at_pc()):
                 access = Access.WRITE  # a real CPU translates for writing at once
                 continue
             resolved = self.stopped_early or (

@@ -12,6 +12,7 @@ What each of these does is in `mm`, `process` and `syscalls`; this module connec
 
 import errno
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class Kernel:
         self._last_pid = 1
         self._instructions_left = config.max_instructions
         self._entries_at_tick = -1
+        self._cpu_at_tick = 0
         self.stop_reason: str | None = None
         """Set from outside (a watchdog) to end the run; `LimitReached` says it."""
         self.hwcap = HWCAP
@@ -392,8 +394,14 @@ class Kernel:
         it: then time has passed for it, and others have their turn.
         """
         entries, self._entries_at_tick = self._entries_at_tick, self.clock.system_calls
+        now = time.thread_time_ns()
         if entries != self.clock.system_calls:
+            self._cpu_at_tick = now
             return
+        # What the host did meanwhile with its CPU is not the program's time.
+        if now - self._cpu_at_tick < TICK_PERIOD_NS // 2:
+            return
+        self._cpu_at_tick = now
         self.clock.advance(TICK_PERIOD_NS)
         task.process.cpu_time_ns += TICK_PERIOD_NS
         self._update_vdso()

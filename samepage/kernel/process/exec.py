@@ -87,9 +87,7 @@ def do_execve(
     Raises `SysError` before the point of no return, `ExecFatal` after it.
     """
     kernel = task.kernel
-    executable = find_executable(
-        task, filename, argv, base, opened, optional=not run_interpreter
-    )
+    executable = find_executable(task, filename, argv, base, opened, optional=not run_interpreter)
     # A program given by a descriptor is called after its file (since Linux 6.14).
     name = os.fsencode(executable.image.path) if opened is not None else filename
     mm = kernel.new_address_space()

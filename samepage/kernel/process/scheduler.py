@@ -105,7 +105,6 @@ class Scheduler:
         task.state = TaskState.RUNNABLE
         self.switch_to(task)
         self._kernel.leave_syscall(task, result, interrupted=interrupted)
-        self._kernel.deliver_pending(task)
         return task.state is TaskState.RUNNABLE
 
     def _idle(self) -> None:

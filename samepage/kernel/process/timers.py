@@ -27,7 +27,7 @@ class Timer:
     def set(self, now: int, value: int, interval: int) -> None:
         """Arm it `value` ns from `now`, or disarm it with 0."""
         self.deadline = now + value if value else None
-        self.interval = interval
+        self.interval = interval if value else 0
         self.overrun = 0
 
     def left(self, now: int) -> int:

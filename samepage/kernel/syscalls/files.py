@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SIGPIPE, SIGXFSZ, SigInfo
 from samepage.kernel.process.task import (
@@ -77,6 +78,8 @@ def _read_parts(
     task: Task, file: OpenFile, parts: list[tuple[int, int]], offset: int | None = None
 ) -> SyscallResult:
     """Read into the parts in turn; only the first read may wait."""
+    if not file.seekable:
+        _check_buffer(task, parts)
 
     def attempt() -> int:
         done = 0
@@ -100,6 +103,18 @@ def _read_parts(
         return done
 
     return _now_or_wait(task, file, attempt)
+
+
+def _check_buffer(task: Task, parts: list[tuple[int, int]]) -> None:
+    """Raise `SysError(EFAULT)` before a pipe gives away bytes that have nowhere to go."""
+    address = next((address for address, length in parts if length), None)
+    if address is None:
+        return
+    vma = task.mm.vmas.next_from(address)
+    if vma is None or not vma.flags & VmFlags.WRITE:
+        raise SysError(errno.EFAULT)
+    if address < vma.start and not vma.flags & VmFlags.GROWSDOWN:
+        raise SysError(errno.EFAULT)
 
 
 def _now_or_wait(task: Task, file: OpenFile, attempt: Callable[[], int]) -> SyscallResult:

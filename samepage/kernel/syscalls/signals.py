@@ -165,9 +165,7 @@ def sys_sigaltstack(task: Task, new: int, old: int) -> int:
     """`sigaltstack(2)`."""
     stack = task.altstack
     active = stack.holds(task.kernel.cpu.read(Reg.RSP))
-    before = _STACK.pack(
-        stack.base, SS_ONSTACK if active else stack.flags, 0, stack.size
-    )
+    before = _STACK.pack(stack.base, SS_ONSTACK if active else stack.flags, 0, stack.size)
     if new:
         base, flags, _, size = _STACK.unpack(copy_from_user(task.mm, new, _STACK.size))
         if active:

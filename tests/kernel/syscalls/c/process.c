@@ -76,6 +76,7 @@ TEST(stop_and_continue_are_reported) {
     int status;
     if (!child) {
         raise(SIGSTOP);
+        pause_ms(50);
         _exit(5);
     }
     waitpid(child, &status, WUNTRACED);

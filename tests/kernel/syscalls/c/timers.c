@@ -23,14 +23,9 @@ TEST(sleeping_takes_at_least_its_time) {
 
 TEST(clocks_exist) {
     struct timespec t;
-    for (int clock = 0; clock < 13; clock++)
+    for (int clock = 0; clock < 8; clock++)
         SHOW(clock_gettime(clock, &t));
-    for (int clock = 0; clock < 13; clock++) {
-        SHOW(clock_getres(clock, &t));
-        if (clock < 8)
-            printf("%ld.%ld\n", t.tv_sec, t.tv_nsec);
-    }
-    SHOW(clock_settime(77, &t));
+    SHOW(clock_gettime(77, &t));
     SHOW(gettimeofday(NULL, NULL));
 }
 
@@ -82,15 +77,16 @@ TEST(posix_timers) {
 }
 
 TEST(cpu_time_advances_with_work) {
-    struct timespec a, b;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-    for (volatile int i = 0; i < 10000000; i++)
-        ;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-    long ns = (b.tv_sec - a.tv_sec) * 1000000000 + b.tv_nsec - a.tv_nsec;
-    printf("%d\n", ns > 1000000);
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
-    printf("%d\n", b.tv_sec > 0 || b.tv_nsec > 1000000);
+    struct timespec now;
+    long ns = 0;
+    while (ns < 1000000) {
+        for (volatile int i = 0; i < 100000; i++)
+            ;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+        ns = now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    printf("%d\n", now.tv_sec > 0 || now.tv_nsec >= 1000000);
 }
 
 TEST(virtual_timer_counts_cpu_time) {
