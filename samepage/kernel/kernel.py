@@ -154,7 +154,7 @@ class Kernel:
         self.cpu = Cpu(self.ram, self._page_fault)
         self.frames = Frames(self.ram, self.cpu.drop_code)
         self.cache = PageCache(self.frames, cold=config.cold)
-        self.frames.reclaim = self.cache.reclaim
+        self.frames.reclaim = self._reclaim
         self.clock = Clock(config.epoch_ns)
         self._random = random.Random(config.seed)
         self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)
@@ -190,6 +190,15 @@ class Kernel:
         self.xstate_size = FXSAVE_SIZE
         """Bytes of registers in a signal frame; a larger CPU's frames have more of them."""
         self._update_vdso()
+
+    def _reclaim(self) -> int:
+        """Free some frames. If the CPU runs, since this is in a page fault, it must not go on
+        with its TLB, which may lead to frames that will be another's in a moment."""
+        freed = self.cache.reclaim()
+        if freed:
+            self.cpu.flush_tlb()
+            self.cpu.pause()
+        return freed
 
     # --- what the parts of the kernel ask of it ---
 
