@@ -144,13 +144,14 @@ class Linker:
                 self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
         return self.binder
 
-    def bootstrap(self, result: LinkResult) -> None:
+    def bootstrap(self, result: LinkResult, *, adjust: bool = True) -> None:
         """What ld.so does to memory before it looks at any symbol: it relocates itself,
-        and makes the pointers in all dynamic sections absolute.
+        and (with `adjust`; musl does not) makes the pointers in all dynamic sections absolute.
         """
         for link in result.maps:
             result.relocated[link] = Relocated(self.is_lazy(link))
-            adjust_dynamic(self.memory, link, result.relocated[link])
+            if adjust:
+                adjust_dynamic(self.memory, link, result.relocated[link])
         interpreter = self.loader.interpreter
         if interpreter is not None:
             relocate_relative(self.memory, interpreter, result.relocated[interpreter])

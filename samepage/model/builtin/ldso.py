@@ -30,6 +30,7 @@ from samepage.linker.errors import LinkError
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.model.builtin import tls
+from samepage.model.builtin.exports import exported
 from samepage.model.builtin.heap import Heap
 from samepage.model.builtin.ldso_layout import (
     BUILDS,
@@ -85,25 +86,16 @@ def recognize(link: LinkMap) -> Ldso:
     """Find ld.so's variables. Raises `LinkError` if it is not a build that is known."""
     identity = build_id(link.object.elf)
     private = BUILDS.get(identity or "")
-    exported = {name: _symbol(link, name) for name in ("_rtld_global", "_rtld_global_ro")}
-    sizes = [size for _, size in exported.values()]
+    symbols = {name: exported(link, name) for name in ("_rtld_global", "_rtld_global_ro")}
+    sizes = [size for _, size in symbols.values()]
     if private is None or sizes != [RTLD_GLOBAL_SIZE, RTLD_GLOBAL_RO_SIZE]:
         raise LinkError(
             f"{link.name}: build {identity} of glibc's ld.so: its variables are known of glibc "
             f"{VERSION} in the builds {', '.join(name[:12] for name in BUILDS)}; "
             "run the program without --loader builtin"
         )
-    addresses = [link.base + value for value, _ in exported.values()]
+    addresses = [link.base + value for value, _ in symbols.values()]
     return Ldso(link, private, *addresses)
-
-
-def _symbol(link: LinkMap, name: str) -> tuple[int, int]:
-    """Value and size of a symbol that an object exports; zeros if it does not."""
-    item = link.object
-    for record in item.symbols:
-        if item.strings.get(int(record["st_name"])) == name and record["st_shndx"]:
-            return int(record["st_value"]), int(record["st_size"])
-    return 0, 0
 
 
 class LdsoState:
@@ -139,7 +131,7 @@ class LdsoState:
     @property
     def debug(self) -> int:
         """The address of `_r_debug`, for DT_DEBUG."""
-        return self._ldso.link.base + _symbol(self._ldso.link, "_r_debug")[0]
+        return self._ldso.link.base + exported(self._ldso.link, "_r_debug")[0]
 
     @property
     def fini(self) -> int:
@@ -228,7 +220,7 @@ class LdsoState:
         debug = self.debug
         self._user.store_word(debug, 1)
         self._user.store_word(debug + 8, main)
-        breakpoint_ = self._ldso.link.base + _symbol(self._ldso.link, "_dl_debug_state")[0]
+        breakpoint_ = self._ldso.link.base + exported(self._ldso.link, "_dl_debug_state")[0]
         self._user.store_word(debug + 16, breakpoint_)
         self._user.store_word(debug + 32, self._ldso.link.base)
         search_list = self._result.search_list
@@ -236,7 +228,7 @@ class LdsoState:
         if vdso is not None:
             self._ro(GlobalRo.SYSINFO_DSO, vdso.base, places[vdso])
             for index, name in enumerate(VDSO_FUNCTIONS):
-                value = _symbol(vdso, name)[0]
+                value = exported(vdso, name)[0]
                 self._ro(GlobalRo.VDSO + 8 * index, vdso.base + value if value else 0)
 
     def _find_vdso(self) -> LinkMap | None:
@@ -279,13 +271,13 @@ class LdsoState:
         """`_dl_argv`, `__libc_stack_end` and their like."""
         stack, private = self._stack(), self._ldso.private
         link = self._ldso.link
-        self._word(_symbol(link, "_dl_argv")[0], stack.argv)
-        self._word(_symbol(link, "__libc_stack_end")[0], self._user.sp)
+        self._word(exported(link, "_dl_argv")[0], stack.argv)
+        self._word(exported(link, "__libc_stack_end")[0], self._user.sp)
         self._user.store(link.base + private.argc, _int(stack.argc))
         self._word(private.environ, stack.environ)
         self._word(private.random, self._auxv[Aux.RANDOM])
         self._word(private.current_break, self._user.syscall(Sys.BRK, 0))
-        secure = link.base + _symbol(link, "__libc_enable_secure")[0]
+        secure = link.base + exported(link, "__libc_enable_secure")[0]
         self._user.store(secure, _int(int(bool(self._auxv[Aux.SECURE]))))
 
     def _modules(self) -> list[LinkMap]:
@@ -338,8 +330,8 @@ class LdsoState:
         area = here + Thread.RSEQ
         user.syscall(Sys.RSEQ, area, _RSEQ_SIZE, 0, _RSEQ_SIGNATURE)
         link = self._ldso.link
-        user.store(link.base + _symbol(link, "__rseq_size")[0], _int(_RSEQ_USED))
-        self._word(_symbol(link, "__rseq_offset")[0], Thread.RSEQ)
+        user.store(link.base + exported(link, "__rseq_size")[0], _int(_RSEQ_USED))
+        self._word(exported(link, "__rseq_offset")[0], Thread.RSEQ)
         user.store_word(here + Thread.STACKBLOCK_SIZE, user.sp)
 
     def _search_path(self) -> "_SearchPath":

@@ -5,6 +5,7 @@ would have read through its mapping is loaded there too (`read_tables`), so that
 are present as they would be: the linker reads each table as a whole.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -24,6 +25,7 @@ from samepage.model.content import Contents
 _AT_FDCWD = -100 & (1 << 64) - 1
 _AT_EMPTY_PATH = 0x1000
 _STAT_SIZE = 144
+_CHUNK = 1024
 _HEADER = 832
 """What ld.so reads of a file before it maps it (`struct filebuf`)."""
 
@@ -39,10 +41,10 @@ class ProgramMemory:
     def open(self, path: str) -> OpenFile:
         fd = self._open(path)
         try:
-            header = self._pread(fd)
+            header = self.user.syscall(Sys.READ, fd, self.user.buffer(_HEADER), _HEADER)
             device, inode, mode, size = self._stat(fd)
             if not stat.S_ISREG(mode) or size == 0 or not header:
-                raise OSError(22, "file too short")
+                raise OSError(errno.EINVAL, "file too short")
             file = self.user.task.process.files.get(fd)
             found = DynamicObject.from_bytes(self._contents.of(file.mappable), path)
         except BaseException:
@@ -54,9 +56,6 @@ class ProgramMemory:
         name = self.user.push(os.fsencode(path) + b"\0")
         flags = os.O_RDONLY | os.O_CLOEXEC
         return self.user.syscall(Sys.OPENAT, _AT_FDCWD, name, flags)
-
-    def _pread(self, fd: int) -> int:
-        return self.user.syscall(Sys.READ, fd, self.user.buffer(_HEADER), _HEADER)
 
     def _stat(self, fd: int) -> tuple[int, int, int, int]:
         """Device, inode, mode and size of an open file."""
@@ -96,6 +95,22 @@ class ProgramMemory:
             self.user.syscall(Sys.CLOSE, fd)
         self._texts.append((address, size))
         return self.user.load(address, size)
+
+    def read_file(self, path: str) -> bytes | None:
+        """The whole of a file, by read(2); None if it cannot be read."""
+        try:
+            fd = self._open(path)
+        except OSError:
+            return None
+        buffer, text = self.user.buffer(_CHUNK), b""
+        try:
+            while length := self.user.syscall(Sys.READ, fd, buffer, _CHUNK):
+                text += self.user.load(buffer, length)
+        except OSError:
+            return None
+        finally:
+            self.user.syscall(Sys.CLOSE, fd)
+        return text
 
     def unmap_texts(self) -> None:
         """Give back what `read_text` has mapped (`_dl_unload_cache`)."""

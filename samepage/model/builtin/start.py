@@ -25,7 +25,7 @@ from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_EXEC, PROT_READ
 from samepage.linker.search import LinkerConfig
-from samepage.model.builtin import ldso, tls
+from samepage.model.builtin import ldso, musl, tls
 from samepage.model.builtin.code import Code
 from samepage.model.builtin.heap import Heap, map_anonymous
 from samepage.model.builtin.lazy import foreign_words, lazy_size, lazy_table
@@ -51,61 +51,115 @@ class BuiltinLoader:
         words = memoryview(task.process.auxv).cast("Q")
         self.auxv = dict(zip(words[::2], words[1::2], strict=True))
         config = LinkerConfig.from_environment(environment)
-        bind_now = config.bind_now or not lazy
-        config = replace(config, bind_now=bind_now, capabilities=MODEL_CPU)
-        self.linker = Linker(self.memory, config, self.user.call)
+        self._config = replace(config, bind_now=config.bind_now or not lazy, capabilities=MODEL_CPU)
+        self.linker = Linker(self.memory, self._config, self.user.call)
         self.name = os.fsdecode(task.process.argv[0]) if task.process.argv else ""
         self.result: LinkResult | None = None
+        self._interpreter: str | None = None
 
     def start(self) -> None:
-        """Link the program. Raises `SamepageError` with ld.so's message and status."""
+        """Link the program. Raises `SamepageError` with the loader's message and status."""
         try:
             with self.user.on_cpu():
                 self._start()
         except (LinkError, ElfError) as error:
             path = self.task.process.exe_path
+            if musl.is_musl(self._interpreter):
+                raise SamepageError(musl.message(self.name, path, error.message), 127) from None
             status = 1 if "version `" in error.message else 127  # ld.so's own statuses
             raise SamepageError(_message(self.name, path, error), status) from None
 
     def _start(self) -> None:
-        program = self._adopt()
-        if program is None:
+        path = self.task.process.exe_path
+        program = self._adopt(path, MapKind.EXECUTABLE, None)
+        interpreter = self._interpreter = program.object.interpreter
+        if interpreter is None:
+            # The kernel starts it at its entry point, and so do we.
             self.user.jump(self.auxv[Aux.ENTRY])
-            return
+        elif musl.is_musl(interpreter):
+            self._start_musl(program, interpreter)
+        else:
+            self._start_elf(program, interpreter)
+
+    def _start_elf(self, program: LinkMap, interpreter: str) -> None:
+        """Start a program of glibc, or of no libc: the steps of `dl_main`."""
+        loader = self._take_over(program, interpreter)
         heap = self._heap()
         state = ldso.LdsoState(self.user, heap, self.linker, self.auxv)
-        if "libc.so.6" in program.object.needed and self.linker.loader.interpreter is not None:
+        if "libc.so.6" in program.object.needed and loader is not None:
             state.before_libraries(program)
-        # Preloads and libraries, breadth-first.
+        result = self._map_libraries(program)
+        found = ldso.find(result)
+        if found is not None:
+            state.libraries_mapped(result, ldso.recognize(found))
+        block = tls.allocate(self.user, heap, result.tls)
+        guards = tls.set_guards(self.user, block)
+        code = self._add_code()
+        self.linker.bind(result)
+        # Objects' own pointers first: ld.so's variables are among what they are needed for.
+        self.linker.bootstrap(result)
+        if found is not None:
+            state.before_relocation(block, guards)
+        self._relocate(result, code, heap, state if found is not None else None)
+        tls.initialize(self.user, block, result.maps)
+        code.add_fini(self._destructors(result))
+        calls, fini = self._constructors(result), code.fini
+        if found is not None:
+            calls, fini = state.early_init() + calls, state.fini
+        self._enter(code, calls, fini)
+
+    def _start_musl(self, program: LinkMap, interpreter: str) -> None:
+        """Start a program of musl, whose libc is its interpreter: the steps of `__dls3`."""
+        config = musl.configure(self.memory, self._config)
+        self.linker = Linker(self.memory, config, self.user.call)
+        loader = self.linker.loader
+        loader.search = musl.MuslSearch(self.memory, config)
+        libc = self._take_over(program, interpreter)
+        if libc is None:
+            raise LinkError(f"{interpreter}: cannot be used: No such file or directory")
+        loader.by_name = musl.MuslNames(libc)
+        state = musl.MuslState(self.user, libc, self.auxv)
+        result = self._map_libraries(program)
+        state.layout(result)
+        code = self._add_code()
+        self.linker.bind(result)
+        # musl adds the base each time that it reads a dynamic section.
+        self.linker.bootstrap(result, adjust=False)
+
+        def fill_in(link: LinkMap, result: LinkResult) -> None:
+            words = foreign_words(result, link, code, 0, 0)
+            place = state.debug_word(link) if link is program else None
+            if place is not None:
+                words[place] = state.debug
+            for address, word in words.items():
+                self.user.store_word(address, word)
+
+        self.linker.on_relocated = fill_in
+        self.linker.relocate(result)
+        state.after_relocation(result)
+        # Constructors are left to `__libc_start_main`, destructors to `exit`.
+        self._enter(code, [], 0)
+
+    def _map_libraries(self, program: LinkMap) -> LinkResult:
+        """Preloads and libraries, breadth-first; and what linking reads of each."""
         result = self.result = self.linker.load_libraries(program)
         for link in result.search_list:
             read_tables(self.memory, link)
-        interpreter = ldso.find(result)
-        if interpreter is not None:
-            state.libraries_mapped(result, ldso.recognize(interpreter))
-        block = tls.allocate(self.user, heap, result.tls)
-        guards = tls.set_guards(self.user, block)
-        # Resolvers of IFUNC symbols run while relocating; they need a place to return to.
+        return result
+
+    def _add_code(self) -> Code:
+        """Map the page of our own code: functions that we call return into it."""
         place = map_anonymous(self.user, _CODE_PAGES * PAGE)
         code = Code(place)
         self.user.return_address = code.stop
         self.user.store(place, code.data)
         self.user.syscall(Sys.MPROTECT, place, PAGE, PROT_READ | PROT_EXEC)
-        self.linker.bind(result)
-        # Objects' own pointers first: ld.so's variables are among what they are needed for.
-        self.linker.bootstrap(result)
-        if interpreter is not None:
-            state.before_relocation(block, guards)
-        self._relocate(result, code, heap, state if interpreter is not None else None)
-        tls.initialize(self.user, block, result.maps)
+        return code
+
+    def _enter(self, code: Code, calls: list[tuple[int, int]], rdx: int) -> None:
+        """Let the thread begin with `calls` and then the program."""
         self.memory.unmap_texts()
-        code.add_fini(self._destructors(result))
-        calls = self._constructors(result)
-        fini = code.fini
-        if interpreter is not None:
-            calls = state.early_init() + calls
-            fini = state.fini
-        code.add_start(calls, fini, self.auxv[Aux.ENTRY])
+        code.add_start(calls, rdx, self.auxv[Aux.ENTRY])
         self._seal(code)
         self.user.jump(code.start)
 
@@ -117,36 +171,33 @@ class BuiltinLoader:
         end = interpreter.end
         return Heap(self.user, end, (end + PAGE - 1) & -PAGE)
 
-    def _adopt(self) -> LinkMap | None:
-        """Take over what the kernel has mapped; None for a program that needs no loader."""
+    def _take_over(self, program: LinkMap, interpreter: str) -> LinkMap | None:
+        """Give the linker what the kernel has mapped; return the interpreter's map."""
         loader = self.linker.loader
-        path = self.task.process.exe_path
-        program = self._adopt_object(path, MapKind.EXECUTABLE, self.auxv[Aux.ENTRY])
-        program.name = path
-        program.origin = path
-        if program.object.interpreter is None:
-            return None
         loader.program = program
         loader.maps.append(program)
-        loader.by_name[path] = program
-        if self.auxv[Aux.BASE]:
-            name = program.object.interpreter
-            interpreter = self._adopt_object(name, MapKind.LIBRARY, 0, self.auxv[Aux.BASE])
-            interpreter.identity = None
-            interpreter.index = 1
-            loader.interpreter = interpreter
-            loader.maps.append(interpreter)
-            for known in (name, interpreter.object.soname):
-                if known is not None:
-                    loader.by_name[known] = interpreter
-        return program
+        loader.by_name[program.name] = program
+        base = self.auxv[Aux.BASE]
+        if not base:
+            return None
+        link = self._adopt(interpreter, MapKind.LIBRARY, base)
+        link.identity = None  # `_dl_rtld_map` has none: it is found by name only
+        link.index = 1
+        loader.interpreter = link
+        loader.maps.append(link)
+        for name in (interpreter, link.object.soname):
+            if name is not None:
+                loader.by_name[name] = link
+        return link
 
-    def _adopt_object(self, path: str, kind: MapKind, entry: int, base: int = 0) -> LinkMap:
+    def _adopt(self, path: str, kind: MapKind, base: int | None) -> LinkMap:
+        """An object that the kernel has mapped at `base`; the program's follows from the
+        entry point.
+        """
         file = self.memory.open(path)
         self.memory.close(file)
         elf = file.object.elf
-        if entry:
-            base = entry - elf.entry
+        base = self.auxv[Aux.ENTRY] - elf.entry if base is None else base
         link = LinkMap(path, file.object, kind, file.identity, base=base, origin=path)
         link.start = base + min(load.vaddr for load in elf.loads) & -PAGE
         link.end = base + max(load.vaddr + load.memsz for load in elf.loads)

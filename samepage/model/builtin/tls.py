@@ -22,7 +22,7 @@ TCB_SIZE = 2368
 """sizeof (struct pthread) of glibc 2.36: who has another libc uses less of it."""
 TCB_SELF = 16
 STACK_GUARD, POINTER_GUARD = 40, 48
-_ARCH_SET_FS = 0x1002
+ARCH_SET_FS = 0x1002
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ def allocate(user: UserSide, heap: Heap, layout: TlsLayout) -> ThreadBlock:
     user.store_word(pointer + TCB_SIZE, allocated)  # what would be freed
     user.store_word(pointer, pointer)
     user.store_word(pointer + TCB_SELF, pointer)
-    user.syscall(Sys.ARCH_PRCTL, _ARCH_SET_FS, pointer)
+    user.syscall(Sys.ARCH_PRCTL, ARCH_SET_FS, pointer)
     return ThreadBlock(pointer, size, layout.align)
 
 
