@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MIN_RAM = 1 << 20
+LOADERS = ("ldso", "builtin")
 TIMED_OUT = 124
 """The exit status of `timeout(1)`."""
 _MAX_START_STEPS = 64
@@ -145,6 +146,8 @@ class Machine:
         environment = dict(os.environ) if env is None else dict(env)
         if not words:
             raise SamepageError("no program was given")
+        if loader not in LOADERS:
+            raise SamepageError(f"there is no loader {loader!r}: it is one of {', '.join(LOADERS)}")
         output = bytearray()
         process, task = self._new_process(cwd)
         try:
@@ -178,11 +181,12 @@ class Machine:
             self._contents = Contents(self.kernel)
         try:
             BuiltinLoader(task, self._contents, dict(environment), lazy).start()
-        except BaseException:
+        except BaseException as error:
             if task in self.kernel.scheduler.tasks:
                 self.kernel.forget_task(task)
-                self._discard(task.process)
-            raise
+            self._discard(task.process)
+            name = task.process.argv[0] if task.process.argv else b""
+            raise _explain(error, name) from None
 
     def _new_process(self, cwd: str | None) -> tuple[Process, Task]:
         kernel = self.kernel
@@ -440,6 +444,8 @@ def _explain(error: BaseException, name: bytes) -> BaseException:
         return SamepageError(f"{text}: cannot execute: {os.strerror(error.errno)}", status)
     if isinstance(error, ExecFatal):
         return SamepageError(f"{text}: cannot execute: {error.reason}", _NOT_EXECUTABLE)
+    if isinstance(error, LimitReached):
+        return SamepageError(f"{text}: stopped at {error}", TIMED_OUT)
     if isinstance(error, OutOfFrames):
         return SamepageError(f"{text}: out of memory: the machine's RAM is too small", 126)
     return error

@@ -141,3 +141,17 @@ def test_changed_files_are_gone_unless_exported(tmp_path: Path) -> None:
     assert (exported / "made").read_text() == "more\n"
     again = run("-q", "--export", str(layer), "true")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("options", [[], ["--lazy"]])
+def test_our_linker_can_take_ldsos_place(options: list[str]) -> None:
+    done = run("-q", "--loader", "builtin", *options, "echo", "linked")
+    if "its variables are known" in done.stderr:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "linked\n", "")
+
+
+def test_the_loader_is_one_of_two() -> None:
+    done = run("--loader", "none", "true")
+    assert done.returncode == 2
+    assert "'ldso', 'builtin'" in done.stderr

@@ -109,6 +109,9 @@ class LdsoState:
         self._maps = LinkMaps(user, heap)
         self._vdso = self._find_vdso()
         self._path: _SearchPath | None = None
+        # Both are known when the libraries are mapped.
+        self._result: LinkResult
+        self._ldso: Ldso
 
     def before_libraries(self, program: LinkMap) -> None:
         """Allocate what ld.so allocates before it maps the first library, so that the

@@ -16,6 +16,7 @@ import numpy as np
 from samepage.elf.dynamic import Tag
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
+from samepage.kernel.errors import SysError
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import MAP_ANONYMOUS, MAP_PRIVATE, PAGE, PROT_READ, OpenFile
@@ -45,12 +46,17 @@ class ProgramMemory:
             device, inode, mode, size = self._stat(fd)
             if not stat.S_ISREG(mode) or size == 0 or not header:
                 raise OSError(errno.EINVAL, "file too short")
-            file = self.user.task.process.files.get(fd)
-            found = DynamicObject.from_bytes(self._contents.of(file.mappable), path)
+            found = DynamicObject.from_bytes(self._content(fd), path)
         except BaseException:
             self.user.syscall(Sys.CLOSE, fd)
             raise
         return OpenFile(path, fd, (device, inode), found)
+
+    def _content(self, fd: int) -> bytes:
+        try:
+            return self._contents.of(self.user.task.process.files.get(fd).mappable)
+        except SysError as error:
+            raise OSError(error.errno, os.strerror(error.errno)) from None
 
     def _open(self, path: str) -> int:
         name = self.user.push(os.fsencode(path) + b"\0")

@@ -8,20 +8,13 @@ inside of `__libc_start_main`, and the first thread. This module leaves that sta
 would have left it. Arrays that musl frees later come from its own `calloc`, called on the
 model's CPU, as `__dls3` calls it.
 
-What differs from glibc in linking itself: the search for libraries (LD_LIBRARY_PATH, then
-the DT_RUNPATH or DT_RPATH of the needing object and of those that needed it, then the
-directories of /etc/ld-musl-x86_64.path), names that always mean libc, the layout of static
-TLS, and that dynamic sections keep the file's addresses. Source: ldso/dynlink.c,
-src/env/__init_tls.c, src/internal/pthread_impl.h of musl 1.2.3.
-
-The variables have no names in the file, so they are known by build; another build is
-refused by name.
+What differs from glibc in linking itself: the search for libraries (`musl_search.py`), the
+layout of static TLS, and that dynamic sections keep the file's addresses. Source:
+ldso/dynlink.c, src/env/__init_tls.c, src/internal/pthread_impl.h of musl 1.2.3. A build whose
+variables are not known (`musl_layout.py`) is refused by name.
 """
 
-import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import SegmentType
@@ -30,190 +23,23 @@ from samepage.elf.object import DynamicObject
 from samepage.kernel.process.user_stack import Aux
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
-from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE
-from samepage.linker.search import LinkerConfig, Search
 from samepage.model.builtin.exports import exported
-from samepage.model.builtin.memory import ProgramMemory
+from samepage.model.builtin.musl_layout import (
+    BUILDS,
+    BUILTIN_TLS_SIZE,
+    DSO_SIZE,
+    JOINABLE,
+    MIN_TLS_ALIGN,
+    PTHREAD_SIZE,
+    Dso,
+    Libc,
+    Thread,
+)
 from samepage.model.builtin.tls import ARCH_SET_FS
 from samepage.model.builtin.user_side import UserSide
-
-_PATH_FILE = "/etc/ld-musl-x86_64.path"
-_DEFAULT_PATH = "/lib:/usr/local/lib:/usr/lib"
-_LIBC_NAMES = re.compile(r"lib(c|pthread|rt|m|dl|util|xnet)\..*")
-_DSO_SIZE = 384
-_PTHREAD_SIZE = 200
-_BUILTIN_TLS_SIZE = 336
-_MIN_TLS_ALIGN = 8
-_JOINABLE = 2
-
-
-class Thread:
-    """Offsets in `struct pthread`."""
-
-    SELF, DTV, PREV, NEXT = 0, 8, 16, 24
-    TID = 48
-    DETACH_STATE = 56
-    ROBUST_HEAD = 136
-    LOCALE = 168
-
-
-class Dso:
-    """Offsets in `struct dso`."""
-
-    BASE, NAME, DYNV, NEXT, PREV, PHDR, PHNUM, PHENTSIZE = range(0, 64, 8)
-    SYMS, HASHTAB, GHASHTAB, VERSYM, STRINGS, SYMS_NEXT = range(64, 112, 8)
-    MAP, MAP_LEN, DEV, INO = range(136, 168, 8)
-    RELOCATED, KERNEL_MAPPED = 168, 170
-    DEPS, NEEDED_BY, NDEPS_DIRECT, NEXT_DEP = range(176, 208, 8)
-    RPATH_ORIG = 216
-    TLS = 232
-    TLS_ID = 280
-    RELRO_START, RELRO_END = 288, 296
-    SHORTNAME = 336
-    GOT = 360
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """Addresses in the file of variables, by their names in the source."""
-
-    libc: int
-    thread_list_lock: int
-    builtin_tls: int
-    app: int
-    vdso: int
-    ldso: int
-    debug: int
-    no_deps: int
-    head: int
-    tail: int
-    syms_tail: int
-    main_ctor_queue: int
-    tls_tail: int
-    tls_cnt: int
-    tls_offset: int
-    tls_align: int
-    static_tls_cnt: int
-    page_size: int
-    runtime: int
-    malloc_replaced: int
-    aligned_alloc_replaced: int
-    env_path: int
-
-
-class Libc:
-    """Offsets in `struct __libc`."""
-
-    CAN_DO_THREADS = 0
-    AUXV, TLS_HEAD, TLS_SIZE, TLS_ALIGN, TLS_CNT, PAGE_SIZE, GLOBAL_LOCALE = range(8, 64, 8)
-
-
-BUILDS = {
-    # Debian 12, musl 1.2.3-1
-    "54d00df44fce62f541ca62b56bdef5bf31ff077c": Build(
-        libc=0xAC780,
-        thread_list_lock=0xAEE70,
-        builtin_tls=0xAE980,
-        app=0xAE560,
-        vdso=0xAE3E0,
-        ldso=0xAE800,
-        debug=0xAE780,
-        no_deps=0xA8178,
-        head=0xAEE50,
-        tail=0xAEE48,
-        syms_tail=0xAEE38,
-        main_ctor_queue=0xAEDE8,
-        tls_tail=0xAEE08,
-        tls_cnt=0xAEE00,
-        tls_offset=0xAEDF8,
-        tls_align=0xAC3E0,
-        static_tls_cnt=0xAEDF0,
-        page_size=0xAC7B0,
-        runtime=0xAEF34,
-        malloc_replaced=0xAEEA4,
-        aligned_alloc_replaced=0xAEEA0,
-        env_path=0xAEE28,
-    ),
-}
-
-
-class _NoSubdirectories(HardwareCapabilities):
-    """musl looks into the directories themselves only."""
-
-    def subdirectories(self) -> list[str]:
-        return [""]
-
-
-class MuslSearch(Search):
-    """`load_library`: the environment's path, those of the needing objects, musl's own."""
-
-    def _candidates(
-        self, name: str, loader: LinkMap | None, program: LinkMap | None
-    ) -> Iterator[tuple[str, str]]:
-        yield from self._in(name, self._environment_path(loader), "LD_LIBRARY_PATH")
-        link = loader
-        while link is not None:
-            has_runpath = link.object.dynamic.get(Tag.RUNPATH) is not None
-            path = self._run_path(link, Tag.RUNPATH if has_runpath else Tag.RPATH)
-            yield from self._in(name, path, f"run path of {link.name}")
-            link = link.loader
-        yield from self._in(name, list(self._config.directories), "default directory")
-
-
-class MuslNames(dict[str, LinkMap]):
-    """The names of loaded objects; many of them mean libc, whatever files there are."""
-
-    def __init__(self, libc: LinkMap) -> None:
-        super().__init__()
-        self._libc = libc
-
-    def get(self, name: str, default: LinkMap | None = None) -> LinkMap | None:  # type: ignore[override]
-        if _LIBC_NAMES.fullmatch(name):
-            return self._libc
-        return super().get(name, default)
-
-
-def is_musl(interpreter: str | None) -> bool:
-    """Whether a program's interpreter is musl's."""
-    return interpreter is not None and "/ld-musl-" in interpreter
-
-
-def configure(memory: ProgramMemory, config: LinkerConfig) -> LinkerConfig:
-    """What musl takes from its own files in place of ld.so's."""
-    text = memory.read_file(_PATH_FILE)
-    path = _DEFAULT_PATH if text is None else text.decode("utf-8", "surrogateescape")
-    directories = [part.rstrip("/") + "/" for part in re.split("[:\n]", path) if part]
-    return replace(
-        config,
-        directories=tuple(directories),
-        cache_path="",
-        preload_file="",
-        capabilities=_NoSubdirectories((), "", ()),
-        bind_now=True,
-    )
-
-
-_MISSING_LIBRARY = re.compile(r"(.*): cannot open shared object file: ([^,]*), needed by (.*)")
-_MISSING_SYMBOL = re.compile(r"(.*): symbol lookup error: undefined symbol: (.*)")
-
-
-def message(program: str, path: str, text: str) -> str:
-    """The line that musl would have written; it calls the program by its argv[0]."""
-
-    def user(name: str) -> str:
-        return program if name == path else name
-
-    library = _MISSING_LIBRARY.fullmatch(text)
-    if library is not None:
-        name, reason, needing = library.groups()
-        return f"Error loading shared library {name}: {reason} (needed by {user(needing)})"
-    symbol = _MISSING_SYMBOL.fullmatch(text)
-    if symbol is not None:
-        return f"Error relocating {user(symbol[1])}: {symbol[2]}: symbol not found"
-    return f"{program}: {text}"
 
 
 class MuslState:
@@ -236,7 +62,7 @@ class MuslState:
         self._places: dict[LinkMap, int] = {}
         self._tls: list[LinkMap] = []
         self._tls_offset = 0
-        self._tls_align = _MIN_TLS_ALIGN
+        self._tls_align = MIN_TLS_ALIGN
 
     @property
     def debug(self) -> int:
@@ -284,11 +110,11 @@ class MuslState:
         program = result.maps[0]
         self._order = list(result.search_list)
         count = len(self._tls)
-        size = (1 + count) * 8 + self._tls_offset + _PTHREAD_SIZE + 2 * self._tls_align
+        size = (1 + count) * 8 + self._tls_offset + PTHREAD_SIZE + 2 * self._tls_align
         size = -(-size // self._tls_align) * self._tls_align
         head = self._at(build.app) if program.object.tls is not None else 0
-        fits = size <= _BUILTIN_TLS_SIZE and self._tls_align <= _MIN_TLS_ALIGN
-        self._thread(self._at(build.builtin_tls), _BUILTIN_TLS_SIZE, self._tls if fits else [])
+        fits = size <= BUILTIN_TLS_SIZE and self._tls_align <= MIN_TLS_ALIGN
+        self._thread(self._at(build.builtin_tls), BUILTIN_TLS_SIZE, self._tls if fits else [])
         self._allocate()
         if not fits:
             self._thread(self._calloc(size), size, self._tls)
@@ -324,7 +150,7 @@ class MuslState:
     def _thread(self, block: int, size: int, modules: list[LinkMap]) -> None:
         """`__copy_tls` and `__init_tp`: the thread's block with its DTV at the start."""
         user = self._user
-        here = (block + size - _PTHREAD_SIZE) & -self._tls_align
+        here = (block + size - PTHREAD_SIZE) & -self._tls_align
         user.store_word(block, len(modules))
         for link in modules:
             tls = link.object.tls
@@ -336,7 +162,7 @@ class MuslState:
         user.store_word(here + Thread.DTV, block)
         user.syscall(Sys.ARCH_PRCTL, ARCH_SET_FS, here)
         user.store(self._at(self._build.libc + Libc.CAN_DO_THREADS), b"\1")
-        user.store(here + Thread.DETACH_STATE, _JOINABLE.to_bytes(4, "little"))
+        user.store(here + Thread.DETACH_STATE, JOINABLE.to_bytes(4, "little"))
         tid = user.syscall(Sys.SET_TID_ADDRESS, self._at(self._build.thread_list_lock))
         user.store(here + Thread.TID, tid.to_bytes(4, "little"))
         user.store_word(here + Thread.LOCALE, self._at(self._build.libc + Libc.GLOBAL_LOCALE))
@@ -352,7 +178,7 @@ class MuslState:
             elif link is self._libc:
                 self._places[link] = self._at(self._build.ldso)
             else:
-                self._places[link] = self._calloc(_DSO_SIZE + len(link.name) + 1)
+                self._places[link] = self._calloc(DSO_SIZE + len(link.name) + 1)
 
     def _write_objects(self, program: LinkMap) -> None:
         """The list of objects, and the vDSO at its end, which gives no symbols."""
@@ -396,7 +222,7 @@ class MuslState:
     def _describe(self, link: LinkMap) -> bytearray:
         """`struct dso` of one object, without its neighbours."""
         elf, dynamic = link.object.elf, link.object.dynamic
-        words = bytearray(_DSO_SIZE)
+        words = bytearray(DSO_SIZE)
         base = link.base
         section = elf.segment(SegmentType.DYNAMIC)
         _put(words, Dso.BASE, base, self._name(link), base + section.vaddr if section else 0)
@@ -447,7 +273,7 @@ class MuslState:
             return program.base + segment.vaddr
         if link not in self._order:
             return self._at(self._build.no_deps)  # any empty string
-        place = self._places[link] + _DSO_SIZE
+        place = self._places[link] + DSO_SIZE
         self._user.store(place, link.name.encode(errors="surrogateescape") + b"\0")
         return place
 

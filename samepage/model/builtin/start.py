@@ -9,6 +9,7 @@ that has glibc's ld.so among its libraries gets ld.so's variables (`ldso.py`), o
 what musl's loader does (`musl.py`), any other a thread block and nothing else.
 """
 
+import contextlib
 import os
 import re
 from dataclasses import replace
@@ -25,11 +26,12 @@ from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_EXEC, PROT_READ
 from samepage.linker.search import LinkerConfig
-from samepage.model.builtin import ldso, musl, tls
+from samepage.model.builtin import ldso, musl_search, tls
 from samepage.model.builtin.code import Code
 from samepage.model.builtin.heap import Heap, map_anonymous
 from samepage.model.builtin.lazy import foreign_words, lazy_size, lazy_table
 from samepage.model.builtin.memory import ProgramMemory, read_tables
+from samepage.model.builtin.musl import MuslState
 from samepage.model.builtin.user_side import UserSide
 from samepage.model.content import Contents
 
@@ -64,10 +66,14 @@ class BuiltinLoader:
                 self._start()
         except (LinkError, ElfError) as error:
             path = self.task.process.exe_path
-            if musl.is_musl(self._interpreter):
-                raise SamepageError(musl.message(self.name, path, error.message), 127) from None
+            if musl_search.is_musl(self._interpreter):
+                raise SamepageError(
+                    musl_search.message(self.name, path, error.message), 127
+                ) from None
             status = 1 if "version `" in error.message else 127  # ld.so's own statuses
             raise SamepageError(_message(self.name, path, error), status) from None
+        except OSError as error:
+            raise SamepageError(f"{self.name}: cannot be started: {error.strerror}") from None
 
     def _start(self) -> None:
         path = self.task.process.exe_path
@@ -76,7 +82,7 @@ class BuiltinLoader:
         if interpreter is None:
             # The kernel starts it at its entry point, and so do we.
             self.user.jump(self.auxv[Aux.ENTRY])
-        elif musl.is_musl(interpreter):
+        elif musl_search.is_musl(interpreter):
             self._start_musl(program, interpreter)
         else:
             self._start_elf(program, interpreter)
@@ -110,15 +116,15 @@ class BuiltinLoader:
 
     def _start_musl(self, program: LinkMap, interpreter: str) -> None:
         """Start a program of musl, whose libc is its interpreter: the steps of `__dls3`."""
-        config = musl.configure(self.memory, self._config)
+        config = musl_search.configure(self.memory, self._config)
         self.linker = Linker(self.memory, config, self.user.call)
         loader = self.linker.loader
-        loader.search = musl.MuslSearch(self.memory, config)
+        loader.search = musl_search.MuslSearch(self.memory, config)
         libc = self._take_over(program, interpreter)
         if libc is None:
             raise LinkError(f"{interpreter}: cannot be used: No such file or directory")
-        loader.by_name = musl.MuslNames(libc)
-        state = musl.MuslState(self.user, libc, self.auxv)
+        loader.by_name = musl_search.MuslNames(libc)
+        state = MuslState(self.user, libc, self.auxv)
         result = self._map_libraries(program)
         state.layout(result)
         code = self._add_code()
@@ -143,9 +149,17 @@ class BuiltinLoader:
     def _map_libraries(self, program: LinkMap) -> LinkResult:
         """Preloads and libraries, breadth-first; and what linking reads of each."""
         result = self.result = self.linker.load_libraries(program)
+        for warning in result.warnings:
+            self._say(_preload_warning(warning, self._config))
         for link in result.search_list:
             read_tables(self.memory, link)
         return result
+
+    def _say(self, line: str) -> None:
+        """Write a line to the program's stderr."""
+        text = os.fsencode(line + "\n")
+        with contextlib.suppress(OSError):
+            self.user.syscall(Sys.WRITE, 2, self.user.push(text), len(text))
 
     def _add_code(self) -> Code:
         """Map the page of our own code: functions that we call return into it."""
@@ -274,6 +288,21 @@ _SIZES = {
     Tag.FINI_ARRAY: Tag.FINI_ARRAYSZ,
     Tag.PREINIT_ARRAY: Tag.PREINIT_ARRAYSZ,
 }
+
+
+_PRELOAD = re.compile(r"object '(.*)' from preload cannot be preloaded \((.*)\): ignored")
+
+
+def _preload_warning(warning: str, config: LinkerConfig) -> str:
+    """The line of ld.so, which names the source and keeps the reason short."""
+    match = _PRELOAD.fullmatch(warning)
+    if match is None:
+        return f"ERROR: ld.so: {warning}."
+    name, reason = match.groups()
+    source = "LD_PRELOAD" if name in config.preload else config.preload_file
+    if "cannot open shared object file" in reason:
+        reason = "cannot open shared object file"
+    return f"ERROR: ld.so: object '{name}' from {source} cannot be preloaded ({reason}): ignored."
 
 
 _SYMBOL_ERROR = re.compile(r"(.*): symbol lookup error: (undefined symbol: .*)")

@@ -9,6 +9,7 @@ While the linker works, the thread is on the CPU with a program counter of 0: ev
 no instruction of the program that caused them.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,14 +57,21 @@ class UserSide:
         cpu.write(Reg.RSP, self.sp)
 
     def syscall(self, number: int, *arguments: int) -> int:
-        """Make a system call that cannot block. Raises `OSError` with the call's errno."""
+        """Make a system call. Raises `OSError` with the call's errno, EAGAIN if it would
+        have to wait.
+        """
         self.kernel.clock.system_call()
         registers = [number, *arguments, *([0] * (6 - len(arguments)))]
         try:
             result = self._handlers[number].call(self.task, registers)
+            if isinstance(result, GeneratorType):
+                next(result)
+                result.close()
+                raise SysError(errno.EAGAIN)
+        except StopIteration as done:
+            result = done.value
         except SysError as error:
             raise OSError(error.errno, os.strerror(error.errno)) from None
-        assert not isinstance(result, GeneratorType), "the linker's system calls never wait"
         return int(result)
 
     def push(self, data: bytes) -> int:

@@ -375,6 +375,32 @@ def test_a_missing_function_ends_the_program_when_it_is_called(workshop: Worksho
     )
 
 
+@pytest.mark.parametrize("body", ["*(volatile int *)0 = 1;", "sys(231, 3, 0, 0);"])
+def test_a_resolver_that_does_not_return_is_an_error(workshop: Workshop, body: str) -> None:
+    workshop.library(
+        "libr.so",
+        SYSCALLS + f"static void *choose(void) {{ {body} return 0; }}"
+        'int work(int) __attribute__((ifunc("choose")));',
+        *FREE,
+    )
+    program = workshop.program(
+        SYSCALLS + "int work(int); void _start(void) { leave(work(1)); }", *FREE, "-lr"
+    )
+    machine = Machine("256M")
+    with pytest.raises(SamepageError, match="did not return"):
+        machine.spawn([program], loader="builtin")
+    other = machine.spawn(["/bin/true"])
+    assert machine.run(other) == 0
+
+
+def test_a_preload_that_is_missing_is_told_and_ignored(workshop: Workshop) -> None:
+    program = workshop.program(SYSCALLS + "void _start(void) { leave(6); }", *FREE)
+    environment = {"LD_PRELOAD": "libnone.so"}
+    native = subprocess.run([program], env=environment, capture_output=True, check=False)
+    guest = Machine("256M").spawn([program], env=environment, loader="builtin")
+    assert (guest.machine.run(guest), guest.stdout) == (native.returncode, native.stderr)
+
+
 def _refused(program: str, status: int = 127) -> str:
     with pytest.raises(SamepageError) as caught:
         Machine("256M").spawn([program], loader="builtin")

@@ -12,13 +12,13 @@ from samepage.elf.file import ElfFile
 from samepage.elf.notes import build_id
 from samepage.errors import SamepageError
 from samepage.model import StopAt
-from samepage.model.builtin import musl
+from samepage.model.builtin import musl, musl_layout
 
 INTERPRETER = "/lib/ld-musl-x86_64.so.1"
 
 
 def _is_known() -> bool:
-    return os.path.exists(INTERPRETER) and build_id(ElfFile.open(INTERPRETER)) in musl.BUILDS
+    return os.path.exists(INTERPRETER) and build_id(ElfFile.open(INTERPRETER)) in musl_layout.BUILDS
 
 
 pytestmark = [
