@@ -53,12 +53,14 @@ def end_all(pids: set[int], kept: set[int]) -> None:
             os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
 
 
+def is_tracee(tid: int | str) -> bool:
+    """Whether this thread traces that one."""
+    return f"TracerPid:\t{threading.get_native_id()}\n" in status_lines(tid)
+
+
 def tracees() -> set[int]:
     """The processes that this thread traces."""
-    tracer = f"TracerPid:\t{threading.get_native_id()}\n"
-    return {
-        int(name) for name in os.listdir("/proc") if name.isdigit() and tracer in status_lines(name)
-    }
+    return {int(name) for name in os.listdir("/proc") if name.isdigit() and is_tracee(name)}
 
 
 def _kill_and_reap(pids: set[int]) -> None:

@@ -36,7 +36,7 @@ from samepage.host.ghost import Killed, call_again, make_ghost, stands_behind_sy
 from samepage.host.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
 from samepage.host.launch import fault_counts as read_fault_counts
 from samepage.host.ptrace import Stop, StopKind
-from samepage.host.reap import end_all, set_subreaper, status_lines
+from samepage.host.reap import end_all, is_tracee, set_subreaper, status_lines
 
 _SYS_EXIT = 60
 _SYS_EXIT_GROUP = 231
@@ -156,6 +156,9 @@ class TracedGroup:
         try:
             self._on_exec(root)
             while any(p.holder == 0 for p in self._tasks.values()):
+                if self._expired:
+                    # What was forked since the watchdog looked must end too.
+                    self._kill_running()
                 self._handle(tree, ptrace.wait())
         finally:
             watchdog.cancel()
@@ -189,6 +192,9 @@ class TracedGroup:
     def _expire(self) -> None:
         """In the watchdog's thread: end what has not ended; `wait` then comes back."""
         self._expired = True
+        self._kill_running()
+
+    def _kill_running(self) -> None:
         for process in list(self._tasks.values()):
             if process.holder == 0:
                 with contextlib.suppress(ProcessLookupError):
@@ -205,9 +211,13 @@ class TracedGroup:
             return
         try:
             self._dispatch(tree, process, stop)
-        except (Killed, ProcessLookupError):
+        except ProcessLookupError:
             # Killed between two calls of ours: its end is reported by a later wait.
             pass
+        except Killed:
+            # Killed while it did a call for us, which saw it about to exit: let it.
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.resume(stop.tid)
 
     def _dispatch(self, tree: Tree, process: Process, stop: Stop) -> None:
         tid = stop.tid
@@ -243,6 +253,9 @@ class TracedGroup:
 
     def _on_fork(self, parent: Process, tid: int, kind: StopKind) -> None:
         new = ptrace.event_message(tid)
+        if not is_tracee(new):
+            # Killed meanwhile: the message is that of its exit, no pid.
+            return
         if _thread_group(new) == parent.pid:
             parent.threads.add(new)
             self._tasks[new] = parent

@@ -116,7 +116,7 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
         files.set_cloexec(fd, bool(argument & fcntl.FD_CLOEXEC))
         return 0
     if command == fcntl.F_GETFL:
-        return file.flags | 0o100000
+        return file.flags
     if command == fcntl.F_SETFL:
         file.set_flags(argument & 0xFFFF_FFFF)
         return 0

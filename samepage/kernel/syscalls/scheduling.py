@@ -11,6 +11,8 @@ from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import pack_timespec, read_u32, write_u32
 
+_CPUMASK_SIZE = 32
+"""The bytes of a set of CPUs in a kernel built for 256 of them, as Debian's and ours are."""
 _FIFO, _RR = 1, 2
 _POLICIES = {0, _FIFO, _RR, 3, 5, 6}
 _RESET_ON_FORK = 0x4000_0000
@@ -40,8 +42,9 @@ def sys_sched_getaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
     if size < 8 or size & 7:
         raise SysError(errno.EINVAL)
     _find(task, pid)
-    copy_to_user(task.mm, address, (1).to_bytes(8, "little"))
-    return 8
+    length = min(size, _CPUMASK_SIZE)
+    copy_to_user(task.mm, address, (1).to_bytes(length, "little"))
+    return length
 
 
 @syscall(Sys.SCHED_SETAFFINITY)
