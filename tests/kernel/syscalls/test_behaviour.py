@@ -25,6 +25,7 @@ BEHAVIOURS = [
     for source in SOURCES
     for name in re.findall(r"^(?:TEST|IN_PLACE)\((\w+)\)", source.read_text(), re.MULTILINE)
 ]
+NATIVE_RUNS = 4
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +48,14 @@ def machine() -> tuple[Machine, int]:
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_behaves_as_natively(name: str, binary: str, machine: tuple[Machine, int]) -> None:
     argv = [binary, name]
-    native = run_natively(argv)
     model, frames = machine
     try:
-        assert run_on_model(argv, machine=model) == native
+        ours = run_on_model(argv, machine=model)
+        # Some wait a few milliseconds for another process, which a busy host may not run.
+        native = [run_natively(argv)]
+        while ours != native[-1] and len(native) < NATIVE_RUNS:
+            native.append(run_natively(argv))
+        assert ours == native[-1]
         check_invariants(model.kernel)
     finally:
         check_nothing_left(model, frames)
