@@ -41,6 +41,7 @@ _MODULES = (
     "memory",
     "files",
     "paths",
+    "xattrs",
     "descriptors",
     "polling",
     "epoll",
