@@ -36,6 +36,10 @@ class ClosedPipe(Exception):
     """The reader of stdout went away. Click would turn a `BrokenPipeError` into status 1."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C. Click would write an empty line for a `KeyboardInterrupt`."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is used, not before."""
 
@@ -54,6 +58,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ClosedPipe from error
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -87,7 +93,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _complain(error.format_message(), error.exit_code)
     except SamepageError as error:
         return _complain(error.message, error.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         return 128 + signal.SIGINT
     except (BrokenPipeError, ClosedPipe):
         _silence_stdout()

@@ -138,6 +138,11 @@ class Cpu:
         self.write = self._engine.write
 
     @property
+    def running(self) -> bool:
+        """Inside `run`: an exception raised now could come to Unicorn's C code."""
+        return self._running
+
+    @property
     def pc(self) -> int:
         """The address of the instruction that is executing, or next to execute."""
         return self._engine.read(Reg.RIP)

@@ -184,6 +184,8 @@ class Kernel:
         self._cpu_at_tick = 0
         self.stop_reason: str | None = None
         """Set from outside (a watchdog) to end the run; `LimitReached` says it."""
+        self.interrupted = False
+        """Set by a signal handler while the CPU runs: `run_task` raises KeyboardInterrupt."""
         self.hwcap = HWCAP
         self.hwcap2 = 2
         self.min_sigstack_size = config.min_sigstack_size
@@ -364,12 +366,15 @@ class Kernel:
 
     def run_task(self, task: Task) -> bool:
         """Run the current task until it enters the kernel, and serve it; False once it
-        cannot go on. Raises `LimitReached`."""
+        cannot go on. Raises `LimitReached`, and `KeyboardInterrupt` if `interrupted`."""
         self.acting = task.process
         stop = self.cpu.run(self._instructions_left)
         if self._instructions_left:
             self._count_instructions()
-        if stop.reason is Stop.SYSCALL:
+        if stop.reason is Stop.SYSCALL and self.interrupted:
+            # It might block in a write to the host; it is made when the task runs again.
+            self.cpu.write(Reg.RIP, self.cpu.pc - 2)
+        elif stop.reason is Stop.SYSCALL:
             self._enter_syscall(task)
         elif stop.reason is Stop.PAGE_FAULT:
             self._enter_fault(task, stop)
@@ -379,6 +384,9 @@ class Kernel:
             self._enter_breakpoint(task, stop.address)
         elif not self.cpu.stopped_early:
             self._tick(task)
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
         if self.stop_reason is not None:
             raise LimitReached(self.stop_reason)
         return self.deliver_pending(task)

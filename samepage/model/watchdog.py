@@ -4,6 +4,12 @@ While guest code runs, Python does not: a signal handler would wait until the gu
 page fault or system call, which in an endless loop never comes. So a thread waits for a
 signal (Python writes a byte to the wake-up descriptor at once) or for the time limit, and
 stops the CPU. It is the machine's timer too: it stops the CPU once in each tick period.
+
+Python runs a handler between any two of its instructions. A `KeyboardInterrupt` from there
+could cut a system call of the guest in two, or start in the first instruction of a callback
+of the CPU, where the C code that called it drops the exception. So the handler of Ctrl-C
+leaves a note for the kernel, which raises the exception when it has done what it was at.
+Only if it does not come to that, since it waits for the host, the handler raises.
 """
 
 import contextlib
@@ -12,21 +18,28 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from samepage.kernel.clock import TICK_PERIOD_NS
 from samepage.kernel.kernel import Kernel
 
-_AGAIN = 0.02
-"""A stop may come between two entries of the CPU and be lost, so it is repeated (seconds)."""
+_PATIENCE = 0.2
+"""How long the kernel may take to find the note (seconds): if longer, it waits for the host."""
 
 
 @contextlib.contextmanager
 def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
-    """Stop `kernel`'s CPU after `timeout` seconds, or as soon as a signal comes."""
+    """Stop `kernel`'s CPU after `timeout` seconds, or as soon as a signal comes.
+
+    Ctrl-C raises `KeyboardInterrupt`, unless the program has a SIGINT handler of its own.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     main = threading.current_thread() is threading.main_thread()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False) if main else -1
+    ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt_handler(kernel))
     done = threading.Event()
     thread = threading.Thread(
         target=_wait, args=(kernel, reader, timeout, done), name="watchdog", daemon=True
@@ -38,22 +51,44 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
         done.set()
         if main:
             signal.set_wakeup_fd(previous)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(writer, b"\0")
         thread.join()
         os.close(reader)
         os.close(writer)
+        # What came after the last instruction does not concern the next run.
+        late, kernel.interrupted, kernel.stop_reason = kernel.interrupted, False, None
+    if late:
+        raise KeyboardInterrupt
+
+
+def _interrupt_handler(kernel: Kernel) -> Callable[[int, FrameType | None], None]:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if kernel.interrupted and not kernel.cpu.running:
+            kernel.interrupted = False
+            raise KeyboardInterrupt
+        kernel.interrupted = True
+        kernel.cpu.stop()
+
+    return interrupt
 
 
 def _wait(kernel: Kernel, reader: int, timeout: float | None, done: threading.Event) -> None:
+    """Stop the CPU once in each tick period, and when there is a byte to read."""
     end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        ready, _, _ = select.select([reader], [], [], TICK_PERIOD_NS / 1e9)
-        if ready:
-            break
-        if end is not None and time.monotonic() >= end:
-            kernel.stop_reason = f"the time limit of {timeout:g} s"
-            break
-        kernel.cpu.stop()
+    repeat_at = 0.0
     while not done.is_set():
+        if select.select([reader], [], [], TICK_PERIOD_NS / 1e9)[0]:
+            os.read(reader, 4096)
+            if done.is_set():
+                break
+        now = time.monotonic()
+        if end is not None and now >= end:
+            kernel.stop_reason = f"the time limit of {timeout:g} s"
+        if not kernel.interrupted:
+            repeat_at = now + _PATIENCE
+        elif now >= repeat_at:
+            repeat_at = now + _PATIENCE
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         kernel.cpu.stop()
-        done.wait(_AGAIN)
