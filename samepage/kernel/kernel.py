@@ -60,7 +60,7 @@ from samepage.kernel.process.sigset import (
 from samepage.kernel.process.task import Process, Rlimit, Task, TaskState, Trap, Usage
 from samepage.kernel.process.vdso import Vdso, host_image
 from samepage.kernel.syscalls.numbers import Sys, name_of
-from samepage.kernel.syscalls.table import load_handlers
+from samepage.kernel.syscalls.table import HANDLERS, find_handler
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
@@ -174,7 +174,6 @@ class Kernel:
         """Called when a task has made another one, before it goes on itself."""
         self.acting: Process | None = None
         """The process on whose behalf the kernel acts; events are its."""
-        self._handlers = load_handlers()
         self._blank_registers = self.cpu.save()
         self._fault = FaultResult.OK
         self._out_of_frames = False
@@ -443,7 +442,7 @@ class Kernel:
             self.check_timers()
         registers = self.cpu.syscall_arguments()
         task.syscall_number = registers[0]
-        handler = self._handlers.get(registers[0])
+        handler = HANDLERS.get(registers[0]) or find_handler(registers[0])
         if handler is None:
             self._count_unimplemented(registers[0])
             self.leave_syscall(task, -errno.ENOSYS)

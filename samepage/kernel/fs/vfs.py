@@ -30,7 +30,6 @@ from samepage.kernel.fs.devices import TTY, memory_drivers
 from samepage.kernel.fs.directory import Directory
 from samepage.kernel.fs.epoll import Epoll
 from samepage.kernel.fs.eventfd import EventFd
-from samepage.kernel.fs.export import export_changes
 from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Inode, Superblock
@@ -311,6 +310,8 @@ class Vfs(Tree):
     def export(self, target: str) -> int:
         """Save what guests changed in the root file system to the new host directory
         `target`; return how many names. Raises `OSError`."""
+        from samepage.kernel.fs.export import export_changes  # few runs need it
+
         return export_changes(self.root, target, self._mount_points)
 
     def pipe(self, flags: int = 0) -> tuple[OpenFile, OpenFile]:

@@ -37,12 +37,19 @@ def _i64(value: int) -> int:
 
 _CONVERTERS: dict[str, Callable[[int], int]] = {"i32": _i32, "u32": _u32, "i64": _i64}
 
-_MODULES = (
+_COMMON = (
     "memory",
     "files",
     "paths",
-    "xattrs",
     "descriptors",
+    "processes",
+    "identity",
+    "signals",
+    "times",
+    "system",
+)
+_RARE = (
+    "xattrs",
     "polling",
     "epoll",
     "eventfds",
@@ -50,13 +57,10 @@ _MODULES = (
     "timers",
     "scheduling",
     "transfers",
-    "processes",
-    "identity",
-    "signals",
-    "times",
-    "system",
     "sockets",
 )
+"""Modules that many programs never need; they are imported at the first call that the
+others do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def syscall(*numbers: int) -> Callable[[_F], _F]:
     """Declare a handler for one or more numbers."""
 
     def register(function: _F) -> _F:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = function.__annotations__  # objects, since no module defers them
         names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
         converters = tuple(
             (index, _CONVERTERS[metadata[0]])
@@ -100,8 +104,11 @@ def syscall(*numbers: int) -> Callable[[_F], _F]:
     return register
 
 
-def load_handlers() -> dict[int, Handler]:
-    """Import all handlers, once, and return the table."""
-    for module in _MODULES:
-        importlib.import_module(f"samepage.kernel.syscalls.{module}")
-    return HANDLERS
+def find_handler(number: int) -> Handler | None:
+    """The handler of a system call, None if the kernel does not have it."""
+    for modules in (_COMMON, _RARE):
+        if number in HANDLERS:
+            break
+        for module in modules:
+            importlib.import_module(f"samepage.kernel.syscalls.{module}")
+    return HANDLERS.get(number)

@@ -20,7 +20,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.task import Task, TaskState
-from samepage.kernel.syscalls.table import load_handlers
+from samepage.kernel.syscalls.table import find_handler
 from samepage.linker.errors import LinkError
 from samepage.model.watchdog import watch
 
@@ -41,7 +41,6 @@ class UserSide:
         self.sp = int(task.registers.read(Reg.RSP))
         self.return_address = 0
         """Where called functions return to: code that is never executed."""
-        self._handlers = load_handlers()
 
     @contextmanager
     def on_cpu(self) -> Iterator[None]:
@@ -63,7 +62,9 @@ class UserSide:
         self.kernel.clock.system_call()
         registers = [number, *arguments, *([0] * (6 - len(arguments)))]
         try:
-            result = self._handlers[number].call(self.task, registers)
+            handler = find_handler(number)
+            assert handler is not None, f"the kernel has no system call {number}"
+            result = handler.call(self.task, registers)
             if isinstance(result, GeneratorType):
                 next(result)
                 result.close()
