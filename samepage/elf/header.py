@@ -92,19 +92,22 @@ class ElfHeader:
 def parse_elf_header(data: bytes) -> ElfHeader:
     """Read a little-endian ELF64 header from the first 64 bytes of a file.
 
-    Raises `ElfError` if the magic, the class, the byte order or the size is not right.
+    The machine is what counts, as for Linux (`elf_check_arch`): only where it is another one,
+    class and byte order are looked at.
+
+    Raises `ElfError` if the magic, the size, or class and byte order are not right.
     """
     if data[:4] != ELF_MAGIC:
         raise ElfError("not an ELF file")
     if len(data) < EHDR64.size:
         raise ElfError(f"truncated ELF header ({len(data)} of {EHDR64.size} bytes)")
-    if data[4] != 2:
-        raise ElfError("not a 64-bit ELF file")
-    if data[5] != 1:
-        raise ElfError("not a little-endian ELF file")
     (_, e_type, machine, _, entry, phoff, _, _, _, phentsize, phnum, _, _, _) = EHDR64.unpack_from(
         data
     )
+    if machine != ElfMachine.X86_64 and data[4] != 2:
+        raise ElfError("not a 64-bit ELF file")
+    if machine != ElfMachine.X86_64 and data[5] != 1:
+        raise ElfError("not a little-endian ELF file")
     return ElfHeader(e_type, machine, entry, phoff, phentsize, phnum)
 
 

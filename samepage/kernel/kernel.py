@@ -468,8 +468,8 @@ class Kernel:
                 result = -errno.ERESTART
         except ExecFatal as error:
             self.log.append(f"{task.process.comm}[{task.process.pid}]: exec failed: {error.reason}")
-            task.killed_by = error.signal
-            exiting.do_group_exit(task, error.signal)
+            task.killed_by = SIGSEGV
+            exiting.do_group_exit(task, SIGSEGV)
             return
         if task.state is TaskState.RUNNABLE:
             self.leave_syscall(task, result)

@@ -9,7 +9,8 @@ Python runs a handler between any two of its instructions. A `KeyboardInterrupt`
 could cut a system call of the guest in two, or start in the first instruction of a callback
 of the CPU, where the C code that called it drops the exception. So the handler of Ctrl-C
 leaves a note for the kernel, which raises the exception when it has done what it was at.
-Only if it does not come to that, since it waits for the host, the handler raises.
+Only if it does not come to that, since it waits for the host, the handler raises. The
+thread sends the signal for a time limit, too, that the kernel does not come to.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from samepage.kernel.clock import TICK_PERIOD_NS
-from samepage.kernel.kernel import Kernel
+from samepage.kernel.kernel import Kernel, LimitReached
 
 _PATIENCE = 0.2
 """How long the kernel may take to find the note (seconds): if longer, it waits for the host."""
@@ -42,7 +43,7 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
         signal.signal(signal.SIGINT, _interrupt_handler(kernel))
     done = threading.Event()
     thread = threading.Thread(
-        target=_wait, args=(kernel, reader, timeout, done), name="watchdog", daemon=True
+        target=_wait, args=(kernel, reader, timeout, done, ours), name="watchdog", daemon=True
     )
     thread.start()
     try:
@@ -65,6 +66,8 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
 
 def _interrupt_handler(kernel: Kernel) -> Callable[[int, FrameType | None], None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if kernel.stop_reason is not None and not kernel.cpu.running:
+            raise LimitReached(kernel.stop_reason)
         if kernel.interrupted and not kernel.cpu.running:
             kernel.interrupted = False
             raise KeyboardInterrupt
@@ -74,8 +77,13 @@ def _interrupt_handler(kernel: Kernel) -> Callable[[int, FrameType | None], None
     return interrupt
 
 
-def _wait(kernel: Kernel, reader: int, timeout: float | None, done: threading.Event) -> None:
-    """Stop the CPU once in each tick period, and when there is a byte to read."""
+def _wait(
+    kernel: Kernel, reader: int, timeout: float | None, done: threading.Event, ours: bool
+) -> None:
+    """Stop the CPU once in each tick period, and when there is a byte to read.
+
+    With `ours` a signal comes to our handler, and can end a wait for the host.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     repeat_at = 0.0
     while not done.is_set():
@@ -86,9 +94,9 @@ def _wait(kernel: Kernel, reader: int, timeout: float | None, done: threading.Ev
         now = time.monotonic()
         if end is not None and now >= end:
             kernel.stop_reason = f"the time limit of {timeout:g} s"
-        if not kernel.interrupted:
+        if not kernel.interrupted and kernel.stop_reason is None:
             repeat_at = now + _PATIENCE
-        elif now >= repeat_at:
+        elif ours and now >= repeat_at:
             repeat_at = now + _PATIENCE
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         kernel.cpu.stop()

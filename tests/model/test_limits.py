@@ -61,6 +61,23 @@ def test_an_endless_loop_ends_at_the_time_limit(program: Sequence[str]) -> None:
     assert one_line(done.stderr) == "samepage: perl: stopped at the time limit of 1 s"
 
 
+@pytest.mark.parametrize("program", [("cat",), ("yes",)], ids=["reading", "writing"])
+def test_a_program_that_waits_for_the_host_ends_at_the_time_limit(program: Sequence[str]) -> None:
+    with subprocess.Popen(
+        samepage("--timeout", "0.5", *program),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert process.wait(timeout=20) == 124
+        finally:
+            process.kill()
+        line = one_line(process.stderr.read())
+    assert line == f"samepage: {program[0]}: stopped at the time limit of 0.5 s"
+
+
 def test_one_instruction_that_jumps_to_itself_ends_at_the_time_limit(spin: str) -> None:
     started = time.monotonic()
     machine = Machine("16M", timeout=0.3)

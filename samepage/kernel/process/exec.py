@@ -29,7 +29,7 @@ from samepage.kernel.process.elf_loader import (
     read_elf,
 )
 from samepage.kernel.process.exit import kill_other_threads, release_robust_list
-from samepage.kernel.process.sigset import SIGKILL, SIGSEGV, SigAltStack
+from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Rlimit, Task
 from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
 
@@ -46,11 +46,11 @@ _STRINGS_MAX = 6 << 20
 
 
 class ExecFatal(Exception):
-    """The new program cannot live, and the old one is gone: the process dies of `signal`."""
+    """The new program cannot live, and the old one is gone: the process dies of SIGSEGV
+    (`bprm_execve`)."""
 
-    def __init__(self, signal: int, reason: str) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.signal = signal
         self.reason = reason
 
 
@@ -102,8 +102,7 @@ def do_execve(
         _load(task, stack, executable, envp, run_interpreter)
     except SysError as error:
         reason = error.reason if isinstance(error, BadExecutable) else str(error)
-        signal = SIGSEGV if error.errno == errno.EFAULT else SIGKILL
-        raise ExecFatal(signal, reason) from None
+        raise ExecFatal(reason) from None
     task.process.faults_before = task.process.total_faults()
 
 
@@ -139,7 +138,8 @@ def find_executable(
     loader = None
     if wanted is not None:
         try:
-            mapping, path = _open_exec(task, wanted, None)
+            # The empty name is the working directory here (`getname_kernel`).
+            mapping, path = _open_exec(task, wanted or b".", None)
         except SysError as error:
             if optional:
                 return Executable(image, None, list(argv), scripts, needs_interpreter=True)
