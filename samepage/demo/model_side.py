@@ -8,10 +8,10 @@ from samepage.demo.evidence import Fault, Library, Page, Segment
 from samepage.demo.side import Program
 from samepage.errors import SamepageError
 from samepage.host.folios import large_folios
-from samepage.kernel.kernel import TimelineEvent
 from samepage.kernel.mm.address_space import EventKind
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
+from samepage.kernel.timeline import TimelineEvent
 from samepage.model import Guest, Machine
 from samepage.model.symbols import Symbols
 from samepage.snapshot.tables import Snapshot

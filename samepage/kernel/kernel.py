@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
-from samepage.hardware.cpu import Cpu, CpuStop, Stop, Vector
+from samepage.hardware.cpu import Cpu, CpuStop, Stop
 from samepage.hardware.fxsave import FXSAVE_SIZE
-from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Ram
+from samepage.hardware.paging import Access
+from samepage.hardware.ram import PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS, Clock
 from samepage.kernel.errors import SysError
@@ -31,7 +31,7 @@ from samepage.kernel.mm.address_space import AddressSpace, Event, Limits
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import Frames, OutOfFrames
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.proc_view import ProcView
 from samepage.kernel.process import exit as exiting
 from samepage.kernel.process import signal as signals
@@ -39,55 +39,24 @@ from samepage.kernel.process.exec import ExecFatal
 from samepage.kernel.process.futex import FutexQueues
 from samepage.kernel.process.scheduler import Scheduler, wait_for_host_fds
 from samepage.kernel.process.sigset import (
-    BUS_ADRERR,
-    FPE_INTDIV,
-    ILL_ILLOPN,
     SA_RESTART,
-    SEGV_ACCERR,
-    SEGV_MAPERR,
     SI_KERNEL,
     SI_TIMER,
-    SIGBUS,
-    SIGFPE,
-    SIGILL,
     SIGKILL,
-    SIGSEGV,
-    SIGTRAP,
     SIGXCPU,
-    TRAP_BRKPT,
     SigInfo,
 )
-from samepage.kernel.process.task import Process, Rlimit, Task, TaskState, Trap, Usage
+from samepage.kernel.process.task import Process, Rlimit, Task, TaskState, Usage
 from samepage.kernel.process.vdso import Vdso, host_image
 from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import HANDLERS, find_handler
+from samepage.kernel.timeline import TimelineEvent, timeline_event
+from samepage.kernel.traps import bad_access, exception
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
 _MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
 """Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
-
-_FAULT_SIGNALS = {
-    FaultResult.SEGV_MAPERR: (SIGSEGV, SEGV_MAPERR),
-    FaultResult.SEGV_ACCERR: (SIGSEGV, SEGV_ACCERR),
-    FaultResult.BUS_ADRERR: (SIGBUS, BUS_ADRERR),
-}
-
-
-_EXCEPTION_SIGNALS: dict[int, tuple[int, int]] = {
-    Vector.DIVIDE_ERROR: (SIGFPE, FPE_INTDIV),
-    Vector.DEBUG: (SIGTRAP, TRAP_BRKPT),
-    Vector.BREAKPOINT: (SIGTRAP, SI_KERNEL),
-    Vector.INVALID_OPCODE: (SIGILL, ILL_ILLOPN),
-}
-_RDPID, _RDPID_MODRM = b"\xf3\x0f\xc7", 0xF8
-_BY_NUMBER = (Reg.RAX, Reg.RCX, Reg.RDX, Reg.RBX, Reg.RSP, Reg.RBP, Reg.RSI, Reg.RDI)
-"""The registers as instructions number them."""
-_FIRST_SOFTWARE_VECTOR = 32
-_KERNEL_SPACE = 0xFFFF_8000_0000_0000
-_PF_PROTECTION, _PF_USER = 1, 4
-_PF_ACCESS = {Access.READ: 0, Access.WRITE: 2, Access.EXECUTE: 16}
-"""Bits of a page fault's error code (`X86_PF_*`)."""
 
 
 class LimitReached(Exception):
@@ -114,31 +83,6 @@ class KernelConfig:
     domain: str = "(none)"
     release: str = "6.18.0"
     version: str = "#1 SMP PREEMPT_DYNAMIC"
-
-
-@dataclass(slots=True, frozen=True)
-class CodePlace:
-    """Where in which file an instruction is: `file` is the inode, `offset` in bytes."""
-
-    file: Any
-    path: str
-    offset: int
-
-
-@dataclass(slots=True, frozen=True)
-class TimelineEvent:
-    """One event of the memory's history.
-
-    `ip` is the instruction at which it happened, 0 if no program's instruction led to it.
-    `code` and `file` say what was mapped at `ip` and at the event's address: what it was
-    then, for the mapping may be gone, or another one, when somebody asks.
-    """
-
-    pid: int
-    event: Event
-    ip: int
-    code: CodePlace | None = None
-    file: Any = None
 
 
 class Kernel:
@@ -222,31 +166,12 @@ class Kernel:
         is to be held there."""
         if self.timeline is None:
             return
-        process = self.acting
-        if process is None:
-            self.timeline.append(TimelineEvent(0, event, 0))
-            return
-        ip, code = self._instruction(process)
-        vma = process.mm.vmas.find(event.address)
-        # execve fills an address space that is not yet the process's: compare the names.
-        known = vma is not None and event.file and vma.path == event.file
-        record = TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
+        record = timeline_event(self, event)
         self.timeline.append(record)
-        if process.hold_on is not None and process.hold_on(record):
+        process = self.acting
+        if process is not None and process.hold_on is not None and process.hold_on(record):
             process.held = True
             self.cpu.pause()
-
-    def _instruction(self, process: Process) -> tuple[int, CodePlace | None]:
-        """The instruction of `process` that the CPU is at, and where in a file it is; 0 if the
-        CPU runs another process (a program that the machine itself starts has not run)."""
-        current = self.scheduler.current
-        if current is None or current.process is not process:
-            return 0, None
-        ip = self.cpu.pc
-        vma = process.mm.vmas.find(ip)
-        if vma is None or vma.file is None:
-            return ip, None
-        return ip, CodePlace(vma.file, vma.path, ip - vma.start + (vma.pgoff << PAGE_SHIFT))
 
     def apply_limits(self, process: Process, mm: AddressSpace) -> None:
         """Tell an address space the limits of the process that has it."""
@@ -378,7 +303,7 @@ class Kernel:
         elif stop.reason is Stop.PAGE_FAULT:
             self._enter_fault(task, stop)
         elif stop.reason is Stop.EXCEPTION:
-            self._enter_exception(task, stop)
+            exception(task, stop)
         elif stop.reason is Stop.BREAKPOINT:
             self._enter_breakpoint(task, stop.address)
         elif not self.cpu.stopped_early:
@@ -515,46 +440,7 @@ class Kernel:
             self._out_of_memory()
             return
         fault, self._fault = self._fault, FaultResult.OK
-        if ADDRESS_LIMIT <= stop.address < _KERNEL_SPACE:
-            # Not a canonical address: no page fault, but a general protection fault.
-            task.trap = Trap(Vector.GENERAL_PROTECTION)
-            signals.force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
-            return
-        signal, code = _FAULT_SIGNALS.get(fault, (SIGSEGV, SEGV_MAPERR))
-        address, pc = stop.address, self.cpu.pc
-        if stop.access is Access.EXECUTE and pc & PAGE_MASK == address:
-            address = pc
-        present = address < ADDRESS_LIMIT and task.mm.table.get(address & PAGE_MASK) & Pte.PRESENT
-        error = _PF_USER | (_PF_PROTECTION if present else 0) | _PF_ACCESS[stop.access]
-        task.trap = Trap(Vector.PAGE_FAULT, error, address)
-        signals.force_signal(task, SigInfo(signal, code, address=address))
-
-    def _enter_exception(self, task: Task, stop: CpuStop) -> None:
-        """The signal for an exception of the CPU (arch/x86/kernel/traps.c)."""
-        vector = stop.vector
-        if vector == Vector.INVALID_OPCODE and self._emulate_rdpid(task):
-            return
-        if vector >= _FIRST_SOFTWARE_VECTOR:
-            # `int n`: user mode may not use these gates, and stands on the instruction.
-            self.cpu.write(Reg.RIP, self.cpu.pc - 2)
-            vector = Vector.GENERAL_PROTECTION
-        signal, code = _EXCEPTION_SIGNALS.get(vector, (SIGSEGV, SI_KERNEL))
-        task.trap = Trap(vector, cr2=task.trap.cr2)
-        address = 0 if code == SI_KERNEL else self.cpu.pc
-        signals.force_signal(task, SigInfo(signal, code, address=address))
-
-    def _emulate_rdpid(self, task: Task) -> bool:
-        """RDPID, which the CPU lacks, but which the host's vDSO has in its `getcpu`: the
-        number of the CPU, 0. True if the instruction was one."""
-        try:
-            code = copy_from_user(task.mm, self.cpu.pc, len(_RDPID) + 1)
-        except SysError:
-            return False
-        if not code.startswith(_RDPID) or code[-1] & 0xF8 != _RDPID_MODRM:
-            return False
-        self.cpu.write(_BY_NUMBER[code[-1] & 7], 0)
-        self.cpu.write(Reg.RIP, self.cpu.pc + len(code))
-        return True
+        bad_access(task, stop, fault)
 
     def _enter_breakpoint(self, task: Task, address: int) -> None:
         if address in task.process.hold_at:

@@ -23,13 +23,14 @@ from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached, TimelineEvent
+from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.frames import FrameKind, OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
 from samepage.kernel.process.scheduler import Deadlock
 from samepage.kernel.process.task import RLIM_INFINITY, Process, Rlimit, Task
+from samepage.kernel.timeline import TimelineEvent
 from samepage.model.guest import Guest
 from samepage.model.watchdog import watch
 

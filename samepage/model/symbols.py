@@ -11,7 +11,8 @@ from samepage.elf.file import ElfFile
 from samepage.elf.functions import Place, SymbolsByAddress
 from samepage.elf.header import ElfError
 from samepage.kernel.errors import SysError
-from samepage.kernel.kernel import CodePlace, Kernel
+from samepage.kernel.kernel import Kernel
+from samepage.kernel.timeline import CodePlace
 from samepage.model.content import Contents
 
 

@@ -5,8 +5,8 @@ import pytest
 from samepage.elf.file import ElfFile
 from samepage.elf.functions import SymbolsByAddress
 from samepage.errors import SamepageError
-from samepage.kernel.kernel import TimelineEvent
 from samepage.kernel.mm.address_space import EventKind
+from samepage.kernel.timeline import TimelineEvent
 from samepage.model import Machine
 
 

@@ -1,0 +1,61 @@
+"""The memory's history: each event with what was mapped where it happened."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from samepage.hardware.ram import PAGE_SHIFT
+from samepage.kernel.mm.address_space import Event
+from samepage.kernel.process.task import Process
+
+if TYPE_CHECKING:
+    from samepage.kernel.kernel import Kernel
+
+
+@dataclass(slots=True, frozen=True)
+class CodePlace:
+    """Where in which file an instruction is: `file` is the inode, `offset` in bytes."""
+
+    file: Any
+    path: str
+    offset: int
+
+
+@dataclass(slots=True, frozen=True)
+class TimelineEvent:
+    """One event of the memory's history.
+
+    `ip` is the instruction at which it happened, 0 if no program's instruction led to it.
+    `code` and `file` say what was mapped at `ip` and at the event's address: what it was
+    then, for the mapping may be gone, or another one, when somebody asks.
+    """
+
+    pid: int
+    event: Event
+    ip: int
+    code: CodePlace | None = None
+    file: Any = None
+
+
+def timeline_event(kernel: "Kernel", event: Event) -> TimelineEvent:
+    """An event of the process that the kernel acts for, with what is mapped there now."""
+    process = kernel.acting
+    if process is None:
+        return TimelineEvent(0, event, 0)
+    ip, code = _instruction(kernel, process)
+    vma = process.mm.vmas.find(event.address)
+    # execve fills an address space that is not yet the process's: compare the names.
+    known = vma is not None and event.file and vma.path == event.file
+    return TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
+
+
+def _instruction(kernel: "Kernel", process: Process) -> tuple[int, CodePlace | None]:
+    """The instruction of `process` that the CPU is at, and where in a file it is; 0 if the
+    CPU runs another process (a program that the machine itself starts has not run)."""
+    current = kernel.scheduler.current
+    if current is None or current.process is not process:
+        return 0, None
+    ip = kernel.cpu.pc
+    vma = process.mm.vmas.find(ip)
+    if vma is None or vma.file is None:
+        return ip, None
+    return ip, CodePlace(vma.file, vma.path, ip - vma.start + (vma.pgoff << PAGE_SHIFT))
