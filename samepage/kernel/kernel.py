@@ -43,6 +43,7 @@ from samepage.kernel.process.sigset import (
     SI_KERNEL,
     SI_TIMER,
     SIGKILL,
+    SIGSEGV,
     SIGXCPU,
     SigInfo,
 )
