@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing with atheris, which is not among samepage's dependencies.
 
     pip install atheris
-    python -m fuzz.atheris_elf read corpus/          (or: link, cache)
+    python -m fuzz.atheris_elf read corpus/          (or: link, cache, exec)
 
-Seeds are files in `corpus/`: copy some small libraries there first.
+Seeds are files in `corpus/`: copy some small libraries (for `exec`: programs) there first.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What is fuzzed: reading a file completely, and linking a program with it.
+"""What is fuzzed: reading a file completely, linking a program with it, and executing it.
 
 A target takes the bytes of a file. It returns "accepted" or the kind of error that a
 user would see; every other exception is a finding.
@@ -6,12 +6,14 @@ user would see; every other exception is a finding.
 
 import functools
 import os
+import tempfile
 from dataclasses import replace
 
 from samepage.elf.header import ElfError
 from samepage.elf.notes import build_id, gnu_properties
 from samepage.elf.object import DynamicObject
 from samepage.elf.sections import read_sections
+from samepage.errors import SamepageError
 from samepage.linker.cache import LibraryCache
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
@@ -20,9 +22,14 @@ from samepage.linker.link import Linker
 from samepage.linker.memory import OpenFile
 from samepage.linker.pages import relocated_pages
 from samepage.linker.search import LinkerConfig
+from samepage.model import Machine
 
 HOST = "/bin/ls"
 """A program whose first library is replaced by the file under test."""
+
+_INSTRUCTIONS = 20_000
+_SECONDS = 5.0
+"""How far `execute` lets a program come."""
 
 _REPLACED = "libselinux.so.1"
 
@@ -84,4 +91,25 @@ def cache(data: bytes) -> str:
     return "accepted" if found.entries() else "empty"
 
 
-TARGETS = {"read": read_everything, "link": link, "cache": cache}
+def execute(data: bytes) -> str:
+    """Start a file as a program on the model, and run its first instructions.
+
+    What the program does there is its own affair: exit status, signals, endless loops.
+    """
+    machine = Machine("32M", max_instructions=_INSTRUCTIONS, timeout=_SECONDS)
+    with tempfile.NamedTemporaryFile(prefix="samepage-fuzz-") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), 0o755)
+        try:
+            guest = machine.spawn([file.name], env={})
+        except SamepageError:
+            return "refused"
+        try:
+            machine.run(guest)
+        except SamepageError:
+            return "stopped"
+    return "ended"
+
+
+TARGETS = {"read": read_everything, "link": link, "cache": cache, "exec": execute}

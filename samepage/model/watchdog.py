@@ -39,9 +39,9 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False) if main else -1
     ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, _interrupt_handler(kernel))
     done = threading.Event()
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt_handler(kernel, done))
     thread = threading.Thread(
         target=_wait, args=(kernel, reader, timeout, done, ours), name="watchdog", daemon=True
     )
@@ -52,23 +52,27 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
         done.set()
         if main:
             signal.set_wakeup_fd(previous)
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.write(writer, b"\0")
         thread.join()
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(reader)
         os.close(writer)
         # What came after the last instruction does not concern the next run.
-        late, kernel.interrupted, kernel.stop_reason = kernel.interrupted, False, None
+        late = kernel.interrupted and kernel.stop_reason is None
+        kernel.interrupted, kernel.stop_reason = False, None
     if late:
         raise KeyboardInterrupt
 
 
-def _interrupt_handler(kernel: Kernel) -> Callable[[int, FrameType | None], None]:
+def _interrupt_handler(
+    kernel: Kernel, done: threading.Event
+) -> Callable[[int, FrameType | None], None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        if kernel.stop_reason is not None and not kernel.cpu.running:
+        may_raise = not kernel.cpu.running and not done.is_set()
+        if kernel.stop_reason is not None and may_raise:
             raise LimitReached(kernel.stop_reason)
-        if kernel.interrupted and not kernel.cpu.running:
+        if kernel.interrupted and may_raise:
             kernel.interrupted = False
             raise KeyboardInterrupt
         kernel.interrupted = True
@@ -85,7 +89,7 @@ def _wait(
     With `ours` a signal comes to our handler, and can end a wait for the host.
     """
     end = None if timeout is None else time.monotonic() + timeout
-    repeat_at = 0.0
+    repeat_at = time.monotonic() + _PATIENCE
     while not done.is_set():
         if select.select([reader], [], [], TICK_PERIOD_NS / 1e9)[0]:
             os.read(reader, 4096)

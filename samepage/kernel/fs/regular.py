@@ -47,6 +47,8 @@ class Regular(Inode):
         self.executing = 0
         self.opened = 0
         """How many open files there are."""
+        self.writers = 0
+        """How many of them are open for writing (`i_writecount`)."""
 
     def _new_mapping(self) -> MemoryMapping:
         if self.sb.type_name == "tmpfs":
@@ -113,6 +115,7 @@ class RegularFile(OpenFile):
         super().__init__(path, flags)
         self._mapping = self.inode.mapping
         self.inode.opened += 1
+        self.inode.writers += self.writable
 
     @property
     def mappable(self) -> Mapping:
@@ -213,4 +216,5 @@ class RegularFile(OpenFile):
     def release(self) -> None:
         """The last descriptor is gone; with it, maybe, a file without a name."""
         self.inode.opened -= 1
+        self.inode.writers -= self.writable
         self.inode.dropped()

@@ -9,6 +9,7 @@ Invariants, held after every operation:
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
@@ -123,6 +124,12 @@ class Limits:
     privileged: bool = False
 
 
+class ExecutableFile(Protocol):
+    """A file that counts the address spaces whose program it is."""
+
+    executing: int
+
+
 class AddressSpace:
     """The memory of one process, or of several that share it (vfork, CLONE_VM).
 
@@ -158,7 +165,17 @@ class AddressSpace:
         self.users = 1
         self.special_pages: dict[tuple[str, int], int] = {}
         """(name, page index) -> frame, for `[vdso]` and its like."""
+        self.executable: ExecutableFile | None = None
+        """The program's file, which nobody may write to meanwhile (`exe_file`)."""
         cache.spaces[self] = None
+
+    def set_executable(self, file: ExecutableFile | None) -> None:
+        """Hold another file as the program's, or none (`set_mm_exe_file`)."""
+        if file is not None:
+            file.executing += 1
+        if self.executable is not None:
+            self.executable.executing -= 1
+        self.executable = file
 
     @property
     def rss_pages(self) -> int:
@@ -254,6 +271,7 @@ class AddressSpace:
     def destroy(self) -> None:
         """Give everything back (`exit_mmap`)."""
         del self.cache.spaces[self]
+        self.set_executable(None)
         self.zap(0, 1 << 47)
         gone = list(self.vmas)
         self.vmas = VmaSet()

@@ -23,6 +23,7 @@ def dup_mmap(mm: AddressSpace) -> AddressSpace:
     child.limits = mm.limits
     child.mmap_base = mm.mmap_base
     child.special_pages = mm.special_pages
+    child.set_executable(mm.executable)
     try:
         for vma in mm.vmas:
             if vma.flags & VmFlags.DONTCOPY:

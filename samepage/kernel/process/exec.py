@@ -13,7 +13,6 @@ from samepage.elf.header import ElfType, SegmentFlags, SegmentType
 from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
-from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
@@ -58,6 +57,7 @@ class ExecFatal(Exception):
 class Executable:
     """What is to be run, once scripts have named their interpreters."""
 
+    file: Regular
     image: ElfImage
     interpreter: ElfImage | None
     argv: list[bytes]
@@ -121,10 +121,10 @@ def find_executable(
     """
     kernel = task.kernel
     scripts: list[tuple[bytes, bytes | None, bytes]] = []
-    mapping, path = _open_exec(task, filename, base, opened)
+    file, path = _open_exec(task, filename, base, opened)
     name = filename
     while True:
-        head = kernel.cache.read(mapping, 0, _BINPRM_BUF_SIZE)
+        head = kernel.cache.read(file.mapping, 0, _BINPRM_BUF_SIZE)
         if not head.startswith(b"#!"):
             break
         if len(scripts) >= _MAX_SCRIPTS:
@@ -132,33 +132,40 @@ def find_executable(
         interpreter, argument = _parse_script(head)
         scripts.append((interpreter, argument, name))
         name = interpreter
-        mapping, path = _open_exec(task, interpreter, None)
-    image = read_elf(kernel.cache, mapping, path)
+        file, path = _open_exec(task, interpreter, None)
+    image = read_elf(kernel.cache, file.mapping, path)
     wanted = interpreter_path(kernel.cache, image)
     loader = None
     if wanted is not None:
         try:
             # The empty name is the working directory here (`getname_kernel`).
-            mapping, path = _open_exec(task, wanted or b".", None)
+            linker, path = _open_exec(task, wanted or b".", None)
         except SysError as error:
             if optional:
-                return Executable(image, None, list(argv), scripts, needs_interpreter=True)
+                return Executable(file, image, None, list(argv), scripts, needs_interpreter=True)
             text = wanted.decode(errors="backslashreplace")
             raise BadExecutable(error.errno, f"its interpreter {text}: {error}") from None
-        loader = read_elf(kernel.cache, mapping, path)
-    return Executable(image, loader, list(argv), scripts, needs_interpreter=wanted is not None)
+        loader = read_elf(kernel.cache, linker.mapping, path)
+    return Executable(
+        file, image, loader, list(argv), scripts, needs_interpreter=wanted is not None
+    )
 
 
 def _open_exec(
     task: Task, name: bytes, base: Path | None, opened: Path | None = None
-) -> tuple[Mapping, str]:
-    """The content of a file that may be executed, and its path (`do_open_execat`)."""
+) -> tuple[Regular, str]:
+    """A file that may be executed, and its path (`do_open_execat`).
+
+    Raises `SysError`: also ETXTBSY if it is open for writing.
+    """
     vfs = task.kernel.vfs
     path = opened or vfs.lookup(task.process.fs, name, base=base)
     if not isinstance(path.inode, Regular):
         raise SysError(errno.EACCES)
     task.process.fs.cred.require(path.inode, MAY_EXEC)
-    return path.inode.mapping, vfs.path_name(path)
+    if path.inode.writers:
+        raise SysError(errno.ETXTBSY)
+    return path.inode, vfs.path_name(path)
 
 
 def _parse_script(head: bytes) -> tuple[bytes, bytes | None]:
@@ -212,6 +219,7 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     process = task.process
     kill_other_threads(task)
     release_robust_list(task)
+    mm.set_executable(executable.file)
     task.kernel.replace_mm(process, mm)
     if process.files.users > 1:
         process.files.users -= 1

@@ -75,7 +75,10 @@ def _end_process(task: Task, status: int) -> None:
     process.files.users -= 1
     if process.files.users == 0:
         process.files.close_all()
-    if not process.frozen:
+    if process.frozen:
+        # Its memory stays, but nobody runs the file any more.
+        process.mm.set_executable(None)
+    else:
         kernel.put_mm(process)
     process.vfork_done = True
     process.timers = Timers()
