@@ -37,6 +37,7 @@ ELF_ET_DYN_BASE = 0x5555_5555_4000
 """Two thirds of TASK_SIZE, rounded down to a page."""
 _MAX_TABLE = 65536
 _MAX_INTERP = 4096
+_WORD = (1 << 64) - 1
 
 
 class BadExecutable(SysError):
@@ -252,6 +253,7 @@ def _load_bss(mm: AddressSpace, segment: ProgramHeader, address: int) -> None:
 
 
 def _describe(image: ElfImage, bias: int) -> LoadedElf:
+    """Where everything is; sums wrap around as those of the kernel's `unsigned long`."""
     loads = image.loads
     code = [s for s in loads if s.flags & SegmentFlags.X] or loads[:1]
     phoff = image.header.phoff
@@ -259,8 +261,8 @@ def _describe(image: ElfImage, bias: int) -> LoadedElf:
     last = max(loads, key=lambda s: s.vaddr + s.filesz)
     return LoadedElf(
         bias=bias,
-        entry=bias + image.header.entry,
-        phdr=bias + phoff - holder.offset + holder.vaddr if holder else 0,
+        entry=(bias + image.header.entry) & _WORD,
+        phdr=(bias + phoff - holder.offset + holder.vaddr) & _WORD if holder else 0,
         start_code=bias + min(s.vaddr for s in code),
         end_code=bias + max(s.vaddr + s.filesz for s in code),
         start_data=bias + max(s.vaddr for s in loads),
