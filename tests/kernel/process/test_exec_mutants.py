@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage import Machine
@@ -37,9 +37,7 @@ def original(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None)
 @given(program=st.sampled_from(PROGRAMS), mutations=MUTATIONS, cut=CUTS)
 def test_no_header_does_more_than_the_machine_allows(
     program: str,
