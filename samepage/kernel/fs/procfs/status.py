@@ -178,7 +178,7 @@ def stat(process: ProcessView, tid: int) -> str:
         process.sid,
         0,
         -1,
-        0x400000,  # PF_RANDOMIZE
+        0,  # flags: no PF_RANDOMIZE, addresses are the same each time
         mm.faults.minor if mm is not None else 0,
         0,
         mm.faults.major if mm is not None else 0,
