@@ -17,6 +17,11 @@ import click
 from samepage import __version__
 from samepage.errors import SamepageError
 
+TRACEBACK = "SAMEPAGE_TRACEBACK"
+"""The environment variable that asks for the traceback of a bug."""
+INTERNAL_ERROR = 70
+"""`EX_SOFTWARE` of sysexits.h."""
+
 COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
     "demo": "Show how two programs come to share one library's pages, with evidence.",
@@ -102,7 +107,17 @@ def run(argv: Sequence[str] | None = None) -> int:
         if error.errno == errno.ENOSPC:
             _silence_stdout()
             return _complain(f"cannot write the output: {error.strerror}", 2)
-        raise
+        return _internal(error)
+    except Exception as error:
+        return _internal(error)
+
+
+def _internal(error: Exception) -> int:
+    """A bug of samepage: one line for the user, the traceback for who asks for it."""
+    if os.environ.get(TRACEBACK):
+        raise error
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return _complain(f"internal error: {what} ({TRACEBACK}=1 shows where)", INTERNAL_ERROR)
 
 
 def _complain(message: str, status: int) -> int:

@@ -85,6 +85,31 @@ def sys_sched_setparam(task: Task, pid: I32, param: int) -> int:
     return 0
 
 
+_SCHED_ATTR = struct.Struct("<IIQiIQQQ")
+"""`struct sched_attr` in its first version: size, policy, flags, nice, priority, and the
+three times of SCHED_DEADLINE."""
+_SCHED_ATTR_KNOWN = 56
+"""Its size today, with the two utilization clamps (bytes)."""
+
+
+@syscall(Sys.SCHED_SETATTR)
+def sys_sched_setattr(task: Task, pid: I32, address: int, flags: U32) -> int:
+    """`sched_setattr(2)`; SCHED_DEADLINE is not there, as no policy changes who runs."""
+    if not address or flags or pid < 0:
+        raise SysError(errno.EINVAL)
+    size = read_u32(task, address)
+    if size and size < _SCHED_ATTR.size:
+        write_u32(task, address, _SCHED_ATTR_KNOWN)
+        raise SysError(errno.E2BIG)
+    raw = copy_from_user(task.mm, address, _SCHED_ATTR.size)
+    _, policy, _, nice, priority, *_ = _SCHED_ATTR.unpack(raw)
+    process = _find(task, pid)
+    _set_policy(task, process, policy, priority)
+    if policy not in (_FIFO, _RR):
+        process.nice = max(-20, min(nice, 19))
+    return 0
+
+
 def _set_policy(task: Task, process: Process, policy: int, priority: int) -> None:
     if policy not in _POLICIES:
         raise SysError(errno.EINVAL)
@@ -112,7 +137,8 @@ def sys_sched_getattr(task: Task, pid: I32, address: int, size: U32, flags: U32)
         raise SysError(errno.EINVAL)
     process = _find(task, pid)
     policy, priority = process.policy
-    attributes = struct.pack("<IIQiIQQQ", 48, policy, 0, process.nice, priority, 0, 0, 0)
+    size = _SCHED_ATTR.size
+    attributes = _SCHED_ATTR.pack(size, policy, 0, process.nice, priority, 0, 0, 0)
     copy_to_user(task.mm, address, attributes)
     return 0
 
