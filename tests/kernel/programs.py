@@ -1,5 +1,6 @@
 """Running one command line natively and on the model, with the same surroundings."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -24,6 +25,18 @@ class Outcome:
     stdout: bytes
 
 
+_SYS_RT_SIGACTION = 13
+_LIBC = ctypes.CDLL(None)
+_DEFAULT_ACTION = ctypes.create_string_buffer(32)
+
+
+def _default_signals() -> None:
+    """Ignored signals are inherited, also those that glibc keeps to itself and that only the
+    system call can set; a guest starts with none ignored."""
+    for signal in range(1, 65):
+        _LIBC.syscall(_SYS_RT_SIGACTION, signal, _DEFAULT_ACTION, None, 8)
+
+
 def run_natively(argv: list[str], stdin: bytes = b"", cwd: str | None = None) -> Outcome:
     """On the host's kernel, without ASLR, since some programs print addresses."""
     done = subprocess.run(
@@ -35,6 +48,7 @@ def run_natively(argv: list[str], stdin: bytes = b"", cwd: str | None = None) ->
         cwd=cwd,
         check=False,
         timeout=60,
+        preexec_fn=_default_signals,
     )
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
     return Outcome(code, done.stdout)
