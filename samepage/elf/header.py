@@ -7,9 +7,9 @@ System V ABI, "ELF Header" and "Program Header"; of the x86-64 values: its psABI
 
 import enum
 import struct
-from dataclasses import dataclass
 
 from samepage.errors import SamepageError
+from samepage.records import record
 
 ELF_MAGIC = b"\x7fELF"
 EHDR64 = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -64,7 +64,7 @@ class SegmentFlags(enum.IntFlag):
     R = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ProgramHeader:
     """One segment. Addresses, offsets and sizes are in bytes."""
 
@@ -77,7 +77,7 @@ class ProgramHeader:
     align: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ElfHeader:
     """The fields of an ELF64 header that loading uses."""
 

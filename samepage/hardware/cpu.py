@@ -17,7 +17,6 @@ the kernel switch to another process at any system call.
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from samepage.hardware import engine
 from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
@@ -26,6 +25,7 @@ from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
 from samepage.hardware.rmw import LONGEST_INSTRUCTION, writes_back
+from samepage.records import record
 
 _ACCESS = {
     engine.MEM_READ: Access.READ,
@@ -72,7 +72,7 @@ class Vector(enum.IntEnum):
     PAGE_FAULT = 14
 
 
-@dataclass(slots=True)
+@record
 class CpuStop:
     """What happened.
 

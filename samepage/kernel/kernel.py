@@ -15,7 +15,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
@@ -53,6 +52,7 @@ from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import HANDLERS, find_handler
 from samepage.kernel.timeline import TimelineEvent, timeline_event
 from samepage.kernel.traps import bad_access, exception
+from samepage.records import record
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
@@ -64,7 +64,7 @@ class LimitReached(Exception):
     """The run has used up what the user allowed it."""
 
 
-@dataclass(slots=True)
+@record
 class KernelConfig:
     """How a machine is booted.
 

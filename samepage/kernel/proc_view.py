@@ -1,12 +1,12 @@
 """What `/proc` sees of the kernel (`fs.procfs.view.KernelView`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.process.task import Process
+from samepage.records import record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
@@ -19,7 +19,7 @@ CPU_FLAGS = (
 """What CPUID of the model's CPU announces, in Linux's names."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ProcView:
     """A read-only look at a machine, for whoever is reading now."""
 

@@ -1,17 +1,17 @@
 """The memory's history: each event with what was mapped where it happened."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import Event
 from samepage.kernel.process.task import Process
+from samepage.records import record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class CodePlace:
     """Where in which file an instruction is: `file` is the inode, `offset` in bytes."""
 
@@ -20,7 +20,7 @@ class CodePlace:
     offset: int
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class TimelineEvent:
     """One event of the memory's history.
 

@@ -6,7 +6,6 @@ does not fault pages in.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samepage.errors import SamepageError
@@ -20,12 +19,13 @@ from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.kernel.process.task import Process
+from samepage.records import record
 
 if TYPE_CHECKING:
     from samepage.model.machine import Machine
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Mapping:
     """One VMA: addresses and `offset` in bytes, `perms` and `name` as in `/proc/PID/maps`."""
 
@@ -42,7 +42,7 @@ class Mapping:
         return (self.end - self.start) >> PAGE_SHIFT
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class PageView:
     """One present page: where it is mapped, which frame it is, and the PTE's bits."""
 

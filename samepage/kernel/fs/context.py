@@ -2,18 +2,18 @@
 
 import errno
 import stat
-from dataclasses import dataclass, field, replace
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.path import Path
+from samepage.records import field, record, replace
 
 MAY_EXEC = 1
 MAY_WRITE = 2
 MAY_READ = 4
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class Credentials:
     """`struct cred`: the real, effective, saved and file-system ids."""
 
@@ -66,7 +66,7 @@ class Credentials:
         return replace(self, fsuid=self.uid, fsgid=self.gid)
 
 
-@dataclass(slots=True)
+@record
 class FsContext:
     """`struct fs_struct`, and the credentials: what a path means to a process."""
 

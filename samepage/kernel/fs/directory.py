@@ -14,19 +14,19 @@ import errno
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
+from samepage.records import record
 
 _DIRENT = struct.Struct("<QqHB")
 END_OF_DIRECTORY = (1 << 63) - 1
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class DirEntry:
     """One entry. `type` is a DT_* value, `cookie` the position after it (`d_off`)."""
 

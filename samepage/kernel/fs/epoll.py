@@ -8,13 +8,13 @@ count is reported whenever it is ready.
 
 import errno
 import os
-from dataclasses import dataclass
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
 from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLRDNORM, OpenFile, PathFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.regular import RegularFile
+from samepage.records import record
 
 EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
 EPOLLONESHOT, EPOLLET = 1 << 30, 1 << 31
@@ -22,7 +22,7 @@ EVENT_MASK = 0xFFFF
 MAX_NESTING = 5
 
 
-@dataclass(slots=True)
+@record
 class Watch:
     """One entry: which events are wanted, what is given back with them, and, for
     edge-triggered entries, the file's `wakeups` at the last report."""

@@ -12,12 +12,12 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.mm.page_cache import PageCache
+from samepage.records import field, record
 
 if TYPE_CHECKING:
     from samepage.kernel.fs.file import OpenFile
@@ -31,7 +31,7 @@ FIRST_NEW_INO = 1 << 40
 the host's numbers."""
 
 
-@dataclass(slots=True)
+@record
 class Superblock:
     """One mounted file system, as its inodes know it.
 

@@ -7,10 +7,10 @@ waits and tries again. There is no deadlock detection across waiting tasks.
 
 import errno
 import fcntl
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.errors import SysError
+from samepage.records import record, replace
 
 if TYPE_CHECKING:
     from samepage.kernel.fs.file import OpenFile
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 END = 1 << 63
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class RecordLock:
     """Bytes [start, end) locked by `owner`: a table of descriptors, or an open file.
 

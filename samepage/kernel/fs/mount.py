@@ -1,11 +1,10 @@
 """A mounted file system, as /proc/mounts and /proc/PID/mountinfo list it."""
 
-from dataclasses import dataclass
-
 from samepage.kernel.fs.path import Path
+from samepage.records import record
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class Mount:
     """`root` is the Path that covers the mount point; its `mount_id` is this mount's."""
 

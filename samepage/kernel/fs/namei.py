@@ -8,11 +8,11 @@ is there), so that the same walk serves looking up, making and removing.
 
 import enum
 import errno
-from dataclasses import dataclass
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials, FsContext
 from samepage.kernel.fs.path import Path
+from samepage.records import record
 
 PATH_MAX = 4096
 NAME_MAX = 255
@@ -29,7 +29,7 @@ class LastKind(enum.Enum):
     JUMP = enum.auto()
 
 
-@dataclass(slots=True)
+@record
 class Last:
     """Where a walk ended. `child` is None if the name does not exist; `slash` says that
     slashes followed the name, so that it must be a directory."""

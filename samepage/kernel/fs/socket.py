@@ -14,7 +14,6 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from samepage.kernel.errors import SysError
@@ -30,6 +29,7 @@ from samepage.kernel.fs.file import (
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
+from samepage.records import record
 
 AF_UNIX = 1
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
@@ -57,7 +57,7 @@ class SocketInode(Inode):
         super().__init__(sb, stat.S_IFSOCK | 0o777)
 
 
-@dataclass(slots=True)
+@record
 class Message:
     """Bytes in a queue, the files sent along, and the sender's address."""
 

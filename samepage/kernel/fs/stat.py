@@ -2,7 +2,8 @@
 
 import os
 import struct
-from dataclasses import dataclass
+
+from samepage.records import record
 
 STATX_BASIC_STATS = 0x7FF
 STATX_BTIME = 0x800
@@ -14,7 +15,7 @@ _STATX = struct.Struct("<IIQIIIHHQQQQ" + "qIi" * 4 + "IIII" + "QII" + "12Q")
 _STATFS = struct.Struct("<qqQQQQQiiqqq4q")
 
 
-@dataclass(slots=True)
+@record
 class Stat:
     """The attributes of an inode. Times are in nanoseconds since the epoch; `blocks` are
     of 512 bytes. A `btime_ns` of None means that the birth time is not known."""
@@ -92,7 +93,7 @@ class Stat:
         )
 
 
-@dataclass(slots=True)
+@record
 class StatFs:
     """The attributes of a file system; sizes in blocks of `bsize` bytes."""
 

@@ -8,7 +8,6 @@ Invariants, held after every operation:
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from samepage.hardware.paging import Pte
@@ -17,6 +16,7 @@ from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
 from samepage.kernel.mm.vma import Vma, VmaSet, VmFlags
+from samepage.records import record
 
 STACK_TOP = 0x7FFF_FFFF_F000
 MMAP_BASE = 0x7FFF_F7FF_F000
@@ -63,7 +63,7 @@ class EventKind(enum.Enum):
     RECLAIM = "reclaim"
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class Event:
     """One thing that happened to an address space. `count` is in pages."""
 
@@ -77,7 +77,7 @@ class Event:
     """Of a fault on a file: the page cache had the page."""
 
 
-@dataclass(slots=True)
+@record
 class FaultCounts:
     """`min_flt` and `maj_flt`: every fault that was resolved counts, those of the kernel's
     own accesses too (`mm_account_fault`)."""
@@ -86,7 +86,7 @@ class FaultCounts:
     major: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Brk:
     """The heap: `start` is fixed by exec, `end` is what `brk` moves (bytes)."""
 
@@ -94,7 +94,7 @@ class Brk:
     end: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Layout:
     """Where exec put things (the fields of `mm_struct`, shown in /proc/PID/stat)."""
 
@@ -109,7 +109,7 @@ class Layout:
     env_end: int = 0
 
 
-@dataclass(slots=True)
+@record
 class Limits:
     """What a process may take: its `RLIMIT_*` in bytes, and the system's own bounds.
 

@@ -7,12 +7,11 @@ Copied private pages become read-only on both sides: the next write of either fi
 frame used twice, and copies it.
 """
 
-from dataclasses import replace
-
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
 from samepage.kernel.mm.vma import LOCKED_MASK, AnonVma, Vma, VmFlags
+from samepage.records import replace
 
 
 def dup_mmap(mm: AddressSpace) -> AddressSpace:

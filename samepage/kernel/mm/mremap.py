@@ -8,7 +8,6 @@ meets; one never written takes the offset of its new place, and does.
 
 import enum
 import errno
-from dataclasses import replace
 
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -18,6 +17,7 @@ from samepage.kernel.mm.mmap import do_munmap
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
 from samepage.kernel.mm.vma import LOCKED_MASK, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import merge_new
+from samepage.records import replace
 
 
 class MremapFlags(enum.IntFlag):

@@ -9,11 +9,11 @@ onwards from it (`do_sync_mmap_readahead`). Source: mm/readahead.c and mm/filema
 Linux 6.18.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.vma import MappedFile, Vma, VmFlags
+from samepage.records import record
 
 if TYPE_CHECKING:
     from samepage.kernel.mm.page_cache import PageCache
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MMAP_LOTSAMISS = 100
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class FileRa:
     """The readahead state of one open file description; all numbers are in pages.
 

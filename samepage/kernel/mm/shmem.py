@@ -7,9 +7,8 @@ have nowhere else to be, since there is no swap: reclaim never takes them. They 
 last mapping and the last descriptor are gone.
 """
 
-from dataclasses import dataclass, field
-
 from samepage.hardware.ram import PAGE_SIZE
+from samepage.records import field, record
 
 
 class ShmemDevice:
@@ -28,7 +27,7 @@ class ShmemDevice:
         return ShmemInode(self._last, size, path)
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class ShmemInode:
     """A file of shared anonymous memory.
 

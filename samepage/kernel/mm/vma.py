@@ -6,10 +6,10 @@ does to neighbours, splitting and merging, is in `vma_merge`.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from samepage.hardware.ram import PAGE_SHIFT
+from samepage.records import record, replace
 
 
 class MappedFile(Protocol):
@@ -85,7 +85,7 @@ class AnonVma:
     __slots__ = ()
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Vma:
     """Addresses from `start` up to `end` (bytes, page-aligned).
 

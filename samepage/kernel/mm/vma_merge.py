@@ -14,15 +14,15 @@ the neighbours for theirs (`find_mergeable_anon_vma`).
 """
 
 import errno
-from dataclasses import dataclass
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.vma import ACCESS_FLAGS, SPECIAL_FLAGS, AnonVma, Vma
+from samepage.records import record
 
 
-@dataclass(slots=True)
+@record
 class MergeRequest:
     """What a range would be if it stood alone (`vma_merge_struct`).
 

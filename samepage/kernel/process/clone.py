@@ -2,7 +2,6 @@
 
 import enum
 import errno
-from dataclasses import replace
 
 from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
@@ -10,6 +9,7 @@ from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Process, Rlimit, Task
+from samepage.records import replace
 
 
 class Clone(enum.IntFlag):

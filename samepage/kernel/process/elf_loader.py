@@ -9,7 +9,6 @@ Where a position-independent program goes is fixed: with an interpreter at
 """
 
 import errno
-from dataclasses import dataclass
 from typing import Any
 
 from samepage.elf.header import (
@@ -32,6 +31,7 @@ from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap, vm_brk_f
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
+from samepage.records import record
 
 ELF_ET_DYN_BASE = 0x5555_5555_4000
 """Two thirds of TASK_SIZE, rounded down to a page."""
@@ -48,7 +48,7 @@ class BadExecutable(SysError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ElfImage:
     """A file to map: its inode, its path for `/proc/PID/maps`, and its headers."""
 
@@ -63,7 +63,7 @@ class ElfImage:
         return [s for s in self.segments if s.type == SegmentType.LOAD]
 
 
-@dataclass(slots=True)
+@record
 class LoadedElf:
     """Where an image went (addresses in bytes)."""
 

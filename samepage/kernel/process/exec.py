@@ -6,7 +6,6 @@ program is gone, and an error kills the process: `ExecFatal`.
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samepage.elf.header import ElfType, SegmentFlags, SegmentType
@@ -31,6 +30,7 @@ from samepage.kernel.process.exit import kill_other_threads, release_robust_list
 from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Rlimit, Task
 from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
+from samepage.records import record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
@@ -53,7 +53,7 @@ class ExecFatal(Exception):
         self.reason = reason
 
 
-@dataclass(slots=True)
+@record
 class Executable:
     """What is to be run, once scripts have named their interpreters."""
 

@@ -7,7 +7,6 @@ from the queue's front.
 
 import errno
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
@@ -15,6 +14,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Interrupted, Task, Wait
+from samepage.records import field, record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
@@ -27,7 +27,7 @@ BITSET_ANY = 0xFFFF_FFFF
 Key = tuple[Any, int]
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Ticket:
     """One waiter."""
 
@@ -35,7 +35,7 @@ class Ticket:
     woken: bool = False
 
 
-@dataclass(slots=True)
+@record
 class FutexQueues:
     """All waiters of a machine, by futex."""
 

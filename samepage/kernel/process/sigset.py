@@ -5,7 +5,8 @@ in `signal` and `sigframe`.
 """
 
 import signal as host
-from dataclasses import dataclass
+
+from samepage.records import record
 
 SIG_DFL = 0
 SIG_IGN = 1
@@ -99,7 +100,7 @@ def lowest(mask: int) -> int:
     return (mask & -mask).bit_length()
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class SigInfo:
     """`siginfo_t`, as far as the kernel fills it in."""
 
@@ -112,7 +113,7 @@ class SigInfo:
     value: int = 0
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class SigAction:
     """`struct sigaction`: `handler` is an address, SIG_DFL or SIG_IGN."""
 
@@ -122,7 +123,7 @@ class SigAction:
     mask: int = 0
 
 
-@dataclass(slots=True)
+@record
 class SigAltStack:
     """`sigaltstack`: where handlers with SA_ONSTACK run (bytes)."""
 

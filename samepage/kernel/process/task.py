@@ -11,7 +11,6 @@ into it when a signal comes.
 
 import enum
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.fs.context import FsContext
@@ -25,6 +24,7 @@ from samepage.kernel.process.sigset import (
     SignalActions,
 )
 from samepage.kernel.process.timers import Timers
+from samepage.records import field, record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
@@ -42,7 +42,7 @@ class TaskState(enum.Enum):
     ZOMBIE = "Z"
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class Wait:
     """What a blocked system call waits for, apart from other tasks.
 
@@ -99,7 +99,7 @@ def default_limits() -> dict[int, tuple[int, int]]:
     return limits
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Process:
     """One thread group.
 
@@ -248,7 +248,7 @@ class Process:
         return 0
 
 
-@dataclass(slots=True)
+@record
 class Usage:
     """What `getrusage` tells."""
 
@@ -265,7 +265,7 @@ class Usage:
         self.major_faults += other.major_faults
 
 
-@dataclass(slots=True, frozen=True)
+@record(frozen=True)
 class Trap:
     """The last exception of a thread, as its signal frame tells it: the vector, the error
     code of a page fault, and the address that it was about."""
@@ -275,7 +275,7 @@ class Trap:
     cr2: int = 0
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Task:
     """One thread.
 

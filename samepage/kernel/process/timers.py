@@ -5,10 +5,10 @@ kernel looks at all timers when time has passed (`check_timers`), and jumps to t
 one when every task sleeps.
 """
 
-from dataclasses import dataclass, field
+from samepage.records import field, record
 
 
-@dataclass(slots=True)
+@record
 class Timer:
     """`deadline` and `interval` are in ns of the timer's clock; a deadline of None is a
     timer that is not armed."""
@@ -47,7 +47,7 @@ class Timer:
         return True
 
 
-@dataclass(slots=True)
+@record
 class Timers:
     """All timers of a process: the three of `setitimer` by their numbers, and the POSIX
     ones by their ids. A child of fork has none."""

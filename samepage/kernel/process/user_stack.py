@@ -18,7 +18,6 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 import enum
 import errno
 import struct
-from dataclasses import dataclass, field
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
@@ -26,6 +25,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.vma import Vma, VmFlags
+from samepage.records import field, record
 
 STACK_EXPAND = 128 << 10
 """What `setup_arg_pages` adds below the strings (bytes)."""
@@ -61,7 +61,7 @@ class Aux(enum.IntEnum):
     MINSIGSTKSZ = 51
 
 
-@dataclass(slots=True)
+@record
 class StackBuilder:
     """The stack of a program that is being started (`linux_binprm`).
 

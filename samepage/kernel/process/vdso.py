@@ -15,10 +15,10 @@ import ctypes
 import re
 import struct
 import time
-from dataclasses import dataclass
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
+from samepage.records import record
 
 _TIMESTAMP = struct.Struct("<QQ")
 _CLOCK_REALTIME, _CLOCK_MONOTONIC = 0, 1
@@ -26,7 +26,7 @@ _CLOCK_REALTIME_COARSE, _CLOCK_MONOTONIC_COARSE = 5, 6
 _NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class VdsoImage:
     """What the host maps: the object, and the lengths of the data areas before it (bytes)."""
 

@@ -2,7 +2,6 @@
 
 import errno
 import struct
-from dataclasses import replace
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
@@ -13,6 +12,7 @@ from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import write_u32
+from samepage.records import replace
 
 _NO_CHANGE = 0xFFFF_FFFF
 _NR_OPEN = 1 << 20

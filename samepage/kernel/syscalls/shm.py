@@ -2,7 +2,6 @@
 
 import errno
 import struct
-from dataclasses import dataclass
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -14,6 +13,7 @@ from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import NS
+from samepage.records import record
 
 _IPC_PRIVATE, _IPC_CREAT, _IPC_EXCL = 0, 0o1000, 0o2000
 _IPC_RMID, _IPC_STAT = 0, 2
@@ -21,7 +21,7 @@ _SHM_RDONLY, _SHM_REMAP, _SHM_EXEC, _SHM_DEST = 0o10000, 0o40000, 0o100000, 0o10
 _SHMMAX = (1 << 64) - 1 - (1 << 24)
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Segment:
     """One segment. Its memory has a handle on it until IPC_RMID; then the mappings alone
     keep it."""

@@ -12,10 +12,10 @@ while it must wait (see `process.task`).
 import importlib
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from samepage.kernel.syscalls.numbers import name_of
+from samepage.records import record
 
 I32 = Annotated[int, "i32"]
 U32 = Annotated[int, "u32"]
@@ -63,7 +63,7 @@ _RARE = (
 others do not have."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Handler:
     """A system call that the kernel has. `converters` is None where no argument needs one."""
 

@@ -3,7 +3,6 @@
 import errno
 import struct
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
@@ -11,6 +10,7 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_from_user
 from samepage.kernel.process.task import Task, Wait
+from samepage.records import record
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -24,7 +24,7 @@ IOV_MAX = 1024
 NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class UserMemoryOf:
     """The `UserMemory` of an address space, for ioctls."""
 

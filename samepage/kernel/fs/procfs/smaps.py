@@ -1,14 +1,13 @@
 """/proc/PID/smaps and smaps_rollup, counted from page tables and frames
 (`smaps_account` in fs/proc/task_mmu.c)."""
 
-from dataclasses import dataclass, fields
-
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.fs.procfs.maps import header_line, map_line
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma, VmFlags
+from samepage.records import fields, record
 
 PSS_SHIFT = 12
 """PSS is summed up in 1/4096 bytes, and only cut down when it is printed."""
@@ -44,7 +43,7 @@ MNEMONICS = {
 """`show_smap_vma_flags`, in the order of the bits."""
 
 
-@dataclass(slots=True)
+@record
 class MemSizeStats:
     """`struct mem_size_stats`: bytes, the pss ones in 1/4096 bytes."""
 
@@ -64,8 +63,8 @@ class MemSizeStats:
 
     def add(self, other: "MemSizeStats") -> None:
         """Add another VMA's figures."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in fields(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
