@@ -2,7 +2,7 @@
 
 import pytest
 
-from samepage.cli.main import run
+from samepage.cli.main import COMMANDS, run
 
 
 def test_unknown_command_is_one_line_and_status_2(capsys):
@@ -16,7 +16,7 @@ def test_a_bug_of_ours_is_one_line_too(capsys, monkeypatch):
     def broken(*_args, **_options):
         raise AssertionError("this\ncannot be")
 
-    monkeypatch.setattr("samepage.cli.main.cli.main", broken)
+    monkeypatch.setattr("samepage.cli.main._dispatch", broken)
     assert run([]) == 70
     err = capsys.readouterr().err
     assert err.startswith("samepage: internal error: AssertionError: this (")
@@ -24,3 +24,49 @@ def test_a_bug_of_ours_is_one_line_too(capsys, monkeypatch):
     monkeypatch.setenv("SAMEPAGE_TRACEBACK", "1")
     with pytest.raises(AssertionError):
         run([])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("run", "PROGRAM"),
+        ("run --nosuch true", "--nosuch"),
+        ("run --timeout 0 true", "'0' is not a number above 0"),
+        ("verify --jobs 65 true", "'65' is not a whole number from 1 to 64"),
+        ("live --top -1", "'-1' is not a whole number from 0"),
+        ("diff only-one", "AFTER"),
+        ("report somewhere --format pdf", "'pdf'"),
+        ("rnu true", "did you mean run?"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(line, told, capsys):
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("samepage: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_that_says_what_it_does(name, capsys):
+    assert run([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: samepage {name}")
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert run([]) == 2
+    assert "commands:" in capsys.readouterr().err
+
+
+def test_what_follows_the_program_is_the_programs(capfd):
+    assert run(["run", "--quiet", "--", "echo", "--quiet", "--", "x"]) == 0
+    assert capfd.readouterr().out == "--quiet -- x\n"
+
+
+def test_options_may_follow_and_part_arguments(capsys):
+    library = "/lib/x86_64-linux-gnu/libc.so.6"
+    assert run(["cost", library, "--top", "1", library, "--json"]) == 0
+    assert capsys.readouterr().out.count('"path"') == 2

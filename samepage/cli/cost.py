@@ -3,41 +3,38 @@
 import json
 import sys
 
-import click
-
+from samepage.cli.arguments import Parser, add_top, number
 from samepage.errors import SamepageError
 
 
-@click.command("cost")
-@click.argument("libraries", nargs=-1, required=True, metavar="LIBRARY...", type=click.Path())
-@click.option("--map", "page_map", is_flag=True, help="Show every page: state and sections.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
-@click.option(
-    "--budget",
-    type=click.IntRange(min=0),
-    metavar="PAGES",
-    help="Exit with status 1 if a library copies more pages at load.",
-)
-@click.option(
-    "--page-size",
-    type=click.Choice(["4096", "16384", "65536"]),
-    default="4096",
-    show_default=True,
-    help="Bytes of a page on the machine that runs the library.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="Causes to show for each library; 0 for all.",
-)
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("libraries", nargs="+", metavar="LIBRARY", help="Shared libraries, or programs.")
+    add("--map", action="store_true", dest="page_map", help="Show every page: state and sections.")
+    add("--json", action="store_true", dest="as_json", help="Print everything, as JSON.")
+    add(
+        "--budget",
+        type=number(int, 0),
+        metavar="PAGES",
+        help="Exit with status 1 if a library copies more pages at load.",
+    )
+    add(
+        "--page-size",
+        type=int,
+        choices=(4096, 16384, 65536),
+        default=4096,
+        help="Bytes of a page on the machine that runs the library (default: %(default)s).",
+    )
+    add_top(parser, 10)
+
+
 def command(
-    libraries: tuple[str, ...],
+    libraries: list[str],
     page_map: bool,
     as_json: bool,
     budget: int | None,
-    page_size: str,
+    page_size: int,
     top: int,
 ) -> int:
     """Show what each process pays that loads LIBRARY: pages copied at load, and what causes
@@ -57,7 +54,7 @@ def command(
             raise SamepageError(f"{path}: {error.strerror}") from None
         if not len(library.dynamic.entries):
             raise SamepageError(f"{path}: not a dynamic object")
-        costs.append(cost_of(library, int(page_size)))
+        costs.append(cost_of(library, page_size))
     if as_json:
         print(json.dumps([cost_document(cost) for cost in costs], indent=1))
     else:
@@ -66,9 +63,9 @@ def command(
             sys.stdout.writelines(line + "\n" for line in lines)
     over = [cost for cost in costs if budget is not None and cost.copied > budget]
     for cost in over:
-        click.echo(
+        print(
             f"samepage: {cost.path}: {cost.copied} pages are copied at load, "
             f"over the budget of {budget}",
-            err=True,
+            file=sys.stderr,
         )
     return 1 if over else 0

@@ -2,12 +2,20 @@
 
 import sys
 
-import click
+from samepage.cli.arguments import Parser
 
 
-@click.command(options_metavar="[options]")
-@click.option("--json", "as_json", is_flag=True, help="Print the evidence as JSON.")
-@click.option("--no-live", is_flag=True, help="Only the model; start no process on this system.")
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("--json", action="store_true", dest="as_json", help="Print the evidence as JSON.")
+    add(
+        "--no-live",
+        action="store_true",
+        help="Only the model; start no process on this system.",
+    )
+
+
 def command(as_json: bool, no_live: bool) -> None:
     """Show how two programs come to use the same physical pages of one library.
 

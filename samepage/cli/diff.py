@@ -2,30 +2,27 @@
 
 import sys
 
-import click
+from samepage.cli.arguments import Parser, add_top
 
 
-@click.command()
-@click.argument("before", type=click.Path())
-@click.argument("after", type=click.Path())
-@click.option(
-    "--match",
-    type=click.Choice(["auto", "pid", "program"]),
-    default="auto",
-    show_default=True,
-    help="Which processes are the same: by pid, or by executable and arguments. "
-    "auto: by pid for two captures of one boot of a host.",
-)
-@click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), help="Default: text.")
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE, replaced as a whole.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a difference.")
-@click.option(
-    "--top",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Rows of each table on the terminal; 0 for all.",
-)
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("before", metavar="BEFORE", help="The directory of a snapshot.")
+    add("after", metavar="AFTER", help="The directory of a later one.")
+    add(
+        "--match",
+        choices=("auto", "pid", "program"),
+        default="auto",
+        help="Which processes are the same: by pid, or by executable and arguments. "
+        "auto: by pid for two captures of one boot of a host (default: %(default)s).",
+    )
+    add("-f", "--format", choices=("text", "json"), dest="form", help="Default: text.")
+    add("-o", "--output", metavar="FILE", help="Write to FILE, replaced as a whole.")
+    add("--exit-code", action="store_true", help="Exit with 1 if there is a difference.")
+    add_top(parser)
+
+
 def command(
     before: str,
     after: str,

@@ -5,24 +5,27 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-import click
-
+from samepage.cli.arguments import Parser
 from samepage.errors import SamepageError
 
 
-@click.command("link")
-@click.argument("file", type=click.Path())
-@click.option("--trail", is_flag=True, help="Show every file that the search tried.")
-@click.option("--bindings", is_flag=True, help="Show each symbol's definition, and why that one.")
-@click.option("--pages", is_flag=True, help="Show the pages that relocation writes to.")
-@click.option("--now", is_flag=True, help="Bind everything at load time, as LD_BIND_NOW=1 does.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
-@click.option(
-    "--check",
-    is_flag=True,
-    help="Compare with the real ld.so, which runs up to the program's entry point (and runs "
-    "the libraries' constructors). Exit status 1 if anything differs.",
-)
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("file", metavar="FILE", help="A program or shared library.")
+    add("--trail", action="store_true", help="Show every file that the search tried.")
+    add("--bindings", action="store_true", help="Show each symbol's definition, and why that one.")
+    add("--pages", action="store_true", help="Show the pages that relocation writes to.")
+    add("--now", action="store_true", help="Bind everything at load time, as LD_BIND_NOW=1 does.")
+    add("--json", action="store_true", dest="as_json", help="Print everything, as JSON.")
+    add(
+        "--check",
+        action="store_true",
+        help="Compare with the real ld.so, which runs up to the program's entry point (and runs "
+        "the libraries' constructors). Exit status 1 if anything differs.",
+    )
+
+
 def command(
     file: str, trail: bool, bindings: bool, pages: bool, now: bool, as_json: bool, check: bool
 ) -> int:

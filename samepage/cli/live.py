@@ -5,12 +5,12 @@ NumPy is imported while it works. Arrow and the report's other libraries are imp
 if an output asks for them.
 """
 
+import argparse
 import os
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
+from samepage.cli.arguments import Parser, add_top
 from samepage.errors import SamepageError
 from samepage.host.background import BackgroundCollector
 from samepage.host.select import find_processes
@@ -21,38 +21,35 @@ if TYPE_CHECKING:
     from samepage.host.system import Capture
 
 
-@click.command("live")
-@click.argument("targets", nargs=-1, metavar="[PID|NAME]...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    metavar="PATH",
-    help="Write the report to a file (.json or .html), or the snapshot to a directory (Parquet).",
-)
-@click.option(
-    "--prometheus",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Write metrics for node_exporter's textfile collector (a name ending in .prom).",
-)
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "html"]),
-    help="Form of the report; told by the suffix of PATH if not given, else text.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Rows of each table on the terminal; 0 for all.",
-)
-@click.option("--proc", type=click.Path(), default="/proc", hidden=True)
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("targets", nargs="*", metavar="PID|NAME", help="Processes; without any, all of them.")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="Write the report to a file (.json or .html), or the snapshot to a directory "
+        "(Parquet).",
+    )
+    add(
+        "--prometheus",
+        metavar="FILE",
+        help="Write metrics for node_exporter's textfile collector (a name ending in .prom).",
+    )
+    add(
+        "-f",
+        "--format",
+        choices=("text", "json", "html"),
+        dest="form",
+        help="Form of the report; told by the suffix of PATH if not given, else text.",
+    )
+    add_top(parser)
+    add("--proc", default="/proc", help=argparse.SUPPRESS)
+
+
 def command(
-    targets: tuple[str, ...],
+    targets: list[str],
     output: str | None,
     form: str | None,
     prometheus: str | None,
@@ -87,7 +84,7 @@ def command(
         _write_metrics(Summary(capture, proc), prometheus)
     missing = _what_is_missing(capture)
     if missing:
-        click.echo(f"samepage: {missing}", err=True)
+        print(f"samepage: {missing}", file=sys.stderr)
 
 
 def _print(summary: "Summary", top: int) -> None:

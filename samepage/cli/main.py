@@ -1,10 +1,11 @@
 """`samepage`: dispatch to the commands.
 
 Each command is a module of its own that is imported only when it is called, so that
-`samepage --help` starts in the time that Python and click need. A new command is one
-module with a `command` object, and one line in `COMMANDS`.
+`samepage --help` starts in the time that Python and argparse need. A new command is one
+module (see `samepage.cli.arguments`) and one line in `COMMANDS`.
 """
 
+import argparse
 import errno
 import importlib
 import os
@@ -12,9 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import click
-
 from samepage import __version__
+from samepage.cli.arguments import USAGE_ERROR, Parser
 from samepage.errors import SamepageError
 
 TRACEBACK = "SAMEPAGE_TRACEBACK"
@@ -37,44 +37,28 @@ COMMANDS: dict[str, str] = {
 """The commands in the order of the help text; the module is `samepage.cli.NAME`."""
 
 
-class ClosedPipe(Exception):
-    """The reader of stdout went away. Click would turn a `BrokenPipeError` into status 1."""
+class MainParser(Parser):
+    """The parser of `samepage` itself, whose help lists the commands."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "samepage",
+            "Show which physical pages processes share when they use the same shared libraries.",
+            "[-h] [-V] COMMAND [ARGUMENT]...",
+        )
+        version = f"samepage, version {__version__}"
+        self.add_argument(
+            "-V", "--version", action="version", version=version, help="Show the version and exit."
+        )
+        self.add_argument("command", nargs=argparse.PARSER, help=argparse.SUPPRESS)
 
-class Interrupted(Exception):
-    """Ctrl-C. Click would write an empty line for a `KeyboardInterrupt`."""
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is used, not before."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"samepage.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise ClosedPipe from error
-        except KeyboardInterrupt as error:
-            raise Interrupted from error
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "-V", "--version", prog_name="samepage")
-def cli() -> None:
-    """Show which physical pages processes share when they use the same shared libraries."""
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.start_section("commands")
+        for name, line in COMMANDS.items():
+            formatter.add_argument(argparse.Action([], name, metavar=name, help=line))
+        formatter.end_section()
+        return super().format_help() + "\n" + formatter.format_help()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,18 +73,14 @@ def run(argv: Sequence[str] | None = None) -> int:
     that SIGPIPE would give, and Ctrl-C with that of SIGINT, both without a word.
     """
     try:
-        result = cli.main(args=argv, prog_name="samepage", standalone_mode=False)
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return 128 + signal.SIGINT
-    except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return status
     except SamepageError as error:
         return _complain(error.message, error.exit_status)
-    except (KeyboardInterrupt, Interrupted):
+    except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (BrokenPipeError, ClosedPipe):
+    except BrokenPipeError:
         _silence_stdout()
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -112,6 +92,33 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _internal(error)
 
 
+def _dispatch(argv: Sequence[str]) -> int:
+    """Import the command that is asked for, parse its command line and call it."""
+    main_parser = MainParser()
+    if not argv:
+        main_parser.print_help(sys.stderr)
+        return USAGE_ERROR
+    try:
+        name, *rest = main_parser.parse(argv).command
+        if name not in COMMANDS:
+            raise SamepageError(_unknown(name), USAGE_ERROR)
+        module = importlib.import_module(f"samepage.cli.{name}")
+        parser = Parser(f"samepage {name}", module.command.__doc__, getattr(module, "USAGE", None))
+        module.arguments(parser)
+        arguments = vars(parser.parse(rest))
+    except SystemExit:  # after --help and --version
+        return 0
+    return module.command(**arguments) or 0
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    meant = f"did you mean {near[0]}?" if near else "see samepage --help"
+    return f"there is no command {name!r} ({meant})"
+
+
 def _internal(error: Exception) -> int:
     """A bug of samepage: one line for the user, the traceback for who asks for it."""
     if os.environ.get(TRACEBACK):
@@ -121,7 +128,7 @@ def _internal(error: Exception) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    click.echo(f"samepage: {message}", err=True)
+    print(f"samepage: {message}", file=sys.stderr)
     return status
 
 

@@ -2,35 +2,33 @@
 
 import sys
 
-import click
-
+from samepage.cli.arguments import USAGE_ERROR, Parser, add_top
+from samepage.errors import SamepageError
 from samepage.report import FORMATS, print_report, write_report
 
 
-@click.command()
-@click.argument("directory", type=click.Path())
-@click.option(
-    "-f",
-    "--format",
-    "form",
-    type=click.Choice(list(FORMATS)),
-    help="Form of the report; told by the suffix of FILE if not given, else text.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE, replaced as a whole.")
-@click.option("--timeline", is_flag=True, help="The events in their order (of a model run).")
-@click.option(
-    "--scope",
-    type=click.Choice(["group", "system"]),
-    help="Who counts as sharing: the processes of the snapshot, or all that ran then. "
-    "Default: group for a model run, system for a live capture.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Rows of each table on the terminal; 0 for all.",
-)
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("directory", metavar="DIRECTORY", help="A snapshot.")
+    add(
+        "-f",
+        "--format",
+        choices=list(FORMATS),
+        dest="form",
+        help="Form of the report; told by the suffix of FILE if not given, else text.",
+    )
+    add("-o", "--output", metavar="FILE", help="Write to FILE, replaced as a whole.")
+    add("--timeline", action="store_true", help="The events in their order (of a model run).")
+    add(
+        "--scope",
+        choices=("group", "system"),
+        help="Who counts as sharing: the processes of the snapshot, or all that ran then. "
+        "Default: group for a model run, system for a live capture.",
+    )
+    add_top(parser)
+
+
 def command(
     directory: str,
     form: str | None,
@@ -48,7 +46,9 @@ def command(
 
     if timeline:
         if form not in (None, "timeline"):
-            raise click.UsageError("--timeline is a format of its own: leave out --format")
+            raise SamepageError(
+                "--timeline is a format of its own: leave out --format", USAGE_ERROR
+            )
         form = "timeline"
     snapshot = store.read(directory)
     chosen = Scope(scope) if scope else None

@@ -3,11 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
+from samepage.cli.arguments import Parser, add_programs, add_top, number
 from samepage.errors import SamepageError
 
 if TYPE_CHECKING:
@@ -16,74 +15,75 @@ if TYPE_CHECKING:
 SEPARATOR = ":::"
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
-    options_metavar="[options]",
-)
-@click.argument(
-    "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARG]... [::: ...]"
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    help="Write the report to FILE (.json, .html, .txt) or a snapshot to a directory, "
-    "instead of printing it to stderr.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print no report, only what the programs print.")
-@click.option("--timeline", is_flag=True, help="Print every event in its order, not the report.")
-@click.option(
-    "--stop",
-    type=click.Choice(["entry", "main", "exit"]),
-    default="exit",
-    show_default=True,
-    help="Where to stop each program and look at its memory.",
-)
-@click.option(
-    "--loader",
-    type=click.Choice(["ldso", "builtin"]),
-    default="ldso",
-    show_default=True,
-    help="Who maps, binds and relocates the libraries: the program's own ld.so, or samepage.",
-)
-@click.option(
-    "--lazy",
-    is_flag=True,
-    help="With --loader builtin: bind functions at their first calls, not at the start.",
-)
-@click.option("--ram", default="4G", show_default=True, metavar="SIZE", help="Physical memory.")
-@click.option("--root", default="/", metavar="DIR", help="What the programs see as / (read-only).")
-@click.option("--cold", is_flag=True, help="Start with an empty page cache: major faults.")
-@click.option("--seed", default=0, show_default=True, help="Decides all that is random.")
-@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option("--clear-env", is_flag=True, help="Start with no environment but --env.")
-@click.option("--cwd", metavar="DIR", help="The programs' working directory.")
-@click.option(
-    "--export",
-    metavar="DIR",
-    help="Save the files that the programs changed in the new directory DIR.",
-)
-@click.option(
-    "--max-instructions",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Stop after N instructions (counting them makes the run slower).",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Stop a program that runs longer.",
-)
-@click.option(
-    "--top",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Rows of each table; 0 for all.",
-)
+USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
+
+
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add_programs(parser, required=True)
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write the report to FILE (.json, .html, .txt) or a snapshot to a directory, "
+        "instead of printing it to stderr.",
+    )
+    add("-q", "--quiet", action="store_true", help="Print no report, only the programs' output.")
+    add("--timeline", action="store_true", help="Print every event in its order, not the report.")
+    add(
+        "--stop",
+        choices=("entry", "main", "exit"),
+        default="exit",
+        help="Where to stop each program and look at its memory (default: %(default)s).",
+    )
+    add(
+        "--loader",
+        choices=("ldso", "builtin"),
+        default="ldso",
+        help="Who maps, binds and relocates the libraries: the program's own ld.so, or samepage "
+        "(default: %(default)s).",
+    )
+    add(
+        "--lazy",
+        action="store_true",
+        help="With --loader builtin: bind functions at their first calls, not at the start.",
+    )
+    add("--ram", default="4G", metavar="SIZE", help="Physical memory (default: %(default)s).")
+    add("--root", default="/", metavar="DIR", help="What the programs see as / (read-only).")
+    add("--cold", action="store_true", help="Start with an empty page cache: major faults.")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="Decides all that is random (default: %(default)s).",
+    )
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="Set a variable.")
+    add("--clear-env", action="store_true", help="Start with no environment but --env.")
+    add("--cwd", metavar="DIR", help="The programs' working directory.")
+    add(
+        "--export",
+        metavar="DIR",
+        help="Save the files that the programs changed in the new directory DIR.",
+    )
+    add(
+        "--max-instructions",
+        type=number(int, 1),
+        metavar="N",
+        help="Stop after N instructions (counting them makes the run slower).",
+    )
+    add(
+        "--timeout",
+        type=number(float, 0, above=True),
+        metavar="SECONDS",
+        help="Stop a program that runs longer.",
+    )
+    add_top(parser)
+
+
 def command(
-    words: tuple[str, ...],
+    words: list[str],
     output: str | None,
     quiet: bool,
     timeline: bool,
@@ -94,7 +94,7 @@ def command(
     root: str,
     cold: bool,
     seed: int,
-    env: tuple[str, ...],
+    env: list[str],
     clear_env: bool,
     cwd: str | None,
     export: str | None,
@@ -107,9 +107,8 @@ def command(
     Each runs to its exit and stays resident, so that all can be looked at together. Their
     output goes to stdout, the report to stderr. The exit status is the last program's.
 
-    \b
-    samepage run true ::: uname -a
-    samepage run -o report.html python3 -c 'import json' ::: python3 -c 'import re'
+        samepage run true ::: uname -a
+        samepage run -o report.html python3 -c 'import json' ::: true
     """
     programs = split_programs(words)
     form = _report_form(output)
@@ -138,7 +137,7 @@ def command(
     return status
 
 
-def split_programs(words: tuple[str, ...]) -> list[list[str]]:
+def split_programs(words: list[str]) -> list[list[str]]:
     """The command lines between the separators. Raises `SamepageError` if one is empty."""
     programs: list[list[str]] = [[]]
     for word in words:
@@ -163,7 +162,7 @@ def _report_form(output: str | None) -> str | None:
     return format_of(output)
 
 
-def _environment(settings: tuple[str, ...], clear: bool) -> dict[str, str]:
+def _environment(settings: Sequence[str], clear: bool) -> dict[str, str]:
     environment = {} if clear else dict(os.environ)
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -207,7 +206,7 @@ def _kernel_messages(machine: "Machine") -> Iterator[None]:
         yield
     finally:
         for line in machine.log[before:]:
-            click.echo(f"samepage: kernel: {line}", err=True)
+            print(f"samepage: kernel: {line}", file=sys.stderr)
 
 
 def _report(

@@ -1,27 +1,30 @@
 """`samepage top`: the live report as a full-screen view that refreshes."""
 
+import argparse
 import os
 import sys
 
-import click
-
+from samepage.cli.arguments import Parser, number
 from samepage.errors import SamepageError
 from samepage.host.select import find_processes
 
 
-@click.command("top")
-@click.argument("targets", nargs=-1, metavar="[PID|NAME]...")
-@click.option(
-    "-d",
-    "--interval",
-    type=click.FloatRange(min=0.1),
-    default=2.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between two readings.",
-)
-@click.option("--proc", type=click.Path(), default="/proc", hidden=True)
-def command(targets: tuple[str, ...], interval: float, proc: str) -> None:
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add("targets", nargs="*", metavar="PID|NAME", help="Processes; without any, all of them.")
+    add(
+        "-d",
+        "--interval",
+        type=number(float, 0.1),
+        default=2.0,
+        metavar="SECONDS",
+        help="Time between two readings (default: %(default)s).",
+    )
+    add("--proc", default="/proc", help=argparse.SUPPRESS)
+
+
+def command(targets: list[str], interval: float, proc: str) -> None:
     """Watch what the processes of this system share.
 
     Keys: p f c u show processes, files, containers, users; Enter opens a process or file down

@@ -3,11 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
+from samepage.cli.arguments import Parser, add_programs, number
 from samepage.errors import SamepageError
 
 if TYPE_CHECKING:
@@ -18,56 +17,67 @@ AGREES, DIFFERS, UNTRIED = 0, 1, 2
 _SAVE_EVERY = 10
 
 
-@click.command(
-    "verify",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-@click.argument(
-    "words", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARG]... [::: PROGRAM ...]...]"
-)
-@click.option(
-    "--corpus",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Compare every line of a file, and print a summary.",
-)
-@click.option(
-    "--state",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Keep the corpus's results here; what is there already is not run again.",
-)
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, help="Corpus lines at a time.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option(
-    "--stop",
-    type=click.Choice(["entry", "exit"]),
-    default="exit",
-    show_default=True,
-    help="The instant: the program's first instruction, or its end.",
-)
-@click.option("--cold", is_flag=True, help="Evict the programs' files first, where possible.")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds each."
-)
-@click.option(
-    "--attempts",
-    type=click.IntRange(1, 100),
-    default=5,
-    show_default=True,
-    help="Live runs at most; the kernel's own result varies with what other CPUs do.",
-)
-@click.option("--shown", type=click.IntRange(1), default=5, help="Differences told of each kind.")
-@click.option(
-    "--against-kernel",
-    is_flag=True,
-    help="Compare two live runs: what differs there, no model can predict.",
-)
-@click.option(
-    "--env", "extra", multiple=True, metavar="NAME=VALUE", help="Add to the fixed environment."
-)
+USAGE = "[OPTION]... [PROGRAM [ARG]... [::: PROGRAM [ARG]...]...]"
+
+
+def arguments(parser: Parser) -> None:
+    """Declare the command line."""
+    add = parser.add_argument
+    add_programs(parser, required=False)
+    add("--corpus", metavar="FILE", help="Compare every line of a file, and print a summary.")
+    add(
+        "--state",
+        metavar="FILE",
+        help="Keep the corpus's results here; what is there already is not run again.",
+    )
+    add("--jobs", type=number(int, 1, 64), default=1, metavar="N", help="Corpus lines at a time.")
+    add("--json", action="store_true", dest="as_json", help="Print the results as JSON.")
+    add(
+        "--stop",
+        choices=("entry", "exit"),
+        default="exit",
+        help="The instant: the program's first instruction, or its end (default: %(default)s).",
+    )
+    add("--cold", action="store_true", help="Evict the programs' files first, where possible.")
+    add(
+        "--timeout",
+        type=number(float, 0.1),
+        default=60.0,
+        metavar="SECONDS",
+        help="For each (default: %(default)s).",
+    )
+    add(
+        "--attempts",
+        type=number(int, 1, 100),
+        default=5,
+        metavar="N",
+        help="Live runs at most; the kernel's own result varies with what other CPUs do "
+        "(default: %(default)s).",
+    )
+    add(
+        "--shown",
+        type=number(int, 1),
+        default=5,
+        metavar="N",
+        help="Differences told of each kind (default: %(default)s).",
+    )
+    add(
+        "--against-kernel",
+        action="store_true",
+        help="Compare two live runs: what differs there, no model can predict.",
+    )
+    add(
+        "--env",
+        action="append",
+        default=[],
+        dest="extra",
+        metavar="NAME=VALUE",
+        help="Add to the fixed environment.",
+    )
+
+
 def command(
-    words: tuple[str, ...],
+    words: list[str],
     corpus: str | None,
     state: str | None,
     jobs: int,
@@ -78,7 +88,7 @@ def command(
     attempts: int,
     shown: int,
     against_kernel: bool,
-    extra: tuple[str, ...],
+    extra: list[str],
 ) -> int:
     """Run programs live and on the model, and compare their memory page by page.
 
@@ -191,20 +201,19 @@ def _print(records: "list[Record]", *, as_json: bool, shown: int, summary: bool)
     from samepage.verify.group import Outcome
     from samepage.verify.lines import tell_excluded, tell_record, tell_summary
 
-    say: Callable[[str], None] = click.echo
     if as_json:
         json.dump({"results": records}, sys.stdout, indent=2)
-        say("")
+        print()
         return
     for record in records:
         if not summary or record["outcome"] != Outcome.AGREES.value:
             for line in tell_record(record, shown):
-                say(line)
+                print(line)
     for line in tell_excluded(records):
-        say(line)
+        print(line)
     if summary:
         for line in tell_summary(records):
-            say(line)
+            print(line)
 
 
 def _status(records: "list[Record]") -> int:

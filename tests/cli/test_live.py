@@ -152,7 +152,7 @@ def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_s
         # Everything is imported first: nobody may not be able to read this environment.
         code = f"""
 import os, samepage.cli.live, samepage.host.capture, samepage.host.summary
-import samepage.report.live_text, encodings.idna
+import samepage.report.live_text, encodings.idna, locale
 from samepage.cli.main import main
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 main(["live"])

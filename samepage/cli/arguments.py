@@ -1,0 +1,112 @@
+"""The command lines: what the commands share of argparse.
+
+The parser is the standard library's because start-up counts: the import of click, which this
+project used at first, takes 25 ms, as long as a short program runs on the model machine.
+
+A command module gives `arguments(parser)`, which declares its command line, and `command`,
+which takes it as keywords; the docstring of `command` is its help text. Mistakes are told in
+one line and with status 2, as everything is (`SamepageError`).
+"""
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from samepage.errors import SamepageError
+
+USAGE_ERROR = 2
+"""The exit status of a wrong command line, as a shell's builtins have it."""
+
+FOREIGN = (argparse.PARSER, argparse.REMAINDER)
+"""What follows the first of such arguments belongs to another command."""
+
+Number = TypeVar("Number", int, float)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Help that keeps the paragraphs of a docstring, and the line breaks of indented ones."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = [
+            part
+            if part.startswith("    ")
+            else textwrap.fill(part, width, initial_indent=indent, subsequent_indent=indent)
+            for part in text.split("\n\n")
+        ]
+        return "\n\n".join(paragraphs)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `SamepageError`s, and that takes options among arguments."""
+
+    def __init__(self, prog: str, description: str | None, usage: str | None = None) -> None:
+        super().__init__(
+            prog,
+            usage and f"{prog} {usage}",
+            textwrap.dedent(f"    {description}").strip() if description else None,
+            formatter_class=HelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+
+    def error(self, message: str) -> NoReturn:
+        raise SamepageError(f"{message} (see {self.prog} --help)", USAGE_ERROR)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line. Raises `SamepageError`, or `SystemExit` after --help."""
+        if not any(action.nargs in FOREIGN for action in self._get_positional_actions()):
+            return self.parse_intermixed_args(argv)
+        arguments = self.parse_args(argv)
+        words = getattr(arguments, "words", [])
+        if words[:1] == ["--"]:
+            del words[0]
+        return arguments
+
+
+def number(
+    kind: type[Number], least: Number, most: Number | None = None, *, above: bool = False
+) -> Callable[[str], Number]:
+    """Return the type of an option that takes a number, `least` (or only `above`) to `most`."""
+    name = "a whole number" if kind is int else "a number"
+    limit = f"{name} {'above' if above else 'from'} {least}" + (f" to {most}" if most else "")
+
+    def convert(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if (
+            value is None
+            or not (value > least or (value == least and not above))
+            or (most is not None and value > most)
+        ):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {limit}")
+        return value
+
+    return convert
+
+
+def add_top(parser: argparse.ArgumentParser, default: int = 20) -> None:
+    """Declare `--top`: how many rows a person wants to see."""
+    parser.add_argument(
+        "--top",
+        type=number(int, 0),
+        default=default,
+        metavar="ROWS",
+        help="Rows of each table on the terminal; 0 for all (default: %(default)s).",
+    )
+
+
+def add_programs(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Declare the programs to run as `words`: all that follows the options."""
+    parser.add_argument(
+        "words",
+        nargs=argparse.PARSER if required else argparse.REMAINDER,
+        metavar="PROGRAM",
+        help="The programs and their arguments, separated by :::.",
+    )
