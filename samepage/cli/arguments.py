@@ -11,6 +11,7 @@ one line and with status 2, as everything is (`SamepageError`).
 import argparse
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from samepage.errors import SamepageError
@@ -27,8 +28,8 @@ Number = TypeVar("Number", int, float)
 class HelpFormatter(argparse.HelpFormatter):
     """Help that keeps the paragraphs of a docstring, and the line breaks of indented ones."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
+    def __init__(self, prog: str, width: int = 78) -> None:
+        super().__init__(prog, max_help_position=28, width=width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = [
@@ -53,6 +54,15 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+
+    def format_help(self) -> str:
+        # argparse makes a formatter for each option, to check it. Only the one that prints
+        # need know the terminal, since that takes another import.
+        import shutil
+
+        width = shutil.get_terminal_size().columns - 2
+        self.formatter_class = partial(HelpFormatter, width=width)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise SamepageError(f"{message} (see {self.prog} --help)", USAGE_ERROR)

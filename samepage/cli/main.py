@@ -53,12 +53,13 @@ class MainParser(Parser):
         self.add_argument("command", nargs=argparse.PARSER, help=argparse.SUPPRESS)
 
     def format_help(self) -> str:
+        text = super().format_help()
         formatter = self._get_formatter()
         formatter.start_section("commands")
         for name, line in COMMANDS.items():
             formatter.add_argument(argparse.Action([], name, metavar=name, help=line))
         formatter.end_section()
-        return super().format_help() + "\n" + formatter.format_help()
+        return text + "\n" + formatter.format_help()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
