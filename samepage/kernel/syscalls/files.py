@@ -36,30 +36,36 @@ _CHUNK = 1 << 20
 """How much of one large transfer is held outside of RAM at a time (bytes)."""
 
 
-@syscall(Sys.READ)
-def sys_read(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
-    """`read(2)`."""
-    return _read_parts(task, task.process.files.get(fd), [(buffer, min(count, MAX_RW_COUNT))])
+_Transfer = Callable[[Task, OpenFile, list[tuple[int, int]], int | None], SyscallResult]
 
 
-@syscall(Sys.READV)
-def sys_readv(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
-    """`readv(2)`."""
-    return _read_parts(task, task.process.files.get(fd), read_iovec(task, iovec, count))
+def _declare(
+    plain: int, vector: int, at_offset: int, vector_at_offset: int, transfer: _Transfer
+) -> None:
+    """Declare the four forms of a transfer: one buffer or several, at the file's position or
+    at an offset."""
 
+    @syscall(plain)
+    def sys_plain(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
+        file = task.process.files.get(fd)
+        return transfer(task, file, [(buffer, min(count, MAX_RW_COUNT))], None)
 
-@syscall(Sys.PREAD64)
-def sys_pread64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
-    """`pread(2)`."""
-    file = task.process.files.get(fd)
-    return _read_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
+    @syscall(vector)
+    def sys_vector(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
+        file = task.process.files.get(fd)
+        return transfer(task, file, read_iovec(task, iovec, count), None)
 
+    @syscall(at_offset)
+    def sys_at_offset(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
+        file = task.process.files.get(fd)
+        return transfer(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
 
-@syscall(Sys.PREADV)
-def sys_preadv(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
-    """`preadv(2)`."""
-    file = task.process.files.get(fd)
-    return _read_parts(task, file, read_iovec(task, iovec, count), offset)
+    @syscall(vector_at_offset)
+    def sys_vector_at_offset(
+        task: Task, fd: I32, iovec: int, count: I32, offset: I64
+    ) -> SyscallResult:
+        file = task.process.files.get(fd)
+        return transfer(task, file, read_iovec(task, iovec, count), offset)
 
 
 @syscall(Sys.PREADV2)
@@ -127,33 +133,6 @@ def _now_or_wait(task: Task, file: OpenFile, attempt: Callable[[], int]) -> Sysc
     return until_ready(task, file, attempt)
 
 
-@syscall(Sys.WRITE)
-def syswrite_parts(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
-    """`write(2)`."""
-    file = task.process.files.get(fd)
-    return write_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))])
-
-
-@syscall(Sys.WRITEV)
-def sys_writev(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
-    """`writev(2)`."""
-    return write_parts(task, task.process.files.get(fd), read_iovec(task, iovec, count))
-
-
-@syscall(Sys.PWRITE64)
-def sys_pwrite64(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
-    """`pwrite(2)`."""
-    file = task.process.files.get(fd)
-    return write_parts(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
-
-
-@syscall(Sys.PWRITEV)
-def sys_pwritev(task: Task, fd: I32, iovec: int, count: I32, offset: I64) -> SyscallResult:
-    """`pwritev(2)`."""
-    file = task.process.files.get(fd)
-    return write_parts(task, file, read_iovec(task, iovec, count), offset)
-
-
 @syscall(Sys.PWRITEV2)
 def sys_pwritev2(
     task: Task, fd: I32, iovec: int, count: I32, offset: I64, high: int, flags: I32
@@ -204,6 +183,10 @@ def write_parts(
         if not done:
             raise
     return done
+
+
+_declare(Sys.READ, Sys.READV, Sys.PREAD64, Sys.PREADV, _read_parts)
+_declare(Sys.WRITE, Sys.WRITEV, Sys.PWRITE64, Sys.PWRITEV, write_parts)
 
 
 def _room_to_write(task: Task, file: OpenFile, offset: int | None) -> int:

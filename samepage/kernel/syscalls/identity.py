@@ -12,7 +12,7 @@ from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import write_u32
-from samepage.records import replace
+from samepage.records import record, replace
 
 _NO_CHANGE = 0xFFFF_FFFF
 _NR_OPEN = 1 << 20
@@ -62,111 +62,148 @@ def sys_getegid(task: Task) -> int:
     return int(task.process.fs.cred.egid)
 
 
+@record(frozen=True)
+class _Ids:
+    """The ids of one kind, a user's or a group's: names of fields of `Credentials`."""
+
+    real: str
+    effective: str
+    saved: str
+    fs: str
+
+    def of(self, cred: Credentials) -> tuple[int, int, int]:
+        """The real, effective and saved one."""
+        return getattr(cred, self.real), getattr(cred, self.effective), getattr(cred, self.saved)
+
+
+_USER = _Ids("uid", "euid", "suid", "fsuid")
+_GROUP = _Ids("gid", "egid", "sgid", "fsgid")
+
+
+def _get_res(task: Task, ids: _Ids, addresses: tuple[int, int, int]) -> int:
+    for address, value in zip(addresses, ids.of(task.process.fs.cred), strict=True):
+        write_u32(task, address, value)
+    return 0
+
+
+def _may_become(cred: Credentials, value: int, owned: tuple[int, ...]) -> None:
+    """Raise `SysError(EPERM)` unless an id may be set to `value`."""
+    if value != _NO_CHANGE and cred.euid and value not in owned:
+        raise SysError(errno.EPERM)
+
+
+def _set_res(task: Task, ids: _Ids, wanted: tuple[int, int, int]) -> int:
+    """Set those of the three ids that are not _NO_CHANGE; the file system's id follows the
+    effective one (`__sys_setresuid`)."""
+    old = ids.of(task.process.fs.cred)
+    real, effective, saved = (
+        before if value == _NO_CHANGE else value for value, before in zip(wanted, old, strict=True)
+    )
+    changes = {ids.real: real, ids.effective: effective, ids.saved: saved, ids.fs: effective}
+    task.process.fs.cred = replace(task.process.fs.cred, **changes)
+    return 0
+
+
+def _set_one(task: Task, ids: _Ids, value: int) -> int:
+    """`__sys_setuid`: root becomes another for good."""
+    if value == _NO_CHANGE:
+        raise SysError(errno.EINVAL)
+    cred = task.process.fs.cred
+    real, _, saved = ids.of(cred)
+    _may_become(cred, value, (real, saved))
+    if cred.euid == 0:
+        return _set_res(task, ids, (value, value, value))
+    return _set_res(task, ids, (_NO_CHANGE, value, _NO_CHANGE))
+
+
+def _set_real_effective(task: Task, ids: _Ids, real: int, effective: int) -> int:
+    """`__sys_setreuid`: the saved id follows the effective one if the real one is set, or the
+    effective one to something else than the old real one."""
+    cred = task.process.fs.cred
+    old = ids.of(cred)
+    _may_become(cred, real, old[:2])
+    _may_become(cred, effective, old)
+    saved = _NO_CHANGE
+    if real != _NO_CHANGE or effective not in (_NO_CHANGE, old[0]):
+        saved = old[1] if effective == _NO_CHANGE else effective
+    return _set_res(task, ids, (real, effective, saved))
+
+
+def _set_all(task: Task, ids: _Ids, wanted: tuple[int, int, int]) -> int:
+    cred = task.process.fs.cred
+    for value in wanted:
+        _may_become(cred, value, ids.of(cred))
+    return _set_res(task, ids, wanted)
+
+
+def _set_fs(task: Task, ids: _Ids, value: int) -> int:
+    """Set the file system's id, if that is allowed; return the previous one in any case."""
+    cred = task.process.fs.cred
+    previous: int = getattr(cred, ids.fs)
+    allowed = cred.euid == 0 or value in (*ids.of(cred), previous)
+    if value != _NO_CHANGE and allowed:
+        task.process.fs.cred = replace(cred, **{ids.fs: value})
+    return previous
+
+
 @syscall(Sys.GETRESUID)
 def sys_getresuid(task: Task, real: int, effective: int, saved: int) -> int:
     """`getresuid(2)`."""
-    cred = task.process.fs.cred
-    for address, value in ((real, cred.uid), (effective, cred.euid), (saved, cred.suid)):
-        write_u32(task, address, value)
-    return 0
-
-
-@syscall(Sys.GETRESGID)
-def sys_getresgid(task: Task, real: int, effective: int, saved: int) -> int:
-    """`getresgid(2)`."""
-    cred = task.process.fs.cred
-    for address, value in ((real, cred.gid), (effective, cred.egid), (saved, cred.sgid)):
-        write_u32(task, address, value)
-    return 0
-
-
-def _allowed(cred: Credentials, value: int, owned: tuple[int, ...]) -> None:
-    if value != _NO_CHANGE and cred.euid and value not in owned:
-        raise SysError(errno.EPERM)
+    return _get_res(task, _USER, (real, effective, saved))
 
 
 @syscall(Sys.SETUID)
 def sys_setuid(task: Task, uid: U32) -> int:
     """`setuid(2)`."""
-    cred = task.process.fs.cred
-    _allowed(cred, uid, (cred.uid, cred.suid))
-    if cred.euid == 0:
-        cred = replace(cred, uid=uid, suid=uid)
-    task.process.fs.cred = replace(cred, euid=uid, fsuid=uid)
-    return 0
-
-
-@syscall(Sys.SETGID)
-def sys_setgid(task: Task, gid: U32) -> int:
-    """`setgid(2)`."""
-    cred = task.process.fs.cred
-    _allowed(cred, gid, (cred.gid, cred.sgid))
-    if cred.euid == 0:
-        cred = replace(cred, gid=gid, sgid=gid)
-    task.process.fs.cred = replace(cred, egid=gid, fsgid=gid)
-    return 0
+    return _set_one(task, _USER, uid)
 
 
 @syscall(Sys.SETREUID)
 def sys_setreuid(task: Task, real: U32, effective: U32) -> int:
     """`setreuid(2)`."""
-    cred = task.process.fs.cred
-    saved = effective if real != _NO_CHANGE or effective not in (_NO_CHANGE, cred.uid) else None
-    return sys_setresuid(task, real, effective, _NO_CHANGE if saved is None else saved)
-
-
-@syscall(Sys.SETREGID)
-def sys_setregid(task: Task, real: U32, effective: U32) -> int:
-    """`setregid(2)`."""
-    cred = task.process.fs.cred
-    saved = effective if real != _NO_CHANGE or effective not in (_NO_CHANGE, cred.gid) else None
-    return sys_setresgid(task, real, effective, _NO_CHANGE if saved is None else saved)
+    return _set_real_effective(task, _USER, real, effective)
 
 
 @syscall(Sys.SETRESUID)
 def sys_setresuid(task: Task, real: U32, effective: U32, saved: U32) -> int:
     """`setresuid(2)`."""
-    cred = task.process.fs.cred
-    owned = (cred.uid, cred.euid, cred.suid)
-    for value in (real, effective, saved):
-        _allowed(cred, value, owned)
-    uid = cred.uid if real == _NO_CHANGE else real
-    euid = cred.euid if effective == _NO_CHANGE else effective
-    suid = cred.suid if saved == _NO_CHANGE else saved
-    task.process.fs.cred = replace(cred, uid=uid, euid=euid, suid=suid, fsuid=euid)
-    return 0
+    return _set_all(task, _USER, (real, effective, saved))
+
+
+@syscall(Sys.SETFSUID)
+def sys_setfsuid(task: Task, uid: U32) -> int:
+    """`setfsuid(2)`."""
+    return _set_fs(task, _USER, uid)
+
+
+@syscall(Sys.GETRESGID)
+def sys_getresgid(task: Task, real: int, effective: int, saved: int) -> int:
+    """`getresgid(2)`."""
+    return _get_res(task, _GROUP, (real, effective, saved))
+
+
+@syscall(Sys.SETGID)
+def sys_setgid(task: Task, gid: U32) -> int:
+    """`setgid(2)`."""
+    return _set_one(task, _GROUP, gid)
+
+
+@syscall(Sys.SETREGID)
+def sys_setregid(task: Task, real: U32, effective: U32) -> int:
+    """`setregid(2)`."""
+    return _set_real_effective(task, _GROUP, real, effective)
 
 
 @syscall(Sys.SETRESGID)
 def sys_setresgid(task: Task, real: U32, effective: U32, saved: U32) -> int:
     """`setresgid(2)`."""
-    cred = task.process.fs.cred
-    owned = (cred.gid, cred.egid, cred.sgid)
-    for value in (real, effective, saved):
-        _allowed(cred, value, owned)
-    gid = cred.gid if real == _NO_CHANGE else real
-    egid = cred.egid if effective == _NO_CHANGE else effective
-    sgid = cred.sgid if saved == _NO_CHANGE else saved
-    task.process.fs.cred = replace(cred, gid=gid, egid=egid, sgid=sgid, fsgid=egid)
-    return 0
-
-
-@syscall(Sys.SETFSUID)
-def sys_setfsuid(task: Task, uid: U32) -> int:
-    """`setfsuid(2)`: the previous value, whether it changed or not."""
-    cred = task.process.fs.cred
-    if cred.euid == 0 or uid in (cred.uid, cred.euid, cred.suid):
-        task.process.fs.cred = replace(cred, fsuid=uid)
-    return int(cred.fsuid)
+    return _set_all(task, _GROUP, (real, effective, saved))
 
 
 @syscall(Sys.SETFSGID)
 def sys_setfsgid(task: Task, gid: U32) -> int:
-    """`setfsgid(2)`: the previous value, whether it changed or not."""
-    cred = task.process.fs.cred
-    if cred.euid == 0 or gid in (cred.gid, cred.egid, cred.sgid):
-        task.process.fs.cred = replace(cred, fsgid=gid)
-    return int(cred.fsgid)
+    """`setfsgid(2)`."""
+    return _set_fs(task, _GROUP, gid)
 
 
 @syscall(Sys.GETGROUPS)

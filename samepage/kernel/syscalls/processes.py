@@ -197,23 +197,33 @@ def sys_wait4(task: Task, pid: I32, status: int, options: I32, usage: int) -> Sy
 def _wait4(
     task: Task, pid: int, status: int, options: int, usage: int
 ) -> Generator[Wait, None, int]:
-    process = task.process
+    found = yield from _wait_for_child(task, pid, options | _WEXITED)
+    if found is None:
+        return 0
+    child, word = found
+    if status:
+        write_u32(task, status, word)
+    if usage:
+        copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
+    _consume(task, child)
+    return child.pid
+
+
+def _wait_for_child(
+    task: Task, pid: int, options: int
+) -> Generator[Wait, None, tuple[Process, int] | None]:
+    """Wait for a child with news; return it and its status word, or None if there is none
+    yet, with WNOHANG (`do_wait`). Raises `SysError(ECHILD)`."""
     while True:
-        children = [c for c in process.children if _selected(process, c, pid)]
+        children = [c for c in task.process.children if _selected(task.process, c, pid)]
         if not children:
             raise SysError(errno.ECHILD)
         for child in children:
             word = _reportable(child, options)
-            if word is None:
-                continue
-            if status:
-                write_u32(task, status, word)
-            if usage:
-                copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
-            _consume(task, child)
-            return child.pid
+            if word is not None:
+                return child, word
         if options & _WNOHANG:
-            return 0
+            return None
         yield Wait()
 
 
@@ -228,7 +238,7 @@ def _selected(process: Process, child: Process, pid: int) -> bool:
 def _reportable(child: Process, options: int) -> int | None:
     """The status word to report, None if there is nothing new."""
     if child.exit_status is not None:
-        return child.exit_status
+        return child.exit_status if options & _WEXITED else None
     report = child.stop_report
     if report == 0xFFFF:
         return report if options & _WCONTINUED else None
@@ -263,29 +273,19 @@ def sys_waitid(
 def _waitid(
     task: Task, pid: int, info: int, options: int, usage: int
 ) -> Generator[Wait, None, int]:
-    process = task.process
-    while True:
-        children = [c for c in process.children if _selected(process, c, pid)]
-        if not children:
-            raise SysError(errno.ECHILD)
-        for child in children:
-            if child.exit_status is not None and not options & _WEXITED:
-                continue
-            word = _reportable(child, options)
-            if word is None:
-                continue
-            if info:
-                copy_to_user(task.mm, info, pack_siginfo(_child_info(child, word)))
-            if usage:
-                copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
-            if not options & _WNOWAIT:
-                _consume(task, child)
-            return 0
-        if options & _WNOHANG:
-            if info:
-                copy_to_user(task.mm, info, bytes(128))
-            return 0
-        yield Wait()
+    found = yield from _wait_for_child(task, pid, options)
+    if found is None:
+        if info:
+            copy_to_user(task.mm, info, bytes(128))
+        return 0
+    child, word = found
+    if info:
+        copy_to_user(task.mm, info, pack_siginfo(_child_info(child, word)))
+    if usage:
+        copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
+    if not options & _WNOWAIT:
+        _consume(task, child)
+    return 0
 
 
 def _child_info(child: Process, word: int) -> SigInfo:

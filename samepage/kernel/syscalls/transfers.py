@@ -1,10 +1,13 @@
 """System calls that move data between pipes, and between the memory of processes."""
 
 import errno
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Iterator
 
+from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.pipe import PipeFile
+from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import may_signal
 from samepage.kernel.process.task import Process, SyscallResult, Task, Wait
@@ -14,6 +17,9 @@ from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec
 
 _SPLICE_F_NONBLOCK = 2
+
+_Parts = list[tuple[int, int]]
+"""What `read_iovec` returns: addresses and lengths."""
 
 
 def _pipe(task: Task, fd: int) -> PipeFile:
@@ -72,14 +78,8 @@ def sys_process_vm_readv(
 ) -> int:
     """`process_vm_readv(2)`."""
     other = _other(task, pid, flags)
-    sources = read_iovec(task, theirs, n_theirs)
-    data = b"".join(copy_from_user(other.mm, address, length) for address, length in sources)
-    done = 0
-    for address, length in read_iovec(task, mine, n_mine):
-        part = data[done : done + length]
-        copy_to_user(task.mm, address, part)
-        done += len(part)
-    return done
+    targets, sources = read_iovec(task, mine, n_mine), read_iovec(task, theirs, n_theirs)
+    return _copy(other.mm, sources, task.mm, targets)
 
 
 @syscall(Sys.PROCESS_VM_WRITEV)
@@ -88,11 +88,35 @@ def sys_process_vm_writev(
 ) -> int:
     """`process_vm_writev(2)`."""
     other = _other(task, pid, flags)
-    sources = read_iovec(task, mine, n_mine)
-    data = b"".join(copy_from_user(task.mm, address, length) for address, length in sources)
+    sources, targets = read_iovec(task, mine, n_mine), read_iovec(task, theirs, n_theirs)
+    return _copy(task.mm, sources, other.mm, targets)
+
+
+def _copy(source: AddressSpace, sources: _Parts, target: AddressSpace, targets: _Parts) -> int:
+    """Copy between two memories, as much as both sides have. What was copied before a bad
+    address counts, if it is anything (`process_vm_rw_core`). Raises `SysError(EFAULT)`."""
     done = 0
-    for address, length in read_iovec(task, theirs, n_theirs):
-        part = data[done : done + length]
-        copy_to_user(other.mm, address, part)
-        done += len(part)
+    for read_at, write_at, size in _pieces(sources, targets):
+        try:
+            copy_to_user(target, write_at, copy_from_user(source, read_at, size))
+        except SysError:
+            if done:
+                return done
+            raise
+        done += size
     return done
+
+
+def _pieces(sources: _Parts, targets: _Parts) -> Iterator[tuple[int, int, int]]:
+    """(from, to, length) for two vectors laid beside each other, cut where either goes on to
+    another part or page."""
+    left, right = deque(sources), deque(targets)
+    while left and right:
+        (source, rest), (target, room) = left.popleft(), right.popleft()
+        size = min(rest, room, *(PAGE_SIZE - at % PAGE_SIZE for at in (source, target)))
+        if size:
+            yield source, target, size
+        if size < rest:
+            left.appendleft((source + size, rest - size))
+        if size < room:
+            right.appendleft((target + size, room - size))

@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <grp.h>
+#include <sys/uio.h>
 
 TEST(fork_returns_twice) {
     CHILD(printf("child\n"); _exit(7));
@@ -334,4 +336,70 @@ TEST(kcmp_and_ids) {
     SHOW(syscall(SYS_set_tid_address, NULL) == getpid());
     SHOW(syscall(SYS_set_robust_list, NULL, 3));
     SHOW(syscall(SYS_personality, 0xffffffff));
+}
+
+static void show_ids(void) {
+    uid_t r, e, s;
+    getresuid(&r, &e, &s);
+    printf("uid %d %d %d fs %d, ", r, e, s, syscall(SYS_setfsuid, -1));
+    getresgid(&r, &e, &s);
+    printf("gid %d %d %d fs %d\n", r, e, s, syscall(SYS_setfsgid, -1));
+}
+
+TEST(ids_follow_each_other) {
+    show_ids();
+    SHOW(syscall(SYS_setresgid, 10, 20, 30));
+    show_ids();
+    SHOW(syscall(SYS_setregid, -1, 20));
+    SHOW(syscall(SYS_setregid, -1, 10));
+    show_ids();
+    SHOW(syscall(SYS_setresgid, 10, 20, 30));
+    SHOW(syscall(SYS_setregid, 5, -1));
+    show_ids();
+    SHOW(syscall(SYS_setfsgid, 77));
+    show_ids();
+    SHOW(syscall(SYS_setresuid, 0, 1, 2));
+    show_ids();
+    SHOW(syscall(SYS_setfsuid, 2));
+    SHOW(syscall(SYS_setfsuid, 3));
+    show_ids();
+    SHOW(syscall(SYS_setreuid, 2, -1));
+    SHOW(syscall(SYS_setreuid, 3, -1));
+    SHOW(syscall(SYS_setreuid, -1, 2));
+    show_ids();
+    SHOW(syscall(SYS_setuid, 1));
+    SHOW(syscall(SYS_setuid, 0));
+    show_ids();
+}
+
+TEST(ids_of_root_are_given_up_for_good) {
+    SHOW(syscall(SYS_setuid, -1));
+    SHOW(syscall(SYS_setgid, 7));
+    SHOW(syscall(SYS_setuid, 6));
+    show_ids();
+    SHOW(syscall(SYS_setuid, 0));
+    SHOW(syscall(SYS_setgid, 0));
+    SHOW(syscall(SYS_setresuid, -1, -1, -1));
+    SHOW(syscall(SYS_setgroups, 0, NULL));
+}
+
+TEST(process_vm_copies_what_both_sides_have) {
+    char a[16] = "abcdefgh", b[16] = "";
+    struct iovec theirs[] = {{a, 3}, {a + 4, 2}}, mine[] = {{b, 1}, {b + 2, 0}, {b + 3, 9}};
+    SHOW(process_vm_readv(getpid(), mine, 3, theirs, 2, 0));
+    for (int i = 0; i < 10; i++)
+        putchar(b[i] ? b[i] : '.');
+    putchar('\n');
+    SHOW(process_vm_writev(getpid(), theirs, 1, mine, 3, 0));
+    printf("%s\n", a);
+    char *map = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(map + PAGE, PAGE);
+    struct iovec across = {map + PAGE - 5, 10}, whole = {a, 16};
+    SHOW(process_vm_readv(getpid(), &whole, 1, &across, 1, 0));
+    SHOW(process_vm_writev(getpid(), &whole, 1, &across, 1, 0));
+    struct iovec bad = {map + PAGE, 4};
+    SHOW(process_vm_readv(getpid(), &whole, 1, &bad, 1, 0));
+    SHOW(process_vm_readv(getpid(), &bad, 1, &whole, 1, 0));
+    SHOW(process_vm_readv(getpid(), &whole, 1, &across, 1, 1));
+    SHOW(process_vm_readv(getpid(), NULL, 0, &across, 1, 0));
 }
