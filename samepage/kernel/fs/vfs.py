@@ -16,6 +16,7 @@ import os
 import random
 import stat
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes, devtree, procfs, sysfs
@@ -28,12 +29,9 @@ from samepage.kernel.fs.context import (
 )
 from samepage.kernel.fs.devices import TTY, memory_drivers
 from samepage.kernel.fs.directory import Directory
-from samepage.kernel.fs.epoll import Epoll
-from samepage.kernel.fs.eventfd import EventFd
 from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Inode, Superblock
-from samepage.kernel.fs.memfd import MemfdFile, make_memfd
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import Last, LastKind, path_name, walk
 from samepage.kernel.fs.path import Path
@@ -43,9 +41,14 @@ from samepage.kernel.fs.regular import Regular
 from samepage.kernel.fs.socket import SocketNode, UnixSocket, make_socket, make_socket_pair
 from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.fs.stdio import Stdio
-from samepage.kernel.fs.timerfd import TimerFd
 from samepage.kernel.fs.tree import Tree, create, own
 from samepage.kernel.mm.page_cache import PageCache
+
+if TYPE_CHECKING:  # few programs need these
+    from samepage.kernel.fs.epoll import Epoll
+    from samepage.kernel.fs.eventfd import EventFd
+    from samepage.kernel.fs.memfd import MemfdFile
+    from samepage.kernel.fs.timerfd import TimerFd
 
 PIPEFS_MAGIC, SOCKFS_MAGIC, ANON_INODE_FS_MAGIC = 0x50495045, 0x534F434B, 0x09041934
 FIRST_MODEL_DEVICE = os.makedev(0, 1000)
@@ -318,20 +321,28 @@ class Vfs(Tree):
         """`pipe2`: the end to read from and the end to write to."""
         return make_pipe(self.pipefs, flags)
 
-    def memfd(self, name: bytes, flags: int = 0) -> MemfdFile:
+    def memfd(self, name: bytes, flags: int = 0) -> "MemfdFile":
         """`memfd_create`. Raises `SysError(EINVAL)`."""
+        from samepage.kernel.fs.memfd import make_memfd
+
         return make_memfd(self.shm, name, flags)
 
-    def eventfd(self, count: int, flags: int = 0) -> EventFd:
+    def eventfd(self, count: int, flags: int = 0) -> "EventFd":
         """`eventfd2`. Raises `SysError(EINVAL)`."""
+        from samepage.kernel.fs.eventfd import EventFd
+
         return EventFd(self.anonfs, count, flags)
 
-    def epoll(self, flags: int = 0) -> Epoll:
+    def epoll(self, flags: int = 0) -> "Epoll":
         """`epoll_create1`. Raises `SysError(EINVAL)`."""
+        from samepage.kernel.fs.epoll import Epoll
+
         return Epoll(self.anonfs, flags)
 
-    def timerfd(self, clock: Callable[[], int], flags: int = 0) -> TimerFd:
+    def timerfd(self, clock: Callable[[], int], flags: int = 0) -> "TimerFd":
         """`timerfd_create` on a clock given as a function. Raises `SysError(EINVAL)`."""
+        from samepage.kernel.fs.timerfd import TimerFd
+
         return TimerFd(self.anonfs, clock, flags)
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> UnixSocket:

@@ -37,18 +37,16 @@ def _i64(value: int) -> int:
 
 _CONVERTERS: dict[str, Callable[[int], int]] = {"i32": _i32, "u32": _u32, "i64": _i64}
 
-_COMMON = (
+_MODULES = (
     "memory",
-    "files",
     "paths",
+    "files",
     "descriptors",
     "processes",
     "identity",
     "signals",
-    "times",
     "system",
-)
-_RARE = (
+    "times",
     "xattrs",
     "polling",
     "epoll",
@@ -59,8 +57,8 @@ _RARE = (
     "transfers",
     "sockets",
 )
-"""Modules that many programs never need; they are imported at the first call that the
-others do not have."""
+"""The modules of handlers, those that every program needs first. They are imported in this
+order up to the one that has the call: a short program does not wait for all of them."""
 
 
 @record(frozen=True)
@@ -80,6 +78,7 @@ class Handler:
 
 
 HANDLERS: dict[int, Handler] = {}
+_not_imported = list(reversed(_MODULES))
 
 _F = typing.TypeVar("_F", bound=Callable[..., Any])
 
@@ -106,9 +105,6 @@ def syscall(*numbers: int) -> Callable[[_F], _F]:
 
 def find_handler(number: int) -> Handler | None:
     """The handler of a system call, None if the kernel does not have it."""
-    for modules in (_COMMON, _RARE):
-        if number in HANDLERS:
-            break
-        for module in modules:
-            importlib.import_module(f"samepage.kernel.syscalls.{module}")
+    while number not in HANDLERS and _not_imported:
+        importlib.import_module(f"samepage.kernel.syscalls.{_not_imported.pop()}")
     return HANDLERS.get(number)
