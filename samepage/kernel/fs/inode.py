@@ -87,6 +87,11 @@ class Inode:
         return self.host_blocks
 
     @property
+    def write_sealed(self) -> bool:
+        """Whether new writable shared mappings and writes are forbidden for good."""
+        return False
+
+    @property
     def is_dir(self) -> bool:
         """Whether this is a directory."""
         return stat.S_ISDIR(self.mode)

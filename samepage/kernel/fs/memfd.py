@@ -22,6 +22,11 @@ class Memfd(Regular):
 
     seals = F_SEAL_SEAL
 
+    @property
+    def write_sealed(self) -> bool:
+        """Whether a seal forbids writing."""
+        return bool(self.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+
     def add_seals(self, seals: int) -> None:
         """F_ADD_SEALS. Raises `SysError` with EINVAL, or EPERM if sealing is over.
 
@@ -54,10 +59,9 @@ class MemfdFile(RegularFile):
     inode: Memfd
 
     def _write_at(self, data: bytes, offset: int) -> int:
-        seals = self.inode.seals
-        if seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
+        if self.inode.write_sealed:
             raise SysError(errno.EPERM)
-        if seals & F_SEAL_GROW:
+        if self.inode.seals & F_SEAL_GROW:
             data = data[: max(self.inode.size - offset, 0)]
             if not data:
                 raise SysError(errno.EPERM)
@@ -65,7 +69,7 @@ class MemfdFile(RegularFile):
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """As for any file, within the seals. Raises `SysError(EPERM)` beyond them."""
-        if mode & ~1 and self.inode.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE):
+        if mode & ~1 and self.inode.write_sealed:
             raise SysError(errno.EPERM)
         super().fallocate(mode, offset, length)
 

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.locks import END, RecordLock, locks_of
-from samepage.kernel.fs.memfd import F_SEAL_WRITE, Memfd
+from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.task import SyscallResult, Task, Wait
@@ -142,22 +142,24 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
 
 def _seals(task: Task, file: OpenFile, command: int, argument: int) -> int:
     """F_ADD_SEALS and F_GET_SEALS, on a memfd (`memfd_fcntl`)."""
+    from samepage.kernel.fs.memfd import F_SEAL_WRITE, Memfd  # few programs seal files
+
     if not isinstance(file.inode, Memfd):
         raise SysError(errno.EINVAL)
     if command == _F_GET_SEALS:
         return file.inode.seals
     if not file.writable:
         raise SysError(errno.EPERM)
-    if argument & F_SEAL_WRITE and _mapped_writable(task, file.inode):
+    if argument & F_SEAL_WRITE and _mapped_writable(task, file.inode.mapping):
         raise SysError(errno.EBUSY)
     file.inode.add_seals(argument & 0xFFFF_FFFF)
     return 0
 
 
-def _mapped_writable(task: Task, inode: Memfd) -> bool:
+def _mapped_writable(task: Task, mapping: Mapping) -> bool:
     both = VmFlags.SHARED | VmFlags.MAYWRITE
     return any(
-        vma.file is inode.mapping and vma.flags & both == both
+        vma.file is mapping and vma.flags & both == both
         for mm in task.kernel.cache.spaces
         for vma in mm.vmas
     )

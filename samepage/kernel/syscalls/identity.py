@@ -7,7 +7,8 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigset import MAX_SIGNAL
-from samepage.kernel.process.task import Process, Rlimit, Task
+from samepage.kernel.process.task import Task
+from samepage.kernel.syscalls.limits import find_process
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
@@ -15,8 +16,6 @@ from samepage.kernel.syscalls.usermem import write_u32
 from samepage.records import record, replace
 
 _NO_CHANGE = 0xFFFF_FFFF
-_NR_OPEN = 1 << 20
-"""`fs.nr_open`: what nobody may exceed."""
 _ALL_CAPABILITIES = (1 << 41) - 1
 
 
@@ -229,13 +228,6 @@ def sys_setgroups(task: Task, size: I32, address: int) -> int:
     return 0
 
 
-def _find(task: Task, pid: int) -> Process:
-    process = task.kernel.processes.get(pid) if pid else task.process
-    if process is None:
-        raise SysError(errno.ESRCH)
-    return process
-
-
 @syscall(Sys.GETPGRP)
 def sys_getpgrp(task: Task) -> int:
     """`getpgrp(2)`."""
@@ -245,13 +237,13 @@ def sys_getpgrp(task: Task) -> int:
 @syscall(Sys.GETPGID)
 def sys_getpgid(task: Task, pid: I32) -> int:
     """`getpgid(2)`."""
-    return _find(task, pid).pgid
+    return find_process(task, pid).pgid
 
 
 @syscall(Sys.SETPGID)
 def sys_setpgid(task: Task, pid: I32, pgid: I32) -> int:
     """`setpgid(2)`."""
-    target = _find(task, pid)
+    target = find_process(task, pid)
     if pgid < 0:
         raise SysError(errno.EINVAL)
     if target is not task.process and target.parent is not task.process:
@@ -265,7 +257,7 @@ def sys_setpgid(task: Task, pid: I32, pgid: I32) -> int:
 @syscall(Sys.GETSID)
 def sys_getsid(task: Task, pid: I32) -> int:
     """`getsid(2)`."""
-    return _find(task, pid).sid
+    return find_process(task, pid).sid
 
 
 @syscall(Sys.SETSID)
@@ -276,42 +268,6 @@ def sys_setsid(task: Task) -> int:
         raise SysError(errno.EPERM)
     process.sid = process.pgid = process.pid
     return process.pid
-
-
-@syscall(Sys.PRLIMIT64)
-def sys_prlimit64(task: Task, pid: I32, which: U32, new: int, old: int) -> int:
-    """`prlimit(2)`."""
-    if which > Rlimit.RTTIME:
-        raise SysError(errno.EINVAL)
-    process = _find(task, pid)
-    wanted = struct.unpack("<QQ", copy_from_user(task.mm, new, 16)) if new else None
-    if old:
-        copy_to_user(task.mm, old, struct.pack("<QQ", *process.limits[which]))
-    if wanted is not None:
-        soft, hard = wanted
-        if soft > hard:
-            raise SysError(errno.EINVAL)
-        if hard > process.limits[which][1] and task.process.fs.cred.euid:
-            raise SysError(errno.EPERM)
-        if which == Rlimit.NOFILE and hard > _NR_OPEN:
-            raise SysError(errno.EPERM)
-        process.limits[which] = (soft, hard)
-        if which == Rlimit.NOFILE:
-            process.files.limit = soft
-        task.kernel.apply_limits(process, process.mm)
-    return 0
-
-
-@syscall(Sys.GETRLIMIT)
-def sys_getrlimit(task: Task, which: U32, address: int) -> int:
-    """`getrlimit(2)`."""
-    return sys_prlimit64(task, 0, which, 0, address)
-
-
-@syscall(Sys.SETRLIMIT)
-def sys_setrlimit(task: Task, which: U32, address: int) -> int:
-    """`setrlimit(2)`."""
-    return sys_prlimit64(task, 0, which, address, 0)
 
 
 @syscall(Sys.GETRUSAGE)
@@ -333,7 +289,7 @@ def sys_capget(task: Task, header: int, data: int) -> int:
         if data:
             raise SysError(errno.EINVAL)
         return 0
-    held = _ALL_CAPABILITIES if _find(task, pid).fs.cred.euid == 0 else 0
+    held = _ALL_CAPABILITIES if find_process(task, pid).fs.cred.euid == 0 else 0
     low, high = held & 0xFFFF_FFFF, held >> 32
     if data:
         copy_to_user(task.mm, data, struct.pack("<6I", low, low, 0, high, high, 0))

@@ -5,16 +5,13 @@ import struct
 from collections.abc import Generator
 
 from samepage.hardware.ram import PAGE_SIZE
-from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process import futex
 from samepage.kernel.process.clone import Clone, do_clone
 from samepage.kernel.process.exec import do_execve
-from samepage.kernel.process.exit import do_exit, do_group_exit
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.sigframe import pack_siginfo
 from samepage.kernel.process.sigset import (
@@ -30,7 +27,7 @@ from samepage.kernel.process.sigset import (
 )
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Usage, Wait
 from samepage.kernel.syscalls.numbers import Sys
-from samepage.kernel.syscalls.table import I32, U32, syscall
+from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -38,9 +35,7 @@ from samepage.kernel.syscalls.usermem import (
     base_path,
     read_path,
     read_strings,
-    read_timespec,
     write_u32,
-    write_u64,
 )
 
 _WNOHANG, _WUNTRACED, _WEXITED, _WCONTINUED, _WNOWAIT = 1, 2, 4, 8, 0x0100_0000
@@ -170,20 +165,6 @@ def _content(path: Path) -> Mapping:
     if not isinstance(path.inode, Regular):
         raise SysError(errno.EACCES)
     return path.inode.mapping
-
-
-@syscall(Sys.EXIT)
-def sys_exit(task: Task, code: I32) -> int:
-    """`exit(2)`: ends this thread."""
-    do_exit(task, code)
-    return 0
-
-
-@syscall(Sys.EXIT_GROUP)
-def sys_exit_group(task: Task, code: I32) -> int:
-    """`exit_group(2)`: ends the process."""
-    do_group_exit(task, (code & 0xFF) << 8)
-    return 0
 
 
 @syscall(Sys.WAIT4)
@@ -324,162 +305,3 @@ def pack_rusage(usage: Usage) -> bytes:
         usage.major_faults,
         *([0] * 8),
     )
-
-
-@syscall(Sys.SET_TID_ADDRESS)
-def sys_set_tid_address(task: Task, address: int) -> int:
-    """`set_tid_address(2)`."""
-    task.clear_child_tid = address
-    return task.tid
-
-
-@syscall(Sys.SET_ROBUST_LIST)
-def sys_set_robust_list(task: Task, head: int, size: int) -> int:
-    """`set_robust_list(2)`."""
-    if size != 24:
-        raise SysError(errno.EINVAL)
-    task.robust_list = head
-    return 0
-
-
-@syscall(Sys.GET_ROBUST_LIST)
-def sys_get_robust_list(task: Task, pid: I32, head: int, size: int) -> int:
-    """`get_robust_list(2)`."""
-    target = task if not pid else task.kernel.find_task(pid)
-    if target is None:
-        raise SysError(errno.ESRCH)
-    write_u64(task, head, target.robust_list)
-    write_u64(task, size, 24)
-    return 0
-
-
-_RSEQ_MIN_SIZE = 32
-
-
-@syscall(Sys.RSEQ)
-def sys_rseq(task: Task, address: int, size: U32, flags: I32, signature: U32) -> int:
-    """`rseq(2)`: the kernel tells the thread its CPU, which is 0 always."""
-    if flags & 1:
-        task.rseq_area = 0
-        return 0
-    if flags:
-        raise SysError(errno.EINVAL)
-    if task.rseq_area:
-        raise SysError(errno.EBUSY if task.rseq_area == address else errno.EINVAL)
-    if size < _RSEQ_MIN_SIZE or address & 31:
-        raise SysError(errno.EINVAL)
-    task.rseq_area = address
-    # On the way back to user mode: cpu_id_start, cpu_id, and node_id, mm_cid.
-    copy_to_user(task.mm, address, bytes(8))
-    copy_to_user(task.mm, address + 20, bytes(8))
-    return 0
-
-
-_FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
-_WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_BITSET, _WAKE_BITSET = 0, 1, 3, 4, 5, 9, 10
-
-
-@syscall(Sys.FUTEX)
-def sys_futex(
-    task: Task, address: int, operation: I32, value: U32, timeout: int, address2: int, value3: U32
-) -> SyscallResult:
-    """`futex(2)`, without priority inheritance."""
-    command = operation & ~(_FUTEX_PRIVATE | _FUTEX_REALTIME)
-    kernel, mm = task.kernel, task.mm
-    if command in (_WAIT, _WAIT_BITSET):
-        deadline = _futex_deadline(task, operation, command, timeout)
-        bitset = value3 if command == _WAIT_BITSET else futex.BITSET_ANY
-        if not bitset:
-            raise SysError(errno.EINVAL)
-        return futex.wait(task, address, value, bitset, deadline)
-    if command == _WAKE:
-        return futex.wake(kernel, mm, address, value)
-    if command == _WAKE_BITSET:
-        if not value3:
-            raise SysError(errno.EINVAL)
-        return futex.wake(kernel, mm, address, value, value3)
-    if command in (_REQUEUE, _CMP_REQUEUE):
-        if command == _CMP_REQUEUE:
-            word = int.from_bytes(copy_from_user(mm, address, 4), "little")
-            if word != value3:
-                raise SysError(errno.EAGAIN)
-        return futex.requeue(kernel, mm, address, value, timeout & 0xFFFF_FFFF, address2)
-    if command == _WAKE_OP:
-        return _wake_op(task, address, value, timeout & 0xFFFF_FFFF, address2, value3)
-    raise SysError(errno.ENOSYS)
-
-
-def _futex_deadline(task: Task, operation: int, command: int, timeout: int) -> int | None:
-    if not timeout:
-        return None
-    ns = read_timespec(task, timeout)
-    clock = task.kernel.clock
-    if command == _WAIT:
-        return clock.monotonic() + ns
-    return ns - clock.boot_time_ns if operation & _FUTEX_REALTIME else ns
-
-
-def _wake_op(
-    task: Task, address: int, value: int, value2: int, address2: int, operation: int
-) -> int:
-    """FUTEX_WAKE_OP: change a second word, wake on the first, and perhaps on the second."""
-    op, compare = operation >> 28 & 0xF, operation >> 24 & 0xF
-    argument, against = operation >> 12 & 0xFFF, operation & 0xFFF
-    if op & 8:
-        argument = 1 << (argument & 31)
-    old = int.from_bytes(copy_from_user(task.mm, address2, 4), "little")
-    new = {
-        0: argument,
-        1: old + argument,
-        2: old | argument,
-        3: old & ~argument,
-        4: old ^ argument,
-    }.get(op & 7)
-    if new is None:
-        raise SysError(errno.ENOSYS)
-    write_u32(task, address2, new)
-    woken = futex.wake(task.kernel, task.mm, address, value)
-    holds = {
-        0: old == against,
-        1: old != against,
-        2: old < against,
-        3: old <= against,
-        4: old > against,
-        5: old >= against,
-    }.get(compare, False)
-    if holds:
-        woken += futex.wake(task.kernel, task.mm, address2, value2)
-    return woken
-
-
-_ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
-
-
-@syscall(Sys.ARCH_PRCTL)
-def sys_arch_prctl(task: Task, code: I32, address: int) -> int:
-    """`arch_prctl(2)`: the FS and GS bases."""
-    cpu = task.kernel.cpu
-    if code in (_ARCH_SET_FS, _ARCH_SET_GS):
-        if address >= 1 << 47:
-            raise SysError(errno.EPERM)
-        register = Reg.FS_BASE if code == _ARCH_SET_FS else Reg.GS_BASE
-        cpu.write(register, address)
-        return 0
-    if code in (_ARCH_GET_FS, _ARCH_GET_GS):
-        register = Reg.FS_BASE if code == _ARCH_GET_FS else Reg.GS_BASE
-        write_u64(task, address, cpu.read(register))
-        return 0
-    raise SysError(errno.EINVAL)
-
-
-@syscall(Sys.MEMBARRIER)
-def sys_membarrier(task: Task, command: I32, flags: U32) -> int:
-    """`membarrier(2)`: with one CPU every barrier is in place already."""
-    supported = 0x1 | 0x2 | 0x4 | 0x8 | 0x10
-    if flags:
-        raise SysError(errno.EINVAL)
-    if command == 0:
-        return supported
-    if command & ~supported or command & (command - 1):
-        raise SysError(errno.EINVAL)
-    return 0

@@ -1,7 +1,8 @@
 """/proc: what the model tells about itself, in Linux's own formats.
 
 - `view`: what the kernel must provide. `nodes`: files whose text is made when read.
-- `root`: the tree. `process`: /proc/PID. `maps`, `smaps`, `status`: its texts.
+- `root`: the root. `fixed`: what is always in it. `process`: /proc/PID.
+- `maps`, `smaps`, `status`: the texts of a process.
 - `system`: /proc/meminfo and others that are about the whole machine.
 """
 
