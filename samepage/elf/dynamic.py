@@ -7,11 +7,13 @@ addresses are virtual addresses of the file.
 """
 
 import enum
+import struct
+from functools import cached_property
 
 import numpy as np
 
 from samepage.elf.file import ElfFile
-from samepage.elf.header import SegmentType
+from samepage.elf.header import ProgramHeader, SegmentType
 from samepage.elf.layout import Table
 
 
@@ -93,49 +95,90 @@ class DynamicFlags1(enum.IntFlag):
     PIE = 0x8000000
 
 
-LISTS = (Tag.NEEDED, Tag.AUXILIARY, Tag.FILTER)
+# As plain numbers: testing a bit of an `IntFlag` takes a microsecond.
+_DF_SYMBOLIC, _DF_TEXTREL, _DF_BIND_NOW = 2, 4, 8
+_DF_1_NOW = 1
+
+LISTS = {int(tag): tag for tag in (Tag.NEEDED, Tag.AUXILIARY, Tag.FILTER)}
 
 
 class Dynamic:
     """The dynamic section of one file.
 
-    `entries` is the view of the table up to its DT_NULL, `address` its virtual address.
-    `get` gives the value of a tag, `libraries` the DT_NEEDED, DT_AUXILIARY and DT_FILTER
-    values in the table's order. `flags` is DT_FLAGS with the older tags of the same
-    meaning folded in, `flags_1` is DT_FLAGS_1.
+    `get` gives the value of a tag, `places` its index in the table, which has `count`
+    entries before its DT_NULL and lies at the virtual address `address`; `libraries` are
+    the DT_NEEDED, DT_AUXILIARY and DT_FILTER values in the table's order. `flags_1` is
+    DT_FLAGS_1; `symbolic`, `textrel` and `bind_now` are flags of DT_FLAGS, or the older
+    tags of the same meaning.
     """
-
-    __slots__ = ("_values", "address", "entries", "flags", "flags_1", "libraries")
 
     def __init__(self, elf: ElfFile) -> None:
         """Raises `ElfError` if the table is outside of the file or does not end."""
         segment = elf.segment(SegmentType.DYNAMIC)
         self.address = segment.vaddr if segment else 0
+        self.count = 0
+        self._tags: list[int] = []
         self._values: dict[int, int] = {}
         self.libraries: list[tuple[Tag, int]] = []
-        self.flags_1 = 0
-        self.flags = DynamicFlags(0)
         dyn = elf.layout.dyn
-        if segment is None:
-            self.entries: Table = np.empty(0, dyn)
-            return
+        self._table: Table = np.empty(0, dyn)
+        if segment is not None:
+            self._read(elf, segment)
+        values = self._values
+        flags = values.get(Tag.FLAGS, 0)
+        self.flags_1 = values.get(Tag.FLAGS_1, 0)
+        self.symbolic = bool(flags & _DF_SYMBOLIC) or Tag.SYMBOLIC in values
+        self.textrel = bool(flags & _DF_TEXTREL) or Tag.TEXTREL in values
+        self.bind_now = bool(flags & _DF_BIND_NOW | self.flags_1 & _DF_1_NOW) or (
+            Tag.BIND_NOW in values
+        )
+
+    def _read(self, elf: ElfFile, segment: ProgramHeader) -> None:
+        dyn = elf.layout.dyn
         count = segment.filesz // dyn.itemsize
-        table = elf.table_at("dynamic section", segment.vaddr, dyn, count)
-        tags = table["d_tag"].tolist()
+        self._table = elf.table_at("dynamic section", segment.vaddr, dyn, count)
+        word = "Q" if elf.layout.bits == 64 else "I"
+        fields = struct.unpack(f"<{2 * count}{word}", self._table)
+        self._tags = list(fields[::2])
+        values = fields[1::2]
         try:
-            end = tags.index(Tag.NULL)
+            self.count = self._tags.index(Tag.NULL)
         except ValueError:
             raise elf.error(
                 f"dynamic section: {count} entries at offset {segment.offset:#x} without DT_NULL"
             ) from None
-        self.entries = table[:end]
-        for tag, value in zip(tags[:end], table["d_val"][:end].tolist(), strict=True):
-            if tag in LISTS:
-                self.libraries.append((Tag(tag), value))
-            else:
-                self._values[tag] = value
-        self.flags_1 = self.value(Tag.FLAGS_1)
-        self.flags = self._read_flags()
+        del self._tags[self.count :]
+        # Of equal keys the last one counts, in `dict` as in `elf_get_dynamic_info`.
+        self._values = dict(zip(self._tags, values, strict=False))
+        self.libraries = [
+            (LISTS[tag], value)
+            for tag, value in zip(self._tags, values, strict=False)
+            if tag in LISTS
+        ]
+        for tag in LISTS:
+            self._values.pop(tag, None)
+
+    @cached_property
+    def entries(self) -> Table:
+        """The table, up to its DT_NULL."""
+        return self._table[: self.count]
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """Where each tag is in the table; of equal tags, the last one."""
+        return dict(zip(self._tags, range(self.count), strict=True))
+
+    @cached_property
+    def flags(self) -> DynamicFlags:
+        """DT_FLAGS, with the older tags of the same meaning folded in."""
+        flags = DynamicFlags(self.value(Tag.FLAGS) & 31)
+        for given, flag in (
+            (self.symbolic, DynamicFlags.SYMBOLIC),
+            (self.textrel, DynamicFlags.TEXTREL),
+            (self.bind_now, DynamicFlags.BIND_NOW),
+        ):
+            flags |= flag if given else 0
+        return flags
 
     def get(self, tag: Tag) -> int | None:
         """The value of a tag that occurs once, or None."""
@@ -144,13 +187,3 @@ class Dynamic:
     def value(self, tag: Tag, default: int = 0) -> int:
         """The value of a tag, or a default."""
         return self._values.get(tag, default)
-
-    def _read_flags(self) -> DynamicFlags:
-        flags = self.value(Tag.FLAGS) & 31
-        if Tag.SYMBOLIC in self._values:
-            flags |= DynamicFlags.SYMBOLIC
-        if Tag.TEXTREL in self._values:
-            flags |= DynamicFlags.TEXTREL
-        if Tag.BIND_NOW in self._values or self.flags_1 & DynamicFlags1.NOW:
-            flags |= DynamicFlags.BIND_NOW
-        return DynamicFlags(flags)

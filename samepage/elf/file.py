@@ -4,8 +4,12 @@ Every table of an ELF file is given by an offset and a count that the file itsel
 states, so each may be wrong, by accident or by intent. All of them are read through
 `ElfFile.table` (by file offset) or `ElfFile.table_at` (by virtual address, translated
 by the PT_LOAD segments as the kernel would map them). These two check the bounds, and
-an `ElfError` names the file, the table and the offset. Nothing is copied: a view of a
-table is the mapped file.
+an `ElfError` names the file, the table and the offset.
+
+A view of a table is the mapped file, and nothing is copied, unless the table has been
+read ahead: the kernel takes longer to map a page of a file (and to unmap it) than to
+copy it, so who is going to read all tables of a file has their range read by one call
+(`read_ahead`), and touches no page of the map.
 """
 
 import mmap
@@ -24,6 +28,10 @@ _EHDR32 = struct.Struct("<HHIIIIIHHHHHH")
 _PHDR64 = struct.Struct("<IIQQQQQQ")
 _PHDR32 = struct.Struct("<IIIIIIII")
 _IDENT = 16
+_HEAD = 1024
+"""Bytes that are read first: ELF header and program headers, in all files seen."""
+
+_PT_LOAD = int(SegmentType.LOAD)
 
 MAX_STRING = 1 << 16
 """Longer names are refused: the longest symbols seen in C++ and Rust are a tenth of it."""
@@ -37,6 +45,10 @@ class ElfFile:
     """
 
     __slots__ = (
+        "_ahead",
+        "_ahead_end",
+        "_ahead_start",
+        "_last_of_type",
         "buffer",
         "data",
         "entry",
@@ -55,8 +67,9 @@ class ElfFile:
         "type",
     )
 
-    def __init__(self, buffer: bytes | mmap.mmap, path: str) -> None:
-        """Read the headers of the ELF file whose bytes are `buffer`.
+    def __init__(self, buffer: bytes | mmap.mmap, path: str, head: bytes = b"") -> None:
+        """Read the headers of the ELF file whose bytes are `buffer`; `head` has the first
+        of them, if they have been read ahead.
 
         Raises `ElfError` if the file is not ELF, of an unknown class, big-endian, or if
         its program headers do not lie inside of it.
@@ -64,7 +77,9 @@ class ElfFile:
         self.path = path
         self.buffer = buffer
         self.size = len(buffer)
-        ident = bytes(buffer[:_IDENT])
+        self._ahead = head
+        self._ahead_start, self._ahead_end = 0, len(head)
+        ident = bytes((head or buffer)[:_IDENT])
         if ident[:4] != ELF_MAGIC:
             raise self.error("not an ELF file")
         if len(ident) < _IDENT:
@@ -80,13 +95,14 @@ class ElfFile:
             raise self.error("truncated ELF header")
         # An empty map cannot be, so `frombuffer` has at least the header here.
         self.data: U8 = np.frombuffer(buffer, np.uint8)
-        fields = ehdr.unpack_from(buffer, _IDENT)
+        fields = ehdr.unpack_from(head if len(head) >= _IDENT + ehdr.size else buffer, _IDENT)
         self.type, self.machine, _, self.entry, self.phoff, self.shoff = fields[:6]
         self.header_flags, _, phentsize, phnum, shentsize, self.shnum, self.shstrndx = fields[6:]
         if self.shnum and shentsize != self.layout.shdr.itemsize:
             self.shnum = 0  # glibc does not look at sections; files without are valid
         self.segments = self._read_segments(phentsize, phnum)
-        self.loads = [s for s in self.segments if s.type == SegmentType.LOAD]
+        self.loads = [s for s in self.segments if s.type == _PT_LOAD]
+        self._last_of_type = {segment.type: segment for segment in self.segments}
 
     @classmethod
     def open(cls, path: str) -> "ElfFile":
@@ -101,9 +117,24 @@ class ElfFile:
     def from_fd(cls, fd: int, path: str) -> "ElfFile":
         """Map the open file `fd` read-only; `path` is for messages."""
         try:
-            return cls(mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ), path)
+            buffer = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
         except ValueError:  # an empty file cannot be mapped
             raise ElfError(f"{path}: not an ELF file (it is empty)") from None
+        return cls(buffer, path, os.pread(fd, _HEAD, 0))
+
+    def read_ahead(self, fd: int, offset: int, length: int) -> None:
+        """Read a part of the file, from `fd`, that is going to be looked at."""
+        if 0 <= offset < self.size and length > 0:
+            self._ahead = os.pread(fd, min(length, self.size - offset), offset)
+            self._ahead_start, self._ahead_end = offset, offset + len(self._ahead)
+
+    def window(self, start: int, end: int) -> tuple[bytes | mmap.mmap, int]:
+        """A buffer that has the file's bytes from `start` to `end`, and the file offset at
+        which it begins. What was read ahead, if it has all of them, or the map.
+        """
+        if self._ahead_start <= start and end <= self._ahead_end:
+            return self._ahead, self._ahead_start
+        return self.buffer, 0
 
     def error(self, message: str) -> ElfError:
         """The error to raise about this file."""
@@ -120,7 +151,9 @@ class ElfFile:
                 f"program headers: {phnum} entries at offset {self.phoff:#x} "
                 "lie beyond the end of the file"
             )
-        table = bytes(self.buffer[self.phoff : self.phoff + phnum * phentsize])
+        end = self.phoff + phnum * phentsize
+        buffer, start = self.window(self.phoff, end)
+        table = buffer[self.phoff - start : end - start]
         if self.layout is ELF64:
             return [
                 ProgramHeader(kind, flags, offset, vaddr, filesz, memsz, align)
@@ -135,22 +168,21 @@ class ElfFile:
 
     def segment(self, kind: SegmentType) -> ProgramHeader | None:
         """The last program header of a kind, which is the one that glibc keeps."""
-        for segment in reversed(self.segments):
-            if segment.type == kind:
-                return segment
-        return None
+        return self._last_of_type.get(kind)
 
     def table(self, what: str, offset: int, dtype: np.dtype[Any], count: int) -> Table:
         """View `count` records of `dtype` at a file offset; `what` names the table.
 
         Raises `ElfError` if any of it lies outside of the file.
         """
-        if count < 0 or offset < 0 or offset + count * dtype.itemsize > self.size:
+        end = offset + count * dtype.itemsize
+        if count < 0 or offset < 0 or end > self.size:
             raise self.error(
                 f"{what}: {count} entries of {dtype.itemsize} bytes at offset {offset:#x} "
                 f"lie outside of the file ({self.size} bytes)"
             )
-        return np.frombuffer(self.buffer, dtype, count, offset)
+        buffer, start = self.window(offset, end)
+        return np.frombuffer(buffer, dtype, count, offset - start)
 
     def table_at(self, what: str, address: int, dtype: np.dtype[Any], count: int) -> Table:
         """View `count` records of `dtype` at a virtual address of the file."""
@@ -179,10 +211,12 @@ class ElfFile:
         Raises `ElfError` if it does not, or if it has more than `MAX_STRING` bytes.
         """
         limit = min(limit, offset + MAX_STRING + 1)
-        end = self.buffer.find(b"\0", offset, limit) if 0 <= offset < limit else -1
-        if end < 0:
-            raise self.error(f"{what}: the string at offset {offset:#x} does not end")
-        return self.buffer[offset:end].decode("utf-8", "surrogateescape")
+        if 0 <= offset < limit:
+            buffer, start = self.window(offset, min(limit, self.size))
+            end = buffer.find(b"\0", offset - start, limit - start)
+            if end >= 0:
+                return buffer[offset - start : end].decode("utf-8", "surrogateescape")
+        raise self.error(f"{what}: the string at offset {offset:#x} does not end")
 
 
 def covers(segments: Sequence[ProgramHeader], address: int) -> ProgramHeader | None:

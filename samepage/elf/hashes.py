@@ -12,6 +12,7 @@ symbols by whoever walks it. DT_GNU_HASH does not say how many symbols there are
 last chain ends at the last symbol. Source: `_dl_setup_hash`, `do_lookup_x` of glibc.
 """
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from samepage.elf.file import ElfFile
 from samepage.elf.layout import U32, U64, Bools, Table
 
 _U32 = np.dtype("<u4")
+_HEADER = struct.Struct("<IIII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +58,49 @@ class GnuHash:
 def read_gnu_hash(elf: ElfFile, address: int) -> GnuHash:
     """Read DT_GNU_HASH at a virtual address. Raises `ElfError` if it cannot be right."""
     what = "DT_GNU_HASH"
-    header = elf.table_at(what, address, _U32, 4)
-    nbuckets, symoffset, bloom_size, shift = (int(word) for word in header)
+    offset, rest = elf.file_offset(what, address, _HEADER.size)
+    buffer, start = elf.window(offset, offset + _HEADER.size)
+    nbuckets, symoffset, bloom_size, shift = _HEADER.unpack_from(buffer, offset - start)
     # glibc asserts the first of these; a shift of 32 or more is undefined there.
     if bloom_size == 0 or bloom_size & (bloom_size - 1) or shift >= 32:
         raise elf.error(
             f"{what} at {address:#x}: Bloom filter of {bloom_size} words, shift {shift}"
         )
     word = elf.layout.word
-    bloom_at = address + 16
-    bloom = elf.table_at(f"{what} Bloom filter", bloom_at, word, bloom_size)
+    bloom_at = offset + _HEADER.size
     buckets_at = bloom_at + bloom_size * word.itemsize
-    buckets = elf.table_at(f"{what} buckets", buckets_at, _U32, nbuckets)
-    first_free = int(buckets.max(initial=0))
     chains_at = buckets_at + nbuckets * 4
-    if first_free == 0:
-        chains: Table = np.empty(0, _U32)
-        return GnuHash(symoffset, shift, bloom, buckets, chains, elf.layout.bits)
-    lowest = int(buckets[buckets != 0].min())
-    if lowest < symoffset:
-        raise elf.error(f"{what} buckets: symbol {lowest} is below the first, {symoffset}")
-    offset, rest = elf.file_offset(f"{what} chains", chains_at, 4)
-    available = elf.table(f"{what} chains", offset, _U32, rest // 4)
-    tail = available[first_free - symoffset :]
-    step = 4096
-    for begin in range(0, len(tail), step):
-        ends = np.flatnonzero(tail[begin : begin + step] & 1)
-        if len(ends):
-            chains = available[: first_free - symoffset + begin + int(ends[0]) + 1]
-            return GnuHash(symoffset, shift, bloom, buckets, chains, elf.layout.bits)
-    raise elf.error(f"{what} chains: the chain of symbol {first_free} does not end in the file")
+    if chains_at > offset + rest:
+        raise elf.error(
+            f"{what} at offset {offset:#x}: {bloom_size} words of Bloom filter and {nbuckets} "
+            "buckets are not in the file"
+        )
+    bloom = elf.table(what, bloom_at, word, bloom_size)
+    buckets = elf.table(what, buckets_at, _U32, nbuckets)
+    last = int(np.maximum.reduce(buckets, initial=0))
+    chains: Table = np.empty(0, _U32)
+    if last:
+        # 0, an empty bucket, becomes the largest number.
+        lowest = int(np.minimum.reduce(buckets - np.uint32(1))) + 1
+        if lowest < symoffset:
+            raise elf.error(f"{what} buckets: symbol {lowest} is below the first, {symoffset}")
+        available = (offset + rest - chains_at) // 4
+        count = _end_of_chain(elf, chains_at, last - symoffset, available)
+        chains = elf.table(what, chains_at, _U32, count)
+    return GnuHash(symoffset, shift, bloom, buckets, chains, elf.layout.bits)
+
+
+def _end_of_chain(elf: ElfFile, chains_at: int, entry: int, available: int) -> int:
+    """The number of entries of the chains up to the end of the chain that has `entry`."""
+    what, begin, step = "DT_GNU_HASH chains", entry, 8
+    while begin < available:
+        step = min(8 * step, available - begin)
+        part = elf.table(what, chains_at + 4 * begin, _U32, step) & np.uint32(1)
+        end = int(part.argmax())
+        if part[end]:
+            return begin + end + 1
+        begin += step
+    raise elf.error(f"{what}: the chain of entry {entry} does not end in the file")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ System V ABI, "ELF Header" and "Program Header"; of the x86-64 values: its psABI
 
 import enum
 import struct
+from typing import NamedTuple
 
 from samepage.errors import SamepageError
 from samepage.records import record
@@ -64,8 +65,7 @@ class SegmentFlags(enum.IntFlag):
     R = 4
 
 
-@record(frozen=True)
-class ProgramHeader:
+class ProgramHeader(NamedTuple):
     """One segment. Addresses, offsets and sizes are in bytes."""
 
     type: int

@@ -10,6 +10,7 @@ of the hash tables' number and the largest index in use plus one.
 """
 
 import mmap
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,7 +55,25 @@ class DynamicObject:
     @classmethod
     def open(cls, path: str) -> "DynamicObject":
         """Map and read the file at `path`. Raises `OSError` and `ElfError`."""
-        return cls(ElfFile.open(path))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls(ElfFile.from_fd(fd, path))
+        finally:
+            os.close(fd)
+
+    @classmethod
+    def from_fd(cls, fd: int, path: str) -> "DynamicObject":
+        """Map the open file `fd`, and read ahead what linking it is going to look at.
+
+        Raises `OSError` and `ElfError`.
+        """
+        elf = ElfFile.from_fd(fd, path)
+        section = elf.segment(SegmentType.DYNAMIC)
+        if section is not None:
+            elf.read_ahead(fd, section.offset, section.filesz)
+        found = cls(elf)
+        elf.read_ahead(fd, *_range_of_tables(elf, found.dynamic))
+        return found
 
     @classmethod
     def from_bytes(cls, data: bytes | mmap.mmap, path: str) -> "DynamicObject":
@@ -138,7 +157,7 @@ class DynamicObject:
         rela = rela[relocations.relative_count :]
         for table in (rela, rel, relocations.plt):
             if len(table):
-                count = max(count, int(table["r_info"].max() >> shift) + 1)
+                count = max(count, int(np.maximum.reduce(table["r_info"]) >> shift) + 1)
         if address is None:
             if count > 1:
                 raise self.elf.error("relocations use symbols, but there is no DT_SYMTAB")
@@ -179,3 +198,35 @@ class DynamicObject:
             return np.empty(0, np.uint64)
         table = self.elf.table_at(f"DT_{start.name}", address, word, length // word.itemsize)
         return table.astype(np.uint64)
+
+
+_TABLES = (
+    Tag.GNU_HASH,
+    Tag.SYMTAB,
+    Tag.STRTAB,
+    Tag.VERSYM,
+    Tag.VERDEF,
+    Tag.VERNEED,
+    Tag.RELA,
+    Tag.RELR,
+    Tag.JMPREL,
+)
+_SIZES = ((Tag.STRTAB, Tag.STRSZ), (Tag.RELA, Tag.RELASZ), (Tag.JMPREL, Tag.PLTRELSZ))
+_SCATTERED = 1 << 20
+
+
+def _range_of_tables(elf: ElfFile, dynamic: Dynamic) -> tuple[int, int]:
+    """Offset and length of the part of the file that has the tables, side by side.
+
+    Linkers put them there, in one segment. The length is 0 if they are not.
+    """
+    starts = [start for tag in _TABLES if (start := dynamic.get(tag))]
+    sizes = [(start, dynamic.value(size)) for tag, size in _SIZES if (start := dynamic.get(tag))]
+    first = min(starts, default=0)
+    end = max([*starts, *(start + size for start, size in sizes)], default=0)
+    for load in elf.loads:
+        if load.vaddr <= first < load.vaddr + load.filesz:
+            length = min(end, load.vaddr + load.filesz) - first
+            if length <= 4 * sum(size for _, size in sizes) + _SCATTERED:
+                return load.offset + first - load.vaddr, length
+    return 0, 0

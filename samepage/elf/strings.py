@@ -29,6 +29,7 @@ _INVERSE_33 = pow(33, -1, 1 << 32)
 _INVERSES = np.array([pow(_INVERSE_33, k, 1 << 32) for k in range(9)], np.uint32)
 _TAIL_MASKS = np.array([(1 << 8 * k) - 1 for k in range(8)], np.uint64)
 _WORD_POWER = pow(33, 8, 1 << 32)
+_BYTE = np.dtype(np.uint8)
 
 
 @dataclass(slots=True)
@@ -122,6 +123,14 @@ def join(pools: list[NamePool]) -> NamePool:
     )
 
 
+def words_at_each_byte(data: U8) -> U64:
+    """The 8 bytes at each place of `data` but the last 8, as little-endian words."""
+    words: U64 = as_strided(
+        data[:8].view(np.uint64), shape=(len(data) - 8,), strides=(1,), writeable=False
+    )
+    return words
+
+
 class StringTable:
     """DT_STRTAB of one file: `size` bytes at the file offset `offset`."""
 
@@ -129,11 +138,10 @@ class StringTable:
 
     def __init__(self, elf: ElfFile, offset: int, size: int) -> None:
         """Raises `ElfError` if the table is not in the file."""
-        elf.table("string table", offset, np.dtype(np.uint8), size)
         self._elf = elf
         self.offset = offset
         self.size = size
-        self.data: U8 = elf.data[offset : offset + size]
+        self.data: U8 = elf.table("string table", offset, _BYTE, size)
         self._ends: I64 | None = None
         self._words: U64 | None = None
 
@@ -145,17 +153,11 @@ class StringTable:
     def words(self) -> U64:
         """The 8 bytes at each index, as a little-endian word (zeros follow the table)."""
         if self._words is None:
-            data = self.data
             if self.offset + self.size + 8 > self._elf.size:
-                data = np.concatenate([data, np.zeros(8, np.uint8)])
-            self._words = as_strided(
-                data[: 0 if not len(data) else 8].view(np.uint64)
-                if len(data) >= 8
-                else np.zeros(0, np.uint64),
-                shape=(self.size if len(data) >= 8 else 0,),
-                strides=(1,),
-                writeable=False,
-            )
+                data = np.concatenate([self.data, np.zeros(8, np.uint8)])
+            else:
+                data = self._elf.table("string table", self.offset, _BYTE, self.size + 8)
+            self._words = words_at_each_byte(data)
         return self._words
 
     def lengths(self, indices: ArrayLike) -> I64:

@@ -13,11 +13,13 @@ follows them only forward ends with the table. Source: LSB "Symbol Versioning",
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from samepage.elf.dynamic import Dynamic, Tag
 from samepage.elf.file import ElfFile
+from samepage.elf.header import ElfError
 from samepage.elf.layout import U16
 from samepage.elf.strings import StringTable
 
@@ -32,8 +34,7 @@ _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """One version that a file defines, or needs (then `file` is the library's name)."""
 
     index: int
@@ -77,71 +78,75 @@ def _read_defined(
     start = dynamic.get(Tag.VERDEF)
     if start is None:
         return [], None
-    what = "DT_VERDEF"
+    records = _Records(elf, "DT_VERDEF", start, _VERDEF.size)
     base = None
-    defined = []
-    offset, rest = elf.file_offset(what, start, _VERDEF.size)
-    limit = offset + rest
+    defined: list[Version] = []
+    at = 0
     while True:
-        record = _read(elf, what, _VERDEF, offset, limit)
-        version, flags, index, count, version_hash, aux, next_record = record
+        version, flags, index, count, version_hash, aux, next_record = records.read(_VERDEF, at)
         if version != 1:
-            raise elf.error(f"{what} at offset {offset:#x}: unknown version {version}")
+            raise records.error(at, f"unknown version {version}")
         if count == 0:
-            raise elf.error(f"{what} at offset {offset:#x}: a version without a name")
-        name_index, _ = _read(elf, what, _VERDAUX, offset + aux, limit)
-        name = strings.get(name_index, what)
+            raise records.error(at, "a version without a name")
+        name = strings.get(records.read(_VERDAUX, at + aux)[0], "DT_VERDEF")
         if flags & VER_FLG_BASE:
             base = name
         else:
-            weak = bool(flags & VER_FLG_WEAK)
+            weak = flags & VER_FLG_WEAK != 0
             defined.append(Version(index & INDEX_MASK, name, version_hash, None, False, weak))
         if len(defined) > INDEX_MASK:
-            raise elf.error(f"{what} at offset {offset:#x}: more versions than indices")
+            raise records.error(at, "more versions than indices")
         if next_record == 0:
             return defined, base
-        offset += next_record
+        at += next_record
 
 
 def _read_needed(elf: ElfFile, dynamic: Dynamic, strings: StringTable) -> list[Version]:
     start = dynamic.get(Tag.VERNEED)
     if start is None:
         return []
-    what = "DT_VERNEED"
-    needed = []
-    offset, rest = elf.file_offset(what, start, _VERNEED.size)
-    limit = offset + rest
+    records = _Records(elf, "DT_VERNEED", start, _VERNEED.size)
+    needed: list[Version] = []
+    record_at = 0
     while True:
-        version, _, file_index, aux, next_record = _read(elf, what, _VERNEED, offset, limit)
+        version, _, file_index, aux, next_record = records.read(_VERNEED, record_at)
         if version != 1:
-            raise elf.error(f"{what} at offset {offset:#x}: unknown version {version}")
-        file = strings.get(file_index, what)
-        at = offset + aux
+            raise records.error(record_at, f"unknown version {version}")
+        file = strings.get(file_index, "DT_VERNEED")
+        at = record_at + aux
         while True:
-            version_hash, flags, other, name_index, next_aux = _read(elf, what, _VERNAUX, at, limit)
-            needed.append(
-                Version(
-                    other & INDEX_MASK,
-                    strings.get(name_index, what),
-                    version_hash,
-                    file,
-                    bool(other & HIDDEN),
-                    bool(flags & VER_FLG_WEAK),
-                )
-            )
+            version_hash, flags, other, name_index, next_aux = records.read(_VERNAUX, at)
+            name = strings.get(name_index, "DT_VERNEED")
+            hidden, weak = other & HIDDEN != 0, flags & VER_FLG_WEAK != 0
+            needed.append(Version(other & INDEX_MASK, name, version_hash, file, hidden, weak))
             if len(needed) > INDEX_MASK:
-                raise elf.error(f"{what} at offset {at:#x}: more versions than indices")
+                raise records.error(at, "more versions than indices")
             if next_aux == 0:
                 break
             at += next_aux
         if next_record == 0:
             return needed
-        offset += next_record
+        record_at += next_record
 
 
-def _read(
-    elf: ElfFile, what: str, record: struct.Struct, offset: int, limit: int
-) -> tuple[int, ...]:
-    if offset + record.size > limit:
-        raise elf.error(f"{what}: the record at offset {offset:#x} is outside of the table")
-    return record.unpack_from(elf.buffer, offset)
+class _Records:
+    """A linked list of records. Places in it are distances from its first record."""
+
+    def __init__(self, elf: ElfFile, what: str, address: int, first: int) -> None:
+        self._elf = elf
+        self._what = what
+        self._offset, self._limit = elf.file_offset(what, address, first)
+        self._buffer, start = elf.window(self._offset, self._offset + first)
+        self._start = self._offset - start
+
+    def read(self, record: struct.Struct, at: int) -> tuple[int, ...]:
+        """The record at a place. Raises `ElfError` if it is not in the table's segment."""
+        if at + record.size > self._limit:
+            raise self.error(at, "the record is outside of the table")
+        if self._start + at + record.size > len(self._buffer):
+            self._buffer, self._start = self._elf.buffer, self._offset
+        return record.unpack_from(self._buffer, self._start + at)
+
+    def error(self, at: int, message: str) -> ElfError:
+        """The error to raise about the record at a place."""
+        return self._elf.error(f"{self._what} at offset {self._offset + at:#x}: {message}")

@@ -10,7 +10,6 @@ because that is where the time goes.
 """
 
 import errno
-import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -115,8 +114,7 @@ def open_file(path: str) -> OpenFile:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             raise OSError(errno.EINVAL, "file too short")
-        data = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
-        found = DynamicObject.from_bytes(data, path)
+        found = DynamicObject.from_fd(fd, path)
     except BaseException:
         os.close(fd)
         raise
