@@ -138,7 +138,7 @@ class Dynamic:
         count = segment.filesz // dyn.itemsize
         self._table = elf.table_at("dynamic section", segment.vaddr, dyn, count)
         word = "Q" if elf.layout.bits == 64 else "I"
-        fields = struct.unpack(f"<{2 * count}{word}", self._table)
+        fields = struct.unpack(f"<{2 * count}{word}", self._table.tobytes())
         self._tags = list(fields[::2])
         values = fields[1::2]
         try:

@@ -7,12 +7,17 @@ array of 8-byte words, in which each name starts at a word boundary and is padde
 zeros. Loads of 8 bytes at unaligned offsets (a NumPy view with a stride of one byte)
 make that gathering one operation per table, and names are compared word by word.
 
+How long a name is, a bitmap tells that has a bit for each byte of the text, set where
+the byte is zero: 8 bytes of it, shifted to the name's first bit, say for 57 bytes at once
+where the first zero is. Longer names are rare, and take another look.
+
 The GNU hash of a name c[0..n) is h = 5381 * 33^n + sum c[i] * 33^(n-1-i) modulo 2^32.
-Over the padded words it is computed for all names at once: eight multiply-adds give
-each word's own polynomial; the words of a name are summed, weighted with powers of 33;
-and the zeros that pad the last word multiply the sum by a power of 33, which is undone
-by multiplying with its inverse (33 is odd, so it has one modulo 2^32). The SysV hash
-folds its upper bits at each character, so it runs over the characters by position.
+Over the padded words it is computed for all names at once: each word's own polynomial
+(in three steps, of two characters, four, and all eight in lanes of one machine word);
+the words of a name are summed, weighted with powers of 33; and the zeros that pad the
+last word multiply the sum by a power of 33, which is undone by multiplying with its
+inverse (33 is odd, so it has one modulo 2^32). The SysV hash folds its upper bits at each
+character, so it runs over the characters by position.
 """
 
 import os
@@ -77,11 +82,7 @@ class NamePool:
         """The hash of each name as DT_GNU_HASH has it (`dl_new_hash`)."""
         if not len(self):
             return np.empty(0, np.uint32)
-        characters = self.words.view(np.uint8).reshape(-1, 8)
-        polynomial = characters[:, 0].astype(np.uint32)
-        for column in range(1, 8):
-            polynomial *= np.uint32(33)
-            polynomial += characters[:, column]
+        polynomial = _polynomials(self.words).astype(np.uint32)
         counts = np.diff(self.starts)
         powers = np.ones(int(counts.max()), np.uint32)
         powers[1:] = _WORD_POWER
@@ -110,31 +111,81 @@ class NamePool:
         return hashes
 
 
-def join(pools: list[NamePool]) -> NamePool:
-    """One pool with the names of all, in order."""
-    if len(pools) == 1:
-        return pools[0]
-    offsets = np.cumsum([0] + [len(pool.words) for pool in pools])
-    starts = [pool.starts[:-1] + offset for pool, offset in zip(pools, offsets, strict=False)]
-    return NamePool(
-        np.concatenate([pool.words for pool in pools]),
-        np.concatenate([*starts, offsets[-1:]]),
-        np.concatenate([pool.lengths for pool in pools]),
-    )
+class Text:
+    """Bytes with names in them, each of which ends with a zero byte.
 
+    The last 8 bytes of the data are zeros, so every name ends, and can be loaded in words.
+    Names are given by the places of their first bytes.
+    """
 
-def words_at_each_byte(data: U8) -> U64:
-    """The 8 bytes at each place of `data` but the last 8, as little-endian words."""
-    words: U64 = as_strided(
-        data[:8].view(np.uint64), shape=(len(data) - 8,), strides=(1,), writeable=False
-    )
-    return words
+    __slots__ = ("_data", "_nuls", "_words")
+
+    def __init__(self, data: U8) -> None:
+        """`data` ends with (at least) 8 zeros, which no name begins in."""
+        self._data = data
+        self._words = _words_at_each_byte(data)
+        self._nuls: U64 | None = None
+
+    def lengths(self, places: I64) -> I64:
+        """The length of each name, or `MAX_STRING + 1` if it has more bytes than that."""
+        if self._nuls is None:
+            bits = np.packbits(self._data == 0, bitorder="little")
+            self._nuls = _words_at_each_byte(np.concatenate([bits, np.zeros(16, np.uint8)]))
+        lengths = np.zeros(len(places), np.int64)
+        going, ahead = np.arange(len(places)), 0
+        while len(going) and ahead <= MAX_STRING:
+            at = places[going] + ahead
+            window = self._nuls[np.minimum(at >> 3, len(self._data) >> 3)]
+            window >>= (at & 7).view(np.uint64)
+            # The number of zeros below the lowest bit that is set; 64 if none is.
+            step = np.bitwise_count((window & -window) - np.uint64(1)).astype(np.int64)
+            lengths[going] = ahead + step
+            going = going[step == 64]
+            ahead += 56  # 57 bits have been seen at least; the shift stays the same
+        lengths[going] = MAX_STRING + 1
+        return lengths
+
+    def pool(self, places: I64, lengths: I64) -> NamePool:
+        """Gather the names at `places`."""
+        starts = np.zeros(len(places) + 1, np.int64)
+        np.cumsum((lengths >> 3) + 1, out=starts[1:])
+        source = np.repeat(places - starts[:-1] * 8, np.diff(starts))
+        source += np.arange(0, int(starts[-1]) * 8, 8)
+        words = self._words[source]
+        words[starts[1:] - 1] &= _TAIL_MASKS[lengths & 7]
+        return NamePool(words, starts, lengths)
+
+    def equal(self, places: I64, pool: NamePool, which: I64) -> Bools:
+        """Whether the name at places[k] is name which[k] of `pool`, for each k.
+
+        A longer name differs at the other's terminating zero, so that the lengths of this
+        text's names are not needed.
+        """
+        lengths = pool.lengths[which]
+        same = places + lengths < len(self._words)
+        if not len(which) or not same.all():
+            chosen = same.nonzero()[0]
+            if len(chosen):
+                same[chosen] = self.equal(places[chosen], pool, which[chosen])
+            return same
+        starts = pool.starts[which]
+        counts = (lengths >> 3) + 1
+        ends = counts.cumsum()
+        begins = ends - counts
+        step = np.arange(int(ends[-1]))
+        theirs = pool.words[np.repeat(starts - begins, counts) + step]
+        step <<= 3
+        step += np.repeat(places - begins * 8, counts)
+        ours = self._words[step]
+        # Up to and including the terminating zero; what follows belongs to other names.
+        ours[ends - 1] &= _TAIL_MASKS_WITH_NUL[lengths & 7]
+        return np.logical_and.reduceat(ours == theirs, begins)
 
 
 class StringTable:
     """DT_STRTAB of one file: `size` bytes at the file offset `offset`."""
 
-    __slots__ = ("_elf", "_ends", "_words", "data", "offset", "size")
+    __slots__ = ("_elf", "_text", "data", "offset", "size")
 
     def __init__(self, elf: ElfFile, offset: int, size: int) -> None:
         """Raises `ElfError` if the table is not in the file."""
@@ -142,88 +193,59 @@ class StringTable:
         self.offset = offset
         self.size = size
         self.data: U8 = elf.table("string table", offset, _BYTE, size)
-        self._ends: I64 | None = None
-        self._words: U64 | None = None
+        self._text: Text | None = None
 
     def get(self, index: int, what: str = "string table") -> str:
         """The string at an index. Raises `ElfError` if it is not in the table."""
         return self._elf.string(what, self.offset + index, self.offset + self.size)
 
-    @property
-    def words(self) -> U64:
-        """The 8 bytes at each index, as a little-endian word (zeros follow the table)."""
-        if self._words is None:
-            if self.offset + self.size + 8 > self._elf.size:
-                data = np.concatenate([self.data, np.zeros(8, np.uint8)])
-            else:
-                data = self._elf.table("string table", self.offset, _BYTE, self.size + 8)
-            self._words = words_at_each_byte(data)
-        return self._words
-
-    def lengths(self, indices: ArrayLike) -> I64:
-        """The length of the string at each index.
+    def pool(self, indices: ArrayLike) -> NamePool:
+        """Gather the names at `indices`.
 
         Raises `ElfError` for an index outside of the table, a string that does not end
         in it, or one longer than `MAX_STRING`.
         """
         indices = np.asarray(indices, np.int64)
-        if not len(indices):
-            return np.empty(0, np.int64)
-        if self._ends is None:
-            self._ends = np.flatnonzero(self.data == 0)
-        positions = np.searchsorted(self._ends, indices)
-        last = int(positions.max())
-        if last >= len(self._ends):
-            bad = int(indices[int(positions.argmax())])
+        if self._text is None:
+            self._text = Text(np.concatenate([self.data, np.zeros(8, np.uint8)]))
+        lengths = self._text.lengths(np.minimum(indices, self.size))
+        self.check(indices, lengths)
+        return self._text.pool(indices, lengths)
+
+    def check(self, indices: I64, lengths: I64) -> None:
+        """Raise `ElfError` unless all names of these lengths at `indices` end in the table."""
+        if len(indices) and int((indices + lengths).max()) >= self.size:
+            bad = int(indices[int((indices + lengths).argmax())])
             raise self._elf.error(f"string table: the name at index {bad:#x} does not end")
-        lengths: I64 = self._ends[positions] - indices
-        if int(lengths.max()) > MAX_STRING:
+        if len(indices) and int(lengths.max()) > MAX_STRING:
             bad = int(indices[int(lengths.argmax())])
             raise self._elf.error(
                 f"string table: the name at index {bad:#x} has more than {MAX_STRING} bytes"
             )
-        return lengths
-
-    def pool(self, indices: ArrayLike) -> NamePool:
-        """Gather the names at `indices`."""
-        indices = np.asarray(indices, np.int64)
-        lengths = self.lengths(indices)
-        counts = lengths // 8 + 1
-        starts = np.zeros(len(indices) + 1, np.int64)
-        np.cumsum(counts, out=starts[1:])
-        source = np.repeat(indices - starts[:-1] * 8, counts)
-        source += np.arange(0, int(starts[-1]) * 8, 8)
-        words = self.words[source]
-        words[starts[1:] - 1] &= _TAIL_MASKS[lengths & 7]
-        return NamePool(words, starts, lengths)
-
-    def equal(self, indices: ArrayLike, pool: NamePool, which: ArrayLike) -> Bools:
-        """Whether the string at indices[k] is name which[k] of `pool`, for each k.
-
-        A string longer than the name differs at the name's terminating zero, so the
-        lengths of this table's strings are not needed. Raises `ElfError` for an index
-        outside of the table.
-        """
-        indices = np.asarray(indices, np.int64)
-        which = np.asarray(which, np.int64)
-        if not len(indices):
-            return np.empty(0, np.bool_)
-        if int(indices.max()) >= self.size:
-            raise self._elf.error(
-                f"string table: index {int(indices.max()):#x} is beyond its {self.size} bytes"
-            )
-        counts = pool.starts[which + 1] - pool.starts[which]
-        ends = np.cumsum(counts)
-        begins = ends - counts
-        step = np.arange(int(ends[-1]))
-        theirs = pool.words[np.repeat(pool.starts[which] - begins, counts) + step]
-        source = np.repeat(indices - begins * 8, counts) + step * 8
-        ours = self.words[np.minimum(source, self.size - 1)]
-        last = ends - 1
-        # Up to and including the terminating zero; what follows belongs to other strings.
-        ours[last] &= _TAIL_MASKS_WITH_NUL[pool.lengths[which] & 7]
-        same: Bools = np.logical_and.reduceat(ours == theirs, begins)
-        return same
 
 
+def _words_at_each_byte(data: U8) -> U64:
+    """The 8 bytes at each place of `data` but the last 8, as little-endian words."""
+    words: U64 = as_strided(
+        data[:8].view(np.uint64), shape=(len(data) - 8,), strides=(1,), writeable=False
+    )
+    return words
+
+
+def _polynomials(words: U64) -> U64:
+    """For the characters c[0..8) of each word, the sum of c[i] * 33^(7-i)."""
+    pairs = words & _BYTES
+    pairs *= np.uint64(33)
+    pairs += (words >> np.uint64(8)) & _BYTES
+    fours = pairs & _SHORTS
+    fours *= np.uint64(33**2)
+    fours += (pairs >> np.uint64(16)) & _SHORTS
+    eights = fours & np.uint64(0xFFFFFFFF)
+    eights *= np.uint64(33**4)
+    eights += fours >> np.uint64(32)
+    return eights
+
+
+_BYTES = np.uint64(0x00FF00FF00FF00FF)
+_SHORTS = np.uint64(0x0000FFFF0000FFFF)
 _TAIL_MASKS_WITH_NUL = np.array([(1 << 8 * (k + 1)) - 1 for k in range(8)], np.uint64)

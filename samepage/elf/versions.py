@@ -13,7 +13,6 @@ follows them only forward ends with the table. Source: LSB "Symbol Versioning",
 
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +33,8 @@ _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
 
 
-class Version(NamedTuple):
+@dataclass(slots=True)
+class Version:
     """One version that a file defines, or needs (then `file` is the library's name)."""
 
     index: int

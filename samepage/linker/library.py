@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from samepage.elf.dynamic import DynamicFlags, DynamicFlags1, Tag
+from samepage.elf.dynamic import DynamicFlags1, Tag
 from samepage.elf.header import SegmentFlags, SegmentType
 from samepage.elf.object import STT_GNU_IFUNC, STT_TLS
-from samepage.linker.binding import Binder, read_entries
+from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap, MapKind
@@ -47,7 +47,7 @@ from samepage.linker.relocate import (
     relocate_relative,
 )
 from samepage.linker.search import LinkerConfig
-from samepage.linker.symbolic import MapTable, SymbolicRelocation
+from samepage.linker.symbolic import SymbolicRelocation
 from samepage.linker.version_check import check_versions
 
 _PRESENT = 1 << 63
@@ -253,27 +253,19 @@ class Process:
         if mode & Mode.DEEPBIND:
             scopes.reverse()
         order = [link for link in reversed(sort_maps(search_list)) if link in new]
-        entries, references = {}, {}
         for link in order:
-            symbolic = DynamicFlags.SYMBOLIC in link.object.dynamic.flags
-            link.scopes = [[link], *scopes] if symbolic else scopes
-            entries[link], references[link] = read_entries(link)
-        self._binder.bind(order, references)
-        for link in order:
-            for reference in self._binder.undefined(link, references[link], lazy=False):
-                symbol = link.object.symbols[int(references[link].symbols[reference])]
-                name = link.object.strings.get(int(symbol["st_name"]))
-                raise LinkError(f"{link.name}: undefined symbol: {name}")
-        table = MapTable(self.loader.maps)
-        for link in order:
+            link.scopes = [[link], *scopes] if link.object.dynamic.symbolic else scopes
+        bindings = self._binder.bind(order)
+        lazy = [False] * len(order)
+        for link, name in bindings.undefined(lazy):
+            raise LinkError(f"{link.name}: undefined symbol: {name}")
+        symbolic = SymbolicRelocation(self.memory, bindings, lazy)
+        for number, link in enumerate(order):
             done = Relocated()
             adjust_dynamic(self.memory, link, done)
             with WritableText(self.memory, link):
                 relocate_relative(self.memory, link, done)
-                symbolic_relocation = SymbolicRelocation(
-                    self.memory, table, link, entries[link], references[link], done
-                )
-                symbolic_relocation.relocate(lazy=False, resolve=call_resolver)
+                symbolic.relocate(number, done, call_resolver)
             if done.foreign:
                 raise LinkError(f"{link.name}: uses TLS descriptors, which only ld.so can give")
             protect_relro(self.memory, link)

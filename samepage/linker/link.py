@@ -4,17 +4,18 @@
 is done; here is why it stands at its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from samepage.elf.dynamic import DynamicFlags, DynamicFlags1
+from samepage.elf.dynamic import DynamicFlags1
 from samepage.elf.header import ElfMachine
-from samepage.linker.binding import Binder, Entries, References, read_entries
+from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
 from samepage.linker.order import sort_maps
+from samepage.linker.references import Bindings, Entries, References
 from samepage.linker.relocate import (
     Relocated,
     WritableText,
@@ -24,7 +25,7 @@ from samepage.linker.relocate import (
     set_up_lazy,
 )
 from samepage.linker.search import Attempt, LinkerConfig
-from samepage.linker.symbolic import IfuncResolver, MapTable, SymbolicRelocation
+from samepage.linker.symbolic import IfuncResolver, SymbolicRelocation
 from samepage.linker.tls import TlsLayout, assign_modules, layout_static_tls
 from samepage.linker.version_check import check_versions
 
@@ -41,12 +42,22 @@ class LinkResult:
     search_list: list[LinkMap]
     sorted: list[LinkMap]
     tls: TlsLayout
-    entries: dict[LinkMap, Entries]
-    references: dict[LinkMap, References]
+    bindings: Bindings | None
+    """The relocation entries of all objects and what they are bound to, once it is known."""
     relocated: dict[LinkMap, Relocated]
     trail: list[Attempt]
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> Mapping[LinkMap, Entries]:
+        """The relocation entries of each object that has been bound."""
+        return self.bindings.entries if self.bindings else {}
+
+    @property
+    def references(self) -> Mapping[LinkMap, References]:
+        """What each of these objects refers to, and is bound to."""
+        return self.bindings.references if self.bindings else {}
 
     @property
     def init_order(self) -> list[LinkMap]:
@@ -97,7 +108,8 @@ class Linker:
     def load_libraries(self, program: LinkMap) -> LinkResult:
         """Map all libraries of a program that is mapped. Raises `LinkError` and `ElfError`."""
         loader = self.loader
-        if program.object.elf.machine != ElfMachine.X86_64:
+        elf = program.object.elf
+        if elf.machine != ElfMachine.X86_64 or elf.layout.bits != 64:
             raise LinkError(f"{program.name}: only x86-64 programs can be linked", 2)
         # Preloaded objects come before all libraries in the search list, so first.
         preloads = loader.preload()
@@ -110,7 +122,7 @@ class Linker:
             self._complain(message)
         # Every object searches the program's list; its own first if it is symbolic.
         for link in loader.maps:
-            own = [[link]] if DynamicFlags.SYMBOLIC in link.object.dynamic.flags else []
+            own = [[link]] if link.object.dynamic.symbolic else []
             link.scopes = [*own, search_list]
         # TLS offsets must be known before any TPOFF relocation.
         assign_modules(loader.maps)
@@ -120,8 +132,7 @@ class Linker:
             search_list=search_list,
             sorted=sort_maps(search_list),
             tls=tls,
-            entries={},
-            references={},
+            bindings=None,
             relocated={},
             trail=loader.search.trail,
             warnings=loader.warnings,
@@ -132,16 +143,9 @@ class Linker:
         """Find a definition for every reference of every object."""
         self.binder = Binder(result.maps)
         links = self.relocation_order(result)
-        for link in links:
-            result.entries[link], result.references[link] = read_entries(link)
-        self.binder.bind(links, result.references)
-        for link in links:
-            references = result.references[link]
-            lazy = self.is_lazy(link)
-            for reference in self.binder.undefined(link, references, lazy):
-                symbol = int(references.symbols[reference])
-                name = link.object.strings.get(int(link.object.symbols[symbol]["st_name"]))
-                self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
+        result.bindings = self.binder.bind(links)
+        for link, name in result.bindings.undefined([self.is_lazy(link) for link in links]):
+            self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
         return self.binder
 
     def bootstrap(self, result: LinkResult, *, adjust: bool = True) -> None:
@@ -158,10 +162,13 @@ class Linker:
 
     def relocate(self, result: LinkResult) -> None:
         """Relocate every object, and write-protect what is RELRO."""
-        table = MapTable(result.maps)
-        for link in self.relocation_order(result):
+        assert result.bindings is not None
+        links = result.bindings.links
+        lazy = [result.relocated[link].lazy for link in links]
+        symbolic = SymbolicRelocation(self.memory, result.bindings, lazy)
+        for number, link in enumerate(links):
             try:
-                self._relocate_object(link, table, result)
+                self._relocate_object(number, link, symbolic, result)
             except OSError as error:
                 raise link.object.elf.error(f"relocation: {error.strerror}") from None
             link.relocated = True
@@ -169,17 +176,16 @@ class Linker:
                 self.on_relocated(link, result)
             protect_relro(self.memory, link)
 
-    def _relocate_object(self, link: LinkMap, table: MapTable, result: LinkResult) -> None:
-        entries, done = result.entries[link], result.relocated[link]
-        if done.lazy and len(entries.places) > entries.plt_start:
+    def _relocate_object(
+        self, number: int, link: LinkMap, symbolic: SymbolicRelocation, result: LinkResult
+    ) -> None:
+        done = result.relocated[link]
+        if done.lazy and symbolic.has_slots(number):
             set_up_lazy(link, done)
         with WritableText(self.memory, link):
             if link is not self.loader.interpreter:
                 relocate_relative(self.memory, link, done)
-            if len(entries.places):
-                SymbolicRelocation(
-                    self.memory, table, link, entries, result.references[link], done
-                ).relocate(done.lazy, self.resolve_ifunc)
+            symbolic.relocate(number, done, self.resolve_ifunc)
 
     def link(self, path: str) -> LinkResult:
         """Load, bind and relocate the program at `path`.
@@ -194,7 +200,7 @@ class Linker:
 
     def is_lazy(self, link: LinkMap) -> bool:
         """Whether the object's PLT is bound at the first calls. ld.so's own never is."""
-        now = self.config.bind_now or DynamicFlags.BIND_NOW in link.object.dynamic.flags
+        now = self.config.bind_now or link.object.dynamic.bind_now
         return not now and link is not self.loader.interpreter
 
     def relocation_order(self, result: LinkResult) -> list[LinkMap]:

@@ -1,47 +1,30 @@
-"""Symbol lookup: each reference through the objects of a scope, all references at once.
+"""Symbol lookup: all references at once through the objects of a scope.
 
-ld.so takes each reference through the scope, object by object: a Bloom filter, a bucket,
-a chain of hashes, and for an equal hash the comparison of name and version. Here the
-question is turned round. The chains of DT_GNU_HASH are the hashes of all definitions, so
-those of all objects of a scope are joined with the hashes of all references in one step
-(`ScopeTable`): what comes out are the few pairs of equal hashes. They are looked at
-object by object in the order of the scope, and the first definition of a reference wins.
-That is the same result, in time that grows with the number of references plus that of
-definitions, not with their product; and a chain that never ends has no power.
+The entries of `Scope.candidates` have the hash of a reference's name; which of them are
+definitions is `check_match`'s business in glibc, and `Lookup._examine` here: an entry
+must be reachable, have the name, and a value; it must not merely be another object's PLT
+entry; its type must be one that code or data has; and its version must fit. A reference
+without version takes the base version, or the only version that an object has.
 
-For it to be the same, a pair counts only if ld.so would come to it: if the Bloom filter
-lets the name pass, and the entry lies in the chain of the name's bucket (`_reachable`).
+Of the definitions in an object the first one in the chain counts. If it is hidden or
+local it is passed over, and the search goes on with the next object. So for nearly every
+reference the first candidate is the answer, which is one step for all of them
+(`_first`). What is left takes all candidates, sorted by reference and object (`_all`).
 
-What makes a symbol of the right name a definition is `check_match`'s business in glibc
-and `_matches` here: it has a value, it is not merely another object's PLT entry, its type
-is one that code or data has, and its version fits. A reference without version takes
-the base version, or the only version that there is. A definition that is hidden, or
-local, is passed over; the search goes on with the next object.
-
-STB_GNU_UNIQUE definitions are unique in the process: the first one that any lookup
-found counts for all later lookups of the name, whatever their scope. "First" is in the
-order of relocation, so this is settled after all lookups (`UniqueSymbols`).
-
-Sources: `do_lookup_x`, `check_match`, `do_lookup_unique`, `_dl_lookup_symbol_x`.
+Sources: `do_lookup_x`, `check_match`, `_dl_lookup_symbol_x` of glibc 2.36.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.hashes import GnuHash, SysvHash
-from samepage.elf.layout import ELF64, I64, U32, Bools, Table
-from samepage.elf.object import (
-    SHN_ABS,
-    SHN_UNDEF,
-    STB_GLOBAL,
-    STB_GNU_UNIQUE,
-    STB_WEAK,
-    STT_TLS,
-)
-from samepage.elf.versions import HIDDEN, INDEX_MASK
-from samepage.linker.maps import LinkMap, MapKind
-from samepage.linker.query import Query, TypeClass, VersionNumbers
+from samepage.elf.layout import I64, Bools
+from samepage.elf.object import SHN_ABS, STB_GLOBAL, STB_GNU_UNIQUE, STB_WEAK, STT_TLS
+from samepage.elf.versions import HIDDEN
+from samepage.linker.maps import MapKind
+from samepage.linker.query import Query, TypeClass
+from samepage.linker.scope import Scope, walk_sysv
+from samepage.linker.tables import SymbolTables
 
 _DEFINING_TYPES = np.zeros(16, np.bool_)
 _DEFINING_TYPES[[0, 1, 2, 5, 6, 10]] = True  # NOTYPE OBJECT FUNC COMMON TLS GNU_IFUNC
@@ -49,242 +32,147 @@ _BINDING_KINDS = np.zeros(16, np.bool_)
 _BINDING_KINDS[[STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE]] = True
 _VISIBLE = np.array([True, False, False, True])  # DEFAULT INTERNAL HIDDEN PROTECTED
 
-MAX_CHAIN = 1 << 16
-"""Entries of one hash chain that are looked at; real tables have a handful."""
+_AT_ONCE = 1 << 20
+"""Candidates that are looked at together where all are: it bounds the memory for them."""
 
 
 @dataclass(slots=True)
-class Definitions:
-    """What was found for each reference of a query.
+class _Examined:
+    """What candidates are worth.
 
-    `link` is the index of the defining object in the load order, -1 if there is none;
-    `symbol` is the index in that object's symbol table, `record` the symbol itself (all
-    zeros if there is none); `unique` tells whether it is STB_GNU_UNIQUE.
+    `fits`: a definition for its reference. `lone`: a definition of some version, for a
+    reference without one; it counts if the object has no other definition of the name.
+    `usable`: neither hidden nor local.
     """
 
-    link: I64
-    symbol: I64
-    unique: Bools
-    record: Table
-
-    @classmethod
-    def none(cls, count: int) -> "Definitions":
-        return cls(
-            np.full(count, -1),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.bool_),
-            np.zeros(count, ELF64.sym),
-        )
+    fits: Bools
+    lone: Bools
+    usable: Bools
 
 
-@dataclass(slots=True)
-class UniqueSymbols:
-    """The process-wide table of STB_GNU_UNIQUE definitions, by name."""
+class Lookup:
+    """A query in a scope."""
 
-    table: dict[str, tuple[int, int]] = field(default_factory=dict)
+    def __init__(self, tables: SymbolTables, scope: Scope, query: Query) -> None:
+        self._tables = tables
+        self._scope = scope
+        self._query = query
+        self._candidates = scope.candidates(query.hashes)
+        kinds = [link.kind for link in tables.links]
+        self._is_program = np.array([kind == MapKind.EXECUTABLE for kind in kinds])
 
-    def settle(
-        self, name: str, found: tuple[int, int], copy_into: tuple[int, int] | None
-    ) -> tuple[int, int]:
-        """The definition for a reference whose lookup ended at a unique definition.
+    def definitions(self) -> I64:
+        """The row of each reference's definition, -1 where there is none."""
+        result = np.full(len(self._query), -1)
+        left = np.arange(len(self._query)) if self._scope.sysv else self._first(result)
+        candidates = self._candidates
+        counts = candidates.end[left] - candidates.begin[left]
+        parts = np.cumsum(counts) // _AT_ONCE
+        for part in range(int(parts[-1]) + 1 if len(parts) else 0):
+            names, rows = self._all(left[parts == part])
+            # Assigned in reverse order, so that the first object in the scope wins.
+            result[names[::-1]] = rows[::-1]
+        return result
 
-        Definitions are (object, symbol). A COPY relocation (`copy_into` is the program's
-        own symbol) copies from what it found, and if it is the first to come, makes the
-        program's copy the unique object from then on.
+    def definers(self) -> tuple[I64, I64]:
+        """All objects' definitions of each reference: which reference, and the row.
+
+        In the order in which the scope is searched.
         """
-        entry = self.table.get(name)
-        if copy_into is not None:
-            self.table.setdefault(name, copy_into)
-            return found
-        if entry is None:
-            self.table[name] = found
-            return found
-        return entry
+        return self._all(np.arange(len(self._query)))
 
+    def _first(self, result: I64) -> I64:
+        """Settle the references whose first candidate is their definition.
 
-class ScopeTable:
-    """The hashes of everything that the objects of a scope define, as one column.
-
-    `keys` has the chain entries of all DT_GNU_HASH tables of the scope with the lowest
-    bit set (in a table that bit is "last of the chain"), object after object;
-    `starts[i]` is where object i's begin.
-    """
-
-    def __init__(self, scope: list[LinkMap]) -> None:
-        self.scope = list(scope)
-        tables = [link.object.gnu_hash for link in scope]
-        chains = [table.chains if table else np.empty(0, np.uint32) for table in tables]
-        self.starts = np.cumsum([0] + [len(chain) for chain in chains])
-        self.keys: U32 = np.concatenate(chains) | np.uint32(1)
-        self._ends: dict[int, I64] = {}
-
-    def ends_before(self, index: int) -> I64:
-        """How many chains of object `index` end before each entry of its chains."""
-        ends = self._ends.get(index)
-        if ends is None:
-            table = self.scope[index].object.gnu_hash
-            assert table is not None
-            ends = np.zeros(len(table.chains) + 1, np.int64)
-            np.cumsum(table.chains & np.uint32(1), out=ends[1:])
-            self._ends[index] = ends
-        return ends
-
-    def candidates(self, hashes: U32) -> tuple[I64, I64]:
-        """Pairs (place in `keys`, place in `hashes`) that are equal but for the lowest bit,
-        by ascending place in `keys`.
+        Returns those that are left, and have candidates.
         """
-        wanted = hashes | np.uint32(1)
-        order = np.argsort(wanted, kind="stable")
-        ordered = wanted[order]
-        # Most definitions are wanted by nobody: a bitmap of 16 hash bits drops them.
-        present = np.zeros(1 << 16, np.bool_)
-        present[ordered >> np.uint32(16)] = True
-        places = np.flatnonzero(present[self.keys >> np.uint32(16)])
-        keys = self.keys[places]
-        first = np.searchsorted(ordered, keys, "left")
-        counts = np.searchsorted(ordered, keys, "right") - first
-        places, first, counts = (column[counts > 0] for column in (places, first, counts))
+        begin = self._candidates.begin
+        names = (begin < self._candidates.end).nonzero()[0]
+        entries = self._candidates.entries[begin[names]]
+        owners = self._scope.owners(entries)
+        rows = self._scope.rows(entries, owners)
+        reachable = self._scope.reachable(entries, owners, self._query.hashes[names])
+        found = self._examine(names, rows, owners, reachable)
+        good = found.fits & found.usable
+        good &= ~self._query.own_first[names] | (owners == self._query.owners[names])
+        result[names[good]] = rows[good]
+        return names[~good]
+
+    def _all(self, wanted: I64) -> tuple[I64, I64]:
+        """Of each object, the definition of each reference that it has one for."""
+        candidates = self._candidates
+        begin = candidates.begin[wanted]
+        counts = candidates.end[wanted] - begin
         ends = np.cumsum(counts)
-        step = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
-        return np.repeat(places, counts), order[np.repeat(first, counts) + step]
+        step = np.arange(int(counts.sum()))
+        entries = candidates.entries[np.repeat(begin - ends + counts, counts) + step]
+        names = np.repeat(wanted, counts)
+        owners = self._scope.owners(entries)
+        rows = self._scope.rows(entries, owners)
+        reachable = self._scope.reachable(entries, owners, self._query.hashes[names])
+        names, rows, owners = (column[reachable] for column in (names, rows, owners))
+        names, rows, owners = self._with_sysv(wanted, names, rows, owners)
+        rank = self._scope.rank[owners] + 1
+        rank[self._query.own_first[names] & (owners == self._query.owners[names])] = 0
+        order = np.lexsort((rank, names))
+        names, rows, owners = names[order], rows[order], owners[order]
+        found = self._examine(names, rows, owners, np.ones(len(names), np.bool_))
+        chosen = _one_of_each(names, owners, found)
+        chosen = chosen[found.usable[chosen]]
+        return names[chosen], rows[chosen]
+
+    def _with_sysv(self, wanted: I64, names: I64, rows: I64, owners: I64) -> tuple[I64, I64, I64]:
+        """The candidates, with those of the objects that only have DT_HASH."""
+        if not self._scope.sysv or not len(wanted):
+            return names, rows, owners
+        hashes = self._query.names.take(wanted).sysv_hashes()
+        columns = [(names, rows, owners)]
+        for number, table in self._scope.sysv:
+            which, symbols = walk_sysv(table, hashes)
+            first = self._tables.first[number]
+            columns.append((wanted[which], symbols + first, np.full(len(which), number)))
+        names, rows, owners = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return names, rows, owners
+
+    def _examine(self, names: I64, rows: I64, owners: I64, good: Bools) -> _Examined:
+        """`check_match` for each candidate, as far as `good`."""
+        tables, query = self._tables, self._query
+        symbols = tables.symbols(rows)
+        types, sections, classes = symbols.types, symbols.sections, query.classes[names]
+        defined = (tables.values(rows) != 0) | (sections == SHN_ABS) | (types == STT_TLS)
+        good = good & defined & _DEFINING_TYPES[types]
+        good &= ((classes & TypeClass.PLT) == 0) | (sections != 0)
+        good &= ((classes & TypeClass.COPY) == 0) | ~self._is_program[owners]
+        usable = _BINDING_KINDS[symbols.binds] & _VISIBLE[symbols.visibilities]
+        # A symbol has its own name; of the others, the names are compared.
+        others = (good & (rows != query.rows[names])).nonzero()[0]
+        places = tables.name_places(symbols.names[others], owners[others])
+        good[others] = tables.text.equal(places, query.names, names[others])
+        entry = tables.version_entries(rows)
+        number = tables.version_numbers(tables.version_places(rows, owners))
+        shown = (entry & HIDDEN) == 0
+        asked = query.version[names]
+        base = ~query.exact[names] & (number == 0) & shown
+        unversioned_fits = (entry & ~np.uint16(HIDDEN)) < 3
+        fits = np.where(asked != 0, (number == asked) | base, unversioned_fits)
+        plain = ~tables.has_versions[owners]
+        lone = good & (asked == 0) & ~unversioned_fits & shown & ~plain
+        return _Examined(good & (fits | plain), lone, usable)
 
 
-def look_up(
-    query: Query, which: I64, table: ScopeTable, versions: VersionNumbers, found: Definitions
-) -> I64:
-    """Look up the references `which` of `query` through a scope; fill in `found`.
+def _one_of_each(names: I64, owners: I64, found: _Examined) -> I64:
+    """The candidate that each object offers for each reference, if it offers one.
 
-    Returns the references that have no definition there.
+    Candidates are sorted by reference and object, those of one pair in chain order.
     """
-    if not len(which):
-        return which
-    places, references = table.candidates(query.hashes[which])
-    references = which[references]
-    bounds = np.searchsorted(places, table.starts)
-    for index, link in enumerate(table.scope):
-        if link.object.gnu_hash is not None:
-            start, end = bounds[index], bounds[index + 1]
-            if start == end:
-                continue
-            wanted = references[start:end]
-            positions = places[start:end] - table.starts[index]
-            open_ = found.link[wanted] < 0
-            wanted, positions = wanted[open_], positions[open_]
-            ends = table.ends_before(index)
-            candidates = _reachable(link.object.gnu_hash, ends, query, wanted, positions)
-        elif link.object.sysv_hash is not None:
-            wanted = which[found.link[which] < 0]
-            candidates = _walk(link.object.sysv_hash, query, wanted)
-        else:
-            continue
-        _take(link, query, *candidates, versions, found)
-    return which[found.link[which] < 0]
-
-
-def _reachable(
-    table: GnuHash, ends_before: I64, query: Query, wanted: I64, positions: I64
-) -> tuple[I64, I64]:
-    """Of the entries at `positions` of a table's chains, those that a lookup comes to:
-    the Bloom filter lets the name pass, and the entry is in the chain of its bucket.
-    """
-    hashes = query.hashes[wanted]
-    first = table.buckets[hashes % np.uint32(len(table.buckets))].astype(np.int64)
-    begin = np.maximum(first - table.symoffset, 0)
-    good = table.may_define(hashes) & (first != 0) & (begin <= positions)
-    good &= ends_before[begin] == ends_before[positions]
-    return wanted[good], positions[good] + table.symoffset
-
-
-def _walk(table: SysvHash, query: Query, wanted: I64) -> tuple[I64, I64]:
-    """All entries of the chains of DT_HASH that lookups of `wanted` come to, in order.
-
-    A chain longer than the number of symbols is a cycle; it ends there.
-    """
-    if not len(table.buckets) or not len(wanted):
-        return wanted[:0], wanted[:0]
-    hashes = query.sysv_hashes()[wanted]
-    symbol = table.buckets[hashes % np.uint32(len(table.buckets))].astype(np.int64)
-    found = [(wanted[:0], wanted[:0])]
-    for _ in range(min(len(table.chains), MAX_CHAIN)):
-        going = symbol != 0
-        wanted, symbol = wanted[going], symbol[going]
-        if not len(wanted):
-            break
-        found.append((wanted, symbol))
-        symbol = table.chains[symbol].astype(np.int64)
-    references, symbols = (np.concatenate(column) for column in zip(*found, strict=True))
-    return references, symbols
-
-
-def _take(
-    link: LinkMap,
-    query: Query,
-    wanted: I64,
-    symbols: I64,
-    versions: VersionNumbers,
-    found: Definitions,
-) -> None:
-    """Take the first candidate of each reference that is a definition for it.
-
-    `wanted` and `symbols` are the candidates in one object, those of a reference in the
-    order of its chain.
-    """
-    if link.kind == MapKind.EXECUTABLE:
-        others = (query.classes[wanted] & TypeClass.COPY) == 0
-        wanted, symbols = wanted[others], symbols[others]
-    if not len(wanted):
-        return
-    matches, versioned_only = _matches(link, query, wanted, symbols, versions)
-    hits, chosen = wanted[matches], symbols[matches]
-    if versioned_only.any():
-        # A reference without version takes a candidate of some version if it is alone.
-        rest = versioned_only & ~np.isin(wanted, hits)
-        lone, first, counts = np.unique(wanted[rest], return_index=True, return_counts=True)
-        hits = np.concatenate([hits, lone[counts == 1]])
-        chosen = np.concatenate([chosen, symbols[rest][first][counts == 1]])
-    records = link.object.symbols[chosen]
-    bind = records["st_info"] >> 4
-    # Assigning in reverse order lets the first of a chain win. One that cannot be used
-    # ends the search in this object all the same.
-    usable = _BINDING_KINDS[bind] & _VISIBLE[records["st_other"] & 3]
-    hits, chosen, unique, usable, records = (
-        column[::-1] for column in (hits, chosen, bind == STB_GNU_UNIQUE, usable, records)
-    )
-    found.link[hits] = np.where(usable, link.index, -1)
-    found.symbol[hits] = chosen
-    found.unique[hits] = unique & usable
-    found.record[hits] = np.where(usable, records, np.zeros(1, records.dtype))
-
-
-def _matches(
-    link: LinkMap, query: Query, wanted: I64, symbols: I64, versions: VersionNumbers
-) -> tuple[Bools, Bools]:
-    """`check_match`: which candidates are definitions, and which would be if unversioned
-    references could take any version (not a hidden one).
-    """
-    table = link.object.symbols
-    if int(symbols.max(initial=0)) >= len(table):
-        raise link.object.elf.error(
-            f"hash table: symbol {int(symbols.max())} of only {len(table)} symbols"
-        )
-    records = table[symbols]
-    kind = records["st_info"] & 15
-    section = records["st_shndx"]
-    good = (records["st_value"] != 0) | (section == SHN_ABS) | (kind == STT_TLS)
-    good &= ((query.classes[wanted] & TypeClass.PLT) == 0) | (section != SHN_UNDEF)
-    good &= _DEFINING_TYPES[kind]
-    good &= link.object.strings.equal(records["st_name"], query.names, wanted)
-    versym = link.object.versions.symbols
-    if versym is None:
-        return good, np.zeros(len(good), np.bool_)
-    entry = versym[symbols]
-    index = entry & INDEX_MASK
-    shown = (entry & HIDDEN) == 0
-    number = versions.of(link).numbers[index]
-    asked = query.version[wanted]
-    base = ~query.exact[wanted] & (number == 0) & shown
-    versioned = asked != 0
-    unversioned_fits = index < 3
-    fits = np.where(versioned, (number == asked) | base, unversioned_fits)
-    fallback = good & ~versioned & ~unversioned_fits & shown
-    return good & fits, fallback
+    new = np.ones(len(names), np.bool_)
+    new[1:] = (names[1:] != names[:-1]) | (owners[1:] != owners[:-1])
+    pair = np.cumsum(new) - 1
+    count = int(pair[-1]) + 1 if len(pair) else 0
+    chosen = np.full(count, -1)
+    lone = found.lone.nonzero()[0]
+    alone = np.bincount(pair[lone], minlength=count)[pair[lone]] == 1
+    chosen[pair[lone[alone]]] = lone[alone]
+    fits = found.fits.nonzero()[0][::-1]
+    chosen[pair[fits]] = fits  # in reverse order: the first one wins
+    return chosen[chosen >= 0]

@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samepage.elf.dynamic import DynamicFlags, Tag
-from samepage.elf.header import SegmentType
+from samepage.elf.dynamic import Tag
+from samepage.elf.header import ProgramHeader, SegmentType
 from samepage.elf.layout import I64, PF_W, U64
-from samepage.elf.machines import Kind
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
 from samepage.linker.segments import plan
@@ -57,13 +56,11 @@ class Foreign(enum.Enum):
 class Relocated:
     """What relocation did to one object.
 
-    `counts` are relocations by kind; `stored` has for each store its start and the
-    offsets of its words; `foreign` maps the address of a word to why its value is not
-    known.
+    `stored` has for each store its start and the offsets of its words; `foreign` maps the
+    address of a word to why its value is not known.
     """
 
     lazy: bool = False
-    counts: dict[Kind, int] = field(default_factory=dict)
     stored: list[tuple[int, I64]] = field(default_factory=list)
     foreign: dict[int, Foreign] = field(default_factory=dict)
 
@@ -71,10 +68,6 @@ class Relocated:
         """The addresses of all words stored, sorted, without duplicates."""
         parts = [np.uint64(start) + offsets.astype(np.uint64) for start, offsets in self.stored]
         return np.unique(np.concatenate([np.empty(0, np.uint64), *parts]))
-
-    def count(self, kind: Kind, number: int) -> None:
-        """Add to the number of relocations of a kind."""
-        self.counts[kind] = self.counts.get(kind, 0) + number
 
     def store(self, memory: Memory, start: int, offsets: I64, words: U64) -> None:
         """Store words and remember where."""
@@ -98,15 +91,16 @@ def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
         for load in elf.loads
     ):
         raise elf.error(f"PT_DYNAMIC at {segment.vaddr:#x} is not in a writable segment")
-    entries = link.object.dynamic.entries
-    last = {tag: index for index, tag in enumerate(entries["d_tag"].tolist())}
+    dynamic = link.object.dynamic
     values_at = link.base + segment.vaddr + 8
     if link.base:
-        chosen = np.array([last[tag] for tag in ADJUSTED_TAGS if tag in last], np.int64)
-        words = entries["d_val"][chosen] + np.uint64(link.base)
-        done.store(memory, values_at, 16 * chosen, words)
-    if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in last:
-        done.foreign[values_at + 16 * last[Tag.DEBUG]] = Foreign.DEBUG
+        places = dynamic.places
+        found = [(places[tag], dynamic.value(tag)) for tag in ADJUSTED_TAGS if tag in places]
+        indices, values = zip(*found, strict=True) if found else ((), ())
+        words = np.array(values, np.uint64) + np.uint64(link.base)
+        done.store(memory, values_at, np.array(indices, np.int64) << 4, words)
+    if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in dynamic.places:
+        done.foreign[values_at + 16 * dynamic.places[Tag.DEBUG]] = Foreign.DEBUG
 
 
 def set_up_lazy(link: LinkMap, done: Relocated) -> None:
@@ -117,7 +111,7 @@ def set_up_lazy(link: LinkMap, done: Relocated) -> None:
     got = link.object.dynamic.get(Tag.PLTGOT)
     if got is None:
         raise link.object.elf.error("DT_JMPREL without DT_PLTGOT")
-    offsets_of(link, np.array([got, got + 16], np.uint64))
+    StoreRange.of(link).offsets(np.array([got, got + 16], np.uint64))
     done.foreign[link.base + got + 8] = Foreign.LINK_MAP
     done.foreign[link.base + got + 16] = Foreign.RESOLVER
 
@@ -129,45 +123,64 @@ def relocate_relative(memory: Memory, link: LinkMap, done: Relocated) -> None:
     """
     tables = link.object.relocations
     base = np.uint64(link.base)
+    target = StoreRange.of(link)
     if len(tables.relr) and link.base:
-        start, offsets = offsets_of(link, tables.relr)
-        done.store(memory, start, offsets, memory.read_words(start, offsets) + base)
+        offsets = target.offsets(tables.relr)
+        done.store(memory, target.start, offsets, memory.read_words(target.start, offsets) + base)
     count = tables.relative_count
     if count:
-        start, offsets = offsets_of(link, tables.rela["r_offset"][:count])
-        words = tables.rela["r_addend"][:count].view(np.uint64) + base
-        done.store(memory, start, offsets, words)
-    if count or len(tables.relr):
-        done.count(Kind.RELATIVE, count + len(tables.relr))
+        entries = tables.rela[:count]
+        offsets = target.offsets(entries["r_offset"])
+        done.store(memory, target.start, offsets, entries["r_addend"].view(np.uint64) + base)
 
 
-def offsets_of(link: LinkMap, places: U64) -> tuple[int, I64]:
-    """Places in the file's terms as an address, and offsets from there.
+@dataclass(frozen=True, slots=True)
+class StoreRange:
+    """Where relocation may store into an object: its writable segments, or with DT_TEXTREL
+    all of them. What is stored at offsets that are in it cannot hit anything else.
 
-    Raises `ElfError` unless each word lies in one segment that may be written to: what
-    is stored at these offsets cannot hit anything else.
+    Offsets count from the first segment, which begins at the address `start`, `first` in
+    the file's terms. `last` is the offset of the last word in that segment, or negative.
     """
-    segments = [s for s in link.object.elf.loads if s.flags & PF_W or _has_text(link)]
-    if not segments:
-        raise link.object.elf.error("relocations, but no segment is writable")
-    first = segments[0].vaddr
-    # A place below the first segment becomes a large number.
-    offsets = places - np.uint64(first)
-    if not len(offsets) or int(offsets.max()) + 8 <= segments[0].memsz:
-        return link.base + first, offsets.view(np.int64)
-    inside = np.zeros(len(places), np.bool_)
-    for segment in segments:
-        if segment.memsz >= 8:
-            last = np.uint64(segment.vaddr + segment.memsz - 8)
-            inside |= (places >= np.uint64(segment.vaddr)) & (places <= last)
-    if not inside.all():
-        bad = int(places[int((~inside).argmax())])
-        raise link.object.elf.error(f"relocations: the place {bad:#x} is not in a writable segment")
-    return link.base + first, offsets.view(np.int64)
+
+    link: LinkMap
+    start: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, link: LinkMap) -> "StoreRange":
+        """The range of a mapped object."""
+        for segment in _writable(link):
+            return cls(link, link.base + segment.vaddr, segment.vaddr, segment.memsz - 8)
+        return cls(link, 0, 0, -1)
+
+    def offsets(self, places: U64) -> I64:
+        """The offsets of places. Raises `ElfError` unless each word is in one segment."""
+        # A place below the first segment becomes a large number.
+        offsets = places - np.uint64(self.first)
+        if len(offsets) and int(np.maximum.reduce(offsets)) > self.last:
+            self.check(places)
+        return offsets.view(np.int64)
+
+    def check(self, places: U64) -> None:
+        """Raise `ElfError` unless the word at each of these places is in one segment."""
+        segments, elf = _writable(self.link), self.link.object.elf
+        if len(places) and not segments:
+            raise elf.error("relocations, but no segment is writable")
+        inside = np.zeros(len(places), np.bool_)
+        for segment in segments:
+            if segment.memsz >= 8:
+                last = np.uint64(segment.vaddr + segment.memsz - 8)
+                inside |= (places >= np.uint64(segment.vaddr)) & (places <= last)
+        if not inside.all():
+            bad = int(places[int((~inside).argmax())])
+            raise elf.error(f"relocations: the place {bad:#x} is not in a writable segment")
 
 
-def _has_text(link: LinkMap) -> bool:
-    return DynamicFlags.TEXTREL in link.object.dynamic.flags
+def _writable(link: LinkMap) -> list[ProgramHeader]:
+    has_text = link.object.dynamic.textrel
+    return [s for s in link.object.elf.loads if s.flags & PF_W or has_text]
 
 
 class WritableText:
@@ -179,7 +192,7 @@ class WritableText:
         self._changed: list[tuple[int, int, int]] = []
 
     def __enter__(self) -> None:
-        if not _has_text(self._link):
+        if not self._link.object.dynamic.textrel:
             return
         for command in plan(self._link.object).commands:
             if not command.prot & PROT_WRITE:

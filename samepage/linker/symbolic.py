@@ -1,9 +1,12 @@
 """The relocations that name a symbol, and the few others outside of the leading run.
 
-One `SymbolicRelocation` relocates one object whose references are bound: each method
-handles some kinds, as arrays. An undefined weak symbol has the address 0; its TLS words
-stay as they are. COPY relocations copy what a library has after its own relocation,
-which is why the program is relocated last.
+What each entry stores is computed for all objects at once when their references are
+bound (`SymbolicRelocation`): it only depends on where objects lie, on definitions and on
+addends. Then it is stored object by object, in ld.so's order (`relocate`), since what
+COPY relocations copy is what a library has after its own relocation, and an IFUNC
+resolver may use the data of objects that are relocated before its own.
+
+An undefined weak symbol has the address 0; its TLS words stay as they are.
 
 Source: `elf_machine_rela` of glibc 2.36 (sysdeps/x86_64/dl-machine.h).
 """
@@ -15,202 +18,224 @@ import numpy as np
 from samepage.elf.layout import I64, U64, Bools
 from samepage.elf.machines import Kind
 from samepage.elf.object import SHN_ABS, SHN_UNDEF, STT_GNU_IFUNC
-from samepage.linker.binding import Entries, References
 from samepage.linker.errors import LinkError
-from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
-from samepage.linker.relocate import Foreign, Relocated, offsets_of
+from samepage.linker.references import Bindings
+from samepage.linker.relocate import Foreign, Relocated, StoreRange
 
 IfuncResolver = Callable[[int], int]
 """Runs the IFUNC resolver at an address; returns the address that it chose."""
 
-
-class MapTable:
-    """The objects of a link as columns, by `LinkMap.index`: base, TLS module and offset.
-
-    The last element of `bases` is 0: index -1 finds it.
-    """
-
-    def __init__(self, maps: list[LinkMap]) -> None:
-        self.maps = maps
-        self.bases = np.array([*(link.base for link in maps), 0], np.uint64)
-        self.modules = np.array([link.tls_module for link in maps], np.uint64)
-        self.offsets = np.array([link.tls_offset for link in maps], np.uint64)
+_POINTERS = np.zeros(max(Kind) + 1, np.bool_)
+_POINTERS[[Kind.JUMP_SLOT, Kind.GLOB_DAT, Kind.ABSOLUTE]] = True
+_NARROW = (Kind.ABSOLUTE_32, Kind.PC_RELATIVE_32, Kind.SIZE_32)
+_TLS = (Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC)
 
 
 class SymbolicRelocation:
-    """The relocation of one object.
+    """What is stored for each entry of `bindings`, and where.
 
-    Columns by reference have one more element than there are references: index -1, the
-    reference of entries without symbol, finds 0 there.
+    By entry: `_words`, `_offsets` (from the start of its object's `StoreRange`), and
+    `_plain`, whether that is all there is to do. Columns by reference have one more
+    element than there are references: index -1, the reference of entries without symbol,
+    finds 0 there.
     """
 
-    def __init__(
-        self,
-        memory: Memory,
-        table: MapTable,
-        link: LinkMap,
-        entries: Entries,
-        references: References,
-        done: Relocated,
-    ) -> None:
+    def __init__(self, memory: Memory, bindings: Bindings, lazy: list[bool]) -> None:
+        """`lazy` tells for each object whether the slots of DT_JMPREL wait for their first
+        call. Raises `LinkError` for TLS that has no static place, `ElfError` for places
+        where nothing may be stored.
+        """
         self._memory = memory
-        self._table = table
-        self._link = link
-        self._base = np.uint64(link.base)
-        self._entries = entries
-        self._references = references
-        self._done = done
-        self._definer: I64 = np.append(references.definer, -1)
-        self._values = np.zeros(len(self._definer), np.uint64)
-        self._resolvers = np.zeros(len(self._definer), np.bool_)
-        self._sizes = np.zeros(len(self._definer), np.uint64)
-        self._tls_values = np.zeros(len(self._definer), np.uint64)
+        self._bindings = bindings
+        self._links = bindings.links
+        self._all = bindings.tables.links
+        self._ranges = [StoreRange.of(link) for link in self._links]
+        self._bases = np.array([*(link.base for link in self._all), 0], np.uint64)
+        kinds = bindings.kinds
+        self._count = np.bincount(kinds, minlength=max(Kind) + 1).tolist()
         self._read_definitions()
-        self._start, self._offsets = offsets_of(link, entries.places)
+        self._words: U64 = self._values[bindings.reference] + bindings.addends.view(np.uint64)
+        self._plain = _POINTERS[kinds]
+        if self._resolvers.any():
+            self._plain &= ~self._resolvers[bindings.reference]
+        self._waits = np.zeros(len(kinds), np.bool_)
+        if any(lazy):
+            self._waits = bindings.slots & (kinds == Kind.JUMP_SLOT)
+            self._waits &= np.array(lazy)[bindings.owner]
+            self._plain &= ~self._waits
+        self._places = bindings.places
+        self._relative()
+        self._sizes_of_symbols()
+        if any(self._count[kind] for kind in _TLS):
+            self._places = self._places.copy()
+            self._thread_local()
+        self._find_offsets()
+        plain = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._plain)])
+        starts = bindings.entry_starts
+        self._others = (np.diff(starts) - np.diff(plain[starts])).tolist()
+        """How many entries of each object are not plain."""
 
     def _read_definitions(self) -> None:
-        """Address, size and type of each reference's definition."""
-        found, count = self._references, len(self._references.symbols)
-        base = self._table.bases[found.definer]
-        base[found.record["st_shndx"] == SHN_ABS] = 0
-        self._tls_values[:count] = found.record["st_value"]
-        self._values[:count] = found.record["st_value"] + base
-        self._sizes[:count] = found.record["st_size"]
-        self._resolvers[:count] = (found.record["st_info"] & 15) == STT_GNU_IFUNC
-        self._resolvers[:count] &= found.record["st_shndx"] != SHN_UNDEF
+        """Address, size and type of each reference's definition; 0 if it has none."""
+        bindings, tables = self._bindings, self._bindings.tables
+        rows = np.append(bindings.definitions, -1)
+        self._definer = tables.owners(rows)
+        symbols = tables.symbols(rows)
+        sections = symbols.sections
+        base = self._bases[self._definer]
+        base[sections == SHN_ABS] = 0
+        self._symbol_values = tables.values(rows)
+        self._values: U64 = self._symbol_values + base
+        self._sizes = tables.sizes(rows)
+        self._resolvers: Bools = (symbols.types == STT_GNU_IFUNC) & (sections != SHN_UNDEF)
 
-    def relocate(self, lazy: bool, resolve: IfuncResolver | None) -> None:
-        """Store all words. With `lazy`, DT_JMPREL's slots are left for their first call.
+    def _of_kind(self, *kinds: Kind) -> I64:
+        """The entries of some kinds."""
+        if not any(self._count[kind] for kind in kinds):
+            return np.empty(0, np.int64)
+        found = self._bindings.kinds == kinds[0]
+        for kind in kinds[1:]:
+            found |= self._bindings.kinds == kind
+        entries: I64 = found.nonzero()[0]
+        return entries
 
-        Raises `LinkError` for TLS that has no static place, `ElfError` for bad places.
+    def _relative(self) -> None:
+        which = self._of_kind(Kind.RELATIVE)
+        self._words[which] += self._bases[self._bindings.owner[which]]
+        self._plain[which] = True
+
+    def _sizes_of_symbols(self) -> None:
+        which = self._of_kind(Kind.SIZE, Kind.SIZE_32)
+        reference = self._bindings.reference[which]
+        self._words[which] += self._sizes[reference] - self._values[reference]
+        self._plain[self._of_kind(Kind.SIZE)] = True
+
+    def _thread_local(self) -> None:
+        """DTPMOD, DTPOFF, TPOFF and TLSDESC, whose second word is stored."""
+        bindings = self._bindings
+        modules = np.array([link.tls_module for link in self._all], np.uint64)
+        offsets = np.array([link.tls_offset for link in self._all], np.uint64)
+        for kind in _TLS:
+            which = self._of_kind(kind)
+            reference = bindings.reference[which]
+            defined = self._definer[reference] >= 0
+            words = bindings.addends[which].view(np.uint64)
+            owners = self._definer[reference[defined]]
+            words[defined] += self._symbol_values[reference[defined]]
+            if kind == Kind.DTPMOD:
+                words[defined] = modules[owners]
+            elif kind in (Kind.TPOFF, Kind.TLSDESC):
+                self._check_static(which[defined], owners)
+                words[defined] -= offsets[owners]
+            self._words[which] = words
+            self._plain[which] = defined | (kind == Kind.TLSDESC)
+        self._places[self._of_kind(Kind.TLSDESC)] += np.uint64(8)
+
+    def _check_static(self, entries: I64, owners: I64) -> None:
+        for owner, entry in dict(zip(owners.tolist(), entries.tolist(), strict=True)).items():
+            link = self._all[owner]
+            if link.tls_offset == 0:
+                user = self._links[int(self._bindings.owner[entry])]
+                raise LinkError(
+                    f"{link.name}: cannot allocate memory in static TLS block "
+                    f"(initial-exec TLS or a TLS descriptor, used by {user.name})"
+                )
+
+    def _find_offsets(self) -> None:
+        """Where entries store, and whether they may: for nearly all objects that is a
+        comparison with the one segment that is writable.
         """
-        kinds = self._entries.kinds
-        present = {kind for kind, count in enumerate(np.bincount(kinds).tolist()) if count}
-        slots = kinds == Kind.JUMP_SLOT
-        if lazy:
-            slots = self._lazy_slots(slots)
-        if Kind.RELATIVE in present:
-            relative = kinds == Kind.RELATIVE
-            self._store(Kind.RELATIVE, relative, self._addends(relative) + self._base)
-        pointers = slots | (kinds == Kind.ABSOLUTE) | (kinds == Kind.GLOB_DAT)
-        direct = ~self._resolvers[self._entries.reference]
-        self._store_addresses(pointers & direct)
-        for kind in present & {Kind.SIZE, Kind.ABSOLUTE_32, Kind.PC_RELATIVE_32, Kind.SIZE_32}:
-            self._narrow(Kind(kind))
-        if present & {Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC}:
-            self._thread_local()
-        if Kind.COPY in present:
-            self._copy()
-        self._ifuncs((pointers & ~direct) | (kinds == Kind.IRELATIVE), resolve)
+        owner = self._bindings.owner
+        firsts = np.array([found.first for found in self._ranges], np.uint64)
+        lasts = np.array([found.last for found in self._ranges], np.int64)
+        self._offsets: I64 = (self._places - firsts[owner]).view(np.int64)
+        outside = (self._offsets < 0) | (self._offsets > lasts[owner])
+        for number in dict.fromkeys(owner[outside.nonzero()[0]].tolist()):
+            self._ranges[number].check(self._places[self._own(number)])
 
-    def _addends(self, chosen: Bools | I64) -> U64:
-        return self._entries.addends[chosen].view(np.uint64)
+    def _own(self, number: int) -> slice:
+        return slice(*self._bindings.entry_starts[number : number + 2].tolist())
 
-    def _store(self, kind: Kind, chosen: Bools | I64, words: U64, offset: int = 0) -> None:
-        offsets = self._offsets[chosen]
-        self._done.store(self._memory, self._start + offset, offsets, words)
-        if len(offsets):
-            self._done.count(kind, len(offsets))
+    def has_slots(self, number: int) -> bool:
+        """Whether an object has entries in DT_JMPREL."""
+        return bool(self._bindings.slots[self._own(number)].any())
 
-    def _lazy_slots(self, slots: Bools) -> Bools:
-        """Relocate DT_JMPREL's slots to their PLT entries; return the slots left over."""
-        lazy = slots.copy()
-        lazy[: self._entries.plt_start] = False
-        words = self._memory.read_words(self._start, self._offsets[lazy])
-        self._store(Kind.JUMP_SLOT, lazy, words + self._base)
-        return slots & ~lazy
+    def relocate(self, number: int, done: Relocated, resolve: IfuncResolver | None) -> None:
+        """Store all words of an object."""
+        own = self._own(number)
+        start = self._ranges[number].start
+        if not self._others[number]:
+            done.store(self._memory, start, self._offsets[own], self._words[own])
+        else:
+            plain = own.start + self._plain[own].nonzero()[0]
+            done.store(self._memory, start, self._offsets[plain], self._words[plain])
+            self._relocate_others(number, own, done, resolve)
+        if self._count[Kind.TLSDESC]:
+            descriptors = self._bindings.kinds[own] == Kind.TLSDESC
+            for place in self._bindings.places[own][descriptors].tolist():
+                done.foreign[self._links[number].base + place] = Foreign.TLS_DESCRIPTOR
 
-    def _store_addresses(self, chosen: Bools) -> None:
-        """JUMP_SLOT, GLOB_DAT and ABSOLUTE: the symbol's address."""
-        which = chosen.nonzero()[0]
-        if not len(which):
-            return
-        words = self._values[self._entries.reference[which]] + self._addends(which)
-        self._done.store(self._memory, self._start, self._offsets[which], words)
-        for kind, count in enumerate(np.bincount(self._entries.kinds[which]).tolist()):
-            if count:
-                self._done.count(Kind(kind), count)
+    def _relocate_others(
+        self, number: int, own: slice, done: Relocated, resolve: IfuncResolver | None
+    ) -> None:
+        kinds, base = self._bindings.kinds[own], np.uint64(self._links[number].base)
+        start = self._ranges[number].start
+        waits = own.start + self._waits[own].nonzero()[0]
+        offsets = self._offsets[waits]
+        done.store(self._memory, start, offsets, self._memory.read_words(start, offsets) + base)
+        for kind in _NARROW:
+            if self._count[kind]:
+                self._narrow(number, kind, own.start + (kinds == kind).nonzero()[0], done)
+        if self._count[Kind.COPY]:
+            self._copy(number, own.start + (kinds == Kind.COPY).nonzero()[0], done)
+        chosen = _POINTERS[kinds] & ~self._plain[own] & ~self._waits[own]
+        chosen |= kinds == Kind.IRELATIVE
+        self._ifuncs(number, own.start + chosen.nonzero()[0], done, resolve)
 
-    def _narrow(self, kind: Kind) -> None:
-        """Rare kinds: sizes, and 4-byte stores in code that is not position-independent."""
-        which = np.flatnonzero(self._entries.kinds == kind)
-        column = self._sizes if kind in (Kind.SIZE, Kind.SIZE_32) else self._values
-        words = column[self._entries.reference[which]] + self._addends(which)
-        if kind == Kind.SIZE:
-            self._store(kind, which, words)
-            return
-        addresses = self._entries.places[which] + self._base
+    def _narrow(self, number: int, kind: Kind, which: I64, done: Relocated) -> None:
+        """4-byte stores, in code that is not position-independent."""
+        words = self._words[which]
+        addresses = self._bindings.places[which] + np.uint64(self._links[number].base)
         if kind == Kind.PC_RELATIVE_32:
             words = words - addresses
         for address, word in zip(addresses.tolist(), words.tolist(), strict=True):
             self._memory.write(address, (word & 0xFFFFFFFF).to_bytes(4, "little"))
-        self._done.stored.append((self._start, self._offsets[which]))
-        self._done.count(kind, len(which))
+        done.stored.append((self._ranges[number].start, self._offsets[which]))
 
-    def _thread_local(self) -> None:
-        """DTPMOD, DTPOFF, TPOFF and TLSDESC."""
-        kinds, definer = self._entries.kinds, self._definer[self._entries.reference]
-        for kind in (Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC):
-            which = np.flatnonzero((kinds == kind) & (definer >= 0))
-            owner = definer[which]
-            words = self._tls_values[self._entries.reference[which]] + self._addends(which)
-            if kind == Kind.DTPMOD:
-                words = self._table.modules[owner]
-            elif kind in (Kind.TPOFF, Kind.TLSDESC):
-                self._check_static(owner)
-                words = words - self._table.offsets[owner]
-            self._store(kind, which, words, 8 if kind == Kind.TLSDESC else 0)
-        undefined = np.flatnonzero((kinds == Kind.TLSDESC) & (definer < 0))
-        self._store(Kind.TLSDESC, undefined, self._addends(undefined), 8)
-        for place in self._entries.places[kinds == Kind.TLSDESC].tolist():
-            self._done.foreign[self._link.base + place] = Foreign.TLS_DESCRIPTOR
-
-    def _check_static(self, owners: I64) -> None:
-        for index in np.unique(owners).tolist():
-            owner = self._table.maps[index]
-            if owner.tls_offset == 0:
-                raise LinkError(
-                    f"{owner.name}: cannot allocate memory in static TLS block "
-                    f"(initial-exec TLS or a TLS descriptor, used by {self._link.name})"
-                )
-
-    def _copy(self) -> None:
+    def _copy(self, number: int, which: I64, done: Relocated) -> None:
         """The program's own room for a library's variable gets its initial value."""
-        own_sizes = self._link.object.symbols["st_size"]
-        which = np.flatnonzero(self._entries.kinds == Kind.COPY)
-        for entry in which.tolist():
-            reference = int(self._entries.reference[entry])
-            if self._definer[reference] < 0:
-                continue
-            own = int(own_sizes[self._references.symbols[reference]])
-            size = min(int(self._sizes[reference]), own)
+        link, rows = self._links[number], self._bindings.rows
+        own_sizes = self._bindings.tables.sizes(rows[self._bindings.reference[which]])
+        for entry, own_size in zip(which.tolist(), own_sizes.tolist(), strict=True):
+            reference = int(self._bindings.reference[entry])
+            size = min(int(self._sizes[reference]), own_size)
             if not size:
                 continue
-            place = int(self._entries.places[entry])
-            offsets_of(self._link, np.array([place, place + max(size, 8) - 8], np.uint64))
-            address = self._link.base + place
+            place = int(self._bindings.places[entry])
+            self._ranges[number].check(np.array([place, place + max(size, 8) - 8], np.uint64))
+            address = link.base + place
             self._memory.write(address, self._memory.read(int(self._values[reference]), size))
             first = address & -8
-            self._done.stored.append((first, np.arange(0, address + size - first, 8)))
-        self._done.count(Kind.COPY, len(which))
+            done.stored.append((first, np.arange(0, address + size - first, 8)))
 
-    def _ifuncs(self, chosen: Bools, resolve: IfuncResolver | None) -> None:
+    def _ifuncs(
+        self, number: int, which: I64, done: Relocated, resolve: IfuncResolver | None
+    ) -> None:
         """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address."""
-        which = chosen.nonzero()[0]
         if not len(which):
             return
-        irelative = self._entries.kinds[which] == Kind.IRELATIVE
-        addends = self._addends(which)
-        functions = np.where(
-            irelative, addends + self._base, self._values[self._entries.reference[which]]
-        )
-        self._done.count(Kind.IRELATIVE, int(irelative.sum()))
+        bindings, base = self._bindings, self._links[number].base
         if resolve is None:
-            for place in self._entries.places[which].tolist():
-                self._done.foreign[self._link.base + place] = Foreign.IFUNC
+            for place in bindings.places[which].tolist():
+                done.foreign[base + place] = Foreign.IFUNC
             return
-        distinct, inverse = np.unique(functions, return_inverse=True)
-        results = np.array([resolve(function) for function in distinct.tolist()], np.uint64)
-        words = results[inverse] + np.where(irelative, np.uint64(0), addends)
-        self._done.store(self._memory, self._start, self._offsets[which], words)
+        irelative = bindings.kinds[which] == Kind.IRELATIVE
+        addends = bindings.addends[which].view(np.uint64)
+        functions = np.where(
+            irelative, addends + np.uint64(base), self._values[bindings.reference[which]]
+        )
+        results = {function: resolve(function) for function in dict.fromkeys(functions.tolist())}
+        words = np.array([results[function] for function in functions.tolist()], np.uint64)
+        words += np.where(irelative, np.uint64(0), addends)
+        done.store(self._memory, self._ranges[number].start, self._offsets[which], words)

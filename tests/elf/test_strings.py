@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from samepage.elf.file import MAX_STRING, ElfFile
 from samepage.elf.header import ElfError
-from samepage.elf.strings import NamePool, StringTable, join
+from samepage.elf.strings import StringTable, Text
 
 NAMES = st.lists(
     st.binary(max_size=40).filter(lambda name: b"\0" not in name), min_size=1, max_size=30
@@ -44,6 +44,13 @@ def table_of(names: list[bytes]) -> tuple[StringTable, list[int]]:
     return StringTable(elf, 64, len(data)), indices
 
 
+def text_of(names: list[bytes]) -> tuple[Text, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """The names one after the other, and their places."""
+    data = b"".join(name + b"\0" for name in names) + bytes(8)
+    ends = np.cumsum([0] + [len(name) + 1 for name in names])
+    return Text(np.frombuffer(data, np.uint8)), ends[:-1]
+
+
 @settings(deadline=None)
 @given(NAMES)
 def test_hashes_are_those_of_the_scalar_definitions(names: list[bytes]) -> None:
@@ -57,26 +64,30 @@ def test_hashes_are_those_of_the_scalar_definitions(names: list[bytes]) -> None:
 @given(NAMES, NAMES)
 def test_comparison_is_that_of_the_names(ours: list[bytes], theirs: list[bytes]) -> None:
     theirs = (theirs * len(ours))[: len(ours)]
-    table, indices = table_of(ours)
+    text, places = text_of(ours)
     other, other_indices = table_of(theirs)
     pool = other.pool(other_indices)
-    same = table.equal(indices, pool, np.arange(len(ours)))
+    same = text.equal(places, pool, np.arange(len(ours)))
     assert same.tolist() == [a == b for a, b in zip(ours, theirs, strict=True)]
 
 
 @settings(deadline=None)
-@given(NAMES, NAMES)
-def test_joining_and_taking_keep_the_names(first: list[bytes], second: list[bytes]) -> None:
-    pools: list[NamePool] = []
-    for names in (first, second):
-        table, indices = table_of(names)
-        pools.append(table.pool(indices))
-    joined = join(pools)
-    expected = [name.decode("utf-8", "surrogateescape") for name in first + second]
-    assert joined.names() == expected
+@given(st.lists(st.integers(0, 300), max_size=8))
+def test_lengths_are_those_of_the_names(lengths: list[int]) -> None:
+    text, places = text_of([b"n" * length for length in lengths])
+    assert text.lengths(places).tolist() == lengths
+
+
+@settings(deadline=None)
+@given(NAMES)
+def test_taking_keeps_the_names(names: list[bytes]) -> None:
+    table, indices = table_of(names)
+    pool = table.pool(indices)
+    expected = [name.decode("utf-8", "surrogateescape") for name in names]
+    assert pool.names() == expected
     order = np.arange(len(expected))[::-2]
-    assert joined.take(order).names() == [expected[index] for index in order]
-    assert joined.name(0) == expected[0]
+    assert pool.take(order).names() == [expected[index] for index in order]
+    assert pool.name(0) == expected[0]
 
 
 def test_a_name_that_does_not_end_is_an_error() -> None:
