@@ -265,6 +265,7 @@ def filemap_fault(mm: AddressSpace, vma: Vma, index: int) -> tuple[int, bool]:
         readahead.fault_hit(cache, vma, index)
         # The next window's frames may have come from reclaim.
         return cache.get(inode, index), False
+    cache.note_refault(inode, index)
     readahead.fault_miss(cache, vma, index)
     return cache.get(inode, index), True
 

@@ -15,7 +15,6 @@ kernel has dropped. Those are read as Linux does it, with readahead and as major
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm import readahead, rmap
 from samepage.kernel.mm.folios import FolioMap
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
 
 BATCH = 256
-"""Pages that are read from the host, or reclaimed, at once."""
+"""Pages that are read from the host at once."""
+_NOT_RECLAIMED = -(1 << 62)
 _FILE = int(FrameKind.FILE)
 _SHMEM = int(FrameKind.SHMEM)
 
@@ -58,9 +58,13 @@ class PageCache:
         self.spaces: dict[AddressSpace, None] = {}
         """All address spaces, oldest first: the roots of the reverse map."""
         self.shmem = ShmemDevice()
-        self.on_reclaim: Callable[[int], None] | None = None
-        """Told how many frames a reclaim has freed."""
-        self._dropped: dict[MappedFile, set[int]] = {}
+        self.evictions = 0
+        """How many pages reclaim has taken (`lruvec->nonresident_age`)."""
+        self.refaults = 0
+        """How many of them were wanted back within as many evictions as RAM has frames."""
+        self._dropped: dict[MappedFile, dict[int, int]] = {}
+        """Pages that are not in RAM, but were: the value of `evictions` when reclaim took
+        them, or `_NOT_RECLAIMED` for another reason to go (shadow entries)."""
         self._holes: dict[MappedFile, set[int]] = {}
         """Pages whose content in storage no longer counts: truncated or punched out."""
 
@@ -141,7 +145,7 @@ class PageCache:
         self.owner[pfn] = (inode, index)
         dropped = self._dropped.get(inode)
         if dropped:
-            dropped.discard(index)
+            dropped.pop(index, None)
 
     def _read_storage(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
         """Fill frames, one read for each run of file pages."""
@@ -205,6 +209,7 @@ class PageCache:
         elif self._warm(inode, index):
             self.fill(inode, index, stop, index)
         else:
+            self.note_refault(inode, index)
             if ra is not None:
                 readahead.read_miss(self, inode, ra, index, stop - index)
             self.get(inode, index)
@@ -285,7 +290,7 @@ class PageCache:
         if not _is_shmem(inode):
             inside = range(first, min(last, (inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT))
             self._holes.setdefault(inode, set()).update(inside)
-            self._dropped.setdefault(inode, set()).update(inside)
+            self._dropped.setdefault(inode, {}).update(dict.fromkeys(inside, _NOT_RECLAIMED))
 
     def drop(self, inode: MappedFile, index: int) -> None:
         """Take a page out of the cache; its frame is freed once nobody maps it."""
@@ -298,7 +303,7 @@ class PageCache:
     def evict(self, inode: MappedFile, index: int) -> None:
         """Drop a page that is read from storage when it is next wanted."""
         self.drop(inode, index)
-        self._dropped.setdefault(inode, set()).add(index)
+        self._dropped.setdefault(inode, {})[index] = _NOT_RECLAIMED
 
     def forget(self, inode: MappedFile) -> None:
         """The inode is deleted and no longer open or mapped (`evict_inode`)."""
@@ -318,60 +323,19 @@ class PageCache:
         if next(rmap.file_vmas(self.spaces, inode, 0, 1 << 62), None) is None:
             self.forget(inode)
 
-    def reclaim(self) -> int:
-        """Free some frames without losing anything; return how many (`shrink_node`).
+    def reclaimed(self, pfn: int) -> None:
+        """Reclaim takes a page, and leaves a note of when (`workingset_eviction`)."""
+        inode, index = self.owner[pfn]
+        self.drop(inode, index)
+        self.evictions += 1
+        self._dropped.setdefault(inode, {})[index] = self.evictions
 
-        Clean file pages that nobody maps go first, then what MADV_FREE gave up, then
-        clean pages that are mapped: their next use reads them again.
-        """
-        freed = self._reclaim_pages(mapped=False)
-        freed = freed or self._reclaim_lazy()
-        freed = freed or self._reclaim_pages(mapped=True)
-        if freed and self.on_reclaim:
-            self.on_reclaim(freed)
-        return freed
-
-    def _reclaim_pages(self, *, mapped: bool) -> int:
-        references, mapcount = self._frames.references, self._frames.mapcount
-        victims = []
-        for pfn, (inode, index) in self.owner.items():
-            users = mapcount[pfn]
-            # More references than these: somebody is about to use the page.
-            if (
-                (mapped or not users)
-                and references[pfn] == users + 1
-                and pfn not in self.dirty
-                and not _is_shmem(inode)
-            ):
-                victims.append((inode, index, pfn))
-                if len(victims) == BATCH:
-                    break
-        freed = 0
-        for inode, index, pfn in victims:
-            rmap.unmap_file_page(self.spaces, inode, index, pfn)
-            if pfn not in self.dirty and references[pfn] == 1:
-                self.evict(inode, index)
-                freed += 1
-        return freed
-
-    def _reclaim_lazy(self) -> int:
-        """Take frames of MADV_FREE whose entry nobody has dirtied since."""
-        lazy = self._frames.lazy
-        if not lazy:
-            return 0
-        freed = 0
-        for pfn, places in rmap.mappings(self.spaces, lazy).items():
-            slots = [(mm, mm.table.slot(page << PAGE_SHIFT)) for mm, page in places]
-            words = self._frames.ram.words
-            held = self._frames.references[pfn] > len(slots)
-            if held or any(words[slot] & Pte.DIRTY for _, slot in slots):
-                lazy.discard(pfn)
-                continue
-            for mm, slot in slots:
-                mm.clear_pte(slot)
-                mm.flush_tlb()
-            freed += 1
-        return freed
+    def note_refault(self, inode: MappedFile, index: int) -> None:
+        """A page is about to be read from storage: was it wanted back so soon that some more
+        RAM would have kept it (`workingset_refault`)?"""
+        taken = self._dropped.get(inode, {}).get(index, _NOT_RECLAIMED)
+        if self.evictions - taken <= self._frames.ram.n_frames:
+            self.refaults += 1
 
 
 def _is_shmem(inode: MappedFile) -> bool:

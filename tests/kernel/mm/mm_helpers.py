@@ -8,6 +8,7 @@ from samepage.hardware.ram import Ram
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
+from samepage.kernel.mm.reclaim import shrink
 
 
 class MemoryFile:
@@ -43,7 +44,7 @@ class Memory:
         self.rewritten: list[int] = []
         self.frames = Frames(Ram(size), self.rewritten.append)
         self.cache = PageCache(self.frames, cold=cold)
-        self.frames.reclaim = self.cache.reclaim
+        self.frames.reclaim = lambda: shrink(self.cache, self.frames)
         self.events: list[object] = []
         self.flushes = 0
 

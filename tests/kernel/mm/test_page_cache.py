@@ -4,7 +4,9 @@ from samepage.hardware.paging import Pte
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.madvise import Advice, do_madvise
+from samepage.kernel.mm.mlock import do_mlock
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap
+from samepage.kernel.mm.reclaim import SWAP_CLUSTER_MAX, shrink
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_user, put_user
 from tests.kernel.mm.mm_helpers import Memory, MemoryFile, check_invariants, numbered
 
@@ -123,3 +125,42 @@ def test_the_kernel_tells_of_each_frame_that_it_writes_to(memory):
     memory.cache.read(file, 0, 1)
     memory.cache.write(file, 0, b"a")
     assert memory.rewritten[-1] == memory.cache.lookup(file, 0)
+
+
+def test_a_mapped_page_that_was_used_since_reclaim_last_looked_stays():
+    memory = Memory(160 * PAGE)
+    mm = memory.space()
+    file = MemoryFile(numbered(70))
+    base = do_mmap(mm, 0, 70 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
+    for page in range(70):
+        get_user(mm, base + page * PAGE, 4)
+    assert shrink(memory.cache, memory.frames) == SWAP_CLUSTER_MAX
+    left = sorted(file.pages)[0]
+    get_user(mm, base + left * PAGE, 4)
+    assert shrink(memory.cache, memory.frames) == SWAP_CLUSTER_MAX
+    assert left in file.pages
+    check_invariants(memory)
+
+
+def test_a_locked_page_is_not_reclaimed():
+    memory = Memory(160 * PAGE)
+    mm = memory.space()
+    file = MemoryFile(numbered(4))
+    base = do_mmap(mm, 0, 4 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
+    get_user(mm, base, 4)
+    do_mlock(mm, base, 2 * PAGE)
+    assert shrink(memory.cache, memory.frames) == 2
+    assert sorted(file.pages) == [0, 1]
+    assert shrink(memory.cache, memory.frames) == 0
+
+
+def test_a_page_that_comes_back_soon_after_its_reclaim_is_a_refault():
+    memory = Memory(160 * PAGE)
+    file = MemoryFile(numbered(40))
+    memory.cache.read(file, 0, 40 * PAGE)
+    assert shrink(memory.cache, memory.frames) == SWAP_CLUSTER_MAX
+    memory.cache.read(file, 0, 1)
+    assert memory.cache.refaults == 1
+    memory.cache.evict(file, 0)
+    memory.cache.read(file, 0, 1)
+    assert memory.cache.refaults == 1

@@ -1,0 +1,117 @@
+"""Reclaim: which pages go when no frame is free, without anything being lost.
+
+There is no swap, so only clean pages of files can go: their next use reads them again. Linux
+keeps them in a list in the order in which they came (`PageCache.owner` is that list), and
+takes from its old end. A page that an entry maps, and that was used through it since reclaim
+last looked, gets another round: the CPU has set the entry's accessed bit, reclaim clears it
+and moves the page to the young end (`folio_check_references`, `shrink_folio_list` in
+mm/vmscan.c). Pages that nobody maps go before all others, then what MADV_FREE gave up.
+
+A machine whose RAM is smaller than what its programs need at every moment would always find
+something to take, and never come on: each page it takes is wanted at once. `PageCache` tells
+such a refault as mm/workingset.c does, by its distance: the number of pages that were taken
+between its own going and coming. The kernel's rule for when to give up is in
+`Kernel._thrashes`.
+"""
+
+from typing import TYPE_CHECKING
+
+from samepage.hardware.paging import Pte
+from samepage.hardware.ram import PAGE_SHIFT
+from samepage.kernel.mm import rmap
+from samepage.kernel.mm.vma import MappedFile, VmFlags
+
+if TYPE_CHECKING:
+    from samepage.kernel.mm.frames import Frames
+    from samepage.kernel.mm.page_cache import PageCache
+
+SWAP_CLUSTER_MAX = 32
+"""How many pages reclaim takes at least (`SWAP_CLUSTER_MAX`)."""
+_BATCH_MAX = 256
+
+
+def shrink(cache: "PageCache", frames: "Frames") -> int:
+    """Free some frames; return how many (`shrink_node`)."""
+    wanted = max(SWAP_CLUSTER_MAX, min(frames.ram.n_frames >> 6, _BATCH_MAX))
+    freed = _take_unmapped(cache, frames, wanted)
+    freed = freed or _take_lazy(cache, frames)
+    return freed or _take_mapped(cache, frames, wanted)
+
+
+def _is_clean_file_page(cache: "PageCache", frames: "Frames", pfn: int) -> bool:
+    """Whether its content is in storage, and nobody is about to use it: more references than
+    those of the cache and the page tables say that."""
+    return (
+        frames.references[pfn] == frames.mapcount[pfn] + 1
+        and pfn not in cache.dirty
+        and not getattr(cache.owner[pfn][0], "shmem", False)
+    )
+
+
+def _take_unmapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
+    victims = []
+    for pfn in cache.owner:
+        if not frames.mapcount[pfn] and _is_clean_file_page(cache, frames, pfn):
+            victims.append(pfn)
+            if len(victims) == wanted:
+                break
+    for pfn in victims:
+        cache.reclaimed(pfn)
+    return len(victims)
+
+
+def _take_mapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
+    """Take the first pages of the list that were not used since the last look. The second
+    round finds all of them old."""
+    freed = 0
+    for pfn in [*cache.owner, *cache.owner]:
+        if pfn not in cache.owner or not _is_clean_file_page(cache, frames, pfn):
+            continue
+        inode, index = cache.owner[pfn]
+        if not _was_used(cache, inode, index, pfn):
+            rmap.unmap_file_page(cache.spaces, inode, index, pfn)
+            # Unmapping may have found a dirty entry.
+            if pfn not in cache.dirty and frames.references[pfn] == 1:
+                cache.reclaimed(pfn)
+                freed += 1
+        if freed == wanted:
+            break
+    return freed
+
+
+def _was_used(cache: "PageCache", inode: MappedFile, index: int, pfn: int) -> bool:
+    """Whether a page is locked in memory, or was used through an entry since the last call;
+    then it becomes the youngest (`folio_referenced`)."""
+    used = False
+    for mm, vma, address, _ in rmap.file_vmas(cache.spaces, inode, index, index + 1):
+        slot = mm.table.slot(address)
+        entry = mm.frames.ram.words[slot] if slot else 0
+        if (entry & Pte.FRAME) >> PAGE_SHIFT != pfn:
+            continue
+        if vma.flags & VmFlags.LOCKED:
+            return True
+        if entry & Pte.ACCESSED:
+            mm.frames.ram.words[slot] = entry & ~Pte.ACCESSED
+            used = True
+    if used:
+        cache.owner[pfn] = cache.owner.pop(pfn)
+    return used
+
+
+def _take_lazy(cache: "PageCache", frames: "Frames") -> int:
+    """Take frames of MADV_FREE whose entry nobody has dirtied since."""
+    if not frames.lazy:
+        return 0
+    freed = 0
+    words = frames.ram.words
+    for pfn, places in rmap.mappings(cache.spaces, frames.lazy).items():
+        slots = [(mm, mm.table.slot(page << PAGE_SHIFT)) for mm, page in places]
+        held = frames.references[pfn] > len(slots)
+        if held or any(words[slot] & Pte.DIRTY for _, slot in slots):
+            frames.lazy.discard(pfn)
+            continue
+        for mm, slot in slots:
+            mm.clear_pte(slot)
+            mm.flush_tlb()
+        freed += 1
+    return freed
