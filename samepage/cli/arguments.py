@@ -9,7 +9,6 @@ one line and with status 2, as everything is (`SamepageError`).
 """
 
 import argparse
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -32,6 +31,9 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=28, width=width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap  # only for help
+
+        text = textwrap.dedent(f"    {text}").strip()
         paragraphs = [
             part
             if part.startswith("    ")
@@ -48,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog,
             usage and f"{prog} {usage}",
-            textwrap.dedent(f"    {description}").strip() if description else None,
+            description,
             formatter_class=HelpFormatter,
             add_help=False,
             allow_abbrev=False,

@@ -103,13 +103,13 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> int:
     """Import the command that is asked for, parse its command line and call it."""
-    main_parser = MainParser()
     if not argv:
-        main_parser.print_help(sys.stderr)
+        MainParser().print_help(sys.stderr)
         return USAGE_ERROR
     try:
-        name, *rest = main_parser.parse(argv).command
+        name, *rest = argv
         if name not in COMMANDS:
+            name = MainParser().parse(argv).command[0]  # unless it asks for --help
             raise SamepageError(_unknown(name), USAGE_ERROR)
         module = importlib.import_module(f"samepage.cli.{name}")
         parser = Parser(f"samepage {name}", module.command.__doc__, getattr(module, "USAGE", None))

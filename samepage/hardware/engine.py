@@ -11,12 +11,12 @@ emulation and raises it afterwards.
 """
 
 import ctypes
-import importlib.util
 import mmap
-import os
 from collections.abc import Callable, Iterable
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
+from samepage.hardware import library
+from samepage.hardware.library import EngineError
 from samepage.hardware.registers import Reg
 
 _ARCH_X86, _MODE_64 = 4, 8
@@ -65,15 +65,8 @@ _CODE = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 TlbFill = Callable[[int, int, TlbEntry], bool]
 
 
-class EngineError(Exception):
-    """Unicorn refused a call: a bug, or no memory on the host."""
-
-
-def _load() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("unicorn")
-    if spec is None or not spec.submodule_search_locations:
-        raise EngineError("the package unicorn is not installed")
-    lib = ctypes.CDLL(os.path.join(spec.submodule_search_locations[0], "lib", "libunicorn.so.2"))
+def _declare() -> ctypes.CDLL:
+    lib = library.load()
     lib.uc_strerror.restype = c_char_p
     lib.uc_open.argtypes = (c_int, c_int, POINTER(c_void_p))
     lib.uc_close.argtypes = (c_void_p,)
@@ -91,7 +84,7 @@ def _load() -> ctypes.CDLL:
     return lib
 
 
-_lib = _load()
+_lib = _declare()
 
 
 def _check(status: int) -> None:

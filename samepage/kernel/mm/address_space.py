@@ -253,7 +253,8 @@ class AddressSpace:
         self.frames.unmap_all(pfns)
 
     def zap(self, start: int, end: int) -> None:
-        """Drop the pages of [start, end) (`zap_page_range`)."""
+        """Drop the pages of [start, end) (`zap_page_range`); the TLB is flushed if there
+        are any (`tlb_finish_mmu`)."""
         self.peak_rss = max(self.peak_rss, sum(self.rss))
         words = self.frames.ram.words
         for _, slot, count in self.table.tables(start, end):
@@ -262,6 +263,7 @@ class AddressSpace:
             if entries:
                 part.cast("B")[:] = bytes(count << 3)
                 self._forget(entries)
+                self.flush_tlb()
 
     def release_file(self, vma: Vma) -> None:
         """Tell the cache that a VMA is gone: shared anonymous memory ends with the last."""

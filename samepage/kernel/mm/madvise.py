@@ -136,7 +136,6 @@ def _dontneed_locked(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     if vma.flags & VmFlags.PFNMAP:
         raise SysError(errno.EINVAL)
     mm.zap(start, end)
-    mm.flush_tlb()
 
 
 def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:

@@ -268,7 +268,6 @@ def _unmap(mm: AddressSpace, start: int, end: int) -> None:
         below.end if below else 0,
         above.start if above else ADDRESS_LIMIT,
     )
-    mm.flush_tlb()
 
 
 def do_brk(mm: AddressSpace, address: int) -> int:

@@ -48,7 +48,7 @@ def unmap_mapping_range(
             for _, slot, entry in mm.table.present(start, end):
                 if mm.frames.kinds[(entry & Pte.FRAME) >> PAGE_SHIFT] != FrameKind.ANONYMOUS:
                     mm.clear_pte(slot)
-        mm.flush_tlb()
+            mm.flush_tlb()
 
 
 def unmap_file_page(

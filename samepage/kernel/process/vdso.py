@@ -12,7 +12,6 @@ them by looking for the present time in the host's own `[vvar]`.
 """
 
 import ctypes
-import re
 import struct
 import time
 
@@ -43,12 +42,12 @@ def host_image() -> VdsoImage | None:
     with open("/proc/self/maps", errors="surrogateescape") as file:
         lines = file.read().splitlines()
     for line in lines:
-        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) .*\[(vdso|vvar|vvar_vclock)\]$", line)
-        if match:
-            areas[match[3]] = (int(match[1], 16), int(match[2], 16))
+        if line.endswith(("[vdso]", "[vvar]", "[vvar_vclock]")):
+            start, _, end = line.partition(" ")[0].partition("-")
+            areas[line.rpartition("[")[2][:-1]] = (int(start, 16), int(end, 16))
     if not {"vdso", "vvar"} <= areas.keys():
         return None
-    start, end = areas["vdso"]
+    image, image_end = areas["vdso"]
     vvar, vvar_end = areas["vvar"]
     # The time data are in the first page; the pages behind it may not be readable.
     basetime = _find_basetime(ctypes.string_at(vvar, PAGE_SIZE))
@@ -56,7 +55,7 @@ def host_image() -> VdsoImage | None:
         return None
     vclock = areas.get("vvar_vclock", (0, 0))
     return VdsoImage(
-        ctypes.string_at(start, end - start), vvar_end - vvar, vclock[1] - vclock[0], basetime
+        ctypes.string_at(image, image_end - image), vvar_end - vvar, vclock[1] - vclock[0], basetime
     )
 
 
