@@ -96,6 +96,7 @@ def do_clone(
         child.clear_child_tid = child_tid
     if not flags & Clone.VM:
         child.rseq_area = task.rseq_area
+    child.memory_policy = task.memory_policy
     process.threads[tid] = child
     if flags & Clone.PARENT_SETTID:
         copy_to_user(task.mm, parent_tid, tid.to_bytes(4, "little"))

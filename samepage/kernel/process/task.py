@@ -218,14 +218,17 @@ class Process:
 
     # What `/proc/PID/status` shows of signals.
     @property
-    def sig_pending(self) -> int:
-        """The set of signals pending for the leader."""
-        return self.pending.mask | (self.leader.pending.mask if self.threads else 0)
+    def sig_shared_pending(self) -> int:
+        """The set of signals pending for the process as a whole."""
+        return self.pending.mask
 
-    @property
-    def sig_blocked(self) -> int:
-        """The leader's signal mask."""
-        return self.leader.blocked if self.threads else 0
+    def sig_pending(self, tid: int) -> int:
+        """The set of signals pending for one thread."""
+        return self.threads[tid].pending.mask if tid in self.threads else 0
+
+    def sig_blocked(self, tid: int) -> int:
+        """A thread's signal mask."""
+        return self.threads[tid].blocked if tid in self.threads else 0
 
     @property
     def sig_ignored(self) -> int:
@@ -263,6 +266,14 @@ class Usage:
         self.peak_rss_pages = max(self.peak_rss_pages, other.peak_rss_pages)
         self.minor_faults += other.minor_faults
         self.major_faults += other.major_faults
+
+
+@record(frozen=True)
+class MemoryPolicy:
+    """What a thread has asked `set_mempolicy` for: the mode with its flags, and the nodes."""
+
+    mode: int
+    nodes: int
 
 
 @record(frozen=True)
@@ -304,6 +315,7 @@ class Task:
     robust_list: int = 0
     rseq_area: int = 0
     trap: Trap = Trap()
+    memory_policy: MemoryPolicy | None = None
     killed_by: int = 0
     """A fatal signal on its way: nothing of the program runs any more."""
 

@@ -22,6 +22,7 @@ from samepage.records import record
 _TIMESTAMP = struct.Struct("<QQ")
 _CLOCK_REALTIME, _CLOCK_MONOTONIC = 0, 1
 _CLOCK_REALTIME_COARSE, _CLOCK_MONOTONIC_COARSE = 5, 6
+_VDSO_BASES = 12
 _NS = 1_000_000_000
 
 
@@ -34,6 +35,8 @@ class VdsoImage:
     vclock_size: int
     basetime: int
     """The offset in `[vvar]` of `basetime[CLOCK_REALTIME]`."""
+    resolution: int | None
+    """The offset of `hrtimer_res`, None if it was not found."""
 
 
 def host_image() -> VdsoImage | None:
@@ -50,12 +53,17 @@ def host_image() -> VdsoImage | None:
     image, image_end = areas["vdso"]
     vvar, vvar_end = areas["vvar"]
     # The time data are in the first page; the pages behind it may not be readable.
-    basetime = _find_basetime(ctypes.string_at(vvar, PAGE_SIZE))
+    page = ctypes.string_at(vvar, PAGE_SIZE)
+    basetime = _find_basetime(page)
     if basetime is None:
         return None
     vclock = areas.get("vvar_vclock", (0, 0))
     return VdsoImage(
-        ctypes.string_at(image, image_end - image), vvar_end - vvar, vclock[1] - vclock[0], basetime
+        ctypes.string_at(image, image_end - image),
+        vvar_end - vvar,
+        vclock[1] - vclock[0],
+        basetime,
+        _find_resolution(page, basetime),
     )
 
 
@@ -66,6 +74,19 @@ def _find_basetime(page: bytes) -> int | None:
         coarse = _TIMESTAMP.unpack_from(page, offset + _CLOCK_REALTIME_COARSE * 16)[0]
         if abs(real - now) <= 2 and abs(coarse - now) <= 2:
             return offset
+    return None
+
+
+def _find_resolution(page: bytes, basetime: int) -> int | None:
+    """Where the resolution of the clocks is: behind the array of `struct vdso_clock`, which
+    has 2 elements or, with auxiliary clocks (6.17), 10, and behind two words on the time zone.
+    Each element ends with its base times."""
+    size = basetime + _VDSO_BASES * _TIMESTAMP.size
+    wanted = round(time.clock_getres(time.CLOCK_MONOTONIC) * _NS)
+    for count in (10, 2):
+        at = count * size + 8
+        if at + 4 <= PAGE_SIZE and int.from_bytes(page[at : at + 4], "little") == wanted:
+            return at
     return None
 
 
@@ -85,6 +106,8 @@ class Vdso:
         for index in range(image.vvar_size >> PAGE_SHIFT):
             self.pages["[vvar]", index] = frames.allocate_zeroed(FrameKind.KERNEL)
         self._data = self._ram.frame(self.pages["[vvar]", 0])
+        if image.resolution is not None:
+            self._data[image.resolution] = 1  # ns, as that of high-resolution timers
 
     def update(self, realtime_ns: int, monotonic_ns: int) -> None:
         """Set the coarse clocks (`update_vsyscall`)."""

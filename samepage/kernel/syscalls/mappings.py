@@ -1,7 +1,11 @@
 """System calls about what is mapped already: move it, advise on it, lock it, write it back."""
 
+import errno
+
+from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mlock
 from samepage.kernel.mm.madvise import do_madvise
+from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.mremap import do_mremap
 from samepage.kernel.mm.msync import do_mincore, do_msync
 from samepage.kernel.mm.uaccess import copy_to_user
@@ -21,6 +25,22 @@ def sys_madvise(task: Task, address: int, length: int, advice: I32) -> int:
     """`madvise(2)`."""
     do_madvise(task.mm, address, length, advice)
     return 0
+
+
+@syscall(Sys.PKEY_MPROTECT)
+def sys_pkey_mprotect(task: Task, address: int, length: int, prot: int, key: I32) -> int:
+    """`pkey_mprotect(2)`: without a key (-1) it is `mprotect`."""
+    if key != -1:
+        raise SysError(errno.EINVAL)
+    do_mprotect(task.mm, address, length, prot)
+    return 0
+
+
+@syscall(Sys.PKEY_ALLOC, Sys.PKEY_FREE)
+def sys_pkey_alloc(task: Task) -> int:
+    """`pkey_alloc(2)`, `pkey_free(2)`: the CPU has no protection keys, and Linux tells that
+    by EINVAL (`execute_only_pkey`, `mm_pkey_alloc` on x86)."""
+    raise SysError(errno.EINVAL)
 
 
 @syscall(Sys.MSYNC)

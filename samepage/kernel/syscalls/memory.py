@@ -61,7 +61,7 @@ def sys_munmap(task: Task, address: int, length: int) -> int:
     return 0
 
 
-@syscall(Sys.MPROTECT, Sys.PKEY_MPROTECT)
+@syscall(Sys.MPROTECT)
 def sys_mprotect(task: Task, address: int, length: int, prot: int) -> int:
     """`mprotect(2)`."""
     do_mprotect(task.mm, address, length, prot)

@@ -22,7 +22,8 @@ from samepage.kernel.syscalls.usermem import read_iovec, read_u32, until_ready, 
 
 _INTERNET = (2, 10)
 _MAX_ADDRESS = 110
-_MSG_DONTWAIT, _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x40, 0x4000, 0x4000_0000
+_MSG_CTRUNC, _MSG_TRUNC, _MSG_DONTWAIT = 0x8, 0x20, 0x40
+_MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x4000, 0x4000_0000
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
 _SO_TYPE, _SO_ERROR, _SO_SNDBUF, _SO_RCVBUF, _SO_PEERCRED = 3, 4, 7, 8, 17
 _SO_ACCEPTCONN, _SO_PROTOCOL, _SO_DOMAIN = 30, 38, 39
@@ -217,13 +218,13 @@ def sys_recvfrom(
     socket = _socket(task, fd)
 
     def attempt() -> int:
-        message, _ = socket.receive(min(count, 1 << 24), flags)
+        message, full = socket.receive(min(count, 1 << 24), flags)
         for file in message.files:
             file.put()
         copy_to_user(task.mm, buffer, message.data)
         if address:
             _write_address(task, message.sender, address, length_at)
-        return len(message.data)
+        return full if flags & _MSG_TRUNC else len(message.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
 
@@ -238,7 +239,7 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
     parts = read_iovec(task, iov, count)
 
     def attempt() -> int:
-        received, _ = socket.receive(sum(n for _, n in parts), flags)
+        received, full = socket.receive(sum(n for _, n in parts), flags)
         position = 0
         for address, length in parts:
             copy_to_user(task.mm, address, received.data[position : position + length])
@@ -247,27 +248,33 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
             sender = struct.pack("<H", AF_UNIX) + received.sender
             copy_to_user(task.mm, name, sender[:name_length])
             write_u32(task, message + 8, len(sender))
-        used = _write_rights(task, received.files, control, control_length, flags)
-        copy_to_user(task.mm, message + 40, struct.pack("<Qi", used, 0))
-        return len(received.data)
+        used, told = _write_rights(task, received.files, control, control_length, flags)
+        told |= flags & _MSG_CMSG_CLOEXEC
+        if full > len(received.data):
+            told |= _MSG_TRUNC
+        copy_to_user(task.mm, message + 40, struct.pack("<QI", used, told))
+        return full if flags & _MSG_TRUNC else len(received.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
 
 
 def _write_rights(
     task: Task, files: tuple[OpenFile, ...], control: int, room: int, flags: int
-) -> int:
+) -> tuple[int, int]:
+    """Give the files that came along descriptors, as far as there is room to tell them
+    (`scm_detach_fds`); return the bytes used, and MSG_CTRUNC if not all were told."""
     fds: list[int] = []
     for file in files:
         if control and 16 + 4 * (len(fds) + 1) <= room:
             fds.append(task.process.files.install(file, bool(flags & _MSG_CMSG_CLOEXEC)))
         file.put()
+    told = _MSG_CTRUNC if len(fds) < len(files) else 0
     if not fds:
-        return 0
+        return 0, told
     size = 16 + 4 * len(fds)
     header = struct.pack("<Qii", size, _SOL_SOCKET, _SCM_RIGHTS)
     copy_to_user(task.mm, control, header + struct.pack(f"<{len(fds)}i", *fds))
-    return (size + 7) & ~7
+    return min((size + 7) & ~7, room), told
 
 
 @syscall(Sys.GETSOCKNAME)

@@ -59,6 +59,7 @@ _MODULES = (
     "timers",
     "scheduling",
     "transfers",
+    "mempolicy",
     "sockets",
 )
 """The modules of handlers, those that every program needs first. They are imported in this

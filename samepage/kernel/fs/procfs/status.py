@@ -102,9 +102,9 @@ def status(process: ProcessView, tid: int) -> str:
         lines += _memory(process.mm)
     signals = _masks(
         [
-            ("SigPnd", 0),
-            ("ShdPnd", process.sig_pending),
-            ("SigBlk", process.sig_blocked),
+            ("SigPnd", process.sig_pending(tid)),
+            ("ShdPnd", process.sig_shared_pending),
+            ("SigBlk", process.sig_blocked(tid)),
             ("SigIgn", process.sig_ignored),
             ("SigCgt", process.sig_caught),
             ("CapInh", 0),
@@ -114,10 +114,11 @@ def status(process: ProcessView, tid: int) -> str:
             ("CapAmb", 0),
         ]
     )
+    pending = process.sig_pending(tid).bit_count() + process.sig_shared_pending.bit_count()
     pending_limit = process.limits.get(resource.RLIMIT_SIGPENDING, (0, 0))[0]
     lines += [
         f"Threads:\t{len(process.tids)}",
-        f"SigQ:\t{process.sig_pending.bit_count()}/{pending_limit}",
+        f"SigQ:\t{pending}/{pending_limit}",
         *signals,
         "NoNewPrivs:\t0",
         "Seccomp:\t0",
@@ -206,8 +207,8 @@ def stat(process: ProcessView, tid: int) -> str:
     middle = [
         0,
         0,
-        process.sig_pending & low,
-        process.sig_blocked & low,
+        process.sig_pending(tid) & low,
+        process.sig_blocked(tid) & low,
         process.sig_ignored & low,
         process.sig_caught & low,
         0,

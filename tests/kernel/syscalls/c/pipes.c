@@ -232,3 +232,57 @@ TEST(unix_sockets_connect_and_accept) {
     struct timeval timeout = {0, 20000};
     SHOW(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout));
 }
+
+TEST(truncated_packets_are_told) {
+    for (int kind = SOCK_STREAM; kind <= SOCK_SEQPACKET; kind++) {
+        int s[2];
+        if (kind != SOCK_STREAM && kind != SOCK_DGRAM && kind != SOCK_SEQPACKET)
+            continue;
+        printf("kind %d\n", kind);
+        socketpair(AF_UNIX, kind, 0, s);
+        char buffer[16];
+        struct iovec part = {buffer, 4};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+        for (int i = 0; i < 5; i++)
+            write(s[0], "0123456789", 10);
+        SHOW(recv(s[1], buffer, 4, 0));
+        SHOW(recv(s[1], buffer, 4, MSG_TRUNC));
+        SHOW(recv(s[1], buffer, 4, MSG_TRUNC | MSG_PEEK));
+        SHOW(recv(s[1], NULL, 0, MSG_TRUNC | MSG_PEEK));
+        SHOW(recvmsg(s[1], &message, 0));
+        printf("flags %x\n", message.msg_flags);
+        SHOW(recvmsg(s[1], &message, MSG_TRUNC | MSG_CMSG_CLOEXEC));
+        printf("flags %x\n", message.msg_flags);
+        part.iov_len = 16;
+        SHOW(recvmsg(s[1], &message, MSG_TRUNC));
+        printf("flags %x\n", message.msg_flags);
+    }
+}
+
+TEST(descriptors_without_room_are_told_as_truncated) {
+    int s[2];
+    socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+    for (int room = 0; room <= 40; room += 4) {
+        union { char bytes[64]; struct cmsghdr align; } control = {0};
+        struct iovec part = {"x", 1};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+                                 .msg_controllen = CMSG_SPACE(3 * sizeof(int))};
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(3 * sizeof(int));
+        int *fds = (int *)CMSG_DATA(header);
+        fds[0] = fds[1] = fds[2] = 1;
+        sendmsg(s[0], &message, 0);
+        char c;
+        part.iov_base = &c;
+        message.msg_controllen = room;
+        SHOW(recvmsg(s[1], &message, 0));
+        printf("room %d used %zu flags %x\n", room, message.msg_controllen, message.msg_flags);
+        if (message.msg_controllen) {
+            printf("length %zu\n", header->cmsg_len);
+            for (int i = 0; i < (header->cmsg_len - 16) / 4; i++)
+                close(fds[i]);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 /* Sending, blocking, catching and waiting for signals. */
 #include "oracle.h"
+#include <pthread.h>
 #include <setjmp.h>
 #include <ucontext.h>
 #include <poll.h>
@@ -536,4 +537,21 @@ TEST(signal_mask_and_handlers_over_fork_and_exec) {
     CHILD(sigset_t p; sigpending(&p); printf("child pending %d\n", sigismember(&p, SIGHUP));
           raise(SIGUSR1));
     execl("/bin/grep", "grep", "-E", "^(SigBlk|SigIgn|SigCgt)", "/proc/self/status", NULL);
+}
+
+static void *pending_in_a_thread(void *unused) {
+    pthread_kill(pthread_self(), SIGUSR2);
+    system("grep -hE '^(Pid|Sig|Shd)' /proc/$PPID/task/*/status | grep -v -e Pid -e SigQ");
+    return NULL;
+}
+
+TEST(pending_signals_of_a_thread_and_of_its_process) {
+    sigset_t set;
+    sigfillset(&set);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    pthread_t thread;
+    kill(getpid(), SIGUSR1);
+    pthread_kill(pthread_self(), SIGHUP);
+    pthread_create(&thread, NULL, pending_in_a_thread, NULL);
+    pthread_join(thread, NULL);
 }
