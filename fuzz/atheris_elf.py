@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing with atheris, which is not among samepage's dependencies.
 
-    pip install atheris
+    pip install atheris .          (in an environment of its own: see docs/fuzzing.md)
     python -m fuzz.atheris_elf read corpus/          (or: link, cache, exec)
 
 Seeds are files in `corpus/`: copy some small libraries (for `exec`: programs) there first.
