@@ -59,8 +59,6 @@ HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
 _MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
 """Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
-
-
 MAX_RECLAIM_RETRIES = 16
 
 
@@ -390,6 +388,11 @@ class Kernel:
             self.check_timers()
         registers = self.cpu.syscall_arguments()
         task.syscall_number = registers[0]
+        if task.seccomp is not None:
+            from samepage.kernel.process.seccomp import permits
+
+            if not permits(task, registers):
+                return
         handler = HANDLERS.get(registers[0]) or find_handler(registers[0])
         if handler is None:
             self._count_unimplemented(registers[0])

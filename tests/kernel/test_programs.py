@@ -54,6 +54,8 @@ xz -c {file}
 bzip2 -c {file}
 diff {file} /etc/passwd
 cmp {file} /etc/passwd
+man true
+lexgrog /usr/share/man/man1/true.1.gz
 git --version
 git -C {repo} log
 git -C {repo} status

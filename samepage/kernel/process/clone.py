@@ -96,6 +96,7 @@ def do_clone(
         child.clear_child_tid = child_tid
     if not flags & Clone.VM:
         child.rseq_area = task.rseq_area
+    child.seccomp = task.seccomp
     child.memory_policy = task.memory_policy
     process.threads[tid] = child
     if flags & Clone.PARENT_SETTID:

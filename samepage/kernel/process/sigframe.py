@@ -21,10 +21,12 @@ from samepage.kernel.process.sigset import (
     SA_ONSTACK,
     SA_RESTORER,
     SIGCHLD,
+    SIGSYS,
     SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
     SYNCHRONOUS,
+    SYS_SECCOMP,
     UNBLOCKABLE,
     SigAction,
     SigAltStack,
@@ -59,6 +61,7 @@ _USER_SEGMENTS = struct.pack("<HHHH", 0x33, 0, 0, 0x2B)
 _REDZONE = 128
 _MAGIC2_SIZE = 4
 _SIGINFO_SIZE = 128
+AUDIT_ARCH_X86_64 = 0xC000_003E
 _HEAD = struct.Struct("<QQQQIiQ")
 """pretcode, uc_flags, uc_link, ss_sp, ss_flags, padding, ss_size."""
 _MCONTEXT_SIZE = 256
@@ -145,8 +148,11 @@ def rt_sigreturn(task: Task, cpu: Any) -> None:
 
 def pack_siginfo(info: SigInfo) -> bytes:
     """`siginfo_t` in memory (128 bytes)."""
-    head = struct.pack("<iiii", info.signal, 0, info.code, 0)
-    if info.signal in SYNCHRONOUS and info.code > 0:
+    seccomp = info.signal == SIGSYS and info.code == SYS_SECCOMP
+    head = struct.pack("<iiii", info.signal, info.status if seccomp else 0, info.code, 0)
+    if seccomp:
+        body = struct.pack("<QiI", info.address, info.value, AUDIT_ARCH_X86_64)
+    elif info.signal in SYNCHRONOUS and info.code > 0:
         body = struct.pack("<Q", info.address)
     elif info.signal == SIGCHLD and info.code > 0:
         body = struct.pack("<iiiiqq", info.pid, info.uid, info.status, 0, 0, 0)

@@ -28,6 +28,7 @@ from samepage.records import field, record
 
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
+    from samepage.kernel.process.seccomp import Seccomp
 
 INIT_PID = 1
 RLIM_INFINITY = (1 << 64) - 1
@@ -222,6 +223,11 @@ class Process:
         """The set of signals pending for the process as a whole."""
         return self.pending.mask
 
+    def seccomp_state(self, tid: int) -> tuple[int, int]:
+        """A thread's mode of seccomp, and its number of filters."""
+        found = self.threads[tid].seccomp if tid in self.threads else None
+        return (found.mode, len(found.filters)) if found else (0, 0)
+
     def sig_pending(self, tid: int) -> int:
         """The set of signals pending for one thread."""
         return self.threads[tid].pending.mask if tid in self.threads else 0
@@ -315,6 +321,8 @@ class Task:
     robust_list: int = 0
     rseq_area: int = 0
     trap: Trap = Trap()
+    seccomp: "Seccomp | None" = None
+    """The system calls that it has given up."""
     memory_policy: MemoryPolicy | None = None
     killed_by: int = 0
     """A fatal signal on its way: nothing of the program runs any more."""

@@ -304,7 +304,8 @@ def sys_capset(task: Task, header: int, data: int) -> int:
 
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
 _PR_SET_NAME, _PR_GET_NAME, _PR_CAPBSET_READ = 15, 16, 23
-_PR_GET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 21, 36, 37
+_PR_GET_SECCOMP, _PR_SET_SECCOMP = 21, 22
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_SET_VMA = 38, 39, 0x5356_4D41
 _PR_GET_KEEPCAPS, _PR_GET_TIMERSLACK, _PR_SET_TIMERSLACK = 7, 30, 29
 
@@ -354,7 +355,13 @@ def sys_prctl(task: Task, option: I32, argument: int, third: int) -> int:
         return 1
     if option == _PR_GET_TIMERSLACK:
         return 50_000
-    if option in (_PR_GET_SECCOMP, _PR_GET_KEEPCAPS, _PR_SET_TIMERSLACK):
+    if option == _PR_GET_SECCOMP:
+        return task.seccomp.mode if task.seccomp else 0
+    if option == _PR_SET_SECCOMP:
+        from samepage.kernel.syscalls.seccomp import set_mode
+
+        return set_mode(task, argument, third)
+    if option in (_PR_GET_KEEPCAPS, _PR_SET_TIMERSLACK):
         return 0
     raise SysError(errno.EINVAL)
 

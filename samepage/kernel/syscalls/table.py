@@ -60,6 +60,7 @@ _MODULES = (
     "scheduling",
     "transfers",
     "mempolicy",
+    "seccomp",
     "sockets",
 )
 """The modules of handlers, those that every program needs first. They are imported in this

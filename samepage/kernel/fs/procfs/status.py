@@ -115,14 +115,15 @@ def status(process: ProcessView, tid: int) -> str:
         ]
     )
     pending = process.sig_pending(tid).bit_count() + process.sig_shared_pending.bit_count()
+    mode, filters = process.seccomp_state(tid)
     pending_limit = process.limits.get(resource.RLIMIT_SIGPENDING, (0, 0))[0]
     lines += [
         f"Threads:\t{len(process.tids)}",
         f"SigQ:\t{pending}/{pending_limit}",
         *signals,
-        "NoNewPrivs:\t0",
-        "Seccomp:\t0",
-        "Seccomp_filters:\t0",
+        f"NoNewPrivs:\t{int(process.no_new_privs)}",
+        f"Seccomp:\t{mode}",
+        f"Seccomp_filters:\t{filters}",
         "Speculation_Store_Bypass:\tnot vulnerable",
         "SpeculationIndirectBranch:\tnot affected",
         "Cpus_allowed:\t1",
