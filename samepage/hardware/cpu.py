@@ -119,6 +119,10 @@ class Cpu:
         self.code_frames: dict[int, int] = {}
         """Frames from which code was fetched, since Unicorn may hold translations of them:
         the page they were fetched at, or `_SEVERAL`."""
+        self._code_pages: set[int] = set()
+        """Pages, in any address space, from which code was fetched."""
+        self._filling = -1
+        """The page whose TLB entry is being filled."""
         self._writable: dict[int, int] = {}
         """Frames that the TLB lets the program write to without a fill, likewise."""
 
@@ -163,6 +167,20 @@ class Cpu:
         that is not needed for the page at fault, whose entry is replaced.
         """
         self._stale_tlb = True
+
+    def flush_tlb_page(self, address: int) -> None:
+        """The page at `address` is in another frame now: forget what is cached of it.
+
+        Unicorn forgets either all or, when it fills an entry, the page's older one: so for
+        the page at fault nothing is left to do. But it finds code by virtual address, so
+        that for a page with code all is forgotten, before anything else is executed.
+        """
+        page = address >> PAGE_SHIFT
+        if page in self._code_pages:
+            self._stale_tlb = True
+            self.pause()
+        elif not self._running or page != self._filling:
+            self._stale_tlb = True
 
     def drop_code(self, pfn: int) -> None:
         """Forget translated code of a frame that the kernel is about to write to.
@@ -228,6 +246,7 @@ class Cpu:
             # With the TLB: the next fetch or write of each page must be seen.
             self._stale_code, self._stale_tlb = False, True
             self.code_frames.clear()
+            self._code_pages.clear()
             self._engine.flush_translations()
         if self._stale_tlb or self._tlb_root != self._root:
             self._stale_tlb = False
@@ -290,6 +309,7 @@ class Cpu:
     def _fill_tlb(self, address: int, kind: int, entry: TlbEntry) -> bool:
         access = _ACCESS[kind]
         self.tlb_fills += 1
+        self._filling = address >> PAGE_SHIFT
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
@@ -371,6 +391,7 @@ class Cpu:
     # what was translated or filled, and the access is then done again.
 
     def _note_fetch(self, pfn: int, page: int) -> bool:
+        self._code_pages.add(page)
         if self.code_frames.setdefault(pfn, page) != page:
             self.code_frames[pfn] = _SEVERAL
         if self._writable.get(pfn, page) == page:

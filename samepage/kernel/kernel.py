@@ -180,7 +180,7 @@ class Kernel:
     def new_address_space(self) -> AddressSpace:
         """An empty address space of this machine. Raises `OutOfFrames`."""
         emit = self._record if self.timeline is not None else None
-        return AddressSpace(self.frames, self.cache, self.cpu.flush_tlb, emit)
+        return AddressSpace(self.frames, self.cache, self.cpu, emit)
 
     def _record(self, event: Event) -> None:
         """Keep an event, with what is mapped where it happened; then ask whether the process

@@ -130,10 +130,20 @@ class ExecutableFile(Protocol):
     executing: int
 
 
+class Tlb(Protocol):
+    """What the kernel tells the CPU that caches address translations."""
+
+    def flush_tlb(self) -> None:
+        """Rights or pages were taken away."""
+
+    def flush_tlb_page(self, address: int) -> None:
+        """The page at `address` is in another frame now."""
+
+
 class AddressSpace:
     """The memory of one process, or of several that share it (vfork, CLONE_VM).
 
-    `flush_tlb` is called whenever rights or pages were taken away; `emit` gets the events.
+    `tlb` is told when entries of the page table were taken away; `emit` gets the events.
     `faults` are the counters of the task that runs: a scheduler may put that task's own
     there. Raises `OutOfFrames` if there is no frame for the top table.
     """
@@ -142,12 +152,13 @@ class AddressSpace:
         self,
         frames: Frames,
         cache: PageCache,
-        flush_tlb: Callable[[], None],
+        tlb: Tlb,
         emit: Callable[[Event], None] | None = None,
     ) -> None:
         self.frames = frames
         self.cache = cache
-        self.flush_tlb = flush_tlb
+        self.tlb = tlb
+        self.flush_tlb = tlb.flush_tlb
         self.emit = emit
         self.vmas = VmaSet()
         self.table = PageTable(frames)

@@ -352,7 +352,7 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
         copy = _copy_page(mm, pfn)
         mm.clear_pte(slot)
         _install_anonymous(mm, vma, slot, copy)
-        mm.flush_tlb()
+        mm.tlb.flush_tlb_page(page)
         pfn = copy
         kind = EventKind.COW
     if mm.emit:

@@ -51,3 +51,13 @@ def names(file):
             found.append(data[at + 19 : at + record].split(b"\0")[0])
             at += record
     return found
+
+
+class NoTlb:
+    """Of a machine without a CPU."""
+
+    def flush_tlb(self):
+        """There is nothing to forget."""
+
+    def flush_tlb_page(self, address):
+        """There is nothing to forget."""

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from fs_helpers import boot
+from fs_helpers import NoTlb, boot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ RW = Prot.READ | Prot.WRITE
 
 
 def mapping(vfs, file, pages, flags=MapFlags.SHARED):
-    mm = AddressSpace(vfs.cache._frames, vfs.cache, lambda: None)
+    mm = AddressSpace(vfs.cache._frames, vfs.cache, NoTlb())
     flags |= MapFlags.FIXED
     do_mmap(mm, BASE, pages * PAGE_SIZE, RW, flags, file.mappable, filp=file.ra, path="x")
     return mm

@@ -10,7 +10,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from fs_helpers import Clock, fails, names
+from fs_helpers import Clock, NoTlb, fails, names
 
 from samepage.hardware.paging import Access
 from samepage.hardware.ram import PAGE_SIZE, Ram
@@ -41,7 +41,7 @@ def machine(tree):
     cache = PageCache(frames)
     vfs = Vfs(cache, str(tree), Clock())
     ctx = vfs.context(cwd=b"/dir")
-    mm = AddressSpace(frames, cache, lambda: None)
+    mm = AddressSpace(frames, cache, NoTlb())
     file = vfs.open(ctx, b"/big", os.O_RDONLY)
     fixed = MapFlags.PRIVATE | MapFlags.FIXED
     rw = Prot.READ | Prot.WRITE

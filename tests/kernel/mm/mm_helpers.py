@@ -48,11 +48,14 @@ class Memory:
         self.events: list[object] = []
         self.flushes = 0
 
-    def flush(self) -> None:
+    def flush_tlb(self) -> None:
+        self.flushes += 1
+
+    def flush_tlb_page(self, _address: int) -> None:
         self.flushes += 1
 
     def space(self) -> AddressSpace:
-        return AddressSpace(self.frames, self.cache, self.flush, self.events.append)
+        return AddressSpace(self.frames, self.cache, self, self.events.append)
 
 
 def numbered(pages: int) -> bytes:

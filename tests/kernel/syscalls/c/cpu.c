@@ -205,3 +205,22 @@ TEST(flags_survive_signals) {
                  : "=r"(carry) : "r"(getpid()), "i"(SIGUSR1) : "rdi", "rsi", "rax", "rcx", "r11", "memory");
     printf("carry %d seen %d\n", carry, seen);
 }
+
+TEST(code_of_a_private_file_page_is_rewritten) {
+    unsigned char code[PAGE] = {0xb8, 1, 0, 0, 0, 0xc3}; /* mov $1, %eax; ret */
+    int fd = memfd_create("code", 0);
+    write(fd, code, PAGE);
+    volatile unsigned char *page =
+        mmap(0, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE, fd, 0);
+    int (*call)(void) = (int (*)(void))page;
+    int results[4] = {call()}; /* from the page cache's frame; the write copies it */
+    page[1] = 2;
+    results[1] = call();
+    page[1] = 3;
+    results[2] = call();
+    for (int i = 0; i < 1000; i++)
+        results[3] += call();
+    printf("%d %d %d %d\n", results[0], results[1], results[2], results[3]);
+    pread(fd, code, 2, 0);
+    printf("the file has %d\n", code[1]);
+}
