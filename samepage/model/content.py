@@ -28,7 +28,7 @@ class Contents:
         data = bytearray(file.size)
         file.read_backing(0, [memoryview(data)])
         for index, pfn in file.pages.items():
-            if pfn in self._kernel.cache.dirty:
+            if pfn in self._kernel.cache.written:
                 start = index << PAGE_SHIFT
                 page = self._kernel.ram.frame(pfn)
                 data[start : start + len(page)] = page[: file.size - start]

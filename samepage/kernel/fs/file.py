@@ -217,8 +217,7 @@ class OpenFile:
         raise SysError(errno.ENODEV)
 
     def fsync(self) -> None:
-        """Nothing to write back: RAM is the only storage. Raises `SysError(EINVAL)` for a
-        file that has none."""
+        """Write back what is dirty. Raises `SysError(EINVAL)` for a file without storage."""
         raise SysError(errno.EINVAL)
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ Three kinds of storage stand behind a page that is not cached:
 - `CopiedMapping`: a file that was copied up. It is a new set of pages; those that were not
   written yet come from the host file, as far as the file was never cut shorter.
 - `MemoryMapping`: a file that only exists in the model. A page that is not cached is a hole;
-  pages with content are dirty, and dirty pages are never reclaimed.
+  pages with content are in `PageCache.written`, and are never reclaimed.
 
 A copy-up makes a new mapping with the same device and inode number. Memory mappings made
 before it keep the old one, as in overlayfs ("changes to the file are not reflected in the
@@ -27,16 +27,26 @@ MAX_OPEN_HOST_FILES = 128
 
 
 class MemoryMapping:
-    """Content that lives only in the page cache. `size` is in bytes."""
+    """Content that lives only in the page cache. `size` is in bytes.
+
+    `keep` says whether a name or an open file keeps it; without one it goes with the last
+    memory mapping (`PageCache.release`).
+    """
 
     backed = 0
     """Bytes from the start that are the host's where no page is cached."""
 
-    def __init__(self, dev: int, ino: int) -> None:
+    def __init__(self, dev: int, ino: int, keep: Callable[[], bool]) -> None:
         self.dev = dev
         self.ino = ino
         self.size = 0
         self.pages: dict[int, int] = {}
+        self._keep = keep
+
+    @property
+    def handles(self) -> int:
+        """What keeps it besides mappings."""
+        return int(self._keep())
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
         """Fill `buffers` with what storage holds from `offset` on: zeros."""
@@ -67,22 +77,9 @@ class MemoryMapping:
 
 
 class ShmemMapping(MemoryMapping):
-    """Content of a tmpfs file or a memfd: its pages count as shared memory.
-
-    `keep` says whether a name or an open file keeps it; without one it goes with the last
-    mapping (`PageCache.release_shmem`).
-    """
+    """Content of a tmpfs file or a memfd: its pages count as shared memory."""
 
     shmem = True
-
-    def __init__(self, dev: int, ino: int, keep: Callable[[], bool]) -> None:
-        super().__init__(dev, ino)
-        self._keep = keep
-
-    @property
-    def handles(self) -> int:
-        """What keeps it besides mappings."""
-        return int(self._keep())
 
 
 class HostMapping:
@@ -133,8 +130,10 @@ class CopiedMapping(MemoryMapping):
     Invariant: bytes from `backed` on are not the host's; `backed` never grows.
     """
 
-    def __init__(self, lower: HostMapping, *, empty: bool = False) -> None:
-        super().__init__(lower.dev, lower.ino)
+    def __init__(
+        self, lower: HostMapping, keep: Callable[[], bool], *, empty: bool = False
+    ) -> None:
+        super().__init__(lower.dev, lower.ino, keep)
         self._lower = lower
         self.backed = 0 if empty else lower.size
         self.size = self.backed

@@ -24,7 +24,7 @@ from samepage.kernel.fs.mapping import (
     ShmemMapping,
 )
 from samepage.kernel.fs.path import Path
-from samepage.kernel.mm import rmap
+from samepage.kernel.mm.writeback import write_back
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -51,9 +51,12 @@ class Regular(Inode):
         """How many of them are open for writing (`i_writecount`)."""
 
     def _new_mapping(self) -> MemoryMapping:
-        if self.sb.type_name == "tmpfs":
-            return ShmemMapping(self.dev, self.ino, lambda: self.nlink > 0 or self.opened > 0)
-        return MemoryMapping(self.dev, self.ino)
+        kind = ShmemMapping if self.sb.type_name == "tmpfs" else MemoryMapping
+        return kind(self.dev, self.ino, self._is_kept)
+
+    def _is_kept(self) -> bool:
+        """Whether a name or an open file keeps the content."""
+        return self.nlink > 0 or self.opened > 0
 
     @property
     def size(self) -> int:
@@ -69,7 +72,7 @@ class Regular(Inode):
     def copy_up(self, *, empty: bool = False) -> MemoryMapping:
         """Make the content changeable, and return it (`ovl_copy_up`)."""
         if isinstance(self.mapping, HostMapping):
-            self.mapping = CopiedMapping(self.mapping, empty=empty)
+            self.mapping = CopiedMapping(self.mapping, self._is_kept, empty=empty)
         return self.mapping
 
     def open(self, path: Path, flags: int) -> OpenFile:
@@ -94,12 +97,9 @@ class Regular(Inode):
         self.touch()
 
     def dropped(self) -> None:
-        """A name, an open file or a mapping went: without any, the content goes too."""
-        cache = self.sb.cache
-        if self.nlink or self.opened or isinstance(self.mapping, HostMapping):
-            return
-        if next(rmap.file_vmas(cache.spaces, self.mapping, 0, 1 << 62), None) is None:
-            cache.forget(self.mapping)
+        """A name or an open file went: without any, and unless it is mapped, the content goes
+        too."""
+        self.sb.cache.release(self.mapping)
 
 
 class RegularFile(OpenFile):
@@ -211,7 +211,8 @@ class RegularFile(OpenFile):
                 position += cache.write(mapping, position, ZEROS[:size])
 
     def fsync(self) -> None:
-        """Nothing to do: RAM is the only storage."""
+        """Make the file's pages clean."""
+        write_back(self.inode.sb.cache, self.inode.mapping)
 
     def release(self) -> None:
         """The last descriptor is gone; with it, maybe, a file without a name."""

@@ -260,7 +260,7 @@ class AddressSpace:
             if kind >= 0:
                 rss[kind] -= 1
                 if entry & Pte.DIRTY and kind != RssKind.ANON:
-                    self.cache.dirty.add(pfn)
+                    self.cache.mark_dirty(pfn)
         self.frames.unmap_all(pfns)
 
     def zap(self, start: int, end: int) -> None:
@@ -277,9 +277,10 @@ class AddressSpace:
                 self.flush_tlb()
 
     def release_file(self, vma: Vma) -> None:
-        """Tell the cache that a VMA is gone: shared anonymous memory ends with the last."""
-        if vma.shmem:
-            self.cache.release_shmem(vma.file)
+        """Tell the cache that a VMA is gone: memory and files without a name end with the
+        last."""
+        if vma.file is not None:
+            self.cache.release(vma.file)
 
     def destroy(self) -> None:
         """Give everything back (`exit_mmap`)."""

@@ -319,7 +319,7 @@ def do_shared_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
         return FaultResult.BUS_ADRERR
     slot = mm.table.make_slot(page)
     pfn = mm.cache.get(vma.file, index)
-    mm.cache.dirty.add(pfn)
+    mm.cache.mark_dirty(pfn)
     mm.set_pte(slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
     if mm.emit:
         mm.emit(Event(EventKind.SHARED, page, 1, pfn, vma.path, index, cached))
@@ -341,7 +341,7 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     kind = EventKind.REUSE
     bits = Pte.ACCESSED | Pte.DIRTY | (Pte.WRITE if vma.flags & VmFlags.WRITE else 0)
     if vma.flags & (VmFlags.SHARED | VmFlags.MAYSHARE):
-        mm.cache.dirty.add(pfn)
+        mm.cache.mark_dirty(pfn)
         words[slot] = entry | bits
         kind = EventKind.SHARED
     elif frames.kinds[pfn] == _ANONYMOUS and (frames.exclusive[pfn] or frames.references[pfn] == 1):

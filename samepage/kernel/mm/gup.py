@@ -39,7 +39,7 @@ def _mark_dirty(mm: AddressSpace, slot: int, entry: int) -> None:
     dirty nowhere but in its entries, that comes to the same."""
     pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
     if pfn in mm.cache.owner:
-        mm.cache.dirty.add(pfn)
+        mm.cache.mark_dirty(pfn)
     else:
         mm.frames.ram.words[slot] = entry | Pte.DIRTY
 

@@ -186,7 +186,7 @@ def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         if (
             inode is not None
             and frames.mapcount[pfn] == 1
-            and pfn not in cache.dirty
+            and pfn not in cache.written
             and not entry & Pte.DIRTY
             and not vma.shmem
         ):

@@ -8,6 +8,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
 from samepage.kernel.mm.vma import VmFlags
+from samepage.kernel.mm.writeback import write_back
 
 
 class MsFlags(enum.IntFlag):
@@ -19,8 +20,8 @@ class MsFlags(enum.IntFlag):
 
 
 def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:
-    """Check a range as `msync(2)` does. There is nothing to write: a dirty page of the
-    cache is the file, and every reader sees it.
+    """Check a range as `msync(2)` does; with MS_SYNC the pages of shared file mappings become
+    clean. MS_ASYNC does nothing, as on Linux since 2.6.19.
 
     Raises `SysError` with EINVAL, EBUSY, or ENOMEM (a hole).
     """
@@ -37,6 +38,9 @@ def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:
         hole |= vma.start > position
         if flags & MsFlags.INVALIDATE and vma.flags & VmFlags.LOCKED:
             raise SysError(errno.EBUSY)
+        if flags & MsFlags.SYNC and vma.file is not None and vma.flags & VmFlags.SHARED:
+            start, stop = max(vma.start, address), min(vma.end, end)
+            write_back(mm.cache, vma.file, vma.index(start), vma.index(stop - 1) + 1)
         position = vma.end
     if hole or position < end:
         raise SysError(errno.ENOMEM)

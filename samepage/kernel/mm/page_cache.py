@@ -37,8 +37,8 @@ class PageCache:
     """File pages in RAM. `owner` tells for each cached frame the inode and the index.
 
     Invariants: `owner[pfn] == (inode, index)` if and only if `inode.pages[index] == pfn`;
-    the cache holds one reference to each of its frames; `dirty` and `marked` are cached
-    frames.
+    the cache holds one reference to each of its frames; `dirty`, `written` and `marked` are
+    cached frames, and `dirty` ones are `written`.
     """
 
     def __init__(self, frames: Frames, *, cold: bool = False, ra_pages: int = 32) -> None:
@@ -48,7 +48,10 @@ class PageCache:
         """The largest readahead window in pages (`read_ahead_kb` of the device)."""
         self.owner: dict[int, tuple[MappedFile, int]] = {}
         self.dirty: set[int] = set()
-        """Frames whose content differs from the storage; they are never reclaimed."""
+        """Frames with PG_dirty: Linux would have to write them back."""
+        self.written: set[int] = set()
+        """Frames whose content is nowhere else, since the model has no storage to write them
+        to: they are never reclaimed."""
         self.marked: set[int] = set()
         """Frames with PG_readahead: fault-around leaves them out."""
         self.residency: dict[tuple[int, int], Callable[[int], bool]] = {}
@@ -236,7 +239,7 @@ class PageCache:
             self._frames.rewrite(pfn)
             target = (pfn << PAGE_SHIFT) + start
             ram[target : target + size] = view[position : position + size]
-            self.dirty.add(pfn)
+            self.mark_dirty(pfn)
             position += size
             inode.size = max(inode.size, at + size)
         return position
@@ -251,6 +254,11 @@ class PageCache:
             self._insert(inode, index, pfn)
         return pfn or self.get(inode, index)
 
+    def mark_dirty(self, pfn: int) -> None:
+        """Somebody has changed a page (`folio_mark_dirty`)."""
+        self.dirty.add(pfn)
+        self.written.add(pfn)
+
     def truncate(self, inode: MappedFile, size: int) -> None:
         """Set the size. Pages wholly past it go, also out of page tables and private
         copies; the rest of the last one is zeroed (`truncate_setsize`).
@@ -264,7 +272,7 @@ class PageCache:
             pfn = self.get(inode, last)
             self._frames.rewrite(pfn)
             self._frames.ram.frame(pfn)[tail:] = bytes(PAGE_SIZE - tail)
-            self.dirty.add(pfn)
+            self.mark_dirty(pfn)
         if size < inode.size:
             first = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
             rmap.unmap_mapping_range(self.spaces, inode, first, 1 << 52, even_cows=True)
@@ -297,6 +305,7 @@ class PageCache:
         pfn = inode.pages.pop(index)
         del self.owner[pfn]
         self.dirty.discard(pfn)
+        self.written.discard(pfn)
         self.marked.discard(pfn)
         self._frames.put(pfn)
 
@@ -315,10 +324,10 @@ class PageCache:
         self._dropped.pop(inode, None)
         self._holes.pop(inode, None)
 
-    def release_shmem(self, inode: MappedFile) -> None:
-        """A mapping or a handle of shared anonymous memory is gone: after the last one,
-        so is the memory."""
-        if getattr(inode, "handles", 0):
+    def release(self, inode: MappedFile) -> None:
+        """A mapping, a name or an open file is gone: after the last one of a file that only
+        the model has, its content goes too (`iput_final`)."""
+        if getattr(inode, "handles", 1):
             return
         if next(rmap.file_vmas(self.spaces, inode, 0, 1 << 62), None) is None:
             self.forget(inode)

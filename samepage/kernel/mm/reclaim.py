@@ -43,7 +43,7 @@ def _is_clean_file_page(cache: "PageCache", frames: "Frames", pfn: int) -> bool:
     those of the cache and the page tables say that."""
     return (
         frames.references[pfn] == frames.mapcount[pfn] + 1
-        and pfn not in cache.dirty
+        and pfn not in cache.written
         and not getattr(cache.owner[pfn][0], "shmem", False)
     )
 
@@ -71,7 +71,7 @@ def _take_mapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
         if not _was_used(cache, inode, index, pfn):
             rmap.unmap_file_page(cache.spaces, inode, index, pfn)
             # Unmapping may have found a dirty entry.
-            if pfn not in cache.dirty and frames.references[pfn] == 1:
+            if pfn not in cache.written and frames.references[pfn] == 1:
                 cache.reclaimed(pfn)
                 freed += 1
         if freed == wanted:

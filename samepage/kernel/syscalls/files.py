@@ -5,10 +5,13 @@ import os
 import stat
 from collections.abc import Callable, Generator
 
+from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.regular import RegularFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.mm.vma import VmFlags
+from samepage.kernel.mm.writeback import ALL_PAGES, sync, write_back
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SIGPIPE, SIGXFSZ, SigInfo
 from samepage.kernel.process.task import (
@@ -31,6 +34,7 @@ from samepage.kernel.syscalls.usermem import (
 )
 
 _SPLICE_F_NONBLOCK = 2
+_SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_ALL = 2, 7
 _RWF_APPEND, _RWF_SUPPORTED = 0x10, 0x1F
 _CHUNK = 1 << 20
 """How much of one large transfer is held outside of RAM at a time (bytes)."""
@@ -258,21 +262,36 @@ def sys_fallocate(task: Task, fd: I32, mode: I32, offset: I64, length: I64) -> i
 
 @syscall(Sys.FSYNC, Sys.FDATASYNC)
 def sys_fsync(task: Task, fd: I32) -> int:
-    """`fsync(2)`: the overlay is memory, so there is nothing to wait for."""
+    """`fsync(2)`, `fdatasync(2)`: there is nothing to wait for, but pages become clean."""
     task.process.files.get(fd).fsync()
     return 0
 
 
-@syscall(Sys.SYNC_FILE_RANGE, Sys.SYNCFS)
+@syscall(Sys.SYNC_FILE_RANGE)
+def sys_sync_file_range(task: Task, fd: I32, offset: I64, length: I64, flags: U32) -> int:
+    """`sync_file_range(2)`."""
+    file = task.process.files.get(fd)
+    if flags & ~_SYNC_FILE_RANGE_ALL or offset < 0 or length < 0:
+        raise SysError(errno.EINVAL)
+    if not file.seekable:
+        raise SysError(errno.ESPIPE)
+    if flags & _SYNC_FILE_RANGE_WRITE and isinstance(file, RegularFile):
+        end = (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT if length else ALL_PAGES
+        write_back(task.kernel.cache, file.mappable, offset >> PAGE_SHIFT, end)
+    return 0
+
+
+@syscall(Sys.SYNCFS)
 def sys_syncfs(task: Task, fd: I32) -> int:
-    """`syncfs(2)`, `sync_file_range(2)`."""
-    task.process.files.get(fd)
+    """`syncfs(2)`."""
+    sync(task.kernel.cache, task.process.files.get(fd).inode.dev)
     return 0
 
 
 @syscall(Sys.SYNC)
 def sys_sync(task: Task) -> int:
     """`sync(2)`."""
+    sync(task.kernel.cache)
     return 0
 
 

@@ -142,7 +142,7 @@ def sys_shmctl(task: Task, ident: I32, command: I32, buffer: int) -> int:
         if not segment.removed:
             segment.removed, segment.key = True, _IPC_PRIVATE
             segment.inode.handles = 0
-            task.kernel.cache.release_shmem(segment.inode)
+            task.kernel.cache.release(segment.inode)
         return 0
     raise SysError(errno.EINVAL)
 

@@ -50,6 +50,25 @@ def test_a_mapping_made_before_the_copy_up_keeps_the_old_content(vfs, ctx):
     assert copy_from_user(later, BASE, 4) == b"new\0"
 
 
+@pytest.mark.parametrize("last", ["name", "file", "mapping"])
+@pytest.mark.parametrize("name", [b"/file", b"/new"])
+def test_a_removed_file_takes_no_memory_once_nobody_has_it(vfs, ctx, name, last):
+    before = vfs.cache._frames.n_used
+    file = vfs.open(ctx, name, os.O_RDWR | os.O_CREAT)
+    file.write(b"x" * PAGE_SIZE)
+    mm = mapping(vfs, file, 1)
+    assert copy_from_user(mm, BASE, 1) == b"x"
+    steps = {"name": lambda: vfs.unlink(ctx, name), "file": file.put, "mapping": mm.destroy}
+    final = steps.pop(last)
+    for step in steps.values():
+        step()
+        assert vfs.cache.owner
+    final()
+    assert not vfs.cache.owner
+    assert not vfs.cache.written
+    assert vfs.cache._frames.n_used == before
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_random_changes_leave_what_a_bytearray_has(tmp_path_factory, fresh):
     root = tmp_path_factory.mktemp("root")

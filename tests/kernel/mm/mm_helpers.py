@@ -92,7 +92,8 @@ def check_invariants(memory: Memory) -> None:
     for pfn, (inode, index) in cache.owner.items():
         assert inode.pages[index] == pfn
         references[pfn] += 1
-    assert cache.dirty <= cache.owner.keys() | mapped.keys()
+    assert cache.dirty <= cache.written
+    assert cache.written <= cache.owner.keys() | mapped.keys()
     assert cache.marked <= cache.owner.keys()
     for pfn in range(1, frames.ram.n_frames):
         assert frames.references[pfn] == references[pfn], pfn
