@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from samepage.snapshot.frame_index import FrameIndex
 from samepage.snapshot.schema import FrameKind, PageFlags
@@ -120,8 +119,8 @@ class PageReader:
         self.kind = np.append(column(snapshot.frames, "kind"), np.uint8(FrameKind.UNKNOWN))
         self._vmas = VmaIndex(snapshot)
         # [vvar] is mapped by page frame number, without a struct page (rule of vm_normal_page)
-        vvar = pc.starts_with(snapshot.vmas["name"], "[vvar")
-        self._unaccounted = vvar.to_numpy().astype(bool)
+        names = snapshot.vmas["name"].to_pylist()
+        self._unaccounted = np.array([name.startswith("[vvar") for name in names], bool)
 
     def __iter__(self) -> Iterator[ResidentPages]:
         for batch in self.snapshot.page_batches():
