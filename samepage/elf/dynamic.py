@@ -8,13 +8,13 @@ addresses are virtual addresses of the file.
 
 import enum
 import struct
-from functools import cached_property
 
 import numpy as np
 
 from samepage.elf.file import ElfFile
 from samepage.elf.header import ProgramHeader, SegmentType
 from samepage.elf.layout import Table
+from samepage.elf.once import once
 
 
 class Tag(enum.IntEnum):
@@ -158,17 +158,17 @@ class Dynamic:
         for tag in LISTS:
             self._values.pop(tag, None)
 
-    @cached_property
+    @once
     def entries(self) -> Table:
         """The table, up to its DT_NULL."""
         return self._table[: self.count]
 
-    @cached_property
+    @once
     def places(self) -> dict[int, int]:
         """Where each tag is in the table; of equal tags, the last one."""
         return dict(zip(self._tags, range(self.count), strict=True))
 
-    @cached_property
+    @once
     def flags(self) -> DynamicFlags:
         """DT_FLAGS, with the older tags of the same meaning folded in."""
         flags = DynamicFlags(self.value(Tag.FLAGS) & 31)

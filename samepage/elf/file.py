@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from samepage.elf.arena import Arena
 from samepage.elf.header import ELF_MAGIC, ElfError, ProgramHeader, SegmentType
 from samepage.elf.layout import ELF32, ELF64, U8, Layout, Table
 
@@ -47,6 +48,7 @@ class ElfFile:
     __slots__ = (
         "_ahead",
         "_ahead_end",
+        "_ahead_from",
         "_ahead_start",
         "_last_of_type",
         "buffer",
@@ -77,8 +79,8 @@ class ElfFile:
         self.path = path
         self.buffer = buffer
         self.size = len(buffer)
-        self._ahead = head
-        self._ahead_start, self._ahead_end = 0, len(head)
+        self._ahead: bytes | mmap.mmap = head
+        self._ahead_from, self._ahead_start, self._ahead_end = 0, 0, len(head)
         ident = bytes((head or buffer)[:_IDENT])
         if ident[:4] != ELF_MAGIC:
             raise self.error("not an ELF file")
@@ -122,18 +124,22 @@ class ElfFile:
             raise ElfError(f"{path}: not an ELF file (it is empty)") from None
         return cls(buffer, path, os.pread(fd, _HEAD, 0))
 
-    def read_ahead(self, fd: int, offset: int, length: int) -> None:
+    def read_ahead(self, fd: int, offset: int, length: int, arena: Arena) -> None:
         """Read a part of the file, from `fd`, that is going to be looked at."""
         if 0 <= offset < self.size and length > 0:
-            self._ahead = os.pread(fd, min(length, self.size - offset), offset)
-            self._ahead_start, self._ahead_end = offset, offset + len(self._ahead)
+            length = min(length, self.size - offset)
+            self._ahead, at = arena.take(length, offset)
+            with memoryview(self._ahead) as view, view[at : at + length] as target:
+                length = os.preadv(fd, [target], offset)
+            self._ahead_from = offset - at
+            self._ahead_start, self._ahead_end = offset, offset + length
 
     def window(self, start: int, end: int) -> tuple[bytes | mmap.mmap, int]:
-        """A buffer that has the file's bytes from `start` to `end`, and the file offset at
-        which it begins. What was read ahead, if it has all of them, or the map.
+        """A buffer that has the file's bytes from `start` to `end`, and the file offset of
+        its first byte. What was read ahead, if it has all of them, or the map.
         """
         if self._ahead_start <= start and end <= self._ahead_end:
-            return self._ahead, self._ahead_start
+            return self._ahead, self._ahead_from
         return self.buffer, 0
 
     def error(self, message: str) -> ElfError:

@@ -12,15 +12,16 @@ of the hash tables' number and the largest index in use plus one.
 import mmap
 import os
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from samepage.elf.arena import Arena
 from samepage.elf.dynamic import Dynamic, Tag
 from samepage.elf.file import ElfFile
 from samepage.elf.hashes import GnuHash, SysvHash, read_gnu_hash, read_sysv_hash
 from samepage.elf.header import ElfType, ProgramHeader, SegmentType
 from samepage.elf.layout import U64, Table
+from samepage.elf.once import once
 from samepage.elf.relocations import Relocations, read_relocations
 from samepage.elf.strings import StringTable
 from samepage.elf.versions import Versions, read_versions
@@ -62,17 +63,17 @@ class DynamicObject:
             os.close(fd)
 
     @classmethod
-    def from_fd(cls, fd: int, path: str) -> "DynamicObject":
-        """Map the open file `fd`, and read ahead what linking it is going to look at.
+    def from_fd(cls, fd: int, path: str, arena: Arena) -> "DynamicObject":
+        """Map the open file `fd`, and read what linking is going to look at into `arena`.
 
         Raises `OSError` and `ElfError`.
         """
         elf = ElfFile.from_fd(fd, path)
         section = elf.segment(SegmentType.DYNAMIC)
         if section is not None:
-            elf.read_ahead(fd, section.offset, section.filesz)
+            elf.read_ahead(fd, section.offset, section.filesz, arena)
         found = cls(elf)
-        elf.read_ahead(fd, *_range_of_tables(elf, found.dynamic))
+        elf.read_ahead(fd, *_range_of_tables(elf, found.dynamic), arena)
         return found
 
     @classmethod
@@ -80,7 +81,7 @@ class DynamicObject:
         """Read a file's bytes; `path` is for messages."""
         return cls(ElfFile(data, path))
 
-    @cached_property
+    @once
     def strings(self) -> StringTable:
         """DT_STRTAB; empty if the file has none."""
         address = self.dynamic.get(Tag.STRTAB)
@@ -95,12 +96,12 @@ class DynamicObject:
         index = self.dynamic.get(tag)
         return None if index is None else self.strings.get(index, f"DT_{tag.name}")
 
-    @cached_property
+    @once
     def soname(self) -> str | None:
         """DT_SONAME."""
         return self.string(Tag.SONAME)
 
-    @cached_property
+    @once
     def needed(self) -> list[str]:
         """The DT_NEEDED names in order."""
         return [
@@ -109,7 +110,7 @@ class DynamicObject:
             if tag == Tag.NEEDED
         ]
 
-    @cached_property
+    @once
     def interpreter(self) -> str | None:
         """The path in PT_INTERP."""
         segment = self.elf.segment(SegmentType.INTERP)
@@ -122,24 +123,24 @@ class DynamicObject:
         """Whether the file is a program: ET_EXEC, or ET_DYN with DF_1_PIE or PT_INTERP."""
         return self.elf.type == ElfType.EXEC or bool(self.dynamic.flags_1 & 0x8000000)
 
-    @cached_property
+    @once
     def gnu_hash(self) -> GnuHash | None:
         """DT_GNU_HASH."""
         address = self.dynamic.get(Tag.GNU_HASH)
         return None if address is None else read_gnu_hash(self.elf, address)
 
-    @cached_property
+    @once
     def sysv_hash(self) -> SysvHash | None:
         """DT_HASH. glibc does not look at it in a file that has DT_GNU_HASH."""
         address = self.dynamic.get(Tag.HASH)
         return None if address is None else read_sysv_hash(self.elf, address)
 
-    @cached_property
+    @once
     def relocations(self) -> Relocations:
         """The relocation tables."""
         return read_relocations(self.elf, self.dynamic)
 
-    @cached_property
+    @once
     def symbols(self) -> Table:
         """DT_SYMTAB."""
         address = self.dynamic.get(Tag.SYMTAB)
@@ -167,12 +168,12 @@ class DynamicObject:
             raise self.elf.error(f"DT_SYMTAB: entries of {self.dynamic.value(Tag.SYMENT)} bytes")
         return self.elf.table_at("DT_SYMTAB", address, record, count)
 
-    @cached_property
+    @once
     def versions(self) -> Versions:
         """The version tables."""
         return read_versions(self.elf, self.dynamic, self.strings, len(self.symbols))
 
-    @cached_property
+    @once
     def tls(self) -> TlsImage | None:
         """PT_TLS, if it is not empty."""
         segment = self.elf.segment(SegmentType.TLS)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from samepage.elf.arena import Arena
 from samepage.elf.layout import I64, U8, U64
 from samepage.linker.memory import (
     MAP_ANONYMOUS,
@@ -138,11 +139,12 @@ class ImageMemory:
 
     def __init__(self, place: Placer | None = None) -> None:
         self._place = place or TopDownPlacer()
+        self._arena = Arena()
         self._starts: list[int] = []
         self._regions: list[Region] = []
 
     def open(self, path: str) -> OpenFile:
-        return open_file(path)
+        return open_file(path, self._arena)
 
     def close(self, file: OpenFile) -> None:
         if file.fd >= 0:
@@ -168,10 +170,38 @@ class ImageMemory:
             address = self._place(file, length, offset, bool(flags & MAP_ANONYMOUS))
             if prot == PROT_NONE and flags & MAP_ANONYMOUS:
                 return address  # a reservation: nothing that could be read
-        region = _new_region(address, length, prot, None if flags & MAP_ANONYMOUS else file, offset)
+        content = None if flags & MAP_ANONYMOUS else file
+        region = self._new_region(address, length, prot, content, offset)
         if region.end > address:
             self._insert(region)
         return address
+
+    def _new_region(
+        self, address: int, length: int, prot: int, file: OpenFile | None, offset: int
+    ) -> Region:
+        """The region of a new mapping.
+
+        Pages beyond the end of the file are left out: touching one is an error (SIGBUS)
+        for a process, too. Raises `OSError` (ENOMEM) for absurd lengths of anonymous memory.
+        """
+        if file is None:
+            if length > MAX_ANONYMOUS:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            return Region(address, address + length, prot, np.zeros(length, np.uint8))
+        elf = file.object.elf
+        in_file = max(min(length, elf.size - offset), 0)
+        end = address + ((in_file + PAGE - 1) & -PAGE)
+        if prot & PROT_WRITE:
+            return Region(address, end, prot, self._copy(file, offset, in_file, end - address))
+        return Region.of_file(address, end, prot, elf.data, offset)
+
+    def _copy(self, file: OpenFile, offset: int, in_file: int, length: int) -> U8:
+        """A copy of a part of a file, with zeros up to a length."""
+        buffer, at = self._arena.take(length)
+        data = np.frombuffer(buffer, np.uint8, length, at)
+        if file.fd < 0 or os.preadv(file.fd, [data[:in_file].data], offset) != in_file:
+            data[:in_file] = file.object.elf.data[offset : offset + in_file]
+        return data
 
     def munmap(self, address: int, length: int) -> None:
         self._cut(address, (address + length + PAGE - 1) & -PAGE)
@@ -294,31 +324,3 @@ class ImageMemory:
         rest = left.nonzero()[0]
         if len(rest):
             yield None, rest, rest
-
-
-def _new_region(address: int, length: int, prot: int, file: OpenFile | None, offset: int) -> Region:
-    """The region of a new mapping.
-
-    Pages beyond the end of the file are left out: touching one is an error (SIGBUS) for
-    a process, too. Raises `OSError` (ENOMEM) for absurd lengths of anonymous memory.
-    """
-    if file is None:
-        if length > MAX_ANONYMOUS:
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        return Region(address, address + length, prot, np.zeros(length, np.uint8))
-    elf = file.object.elf
-    in_file = max(min(length, elf.size - offset), 0)
-    end = address + ((in_file + PAGE - 1) & -PAGE)
-    if prot & PROT_WRITE:
-        return Region(address, end, prot, _copy(file, offset, in_file, end - address))
-    return Region.of_file(address, end, prot, elf.data, offset)
-
-
-def _copy(file: OpenFile, offset: int, in_file: int, length: int) -> U8:
-    """A copy of a part of a file, with zeros up to a length."""
-    data = np.empty(length, np.uint8)
-    # One read takes less time than the kernel would take for page after page of a map.
-    if file.fd < 0 or os.preadv(file.fd, [data[:in_file].data], offset) != in_file:
-        data[:in_file] = file.object.elf.data[offset : offset + in_file]
-    data[in_file:] = 0
-    return data

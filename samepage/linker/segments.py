@@ -13,6 +13,7 @@ ld.so clears only what the segment has. Sources: `_dl_map_object_from_fd`,
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from samepage.elf.header import ElfType, ProgramHeader
 from samepage.elf.layout import PF_R, PF_W, PF_X
@@ -34,10 +35,16 @@ from samepage.linker.memory import (
 
 _MAP_COPY = MAP_PRIVATE | MAP_DENYWRITE
 _ADDRESS_LIMIT = 1 << 47
+_PROTECTIONS = [
+    (PROT_READ if flags & PF_R else PROT_NONE)
+    | (PROT_WRITE if flags & PF_W else 0)
+    | (PROT_EXEC if flags & PF_X else 0)
+    for flags in range(8)
+]
+"""By `p_flags`."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadCommand:
+class LoadCommand(NamedTuple):
     """One PT_LOAD, rounded to pages: `struct loadcmd`. Addresses are the file's own."""
 
     map_start: int
@@ -95,17 +102,13 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
 
 
 def _command(segment: ProgramHeader) -> LoadCommand:
-    prot = PROT_NONE
-    prot |= PROT_READ if segment.flags & PF_R else 0
-    prot |= PROT_WRITE if segment.flags & PF_W else 0
-    prot |= PROT_EXEC if segment.flags & PF_X else 0
     return LoadCommand(
         map_start=segment.vaddr & -PAGE,
         map_end=_page_up(segment.vaddr + segment.filesz),
         data_end=segment.vaddr + segment.filesz,
         alloc_end=segment.vaddr + segment.memsz,
         offset=segment.offset & -PAGE,
-        prot=prot,
+        prot=_PROTECTIONS[segment.flags & (PF_R | PF_W | PF_X)],
         align=max(segment.align, PAGE),
     )
 

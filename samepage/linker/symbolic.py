@@ -164,26 +164,31 @@ class SymbolicRelocation:
     def relocate(self, number: int, done: Relocated, resolve: IfuncResolver | None) -> None:
         """Store all words of an object."""
         own = self._own(number)
-        start = self._ranges[number].start
         if not self._others[number]:
-            done.store(self._memory, start, self._offsets[own], self._words[own])
+            self._store(number, own, self._words[own], done)
         else:
             plain = own.start + self._plain[own].nonzero()[0]
-            done.store(self._memory, start, self._offsets[plain], self._words[plain])
+            self._store(number, plain, self._words[plain], done)
             self._relocate_others(number, own, done, resolve)
         if self._count[Kind.TLSDESC]:
             descriptors = self._bindings.kinds[own] == Kind.TLSDESC
             for place in self._bindings.places[own][descriptors].tolist():
                 done.foreign[self._links[number].base + place] = Foreign.TLS_DESCRIPTOR
 
+    def _store(self, number: int, which: slice | I64, words: U64, done: Relocated) -> None:
+        if len(words):
+            start, offsets = self._ranges[number].start, self._offsets[which]
+            self._memory.write_words(start, offsets, words)
+            done.stored.append((start, offsets))
+
     def _relocate_others(
         self, number: int, own: slice, done: Relocated, resolve: IfuncResolver | None
     ) -> None:
         kinds, base = self._bindings.kinds[own], np.uint64(self._links[number].base)
-        start = self._ranges[number].start
         waits = own.start + self._waits[own].nonzero()[0]
-        offsets = self._offsets[waits]
-        done.store(self._memory, start, offsets, self._memory.read_words(start, offsets) + base)
+        if len(waits):
+            slots = self._memory.read_words(self._ranges[number].start, self._offsets[waits])
+            self._store(number, waits, slots + base, done)
         for kind in _NARROW:
             if self._count[kind]:
                 self._narrow(number, kind, own.start + (kinds == kind).nonzero()[0], done)
@@ -238,4 +243,4 @@ class SymbolicRelocation:
         results = {function: resolve(function) for function in dict.fromkeys(functions.tolist())}
         words = np.array([results[function] for function in functions.tolist()], np.uint64)
         words += np.where(irelative, np.uint64(0), addends)
-        done.store(self._memory, self._ranges[number].start, self._offsets[which], words)
+        self._store(number, which, words, done)

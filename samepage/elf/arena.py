@@ -1,0 +1,39 @@
+"""Memory for copies of parts of files, in huge pages.
+
+A program with its libraries is thousands of pages of tables and data. The kernel takes
+0.7 microseconds to give out a page of 4 KiB, which is more than copying it takes; a page
+of 2 MiB costs a tenth of the 512 small ones (where the kernel grants them: see
+/sys/kernel/mm/transparent_hugepage/enabled, "always" or "madvise").
+"""
+
+import mmap
+
+_CHUNK = 64 << 20
+"""Bytes of address space that are taken at a time; untouched, they are no memory."""
+
+_ALIGN = 64
+_MAP_NORESERVE = 0x4000
+
+
+class Arena:
+    """Gives out memory that is never given back to it: it lives as long as any view of it."""
+
+    __slots__ = ("_at", "_chunk")
+
+    def __init__(self) -> None:
+        self._chunk: mmap.mmap | None = None
+        self._at = 0
+
+    def take(self, length: int, offset: int = 0) -> tuple[mmap.mmap, int]:
+        """A buffer, and where in it `length` bytes are that are zero and nobody else's.
+
+        They are aligned like the offset `offset` of a file, up to 64 bytes.
+        """
+        at = ((self._at + _ALIGN - 1) & -_ALIGN) + offset % _ALIGN
+        if self._chunk is None or at + length > len(self._chunk):
+            at = offset % _ALIGN
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            self._chunk = mmap.mmap(-1, max(_CHUNK, at + length), flags)
+            self._chunk.madvise(mmap.MADV_HUGEPAGE)
+        self._at = at + length
+        return self._chunk, at
