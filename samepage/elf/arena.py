@@ -7,6 +7,7 @@ of 2 MiB costs a tenth of the 512 small ones (where the kernel grants them: see
 """
 
 import mmap
+import os
 
 _CHUNK = 64 << 20
 """Bytes of address space that are taken at a time; untouched, they are no memory."""
@@ -18,10 +19,11 @@ _MAP_NORESERVE = 0x4000
 class Arena:
     """Gives out memory that is never given back to it: it lives as long as any view of it."""
 
-    __slots__ = ("_at", "_chunk")
+    __slots__ = ("_at", "_chunk", "_view")
 
     def __init__(self) -> None:
         self._chunk: mmap.mmap | None = None
+        self._view = memoryview(b"")
         self._at = 0
 
     def take(self, length: int, offset: int = 0) -> tuple[mmap.mmap, int]:
@@ -35,5 +37,11 @@ class Arena:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
             self._chunk = mmap.mmap(-1, max(_CHUNK, at + length), flags)
             self._chunk.madvise(mmap.MADV_HUGEPAGE)
+            self._view = memoryview(self._chunk)
         self._at = at + length
         return self._chunk, at
+
+    def read(self, fd: int, offset: int, length: int) -> tuple[mmap.mmap, int, int]:
+        """Take memory and read a part of a file into it; also returns how much there was."""
+        buffer, at = self.take(length, offset)
+        return buffer, at, os.preadv(fd, [self._view[at : at + length]], offset)

@@ -99,6 +99,8 @@ class DynamicFlags1(enum.IntFlag):
 _DF_SYMBOLIC, _DF_TEXTREL, _DF_BIND_NOW = 2, 4, 8
 _DF_1_NOW = 1
 
+_PAIR64, _PAIR32 = struct.Struct("<QQ"), struct.Struct("<II")
+
 LISTS = {int(tag): tag for tag in (Tag.NEEDED, Tag.AUXILIARY, Tag.FILTER)}
 
 
@@ -117,7 +119,7 @@ class Dynamic:
         segment = elf.segment(SegmentType.DYNAMIC)
         self.address = segment.vaddr if segment else 0
         self.count = 0
-        self._tags: list[int] = []
+        self.places: dict[int, int] = {}
         self._values: dict[int, int] = {}
         self.libraries: list[tuple[Tag, int]] = []
         dyn = elf.layout.dyn
@@ -137,36 +139,26 @@ class Dynamic:
         dyn = elf.layout.dyn
         count = segment.filesz // dyn.itemsize
         self._table = elf.table_at("dynamic section", segment.vaddr, dyn, count)
-        word = "Q" if elf.layout.bits == 64 else "I"
-        fields = struct.unpack(f"<{2 * count}{word}", self._table.tobytes())
-        self._tags = list(fields[::2])
-        values = fields[1::2]
-        try:
-            self.count = self._tags.index(Tag.NULL)
-        except ValueError:
+        pair = _PAIR64 if elf.layout.bits == 64 else _PAIR32
+        for tag, value in pair.iter_unpack(self._table.tobytes()):
+            if tag == 0:
+                break
+            if tag in LISTS:
+                self.libraries.append((LISTS[tag], value))
+            else:
+                # The last of equal tags counts, as in `elf_get_dynamic_info`.
+                self._values[tag] = value
+            self.places[tag] = self.count
+            self.count += 1
+        else:
             raise elf.error(
                 f"dynamic section: {count} entries at offset {segment.offset:#x} without DT_NULL"
-            ) from None
-        del self._tags[self.count :]
-        # Of equal keys the last one counts, in `dict` as in `elf_get_dynamic_info`.
-        self._values = dict(zip(self._tags, values, strict=False))
-        self.libraries = [
-            (LISTS[tag], value)
-            for tag, value in zip(self._tags, values, strict=False)
-            if tag in LISTS
-        ]
-        for tag in LISTS:
-            self._values.pop(tag, None)
+            )
 
     @once
     def entries(self) -> Table:
         """The table, up to its DT_NULL."""
         return self._table[: self.count]
-
-    @once
-    def places(self) -> dict[int, int]:
-        """Where each tag is in the table; of equal tags, the last one."""
-        return dict(zip(self._tags, range(self.count), strict=True))
 
     @once
     def flags(self) -> DynamicFlags:

@@ -127,10 +127,7 @@ class ElfFile:
     def read_ahead(self, fd: int, offset: int, length: int, arena: Arena) -> None:
         """Read a part of the file, from `fd`, that is going to be looked at."""
         if 0 <= offset < self.size and length > 0:
-            length = min(length, self.size - offset)
-            self._ahead, at = arena.take(length, offset)
-            with memoryview(self._ahead) as view, view[at : at + length] as target:
-                length = os.preadv(fd, [target], offset)
+            self._ahead, at, length = arena.read(fd, offset, min(length, self.size - offset))
             self._ahead_from = offset - at
             self._ahead_start, self._ahead_end = offset, offset + length
 

@@ -94,12 +94,12 @@ def _end_of_chain(elf: ElfFile, chains_at: int, entry: int, available: int) -> i
     """The number of entries of the chains up to the end of the chain that has `entry`."""
     what, begin, step = "DT_GNU_HASH chains", entry, 8
     while begin < available:
-        step = min(8 * step, available - begin)
-        part = elf.table(what, chains_at + 4 * begin, _U32, step) & np.uint32(1)
-        end = int(part.argmax())
-        if part[end]:
-            return begin + end + 1
+        part = elf.table(what, chains_at + 4 * begin, _U32, min(step, available - begin)).tolist()
+        for number, word in enumerate(part, begin + 1):
+            if word & 1:
+                return number
         begin += step
+        step *= 2
     raise elf.error(f"{what}: the chain of entry {entry} does not end in the file")
 
 

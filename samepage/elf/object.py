@@ -222,12 +222,16 @@ def _range_of_tables(elf: ElfFile, dynamic: Dynamic) -> tuple[int, int]:
     Linkers put them there, in one segment. The length is 0 if they are not.
     """
     starts = [start for tag in _TABLES if (start := dynamic.get(tag))]
-    sizes = [(start, dynamic.value(size)) for tag, size in _SIZES if (start := dynamic.get(tag))]
-    first = min(starts, default=0)
-    end = max([*starts, *(start + size for start, size in sizes)], default=0)
+    if not starts:
+        return 0, 0
+    first, end, known = min(starts), max(starts), 0
+    for tag, size in _SIZES:
+        length = dynamic.value(size)
+        known += length
+        end = max(end, dynamic.value(tag) + length)
     for load in elf.loads:
         if load.vaddr <= first < load.vaddr + load.filesz:
             length = min(end, load.vaddr + load.filesz) - first
-            if length <= 4 * sum(size for _, size in sizes) + _SCATTERED:
+            if length <= 4 * known + _SCATTERED:
                 return load.offset + first - load.vaddr, length
     return 0, 0

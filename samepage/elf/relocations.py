@@ -45,8 +45,9 @@ class Relocations:
 
 def read_relocations(elf: ElfFile, dynamic: Dynamic) -> Relocations:
     """Read the relocation tables. Raises `ElfError` if they cannot be right."""
-    rela = _table(elf, dynamic, Tag.RELA, Tag.RELASZ, Tag.RELAENT, elf.layout.rela)
-    rel = _table(elf, dynamic, Tag.REL, Tag.RELSZ, Tag.RELENT, elf.layout.rel)
+    layout = elf.layout
+    rela = _table(elf, dynamic, "DT_RELA", (Tag.RELA, Tag.RELASZ, Tag.RELAENT), layout.rela)
+    rel = _table(elf, dynamic, "DT_REL", (Tag.REL, Tag.RELSZ, Tag.RELENT), layout.rel)
     kind = dynamic.value(Tag.PLTREL, Tag.RELA)
     if kind not in (Tag.RELA, Tag.REL):
         raise elf.error(f"DT_PLTREL: {kind:#x} is neither DT_RELA nor DT_REL")
@@ -69,13 +70,14 @@ def read_relocations(elf: ElfFile, dynamic: Dynamic) -> Relocations:
 
 
 def _table(
-    elf: ElfFile, dynamic: Dynamic, start: Tag, size: Tag, entry: Tag, record: np.dtype[np.void]
+    elf: ElfFile, dynamic: Dynamic, name: str, tags: tuple[Tag, Tag, Tag], record: np.dtype[np.void]
 ) -> Table:
+    """The table that three tags give: its address, its length, and that of an entry."""
+    start, size, entry = tags
     address = dynamic.get(start)
     length = dynamic.value(size)
     if address is None or not length:
         return np.empty(0, record)
-    name = f"DT_{start.name}"
     if dynamic.value(entry, record.itemsize) != record.itemsize:
         raise elf.error(f"{name}: entries of {dynamic.value(entry)} bytes")
     if length % record.itemsize:

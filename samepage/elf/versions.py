@@ -107,23 +107,23 @@ def _read_needed(elf: ElfFile, dynamic: Dynamic, strings: StringTable) -> list[V
         return []
     records = _Records(elf, "DT_VERNEED", start, _VERNEED.size)
     needed: list[Version] = []
+    get = strings.get
     record_at = 0
     while True:
         version, _, file_index, aux, next_record = records.read(_VERNEED, record_at)
         if version != 1:
             raise records.error(record_at, f"unknown version {version}")
-        file = strings.get(file_index, "DT_VERNEED")
+        file = get(file_index, "DT_VERNEED")
         at = record_at + aux
-        while True:
+        next_aux = -1
+        while next_aux:
             version_hash, flags, other, name_index, next_aux = records.read(_VERNAUX, at)
-            name = strings.get(name_index, "DT_VERNEED")
+            name = get(name_index, "DT_VERNEED")
             hidden, weak = other & HIDDEN != 0, flags & VER_FLG_WEAK != 0
             needed.append(Version(other & INDEX_MASK, name, version_hash, file, hidden, weak))
+            at += next_aux
             if len(needed) > INDEX_MASK:
                 raise records.error(at, "more versions than indices")
-            if next_aux == 0:
-                break
-            at += next_aux
         if next_record == 0:
             return needed
         record_at += next_record
@@ -138,13 +138,14 @@ class _Records:
         self._offset, self._limit = elf.file_offset(what, address, first)
         self._buffer, start = elf.window(self._offset, self._offset + first)
         self._start = self._offset - start
+        self._end = min(self._limit, len(self._buffer) - self._start)
 
     def read(self, record: struct.Struct, at: int) -> tuple[int, ...]:
         """The record at a place. Raises `ElfError` if it is not in the table's segment."""
-        if at + record.size > self._limit:
-            raise self.error(at, "the record is outside of the table")
-        if self._start + at + record.size > len(self._buffer):
-            self._buffer, self._start = self._elf.buffer, self._offset
+        if at + record.size > self._end:
+            if at + record.size > self._limit:
+                raise self.error(at, "the record is outside of the table")
+            self._buffer, self._start, self._end = self._elf.buffer, self._offset, self._limit
         return record.unpack_from(self._buffer, self._start + at)
 
     def error(self, at: int, message: str) -> ElfError:

@@ -28,6 +28,8 @@ _HWCAP_EXTENSION = 1 << 62
 FLAGS_X86_64 = 0x0303
 """FLAG_ELF_LIBC6 | FLAG_X8664_LIB64: what ld.so of x86-64 accepts, besides FLAG_ELF (1)."""
 
+_LONGEST = 4096
+"""PATH_MAX: a longer name is none that a file could have."""
 
 _ENTRIES = np.dtype(
     [("flags", "<i4"), ("key", "<u4"), ("value", "<u4"), ("osversion", "<u4"), ("hwcap", "<u8")]
@@ -45,7 +47,7 @@ class CacheEntry:
 
 
 class LibraryCache:
-    """An ld.so.cache. Names are looked up in its bytes: a program needs a few of many."""
+    """An ld.so.cache. Of its entries only the names are read; a program needs few of them."""
 
     def __init__(self, data: bytes | None) -> None:
         """Take the file's bytes. Like ld.so, take what cannot be read as no cache at all."""
@@ -53,10 +55,14 @@ class LibraryCache:
         self._start = 0
         self._levels: list[str] = []
         self._table = np.empty(0, _ENTRIES)
-        self._by_key: dict[int, list[int]] = {}
+        self._by_name: dict[bytes, list[int]] = {}
         self._read_header()
+        data = self._data
         for index, key in enumerate(self._table["key"].tolist()):
-            self._by_key.setdefault(key, []).append(index)
+            start = self._start + key
+            end = data.find(b"\0", start, start + _LONGEST)
+            if end > start:
+                self._by_name.setdefault(data[start:end], []).append(index)
 
     def _read_header(self) -> None:
         data, start = self._data, 0
@@ -95,15 +101,9 @@ class LibraryCache:
 
     def lookup(self, name: str, levels: tuple[str, ...]) -> str | None:
         """The path for a library's name; `levels` are the supported ones, best first."""
-        wanted = os.fsencode(name) + b"\0"
-        chosen: list[int] = []
-        at = self._data.find(wanted)
-        while at >= 0:
-            chosen += self._by_key.get(at - self._start, ())
-            at = self._data.find(wanted, at + 1)
         entries = [
             entry
-            for index in chosen
+            for index in self._by_name.get(os.fsencode(name), ())
             if (entry := self._entry(index)) and entry.flags in (1, FLAGS_X86_64)
         ]
         for level in (*levels, ""):

@@ -197,10 +197,15 @@ class ImageMemory:
 
     def _copy(self, file: OpenFile, offset: int, in_file: int, length: int) -> U8:
         """A copy of a part of a file, with zeros up to a length."""
-        buffer, at = self._arena.take(length)
+        if file.fd < 0:
+            buffer, at = self._arena.take(length)
+        else:
+            # One read takes less time than the kernel would take for page after page of a map.
+            buffer, at, got = self._arena.read(file.fd, offset, length)
+            if got >= in_file:
+                return np.frombuffer(buffer, np.uint8, length, at)
         data = np.frombuffer(buffer, np.uint8, length, at)
-        if file.fd < 0 or os.preadv(file.fd, [data[:in_file].data], offset) != in_file:
-            data[:in_file] = file.object.elf.data[offset : offset + in_file]
+        data[:in_file] = file.object.elf.data[offset : offset + in_file]
         return data
 
     def munmap(self, address: int, length: int) -> None:

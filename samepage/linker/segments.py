@@ -15,7 +15,7 @@ ld.so clears only what the segment has. Sources: `_dl_map_object_from_fd`,
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from samepage.elf.header import ElfType, ProgramHeader
+from samepage.elf.header import ElfType
 from samepage.elf.layout import PF_R, PF_W, PF_X
 from samepage.elf.object import DynamicObject
 from samepage.linker.maps import LinkMap
@@ -79,38 +79,30 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
     elf = dynamic_object.elf
     commands: list[LoadCommand] = []
     has_holes = False
+    end = map_end = 0  # of the segment before
     for segment in elf.loads:
-        if segment.align & (PAGE - 1) or segment.align & (segment.align - 1):
+        _, flags, offset, vaddr, filesz, memsz, align = segment
+        if align & (PAGE - 1) or align & (align - 1):
             raise elf.error("ELF load command alignment not page-aligned")
-        if (segment.vaddr - segment.offset) & (segment.align - 1):
+        if (vaddr - offset) & (align - 1):
             raise elf.error("ELF load command address/offset not properly aligned")
-        command = _command(segment)
-        if segment.filesz > segment.memsz or command.alloc_end > _ADDRESS_LIMIT:
-            raise elf.error(
-                f"PT_LOAD at address {segment.vaddr:#x}: {segment.filesz} of {segment.memsz} bytes"
-            )
+        map_start, data_end, alloc_end = vaddr & -PAGE, vaddr + filesz, vaddr + memsz
+        if filesz > memsz or alloc_end > _ADDRESS_LIMIT:
+            raise elf.error(f"PT_LOAD at address {vaddr:#x}: {filesz} of {memsz} bytes")
         if commands:
             # ld.so would map the later one over the earlier; no linker makes such files.
-            if _page_up(commands[-1].alloc_end) > command.map_start:
-                raise elf.error(f"PT_LOAD at address {segment.vaddr:#x} overlaps the one before")
-            has_holes |= commands[-1].map_end != command.map_start
-        commands.append(command)
+            if end > map_start:
+                raise elf.error(f"PT_LOAD at address {vaddr:#x} overlaps the one before")
+            has_holes |= map_end != map_start
+        end, map_end = (alloc_end + PAGE - 1) & -PAGE, (data_end + PAGE - 1) & -PAGE
+        prot = _PROTECTIONS[flags & (PF_R | PF_W | PF_X)]
+        commands.append(
+            LoadCommand(map_start, map_end, data_end, alloc_end, offset & -PAGE, prot, align)
+        )
     if not commands:
         raise elf.error("object file has no loadable segments")
-    length = commands[-1].alloc_end - commands[0].map_start
-    return MapPlan(commands, has_holes, length, max(command.align for command in commands))
-
-
-def _command(segment: ProgramHeader) -> LoadCommand:
-    return LoadCommand(
-        map_start=segment.vaddr & -PAGE,
-        map_end=_page_up(segment.vaddr + segment.filesz),
-        data_end=segment.vaddr + segment.filesz,
-        alloc_end=segment.vaddr + segment.memsz,
-        offset=segment.offset & -PAGE,
-        prot=_PROTECTIONS[segment.flags & (PF_R | PF_W | PF_X)],
-        align=max(segment.align, PAGE),
-    )
+    length = alloc_end - commands[0].map_start
+    return MapPlan(commands, has_holes, length, max(PAGE, *[c.align for c in commands]))
 
 
 def map_segments(

@@ -16,22 +16,32 @@ def check_versions(maps: list[LinkMap], by_name: dict[str, LinkMap]) -> Iterator
 
     `by_name` has the loaded objects by all their names.
     """
-    defined: dict[LinkMap, set[tuple[str, int]] | None] = {}
+    defined: dict[str | None, set[tuple[str, int]] | None] = {}
     for link in maps:
         for version in link.object.versions.needed:
-            assert version.file is not None
-            provider = by_name.get(version.file)
-            if provider is None:
-                continue  # the library itself is missing, and has been complained about
-            if provider not in defined:
-                versions = provider.object.versions
-                has_any = bool(versions.defined) or versions.base is not None
-                defined[provider] = (
-                    {(entry.name, entry.hash) for entry in versions.defined} if has_any else None
-                )
-            available = defined[provider]
-            key = (version.name, version.hash)
-            if available is not None and key not in available and not version.weak:
+            file = version.file
+            if file not in defined:
+                defined[file] = _defined(by_name.get(file)) if file is not None else None
+            available = defined[file]
+            if (
+                available is not None
+                and (version.name, version.hash) not in available
+                and not version.weak
+            ):
+                assert file is not None
                 yield (
-                    f"{provider.name}: version `{version.name}' not found (required by {link.name})"
+                    f"{by_name[file].name}: version `{version.name}' not found "
+                    f"(required by {link.name})"
                 )
+
+
+def _defined(provider: LinkMap | None) -> set[tuple[str, int]] | None:
+    """The versions of a library; None if it has none at all, or is missing itself, which
+    has been complained about.
+    """
+    if provider is None:
+        return None
+    versions = provider.object.versions
+    if not versions.defined and versions.base is None:
+        return None
+    return {(entry.name, entry.hash) for entry in versions.defined}
