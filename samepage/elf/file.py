@@ -4,12 +4,8 @@ Every table of an ELF file is given by an offset and a count that the file itsel
 states, so each may be wrong, by accident or by intent. All of them are read through
 `ElfFile.table` (by file offset) or `ElfFile.table_at` (by virtual address, translated
 by the PT_LOAD segments as the kernel would map them). These two check the bounds, and
-an `ElfError` names the file, the table and the offset.
-
-A view of a table is the mapped file, and nothing is copied, unless the table has been
-read ahead: the kernel takes longer to map a page of a file (and to unmap it) than to
-copy it, so who is going to read all tables of a file has their range read by one call
-(`read_ahead`), and touches no page of the map.
+an `ElfError` names the file, the table and the offset. Nothing is copied: a view of a
+table is the mapped file.
 """
 
 import mmap
@@ -20,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from samepage.elf.arena import Arena
 from samepage.elf.header import ELF_MAGIC, ElfError, ProgramHeader, SegmentType
 from samepage.elf.layout import ELF32, ELF64, U8, Layout, Table
 
@@ -29,8 +24,6 @@ _EHDR32 = struct.Struct("<HHIIIIIHHHHHH")
 _PHDR64 = struct.Struct("<IIQQQQQQ")
 _PHDR32 = struct.Struct("<IIIIIIII")
 _IDENT = 16
-_HEAD = 1024
-"""Bytes that are read first: ELF header and program headers, in all files seen."""
 
 _PT_LOAD = int(SegmentType.LOAD)
 
@@ -46,10 +39,6 @@ class ElfFile:
     """
 
     __slots__ = (
-        "_ahead",
-        "_ahead_end",
-        "_ahead_from",
-        "_ahead_start",
         "_last_of_type",
         "buffer",
         "data",
@@ -69,9 +58,8 @@ class ElfFile:
         "type",
     )
 
-    def __init__(self, buffer: bytes | mmap.mmap, path: str, head: bytes = b"") -> None:
-        """Read the headers of the ELF file whose bytes are `buffer`; `head` has the first
-        of them, if they have been read ahead.
+    def __init__(self, buffer: bytes | mmap.mmap, path: str) -> None:
+        """Read the headers of the ELF file whose bytes are `buffer`.
 
         Raises `ElfError` if the file is not ELF, of an unknown class, big-endian, or if
         its program headers do not lie inside of it.
@@ -79,9 +67,7 @@ class ElfFile:
         self.path = path
         self.buffer = buffer
         self.size = len(buffer)
-        self._ahead: bytes | mmap.mmap = head
-        self._ahead_from, self._ahead_start, self._ahead_end = 0, 0, len(head)
-        ident = bytes((head or buffer)[:_IDENT])
+        ident = bytes(buffer[:_IDENT])
         if ident[:4] != ELF_MAGIC:
             raise self.error("not an ELF file")
         if len(ident) < _IDENT:
@@ -97,7 +83,7 @@ class ElfFile:
             raise self.error("truncated ELF header")
         # An empty map cannot be, so `frombuffer` has at least the header here.
         self.data: U8 = np.frombuffer(buffer, np.uint8)
-        fields = ehdr.unpack_from(head if len(head) >= _IDENT + ehdr.size else buffer, _IDENT)
+        fields = ehdr.unpack_from(buffer, _IDENT)
         self.type, self.machine, _, self.entry, self.phoff, self.shoff = fields[:6]
         self.header_flags, _, phentsize, phnum, shentsize, self.shnum, self.shstrndx = fields[6:]
         if self.shnum and shentsize != self.layout.shdr.itemsize:
@@ -122,22 +108,7 @@ class ElfFile:
             buffer = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
         except ValueError:  # an empty file cannot be mapped
             raise ElfError(f"{path}: not an ELF file (it is empty)") from None
-        return cls(buffer, path, os.pread(fd, _HEAD, 0))
-
-    def read_ahead(self, fd: int, offset: int, length: int, arena: Arena) -> None:
-        """Read a part of the file, from `fd`, that is going to be looked at."""
-        if 0 <= offset < self.size and length > 0:
-            self._ahead, at, length = arena.read(fd, offset, min(length, self.size - offset))
-            self._ahead_from = offset - at
-            self._ahead_start, self._ahead_end = offset, offset + length
-
-    def window(self, start: int, end: int) -> tuple[bytes | mmap.mmap, int]:
-        """A buffer that has the file's bytes from `start` to `end`, and the file offset of
-        its first byte. What was read ahead, if it has all of them, or the map.
-        """
-        if self._ahead_start <= start and end <= self._ahead_end:
-            return self._ahead, self._ahead_from
-        return self.buffer, 0
+        return cls(buffer, path)
 
     def error(self, message: str) -> ElfError:
         """The error to raise about this file."""
@@ -154,9 +125,7 @@ class ElfFile:
                 f"program headers: {phnum} entries at offset {self.phoff:#x} "
                 "lie beyond the end of the file"
             )
-        end = self.phoff + phnum * phentsize
-        buffer, start = self.window(self.phoff, end)
-        table = buffer[self.phoff - start : end - start]
+        table = self.buffer[self.phoff : self.phoff + phnum * phentsize]
         if self.layout is ELF64:
             return [
                 ProgramHeader(kind, flags, offset, vaddr, filesz, memsz, align)
@@ -178,14 +147,12 @@ class ElfFile:
 
         Raises `ElfError` if any of it lies outside of the file.
         """
-        end = offset + count * dtype.itemsize
-        if count < 0 or offset < 0 or end > self.size:
+        if count < 0 or offset < 0 or offset + count * dtype.itemsize > self.size:
             raise self.error(
                 f"{what}: {count} entries of {dtype.itemsize} bytes at offset {offset:#x} "
                 f"lie outside of the file ({self.size} bytes)"
             )
-        buffer, start = self.window(offset, end)
-        return np.frombuffer(buffer, dtype, count, offset - start)
+        return np.frombuffer(self.buffer, dtype, count, offset)
 
     def table_at(self, what: str, address: int, dtype: np.dtype[Any], count: int) -> Table:
         """View `count` records of `dtype` at a virtual address of the file."""
@@ -214,11 +181,9 @@ class ElfFile:
         Raises `ElfError` if it does not, or if it has more than `MAX_STRING` bytes.
         """
         limit = min(limit, offset + MAX_STRING + 1)
-        if 0 <= offset < limit:
-            buffer, start = self.window(offset, min(limit, self.size))
-            end = buffer.find(b"\0", offset - start, limit - start)
-            if end >= 0:
-                return buffer[offset - start : end].decode("utf-8", "surrogateescape")
+        end = self.buffer.find(b"\0", offset, limit) if 0 <= offset < limit else -1
+        if end >= 0:
+            return self.buffer[offset:end].decode("utf-8", "surrogateescape")
         raise self.error(f"{what}: the string at offset {offset:#x} does not end")
 
 

@@ -59,8 +59,7 @@ def read_gnu_hash(elf: ElfFile, address: int) -> GnuHash:
     """Read DT_GNU_HASH at a virtual address. Raises `ElfError` if it cannot be right."""
     what = "DT_GNU_HASH"
     offset, rest = elf.file_offset(what, address, _HEADER.size)
-    buffer, start = elf.window(offset, offset + _HEADER.size)
-    nbuckets, symoffset, bloom_size, shift = _HEADER.unpack_from(buffer, offset - start)
+    nbuckets, symoffset, bloom_size, shift = _HEADER.unpack_from(elf.buffer, offset)
     # glibc asserts the first of these; a shift of 32 or more is undefined there.
     if bloom_size == 0 or bloom_size & (bloom_size - 1) or shift >= 32:
         raise elf.error(

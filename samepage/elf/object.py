@@ -10,12 +10,10 @@ of the hash tables' number and the largest index in use plus one.
 """
 
 import mmap
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.arena import Arena
 from samepage.elf.dynamic import Dynamic, Tag
 from samepage.elf.file import ElfFile
 from samepage.elf.hashes import GnuHash, SysvHash, read_gnu_hash, read_sysv_hash
@@ -56,25 +54,7 @@ class DynamicObject:
     @classmethod
     def open(cls, path: str) -> "DynamicObject":
         """Map and read the file at `path`. Raises `OSError` and `ElfError`."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return cls(ElfFile.from_fd(fd, path))
-        finally:
-            os.close(fd)
-
-    @classmethod
-    def from_fd(cls, fd: int, path: str, arena: Arena) -> "DynamicObject":
-        """Map the open file `fd`, and read what linking is going to look at into `arena`.
-
-        Raises `OSError` and `ElfError`.
-        """
-        elf = ElfFile.from_fd(fd, path)
-        section = elf.segment(SegmentType.DYNAMIC)
-        if section is not None:
-            elf.read_ahead(fd, section.offset, section.filesz, arena)
-        found = cls(elf)
-        elf.read_ahead(fd, *_range_of_tables(elf, found.dynamic), arena)
-        return found
+        return cls(ElfFile.open(path))
 
     @classmethod
     def from_bytes(cls, data: bytes | mmap.mmap, path: str) -> "DynamicObject":
@@ -199,39 +179,3 @@ class DynamicObject:
             return np.empty(0, np.uint64)
         table = self.elf.table_at(f"DT_{start.name}", address, word, length // word.itemsize)
         return table.astype(np.uint64)
-
-
-_TABLES = (
-    Tag.GNU_HASH,
-    Tag.SYMTAB,
-    Tag.STRTAB,
-    Tag.VERSYM,
-    Tag.VERDEF,
-    Tag.VERNEED,
-    Tag.RELA,
-    Tag.RELR,
-    Tag.JMPREL,
-)
-_SIZES = ((Tag.STRTAB, Tag.STRSZ), (Tag.RELA, Tag.RELASZ), (Tag.JMPREL, Tag.PLTRELSZ))
-_SCATTERED = 1 << 20
-
-
-def _range_of_tables(elf: ElfFile, dynamic: Dynamic) -> tuple[int, int]:
-    """Offset and length of the part of the file that has the tables, side by side.
-
-    Linkers put them there, in one segment. The length is 0 if they are not.
-    """
-    starts = [start for tag in _TABLES if (start := dynamic.get(tag))]
-    if not starts:
-        return 0, 0
-    first, end, known = min(starts), max(starts), 0
-    for tag, size in _SIZES:
-        length = dynamic.value(size)
-        known += length
-        end = max(end, dynamic.value(tag) + length)
-    for load in elf.loads:
-        if load.vaddr <= first < load.vaddr + load.filesz:
-            length = min(end, load.vaddr + load.filesz) - first
-            if length <= 4 * known + _SCATTERED:
-                return load.offset + first - load.vaddr, length
-    return 0, 0

@@ -185,15 +185,14 @@ class Text:
 class StringTable:
     """DT_STRTAB of one file: `size` bytes at the file offset `offset`."""
 
-    __slots__ = ("_elf", "_end", "_find", "_start", "_text", "_window", "data", "size")
+    __slots__ = ("_buffer", "_elf", "_end", "_start", "_text", "data", "size")
 
     def __init__(self, elf: ElfFile, offset: int, size: int) -> None:
         """Raises `ElfError` if the table is not in the file."""
         self._elf = elf
         self.size = size
-        self._window, start = elf.window(offset, offset + size)
-        self._start, self._end = offset - start, offset - start + size
-        self._find = self._window.find
+        self._buffer = elf.buffer
+        self._start, self._end = offset, offset + size
         self.data: U8 = elf.table("string table", offset, _BYTE, size)
         self._text: Text | None = None
 
@@ -201,9 +200,9 @@ class StringTable:
         """The string at an index. Raises `ElfError` if it is not in the table."""
         start = self._start + index
         if index >= 0:
-            end = self._find(b"\0", start, self._end)
+            end = self._buffer.find(b"\0", start, self._end)
             if 0 <= end - start <= MAX_STRING:
-                return self._window[start:end].decode("utf-8", "surrogateescape")
+                return self._buffer[start:end].decode("utf-8", "surrogateescape")
         raise self._elf.error(f"{what}: the string at index {index:#x} does not end")
 
     def pool(self, indices: ArrayLike) -> NamePool:

@@ -135,19 +135,14 @@ class _Records:
     def __init__(self, elf: ElfFile, what: str, address: int, first: int) -> None:
         self._elf = elf
         self._what = what
-        self._offset, self._limit = elf.file_offset(what, address, first)
-        self._buffer, start = elf.window(self._offset, self._offset + first)
-        self._start = self._offset - start
-        self._end = min(self._limit, len(self._buffer) - self._start)
+        self._start, self._limit = elf.file_offset(what, address, first)
 
     def read(self, record: struct.Struct, at: int) -> tuple[int, ...]:
         """The record at a place. Raises `ElfError` if it is not in the table's segment."""
-        if at + record.size > self._end:
-            if at + record.size > self._limit:
-                raise self.error(at, "the record is outside of the table")
-            self._buffer, self._start, self._end = self._elf.buffer, self._offset, self._limit
-        return record.unpack_from(self._buffer, self._start + at)
+        if at + record.size > self._limit:
+            raise self.error(at, "the record is outside of the table")
+        return record.unpack_from(self._elf.buffer, self._start + at)
 
     def error(self, at: int, message: str) -> ElfError:
         """The error to raise about the record at a place."""
-        return self._elf.error(f"{self._what} at offset {self._offset + at:#x}: {message}")
+        return self._elf.error(f"{self._what} at offset {self._start + at:#x}: {message}")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from samepage.elf.arena import Arena
 from samepage.elf.layout import I64, U8, U64
+from samepage.linker.arena import Arena
 from samepage.linker.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -144,7 +144,7 @@ class ImageMemory:
         self._regions: list[Region] = []
 
     def open(self, path: str) -> OpenFile:
-        return open_file(path, self._arena)
+        return open_file(path)
 
     def close(self, file: OpenFile) -> None:
         if file.fd >= 0:

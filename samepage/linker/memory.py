@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass
 from typing import Protocol
 
-from samepage.elf.arena import Arena
+from samepage.elf.file import ElfFile
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 
@@ -105,8 +105,8 @@ class Memory(Protocol):
         ...
 
 
-def open_file(path: str, arena: Arena) -> OpenFile:
-    """Open a file of the host, and read its tables into `arena`.
+def open_file(path: str) -> OpenFile:
+    """Open a file of the host and map it read-only, for its tables.
 
     Raises `OSError` if it cannot be opened or mapped, and `ElfError` if it is not ELF.
     """
@@ -115,7 +115,7 @@ def open_file(path: str, arena: Arena) -> OpenFile:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
             raise OSError(errno.EINVAL, "file too short")
-        found = DynamicObject.from_fd(fd, path, arena)
+        found = DynamicObject(ElfFile.from_fd(fd, path))
     except BaseException:
         os.close(fd)
         raise

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from samepage.elf.arena import Arena
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
@@ -39,7 +38,7 @@ class ProcessMemory:
     """
 
     def open(self, path: str) -> OpenFile:
-        return open_file(path, Arena())
+        return open_file(path)
 
     def close(self, file: OpenFile) -> None:
         os.close(file.fd)

@@ -1,8 +1,8 @@
-"""Memory for copies of parts of files, in huge pages.
+"""Memory for the private copies of segments, in huge pages.
 
-A program with its libraries is thousands of pages of tables and data. The kernel takes
-0.7 microseconds to give out a page of 4 KiB, which is more than copying it takes; a page
-of 2 MiB costs a tenth of the 512 small ones (where the kernel grants them: see
+A program with its libraries has thousands of pages of data. The kernel takes 0.7
+microseconds to give out a page of 4 KiB, and more to copy one that is stored to; a page of
+2 MiB costs a tenth of the 512 small ones (where the kernel grants them: see
 /sys/kernel/mm/transparent_hugepage/enabled, "always" or "madvise").
 """
 
@@ -26,16 +26,13 @@ class Arena:
         self._view = memoryview(b"")
         self._at = 0
 
-    def take(self, length: int, offset: int = 0) -> tuple[mmap.mmap, int]:
-        """A buffer, and where in it `length` bytes are that are zero and nobody else's.
-
-        They are aligned like the offset `offset` of a file, up to 64 bytes.
-        """
-        at = ((self._at + _ALIGN - 1) & -_ALIGN) + offset % _ALIGN
+    def take(self, length: int) -> tuple[mmap.mmap, int]:
+        """A buffer, and where in it `length` bytes are that are zero and nobody else's."""
+        at = (self._at + _ALIGN - 1) & -_ALIGN
         if self._chunk is None or at + length > len(self._chunk):
-            at = offset % _ALIGN
+            at = 0
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-            self._chunk = mmap.mmap(-1, max(_CHUNK, at + length), flags)
+            self._chunk = mmap.mmap(-1, max(_CHUNK, length), flags)
             self._chunk.madvise(mmap.MADV_HUGEPAGE)
             self._view = memoryview(self._chunk)
         self._at = at + length
@@ -43,5 +40,5 @@ class Arena:
 
     def read(self, fd: int, offset: int, length: int) -> tuple[mmap.mmap, int, int]:
         """Take memory and read a part of a file into it; also returns how much there was."""
-        buffer, at = self.take(length, offset)
+        buffer, at = self.take(length)
         return buffer, at, os.preadv(fd, [self._view[at : at + length]], offset)
