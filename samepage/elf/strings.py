@@ -24,7 +24,6 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike
 
 from samepage.elf.file import MAX_STRING, ElfFile
@@ -232,10 +231,7 @@ class StringTable:
 
 def _words_at_each_byte(data: U8) -> U64:
     """The 8 bytes at each place of `data` but the last 8, as little-endian words."""
-    words: U64 = as_strided(
-        data[:8].view(np.uint64), shape=(len(data) - 8,), strides=(1,), writeable=False
-    )
-    return words
+    return np.ndarray((len(data) - 8,), np.uint64, data.data, 0, (1,))
 
 
 def _polynomials(words: U64) -> U64:

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from samepage.elf.layout import I64, U8, U64
 from samepage.linker.arena import Arena
@@ -36,6 +35,9 @@ MAX_ANONYMOUS = 1 << 32
 """Bytes of one anonymous mapping: more than any real .bss."""
 
 _HUGE = 2 << 20
+
+_MANY = 1 << 10
+"""Stores of aligned words take half the time, for which it pays to look if all are."""
 
 Placer = Callable[[OpenFile | None, int, int, bool], int]
 """Called with file, page-rounded length, offset, and whether it is anonymous memory."""
@@ -101,8 +103,7 @@ class Region:
 
     def words_anywhere(self) -> U64:
         """The 8 bytes at each place of the data but the last 7 (places need no alignment)."""
-        whole = self.data.view(np.uint64)
-        return as_strided(whole, shape=(len(self.data) - 7,), strides=(1,))
+        return np.ndarray((len(self.data) - 7,), np.uint64, self.data.data, 0, (1,))
 
 
 class TopDownPlacer:
@@ -293,6 +294,14 @@ class ImageMemory:
         return result
 
     def write_words(self, start: int, offsets: I64, words: U64) -> None:
+        region = self._whole_region(start, offsets)
+        if region is not None and region.prot & PROT_WRITE:
+            shift = start - region.start
+            if len(offsets) < _MANY or (shift | int(np.bitwise_or.reduce(offsets))) & 7:
+                region.words_anywhere()[offsets + shift] = words
+            else:
+                region.words(shift)[offsets >> 3] = words
+            return
         for region, chosen, places in self._split(start, offsets):
             if region is None:
                 stores = zip(offsets[chosen].tolist(), words[chosen].tolist(), strict=True)
@@ -300,10 +309,17 @@ class ImageMemory:
                     self.write(start + offset, word.to_bytes(8, "little"))
             elif not region.prot & PROT_WRITE:
                 raise OSError(errno.EFAULT, f"memory at {region.start:#x} is read-only")
-            elif int(np.bitwise_or.reduce(places)) & 7:
+            else:
                 region.words_anywhere()[places] = words[chosen]
-            else:  # twice as fast
-                region.words(0)[places >> 3] = words[chosen]
+
+    def _whole_region(self, start: int, offsets: I64) -> Region | None:
+        """The region that has all of these words, if there is one."""
+        at = bisect_right(self._starts, start) - 1
+        if at < 0 or not len(offsets):
+            return None
+        region = self._regions[at]
+        last = start + int(np.maximum.reduce(offsets)) + 8
+        return region if last <= region.end else None
 
     def _split(self, start: int, offsets: I64) -> Iterator[tuple[Region | None, I64 | slice, I64]]:
         """Tell for each region which words lie in it, and where in it; then, with None,

@@ -41,6 +41,7 @@ ADJUSTED_TAGS = (
     Tag.GNU_HASH,
 )
 """The pointers of a dynamic section that ld.so makes absolute, in the section itself."""
+_WORD = (1 << 64) - 1
 
 _PART = 15 << 10
 """Relative relocations at a time: a column of this many words has 120 KiB, for which no
@@ -93,12 +94,11 @@ def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
     dynamic = link.object.dynamic
     values_at = link.base + segment.vaddr + 8
     if link.base:
-        places = dynamic.places
-        found = [(places[tag], dynamic.value(tag)) for tag in ADJUSTED_TAGS if tag in places]
-        indices, values = zip(*found, strict=True) if found else ((), ())
-        words = np.array(values, np.uint64) + np.uint64(link.base)
-        offsets = np.array(indices, np.int64) << 4
-        memory.write_words(values_at, offsets, words)
+        base, places = link.base, dynamic.places
+        found = [tag for tag in ADJUSTED_TAGS if tag in places]
+        words = [(dynamic.value(tag) + base) & _WORD for tag in found]
+        offsets = np.array([places[tag] << 4 for tag in found], np.int64)
+        memory.write_words(values_at, offsets, np.array(words, np.uint64))
         done.stored.append((values_at, offsets))
     if link.kind == MapKind.EXECUTABLE and Tag.DEBUG in dynamic.places:
         done.foreign[values_at + 16 * dynamic.places[Tag.DEBUG]] = Foreign.DEBUG
@@ -145,7 +145,7 @@ def _parts(table: Table) -> Iterator[Table]:
     return (table[start : start + _PART] for start in range(0, len(table), _PART))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoreRange:
     """Where relocation may store into an object: its writable segments, or with DT_TEXTREL
     all of them. What is stored at offsets that are in it cannot hit anything else.

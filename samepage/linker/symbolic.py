@@ -29,6 +29,7 @@ IfuncResolver = Callable[[int], int]
 _POINTERS = np.zeros(max(Kind) + 1, np.bool_)
 _POINTERS[[Kind.JUMP_SLOT, Kind.GLOB_DAT, Kind.ABSOLUTE]] = True
 _NARROW = (Kind.ABSOLUTE_32, Kind.PC_RELATIVE_32, Kind.SIZE_32)
+_RARE = (*_NARROW, Kind.COPY, Kind.TLSDESC)
 _TLS = (Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC)
 
 
@@ -54,6 +55,7 @@ class SymbolicRelocation:
         self._bases = np.array([*(link.base for link in self._all), 0], np.uint64)
         kinds = bindings.kinds
         self._count = np.bincount(kinds, minlength=max(Kind) + 1).tolist()
+        self._has_rare_kinds = any(self._count[kind] for kind in _RARE)
         self._read_definitions()
         self._words: U64 = self._values[bindings.reference] + bindings.addends.view(np.uint64)
         self._plain = _POINTERS[kinds]
@@ -71,10 +73,12 @@ class SymbolicRelocation:
             self._places = self._places.copy()
             self._thread_local()
         self._find_offsets()
-        plain = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._plain)])
-        starts = bindings.entry_starts
-        self._others = (np.diff(starts) - np.diff(plain[starts])).tolist()
-        """How many entries of each object are not plain."""
+        plain = self._plain.nonzero()[0]
+        self._words_to_store, self._offsets_to_store = self._words[plain], self._offsets[plain]
+        self._store_starts = np.searchsorted(plain, bindings.entry_starts).tolist()
+        self._waiting = _ByObject(bindings, self._waits)
+        chosen = (_POINTERS[kinds] & ~self._plain & ~self._waits) | (kinds == Kind.IRELATIVE)
+        self._to_resolve = _ByObject(bindings, chosen)
 
     def _read_definitions(self) -> None:
         """Address, size and type of each reference's definition; 0 if it has none."""
@@ -163,40 +167,37 @@ class SymbolicRelocation:
 
     def relocate(self, number: int, done: Relocated, resolve: IfuncResolver | None) -> None:
         """Store all words of an object."""
-        own = self._own(number)
-        if not self._others[number]:
-            self._store(number, own, self._words[own], done)
-        else:
-            plain = own.start + self._plain[own].nonzero()[0]
-            self._store(number, plain, self._words[plain], done)
-            self._relocate_others(number, own, done, resolve)
-        if self._count[Kind.TLSDESC]:
-            descriptors = self._bindings.kinds[own] == Kind.TLSDESC
-            for place in self._bindings.places[own][descriptors].tolist():
-                done.foreign[self._links[number].base + place] = Foreign.TLS_DESCRIPTOR
+        plain = slice(self._store_starts[number], self._store_starts[number + 1])
+        self._store(number, self._offsets_to_store[plain], self._words_to_store[plain], done)
+        waiting = self._waiting.of(number)
+        if len(waiting):
+            offsets, base = self._offsets[waiting], np.uint64(self._links[number].base)
+            slots = self._memory.read_words(self._ranges[number].start, offsets)
+            self._store(number, offsets, slots + base, done)
+        if self._has_rare_kinds:
+            self._store_rare(number, done)
+        unresolved = self._to_resolve.of(number)
+        if len(unresolved):
+            self._resolve(number, unresolved, done, resolve)
 
-    def _store(self, number: int, which: slice | I64, words: U64, done: Relocated) -> None:
+    def _store(self, number: int, offsets: I64, words: U64, done: Relocated) -> None:
         if len(words):
-            start, offsets = self._ranges[number].start, self._offsets[which]
+            start = self._ranges[number].start
             self._memory.write_words(start, offsets, words)
             done.stored.append((start, offsets))
 
-    def _relocate_others(
-        self, number: int, own: slice, done: Relocated, resolve: IfuncResolver | None
-    ) -> None:
-        kinds, base = self._bindings.kinds[own], np.uint64(self._links[number].base)
-        waits = own.start + self._waits[own].nonzero()[0]
-        if len(waits):
-            slots = self._memory.read_words(self._ranges[number].start, self._offsets[waits])
-            self._store(number, waits, slots + base, done)
+    def _store_rare(self, number: int, done: Relocated) -> None:
+        own = self._own(number)
+        kinds, first = self._bindings.kinds[own], own.start
         for kind in _NARROW:
             if self._count[kind]:
-                self._narrow(number, kind, own.start + (kinds == kind).nonzero()[0], done)
+                self._narrow(number, kind, first + (kinds == kind).nonzero()[0], done)
         if self._count[Kind.COPY]:
-            self._copy(number, own.start + (kinds == Kind.COPY).nonzero()[0], done)
-        chosen = _POINTERS[kinds] & ~self._plain[own] & ~self._waits[own]
-        chosen |= kinds == Kind.IRELATIVE
-        self._ifuncs(number, own.start + chosen.nonzero()[0], done, resolve)
+            self._copy(number, first + (kinds == Kind.COPY).nonzero()[0], done)
+        if self._count[Kind.TLSDESC]:
+            descriptors = self._bindings.places[own][kinds == Kind.TLSDESC]
+            addresses = descriptors + np.uint64(self._links[number].base)
+            done.foreign.update(dict.fromkeys(addresses.tolist(), Foreign.TLS_DESCRIPTOR))
 
     def _narrow(self, number: int, kind: Kind, which: I64, done: Relocated) -> None:
         """4-byte stores, in code that is not position-independent."""
@@ -224,23 +225,31 @@ class SymbolicRelocation:
             first = address & -8
             done.stored.append((first, np.arange(0, address + size - first, 8)))
 
-    def _ifuncs(
+    def _resolve(
         self, number: int, which: I64, done: Relocated, resolve: IfuncResolver | None
     ) -> None:
         """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address."""
-        if not len(which):
-            return
-        bindings, base = self._bindings, self._links[number].base
+        bindings, base = self._bindings, np.uint64(self._links[number].base)
         if resolve is None:
-            for place in bindings.places[which].tolist():
-                done.foreign[base + place] = Foreign.IFUNC
+            addresses = (bindings.places[which] + base).tolist()
+            done.foreign.update(dict.fromkeys(addresses, Foreign.IFUNC))
             return
         irelative = bindings.kinds[which] == Kind.IRELATIVE
         addends = bindings.addends[which].view(np.uint64)
-        functions = np.where(
-            irelative, addends + np.uint64(base), self._values[bindings.reference[which]]
-        )
+        functions = np.where(irelative, addends + base, self._values[bindings.reference[which]])
         results = {function: resolve(function) for function in dict.fromkeys(functions.tolist())}
         words = np.array([results[function] for function in functions.tolist()], np.uint64)
         words += np.where(irelative, np.uint64(0), addends)
-        self._store(number, which, words, done)
+        self._store(number, self._offsets[which], words, done)
+
+
+class _ByObject:
+    """Some of the entries, which ascend, by object."""
+
+    def __init__(self, bindings: Bindings, chosen: Bools) -> None:
+        self._entries: I64 = chosen.nonzero()[0]
+        self._starts = np.searchsorted(self._entries, bindings.entry_starts).tolist()
+
+    def of(self, number: int) -> I64:
+        """Those of one object."""
+        return self._entries[self._starts[number] : self._starts[number + 1]]
