@@ -30,9 +30,8 @@ from samepage.elf.file import MAX_STRING, ElfFile
 from samepage.elf.layout import I64, U8, U32, U64, Bools
 
 _INVERSE_33 = pow(33, -1, 1 << 32)
-_INVERSES = np.array([pow(_INVERSE_33, k, 1 << 32) for k in range(9)], np.uint32)
 _TAIL_MASKS = np.array([(1 << 8 * k) - 1 for k in range(8)], np.uint64)
-_WORD_POWER = pow(33, 8, 1 << 32)
+_MASK = (1 << 32) - 1
 _BYTE = np.dtype(np.uint8)
 
 
@@ -81,20 +80,18 @@ class NamePool:
         """The hash of each name as DT_GNU_HASH has it (`dl_new_hash`)."""
         if not len(self):
             return np.empty(0, np.uint32)
-        polynomial = _polynomials(self.words).astype(np.uint32)
-        counts = np.diff(self.starts)
-        powers = np.ones(int(counts.max()), np.uint32)
-        powers[1:] = _WORD_POWER
-        np.multiply.accumulate(powers, dtype=np.uint32, out=powers)
-        position = np.repeat(self.starts[1:], counts)
-        position -= np.arange(1, len(self.words) + 1)
-        polynomial *= powers[position]
-        sums: U32 = np.add.reduceat(polynomial, self.starts[:-1], dtype=np.uint32)
-        sums *= _INVERSES[counts * 8 - self.lengths]
-        seeds = np.full(int(self.lengths.max()) + 1, 33, np.uint32)
-        seeds[0] = 5381
-        np.multiply.accumulate(seeds, dtype=np.uint32, out=seeds)
-        return sums + seeds[self.lengths]
+        last = self.starts[1:] - 1
+        polynomials = _polynomials(self.words).astype(np.uint32)
+        # Word k of all is weighted with 33^-8k, and each name's sum with 33^8k of its last
+        # word k, which leaves the power that each word's distance from the last one asks for.
+        polynomials *= _powers(_INVERSE_33**8, len(self.words))
+        # Sums of ranges are differences of running sums, modulo 2^32 too.
+        sums: U32 = np.cumsum(polynomials, dtype=np.uint32)[last]
+        sums[1:] -= sums[:-1].copy()
+        sums *= _powers(33**8, len(self.words))[last]
+        # The last word has 1 to 8 zeros, each of which has multiplied the sum by 33.
+        sums *= _powers(_INVERSE_33, 9)[8 - (self.lengths & 7)]
+        return sums + np.uint32(5381) * _powers(33, int(self.lengths.max()) + 1)[self.lengths]
 
     def sysv_hashes(self) -> U32:
         """The hash of each name as DT_HASH has it (`_dl_elf_hash`)."""
@@ -232,6 +229,18 @@ class StringTable:
 def _words_at_each_byte(data: U8) -> U64:
     """The 8 bytes at each place of `data` but the last 8, as little-endian words."""
     return np.ndarray((len(data) - 8,), np.uint64, data.data, 0, (1,))
+
+
+def _powers(base: int, count: int) -> U32:
+    """base^0, base^1, ..., modulo 2^32: the products of two short lists of powers."""
+    step = 1 << 8
+    low = np.full(step, base & _MASK, np.uint32)
+    high = np.full(count // step + 1, pow(base, step, 1 << 32), np.uint32)
+    low[0] = high[0] = 1
+    np.multiply.accumulate(low, out=low, dtype=np.uint32)
+    np.multiply.accumulate(high, out=high, dtype=np.uint32)
+    powers: U32 = np.multiply.outer(high, low).ravel()[:count]
+    return powers
 
 
 def _polynomials(words: U64) -> U64:

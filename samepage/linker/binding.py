@@ -121,8 +121,8 @@ class Binder:
             chosen = outside[of_group[owners]]
             if len(chosen):
                 unique.append(self._bind_group(found, chosen, _shared(links[members[0]])))
-        for reference in sorted(np.concatenate(unique).tolist()) if unique else ():
-            self._settle_unique(found, reference)
+        if unique:
+            self._settle_unique(found, np.sort(np.concatenate(unique)))
         return found
 
     def _bind_locals(self, found: Bindings) -> I64:
@@ -170,22 +170,20 @@ class Binder:
         staying: I64 = which[stays]
         return staying
 
-    def _settle_unique(self, found: Bindings, reference: int) -> None:
+    def _settle_unique(self, found: Bindings, references: I64) -> None:
+        """Settle the references that are bound to unique symbols, in their order."""
         tables = self._tables
-
-        def symbol(row: int) -> tuple[int, int]:
-            owner = int(tables.owners(np.array([row]))[0])
-            return int(tables.index[owner]), row - int(tables.first[owner])
-
-        row = int(found.rows[reference])
-        index, number = symbol(row)
-        item = self._maps[index].object
-        name = item.strings.get(int(item.symbols[number]["st_name"]))
-        copies = found.classes[reference] & TypeClass.COPY
-        definer, definition = self._unique.settle(
-            name, symbol(int(found.definitions[reference])), (index, number) if copies else None
+        rows, copies = found.rows[references], found.classes[references] & TypeClass.COPY
+        columns = (
+            tables.names(rows, tables.owners(rows)).names(),
+            zip(*tables.places(found.definitions[references]), strict=True),
+            zip(*tables.places(rows), strict=True),
+            copies.tolist(),
+            references.tolist(),
         )
-        found.definitions[reference] = tables.first[tables.at[definer]] + definition
+        for name, definition, own, copy, reference in zip(*columns, strict=True):
+            index, symbol = self._unique.settle(name, definition, own if copy else None)
+            found.definitions[reference] = tables.first[tables.at[index]] + symbol
 
     def find(
         self, name: str, scopes: Scopes, version: tuple[str, int] | None = None

@@ -18,19 +18,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.layout import I64, Bools
-from samepage.elf.object import SHN_ABS, STB_GLOBAL, STB_GNU_UNIQUE, STB_WEAK, STT_TLS
+from samepage.elf.layout import I64, U32, Bools
+from samepage.elf.object import (
+    SHN_ABS,
+    STB_GLOBAL,
+    STB_GNU_UNIQUE,
+    STB_WEAK,
+    STT_COMMON,
+    STT_FUNC,
+    STT_GNU_IFUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    STT_TLS,
+    STV_DEFAULT,
+    STV_PROTECTED,
+)
 from samepage.elf.versions import HIDDEN
 from samepage.linker.maps import MapKind
 from samepage.linker.query import Query, TypeClass
 from samepage.linker.scope import Scope, walk_sysv
 from samepage.linker.tables import SymbolTables
 
-_DEFINING_TYPES = np.zeros(16, np.bool_)
-_DEFINING_TYPES[[0, 1, 2, 5, 6, 10]] = True  # NOTYPE OBJECT FUNC COMMON TLS GNU_IFUNC
-_BINDING_KINDS = np.zeros(16, np.bool_)
-_BINDING_KINDS[[STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE]] = True
-_VISIBLE = np.array([True, False, False, True])  # DEFAULT INTERNAL HIDDEN PROTECTED
+
+def _mask(*numbers: int) -> np.uint32:
+    """A bit for each number: whether a number is one of them is a shift, not a search."""
+    return np.uint32(sum(1 << number for number in numbers))
+
+
+_DEFINING_TYPES = _mask(STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_COMMON, STT_TLS, STT_GNU_IFUNC)
+_BINDING_KINDS = _mask(STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE)
+_VISIBLE = _mask(STV_DEFAULT, STV_PROTECTED)
 
 _AT_ONCE = 1 << 20
 """Candidates that are looked at together where all are: it bounds the memory for them."""
@@ -140,10 +157,10 @@ class Lookup:
         symbols = tables.symbols(rows)
         types, sections, classes = symbols.types, symbols.sections, query.classes[names]
         defined = (tables.values(rows) != 0) | (sections == SHN_ABS) | (types == STT_TLS)
-        good = good & defined & _DEFINING_TYPES[types]
+        good = good & defined & _is_in(_DEFINING_TYPES, types)
         good &= ((classes & TypeClass.PLT) == 0) | (sections != 0)
         good &= ((classes & TypeClass.COPY) == 0) | ~self._is_program[owners]
-        usable = _BINDING_KINDS[symbols.binds] & _VISIBLE[symbols.visibilities]
+        usable = _is_in(_BINDING_KINDS, symbols.binds) & _is_in(_VISIBLE, symbols.visibilities)
         # A symbol has its own name; of the others, the names are compared.
         others = (good & (rows != query.rows[names])).nonzero()[0]
         places = tables.name_places(symbols.names[others], owners[others])
@@ -158,6 +175,10 @@ class Lookup:
         plain = ~tables.has_versions[owners]
         lone = good & (asked == 0) & ~unversioned_fits & shown & ~plain
         return _Examined(good & (fits | plain), lone, usable)
+
+
+def _is_in(mask: np.uint32, numbers: U32) -> Bools:
+    return ((mask >> numbers) & np.uint32(1)).astype(np.bool_)
 
 
 def _one_of_each(names: I64, owners: I64, found: _Examined) -> I64:

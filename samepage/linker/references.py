@@ -107,13 +107,15 @@ class Bindings:
         symbols = (info >> np.uint64(32)).view(np.int64)
         machine = self.links[0].object.elf.machine if self.links else min(KIND_TABLES)
         self.kinds = kinds_of(KIND_TABLES[machine], types)
+        kinds = self.kinds.astype(np.int64)  # as indices, twice as fast
         present = np.bincount(self.kinds, minlength=len(_SYMBOLLESS))
         if present[Kind.UNKNOWN]:
             bad = int((self.kinds == Kind.UNKNOWN).argmax())
             name = self.links[int(self.owner[bad])].name
             raise LinkError(f"{name}: unexpected reloc type 0x{int(types[bad]):02x}")
         self._keys = (symbols + self.tables.first[self.owner]) << 2
-        self._keys |= _CLASS_OF_KIND[self.kinds]
+        self._keys |= _CLASS_OF_KIND[kinds]
+        self._keys[_SYMBOLLESS[kinds]] = -1  # the last mark of `_find_references`
         if present[Kind.NONE]:
             self._drop(self.kinds == Kind.NONE)
 
@@ -127,7 +129,6 @@ class Bindings:
     def _find_references(self) -> None:
         first = self.tables.first[: len(self.links) + 1]
         marks = np.zeros(4 * int(first[-1]) + 1, np.int32)
-        self._keys[_SYMBOLLESS[self.kinds]] = -1  # the last mark
         marks[self._keys] = 1
         marks[-1] = 0
         pairs = marks.nonzero()[0]

@@ -28,6 +28,8 @@ MAX_CHAIN = 1 << 16
 """Entries of one chain of DT_HASH that are looked at; real tables have a handful."""
 
 _FILTER_BITS = 20
+_FILTER_SHIFT = 32 - _FILTER_BITS
+_NAME = 1 << 31
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Scope:
         none: U32 = np.empty(0, np.uint32)
         chains: U32 = np.concatenate([none, *(table.chains for table in found)])
         self._keys: U32 = chains | np.uint32(1)
+        self._keys_in_filter = (self._keys >> np.uint32(_FILTER_SHIFT)).astype(np.int64)
         self._ends = np.zeros(len(chains) + 1, np.int32)
         """How many chains end before each entry."""
         np.cumsum(chains & np.uint32(1), out=self._ends[1:])
@@ -96,12 +99,11 @@ class Scope:
 
     def candidates(self, hashes: U32) -> Candidates:
         """The entries that have the hash of each name, but for its lowest bit."""
-        wanted = hashes | np.uint32(1)
+        wanted = (hashes | np.uint32(1)).astype(np.int64)
         # Most definitions are wanted by nobody: a bitmap of the upper bits drops them.
         present = np.zeros(1 << _FILTER_BITS, np.bool_)
-        shift = np.uint32(32 - _FILTER_BITS)
-        present[wanted >> shift] = True
-        entries = present[self._keys >> shift].nonzero()[0]
+        present[wanted >> _FILTER_SHIFT] = True
+        entries: I64 = present[self._keys_in_filter].nonzero()[0]
         # Sorted together as (hash, is it a name, which): entries of a hash come first.
         count = len(entries)
         both = np.empty(count + len(hashes), np.uint64)
@@ -109,23 +111,25 @@ class Scope:
         both[count:] = wanted
         both <<= np.uint64(32)
         both[:count] |= entries.view(np.uint64)
-        both[count:] |= np.arange(1 << 31, (1 << 31) + len(hashes)).view(np.uint64)
+        both[count:] |= np.arange(_NAME, _NAME + len(hashes), dtype=np.uint64)
         both.sort()
-        which = (both & np.uint64(0x7FFFFFFF)).view(np.int64)
-        is_name = (both & np.uint64(1 << 31)) != 0
-        both >>= np.uint64(32)
+        low, keys = both.astype(np.uint32), both >> np.uint64(32)
+        is_name = low >= np.uint32(_NAME)
+        ordered = low[~is_name].astype(np.int64)
+        # The number of entries before each place; at the places where a hash begins, that
+        # is where its entries begin.
+        before = np.cumsum(~is_name)
         new = np.empty(len(both), np.bool_)
         new[:1] = True
-        np.not_equal(both[1:], both[:-1], out=new[1:])
-        entries_before = np.cumsum(~is_name)
-        begins = entries_before - ~is_name
-        begins[~new] = 0
-        np.maximum.accumulate(begins, out=begins)
+        np.not_equal(keys[1:], keys[:-1], out=new[1:])
+        heads = new.nonzero()[0]
+        starts: I64 = before[heads] - ~is_name[heads]
         names = is_name.nonzero()[0]
+        which = low[names].astype(np.int64) & (_NAME - 1)
         begin, end = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.int64)
-        begin[which[names]] = begins[names]
-        end[which[names]] = entries_before[names]
-        return Candidates(begin, end, which[~is_name])
+        begin[which] = starts[np.cumsum(new)[names] - 1]
+        end[which] = before[names]
+        return Candidates(begin, end, ordered)
 
     def owners(self, entries: I64) -> I64:
         """The number of the object that each entry is of."""

@@ -118,6 +118,11 @@ class SymbolTables:
         owners: I64 = self._owner[rows]
         return owners
 
+    def places(self, rows: I64) -> tuple[list[int], list[int]]:
+        """The objects (`LinkMap.index`) that symbols are of, and their indices there."""
+        owners = self.owners(rows)
+        return self.index[owners].tolist(), (rows - self.first[owners]).tolist()
+
     def symbols(self, rows: I64) -> Symbols:
         """Names and attributes of symbols."""
         return Symbols(self._words[:, 0][rows])
