@@ -26,7 +26,7 @@ from samepage.kernel.process.elf_loader import (
     load_program,
     read_elf,
 )
-from samepage.kernel.process.exit import kill_other_threads, release_robust_list
+from samepage.kernel.process.exit import kill_other_threads, release_futexes
 from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Rlimit, Task
 from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
@@ -218,7 +218,7 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     """The point of no return (`begin_new_exec`): the process gets its new memory."""
     process = task.process
     kill_other_threads(task)
-    release_robust_list(task)
+    release_futexes(task)
     mm.set_executable(executable.file)
     task.kernel.replace_mm(process, mm)
     if process.files.users > 1:

@@ -32,7 +32,7 @@ def do_exit(task: Task, code: int) -> None:
     if len(process.threads) == 1:
         _end_process(task, (code & 0xFF) << 8)
         return
-    release_robust_list(task)
+    release_futexes(task)
     _clear_child_tid(task)
     _end_thread(task)
 
@@ -69,7 +69,7 @@ def _end_process(task: Task, status: int) -> None:
     process.exit_status = status
     process.frozen = process.parent is None and process.started_by_machine
     if not process.frozen:
-        release_robust_list(task)
+        release_futexes(task)
         _clear_child_tid(task)
     _end_thread(task)
     process.files.users -= 1
@@ -134,7 +134,17 @@ def _clear_child_tid(task: Task) -> None:
         wake(task.kernel, task.mm, address, 1)
 
 
-def release_robust_list(task: Task) -> None:
+def release_futexes(task: Task) -> None:
+    """A thread ends, or its program does: others get the locks that it holds
+    (`futex_exit_release`)."""
+    _release_robust_list(task)
+    if task.kernel.futexes.inheriting:
+        from samepage.kernel.process.pi_futex import release_all
+
+        release_all(task)
+
+
+def _release_robust_list(task: Task) -> None:
     """Mark the futexes that a dying thread still holds (`exit_robust_list`)."""
     head, task.robust_list = task.robust_list, 0
     if not head:

@@ -13,7 +13,7 @@ from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.process.task import Interrupted, Task, Wait
+from samepage.kernel.process.task import Interrupted, PiWaiter, Task, Wait
 from samepage.records import field, record
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class FutexQueues:
     """All waiters of a machine, by futex."""
 
     waiting: dict[Key, list[Ticket]] = field(default_factory=dict)
+    inheriting: dict[Key, list[PiWaiter]] = field(default_factory=dict)
+    """Those that wait for locks with priority inheritance; no list is empty."""
 
 
 def futex_key(mm: AddressSpace, address: int) -> Key:

@@ -274,6 +274,15 @@ class Usage:
         self.major_faults += other.major_faults
 
 
+@record(eq=False)
+class PiWaiter:
+    """A thread that waits for a lock with priority inheritance; `owns` once it has got it."""
+
+    task: "Task"
+    address: int
+    owns: bool = False
+
+
 @record(frozen=True)
 class MemoryPolicy:
     """What a thread has asked `set_mempolicy` for: the mode with its flags, and the nodes."""

@@ -4,7 +4,7 @@ import errno
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.process import futex
+from samepage.kernel.process import futex, pi_futex
 from samepage.kernel.process.task import SyscallResult, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
@@ -14,6 +14,7 @@ from samepage.kernel.syscalls.usermem import (
 )
 
 _FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
+_LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _LOCK_PI2 = 6, 7, 8, 13
 _WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_BITSET, _WAKE_BITSET = 0, 1, 3, 4, 5, 9, 10
 
 
@@ -21,7 +22,7 @@ _WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_BITSET, _WAKE_BITSET = 0, 
 def sys_futex(
     task: Task, address: int, operation: I32, value: U32, timeout: int, address2: int, value3: U32
 ) -> SyscallResult:
-    """`futex(2)`, without priority inheritance."""
+    """`futex(2)`; condition variables with priority inheritance are not there."""
     command = operation & ~(_FUTEX_PRIVATE | _FUTEX_REALTIME)
     kernel, mm = task.kernel, task.mm
     if command in (_WAIT, _WAIT_BITSET):
@@ -42,6 +43,15 @@ def sys_futex(
             if word != value3:
                 raise SysError(errno.EAGAIN)
         return futex.requeue(kernel, mm, address, value, timeout & 0xFFFF_FFFF, address2)
+    if command in (_LOCK_PI, _LOCK_PI2, _TRYLOCK_PI):
+        deadline = None
+        if command == _LOCK_PI:
+            deadline = _futex_deadline(task, _FUTEX_REALTIME, command, timeout)
+        elif command == _LOCK_PI2:
+            deadline = _futex_deadline(task, operation, command, timeout)
+        return pi_futex.lock(task, address, deadline, only_try=command == _TRYLOCK_PI)
+    if command == _UNLOCK_PI:
+        return pi_futex.unlock(task, address)
     if command == _WAKE_OP:
         return _wake_op(task, address, value, timeout & 0xFFFF_FFFF, address2, value3)
     raise SysError(errno.ENOSYS)

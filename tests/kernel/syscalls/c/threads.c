@@ -321,3 +321,108 @@ TEST(reader_writer_locks_and_once) {
     pthread_once(&once, say);
     pthread_once(&once, say);
 }
+
+static int *word;
+
+static long pi(int operation, struct timespec *timeout) {
+    return syscall(SYS_futex, word, operation, 0, timeout, NULL, 0);
+}
+
+static void show_word(void) {
+    int tid = *word & FUTEX_TID_MASK;
+    printf("%s%s owner %s\n", *word & FUTEX_WAITERS ? "waiters " : "",
+           *word & FUTEX_OWNER_DIED ? "died" : "", !tid ? "none" : tid == gettid() ? "me" : "other");
+}
+
+TEST(priority_inheriting_futex_without_contention) {
+    word = &shared;
+    struct timespec past = {1, 0}, wrong = {0, -1};
+    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    show_word();
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    SHOW(pi(FUTEX_TRYLOCK_PI, NULL));
+    SHOW(pi(FUTEX_LOCK_PI, &wrong));
+    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    show_word();
+    SHOW(pi(FUTEX_TRYLOCK_PI, NULL));
+    show_word();
+    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    *word = 0x3FFFFFF0;
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    printf("%x\n", *word);
+    *word = FUTEX_OWNER_DIED;
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    show_word();
+    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    *word = FUTEX_WAITERS;
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    show_word();
+    CHILD(*word = getppid(); SHOW(pi(FUTEX_TRYLOCK_PI, NULL)); show_word();
+          SHOW(pi(FUTEX_LOCK_PI, &past)); show_word(); SHOW(pi(FUTEX_UNLOCK_PI, NULL)));
+    word = (int *)((char *)word + 1);
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    word = (int *)8;
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+}
+
+static void *lock_and_leave(void *unlocks) {
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    show_word();
+    if (unlocks)
+        SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    return NULL;
+}
+
+static void *lock_first(void *unused) {
+    lock_and_leave(NULL);
+    pause_ms(100);
+    return NULL;
+}
+
+TEST(priority_inheriting_futex_is_handed_over) {
+    pthread_t thread;
+    word = &shared;
+    pi(FUTEX_LOCK_PI, NULL);
+    pthread_create(&thread, NULL, lock_and_leave, &thread);
+    while (!(*(volatile int *)word & FUTEX_WAITERS))
+        pause_ms(1);
+    pause_ms(20);
+    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
+    pthread_join(thread, NULL);
+    show_word();
+    *word = 0;
+    pthread_create(&thread, NULL, lock_first, NULL);
+    pause_ms(50);
+    SHOW(pi(FUTEX_LOCK_PI, NULL));
+    show_word();
+    pthread_join(thread, NULL);
+}
+
+static void nothing(int signal) {
+}
+
+TEST(priority_inheriting_mutexes_work) {
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    SHOW(pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT));
+    SHOW(pthread_mutex_init(&mutex, &attributes));
+    pthread_t threads[8];
+    handle(SIGALRM, nothing, 0);
+    struct itimerval often = {{0, 1000}, {0, 1000}};
+    setitimer(ITIMER_REAL, &often, NULL);
+    shared = 0;
+    for (int i = 0; i < 8; i++)
+        pthread_create(&threads[i], NULL, add_many, NULL);
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    printf("%d\n", shared);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    robust = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    SHOW(pthread_mutex_init(robust, &attributes));
+    CHILD(pthread_mutex_lock(robust));
+    SHOW(pthread_mutex_lock(robust) == EOWNERDEAD);
+    SHOW(pthread_mutex_consistent(robust));
+    SHOW(pthread_mutex_unlock(robust));
+}
