@@ -20,7 +20,7 @@ from samepage.elf.file import ElfFile
 from samepage.elf.layout import I64, U64, Table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relocations:
     """The relocation tables of one file.
 

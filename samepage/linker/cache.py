@@ -36,7 +36,7 @@ _ENTRIES = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CacheEntry:
     """One entry: flags as above; `level` is the glibc-hwcaps subdirectory or empty."""
 

@@ -54,22 +54,19 @@ class Region:
 
     __slots__ = ("_data", "_file", "_offset", "end", "private", "prot", "start")
 
-    def __init__(self, start: int, end: int, prot: int, data: U8 | None) -> None:
-        """A region with data of its own, or (None) one that `of_file` completes."""
+    def __init__(
+        self, start: int, end: int, prot: int, data: U8 | None, file: U8 | None, offset: int = 0
+    ) -> None:
+        """A region with `data` of its own, or (None) one that shows `file` from an offset on,
+        and zeros after the file's end.
+        """
         self.start = start
         self.end = end
         self.prot = prot
         self.private = data is not None
         self._data = data
-        self._file: U8 | None = None
-        self._offset = 0
-
-    @classmethod
-    def of_file(cls, start: int, end: int, prot: int, file: U8, offset: int) -> "Region":
-        """A region that shows a file, from an offset on; zeros follow the file's end."""
-        region = cls(start, end, prot, None)
-        region._file, region._offset = file, offset
-        return region
+        self._file = file
+        self._offset = offset
 
     @property
     def data(self) -> U8:
@@ -93,9 +90,9 @@ class Region:
     def part(self, start: int, end: int) -> "Region":
         """The part of the region at [start, end)."""
         first = start - self.start
-        if self.private or self._file is None:
-            return Region(start, end, self.prot, self.data[first : end - self.start])
-        return Region.of_file(start, end, self.prot, self._file, self._offset + first)
+        if self.private:
+            return Region(start, end, self.prot, self.data[first : end - self.start], None)
+        return Region(start, end, self.prot, None, self._file, self._offset + first)
 
     def words(self, first: int) -> U64:
         """The aligned words from the byte `first` on."""
@@ -188,13 +185,14 @@ class ImageMemory:
         if file is None:
             if length > MAX_ANONYMOUS:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-            return Region(address, address + length, prot, np.zeros(length, np.uint8))
+            return Region(address, address + length, prot, np.zeros(length, np.uint8), None)
         elf = file.object.elf
         in_file = max(min(length, elf.size - offset), 0)
         end = address + ((in_file + PAGE - 1) & -PAGE)
         if prot & PROT_WRITE:
-            return Region(address, end, prot, self._copy(file, offset, in_file, end - address))
-        return Region.of_file(address, end, prot, elf.data, offset)
+            data = self._copy(file, offset, in_file, end - address)
+            return Region(address, end, prot, data, None)
+        return Region(address, end, prot, None, elf.data, offset)
 
     def _copy(self, file: OpenFile, offset: int, in_file: int, length: int) -> U8:
         """A copy of a part of a file, with zeros up to a length."""
@@ -227,21 +225,24 @@ class ImageMemory:
 
     def _cut(self, start: int, end: int) -> list[Region]:
         """Take [start, end) out of the image; return what was there."""
-        regions, removed = self._regions, []
-        at = max(bisect_right(self._starts, start) - 1, 0)
+        regions, starts, removed = self._regions, self._starts, []
+        at = max(bisect_right(starts, start) - 1, 0)
         while at < len(regions) and regions[at].start < end:
             region = regions[at]
             if region.end <= start:
                 at += 1
                 continue
-            left = [region.part(region.start, start)] if region.start < start else []
-            right = [region.part(end, region.end)] if region.end > end else []
-            if left or right:
+            del regions[at], starts[at]
+            if region.start < start:
+                regions.insert(at, region.part(region.start, start))
+                starts.insert(at, region.start)
+                at += 1
+            if region.end > end:
+                regions.insert(at, region.part(end, region.end))
+                starts.insert(at, end)
+            if region.start < start or region.end > end:
                 region = region.part(max(region.start, start), min(region.end, end))
             removed.append(region)
-            regions[at : at + 1] = left + right
-            self._starts[at : at + 1] = [part.start for part in left + right]
-            at += len(left)
         return removed
 
     def region(self, address: int) -> Region:

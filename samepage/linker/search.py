@@ -69,7 +69,7 @@ class LinkerConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     """One file that the search tried: `source` says why there, `outcome` what came of it."""
 

@@ -48,8 +48,10 @@ class VersionNumbers:
         entries = [*versions.defined, *versions.needed]
         size = max([entry.index for entry in entries], default=0) + 1
         numbers, exact = [0] * size, [False] * size
+        known, number = self._numbers.get, self.number
         for entry in entries:
             if entry.hash:
-                numbers[entry.index] = self.number((entry.name, entry.hash))
+                version = (entry.name, entry.hash)
+                numbers[entry.index] = known(version) or number(version)
                 exact[entry.index] = entry.hidden
         return VersionTable(numbers, exact)
