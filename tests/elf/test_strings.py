@@ -60,6 +60,12 @@ def test_hashes_are_those_of_the_scalar_definitions(names: list[bytes]) -> None:
     assert pool.sysv_hashes().tolist() == [sysv_hash(name) for name in names]
 
 
+def test_many_long_names_have_their_hashes() -> None:
+    names = [bytes([65 + number % 26]) * number for number in range(400)]
+    table, indices = table_of(names)
+    assert table.pool(indices).gnu_hashes().tolist() == [gnu_hash(name) for name in names]
+
+
 @settings(deadline=None)
 @given(NAMES, NAMES)
 def test_comparison_is_that_of_the_names(ours: list[bytes], theirs: list[bytes]) -> None:
