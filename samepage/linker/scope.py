@@ -27,7 +27,7 @@ from samepage.linker.tables import SymbolTables, starts_of
 MAX_CHAIN = 1 << 16
 """Entries of one chain of DT_HASH that are looked at; real tables have a handful."""
 
-_FILTER_BITS = 20
+_FILTER_BITS = 18
 _FILTER_SHIFT = 32 - _FILTER_BITS
 _NAME = 1 << 31
 
@@ -113,22 +113,23 @@ class Scope:
         both[:count] |= entries.view(np.uint64)
         both[count:] |= np.arange(_NAME, _NAME + len(hashes), dtype=np.uint64)
         both.sort()
-        low, keys = both.astype(np.uint32), both >> np.uint64(32)
-        is_name = low >= np.uint32(_NAME)
-        ordered = low[~is_name].astype(np.int64)
-        # The number of entries before each place; at the places where a hash begins, that
-        # is where its entries begin.
-        before = np.cumsum(~is_name)
+        low = both.astype(np.uint32)
+        both >>= np.uint64(32)
+        is_entry = low < np.uint32(_NAME)
         new = np.empty(len(both), np.bool_)
         new[:1] = True
-        np.not_equal(keys[1:], keys[:-1], out=new[1:])
+        np.not_equal(both[1:], both[:-1], out=new[1:])
+        # The number of entries before each place; at the places where a hash begins, that
+        # is where its entries begin.
+        before = np.cumsum(is_entry, dtype=np.int32)
         heads = new.nonzero()[0]
-        starts: I64 = before[heads] - ~is_name[heads]
-        names = is_name.nonzero()[0]
+        starts = before[heads] - is_entry[heads]
+        names = (~is_entry).nonzero()[0]
         which = low[names].astype(np.int64) & (_NAME - 1)
         begin, end = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.int64)
-        begin[which] = starts[np.cumsum(new)[names] - 1]
+        begin[which] = starts[np.cumsum(new, dtype=np.int32)[names] - 1]
         end[which] = before[names]
+        ordered = low[is_entry].astype(np.int64)
         return Candidates(begin, end, ordered)
 
     def owners(self, entries: I64) -> I64:
