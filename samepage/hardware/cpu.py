@@ -123,6 +123,9 @@ class Cpu:
         """Pages, in any address space, from which code was fetched."""
         self._filling = -1
         """The page whose TLB entry is being filled."""
+        self._filled: set[int] = set()
+        self._n_fills = 0
+        """The pages that were filled in since the TLB was last flushed, and how often."""
         self._writable: dict[int, int] = {}
         """Frames that the TLB lets the program write to without a fill, likewise."""
 
@@ -252,6 +255,8 @@ class Cpu:
             self._stale_tlb = False
             self._tlb_root = self._root
             self._writable.clear()
+            self._filled.clear()
+            self._n_fills = 0
             self._engine.flush_tlb()
         self._running = True
         try:
@@ -310,6 +315,11 @@ class Cpu:
         access = _ACCESS[kind]
         self.tlb_fills += 1
         self._filling = address >> PAGE_SHIFT
+        if self._tlb_is_too_small():
+            self._stale_tlb = self.stopped_early = True
+            self._stop = CpuStop(Stop.BUDGET)
+            self._engine.stop()
+            return False
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
@@ -328,6 +338,17 @@ class Cpu:
                 self._engine.stop()
                 return False
         return True
+
+    def _tlb_is_too_small(self) -> bool:
+        """Whether the same pages are filled in again and again.
+
+        Unicorn's TLB has 256 entries at first, and doubles when it is flushed while most are
+        in use (`tlb_mmu_resize_locked` of QEMU), which happens to no program that only
+        computes: so such a one gets a flush. A page may need two fills, to read and to write.
+        """
+        self._filled.add(self._filling)
+        self._n_fills += 1
+        return self._n_fills > 2 * len(self._filled) + 512
 
     def _stops_before_fetch(self, address: int) -> bool:
         """Whether the instruction to be fetched has a breakpoint: that comes before the

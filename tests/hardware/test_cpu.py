@@ -1,5 +1,7 @@
 """The CPU against page tables built by hand."""
 
+import struct
+
 from samepage.hardware.cpu import Cpu, Stop, Vector
 from samepage.hardware.paging import Access, Pte, walk
 from samepage.hardware.ram import PAGE_SIZE, Ram
@@ -107,6 +109,34 @@ def test_code_in_a_reused_frame_is_translated_anew_after_drop_code():
     cpu.write(Reg.RIP, CODE)
     cpu.run()
     assert cpu.read(Reg.RAX) == 2
+
+
+def test_the_tlb_grows_for_a_program_that_goes_over_many_pages():
+    pages, rounds = 2048, 100
+    ram, cpu = machine()
+    first, last = 0x600000, 0x600000 + pages * PAGE_SIZE
+    for table in range(pages // 512):
+        ram.words[(3 << 9) + (first >> 21) + table] = 16 + table << 12 | Pte.TABLE
+        for entry in range(512):
+            ram.words[(16 + table << 9) + entry] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.NX
+    code = (
+        b"\x48\xc7\xc1" + struct.pack("<I", rounds),  # mov rcx, rounds
+        b"\x48\xc7\xc0" + struct.pack("<I", first),  # outer: mov rax, first
+        b"\x8a\x10",  # inner: mov dl, [rax]
+        b"\x48\x05" + struct.pack("<I", PAGE_SIZE),  # add rax, 4096
+        b"\x48\x3d" + struct.pack("<I", last),  # cmp rax, last
+        b"\x72\xf0",  # jb inner
+        b"\x48\xff\xc9",  # dec rcx
+        b"\x75\xe4",  # jnz outer
+        b"\x0f\x05",  # syscall
+    )
+    load(ram, b"".join(code))
+    stop = cpu.run()
+    while stop.reason is Stop.BUDGET and cpu.stopped_early:
+        stop = cpu.run()
+    assert stop.reason is Stop.SYSCALL
+    assert (cpu.read(Reg.RAX), cpu.read(Reg.RDX) & 0xFF) == (last, ram.frame(7)[0])
+    assert cpu.tlb_fills < 10 * pages
 
 
 def test_jump_to_null_is_a_page_fault():
