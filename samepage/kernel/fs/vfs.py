@@ -92,7 +92,7 @@ class Vfs(Tree):
         self._abstract: dict[bytes, UnixSocket] = {}
         self.proc = ProcFs(self.superblock("proc", procfs.MAGIC), self.mounts)
         self.mount(b"/proc", self.proc.root)
-        self.mount(b"/sys", sysfs.make_root(self.superblock("sysfs", sysfs.MAGIC)))
+        self.mount(b"/sys", sysfs.make_root(self.superblock("sysfs", sysfs.MAGIC), self.proc))
         tmpfs = devtree.TMPFS_MAGIC
         dev = devtree.make_root(self.superblock("devtmpfs", tmpfs), self.drivers)
         self.mount(b"/dev", dev)

@@ -59,9 +59,9 @@ _MODULES = (
     "timers",
     "scheduling",
     "transfers",
+    "sockets",
     "mempolicy",
     "seccomp",
-    "sockets",
 )
 """The modules of handlers, those that every program needs first. They are imported in this
 order up to the one that has the call: a short program does not wait for all of them."""

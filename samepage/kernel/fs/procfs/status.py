@@ -128,7 +128,7 @@ def status(process: ProcessView, tid: int) -> str:
         "SpeculationIndirectBranch:\tnot affected",
         "Cpus_allowed:\t1",
         "Cpus_allowed_list:\t0",
-        "Mems_allowed:\t1",
+        "Mems_allowed:\t" + ",".join(["00000000"] * 31 + ["00000001"]),
         "Mems_allowed_list:\t0",
         "voluntary_ctxt_switches:\t0",
         "nonvoluntary_ctxt_switches:\t0",

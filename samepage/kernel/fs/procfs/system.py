@@ -39,6 +39,32 @@ NS_PER_SECOND = 1_000_000_000
 
 def meminfo(kernel: KernelView) -> str:
     """The model's RAM. There is no swap and no kernel heap; huge pages do not exist."""
+    rows = _memory_figures(kernel).items()
+    return "".join(f"{name + ':':<16}{pages << PAGE_SHIFT >> 10:8} kB\n" for name, pages in rows)
+
+
+_NODE_FIGURES = (
+    *("MemTotal", "MemFree", "MemUsed", "SwapCached", "Active", "Inactive", "Active(anon)"),
+    *("Inactive(anon)", "Active(file)", "Inactive(file)", "Unevictable", "Mlocked", "Dirty"),
+    *("Writeback", "FilePages", "Mapped", "AnonPages", "Shmem", "KernelStack", "PageTables"),
+    *("SecPageTables", "NFS_Unstable", "Bounce", "WritebackTmp", "KReclaimable", "Slab"),
+    *("SReclaimable", "SUnreclaim"),
+)
+
+
+def node_meminfo(kernel: KernelView) -> str:
+    """The same of the only node (`node_read_meminfo`)."""
+    figures = _memory_figures(kernel)
+    figures["MemUsed"] = figures["MemTotal"] - figures["MemFree"]
+    figures["FilePages"] = figures["Cached"]
+    return "".join(
+        f"Node 0 {name + ':':<15} {figures[name] << PAGE_SHIFT >> 10:8} kB\n"
+        for name in _NODE_FIGURES
+    )
+
+
+def _memory_figures(kernel: KernelView) -> dict[str, int]:
+    """In pages."""
     frames = kernel.frames
     counts = _count_kinds(frames)
     total = frames.ram.n_frames - 1
@@ -49,46 +75,45 @@ def meminfo(kernel: KernelView) -> str:
     mapped = sum(1 for pfn in kernel.cache.owner if frames.mapcount[pfn])
     anon = counts[FrameKind.ANONYMOUS]
     clean = file - dirty
-    rows = [
-        ("MemTotal", total),
-        ("MemFree", free),
-        ("MemAvailable", free + max(clean - mapped, 0)),
-        ("Buffers", 0),
-        ("Cached", file),
-        ("SwapCached", 0),
-        ("Active", anon + file),
-        ("Inactive", 0),
-        ("Active(anon)", anon + shmem),
-        ("Inactive(anon)", 0),
-        ("Active(file)", file - shmem),
-        ("Inactive(file)", 0),
-        ("Unevictable", 0),
-        ("Mlocked", 0),
-        ("SwapTotal", 0),
-        ("SwapFree", 0),
-        ("Dirty", dirty),
-        ("Writeback", 0),
-        ("AnonPages", anon),
-        ("Mapped", mapped),
-        ("Shmem", shmem),
-        ("KReclaimable", 0),
-        ("Slab", 0),
-        ("SReclaimable", 0),
-        ("SUnreclaim", 0),
-        ("KernelStack", 0),
-        ("PageTables", counts[FrameKind.PAGE_TABLE]),
-        ("SecPageTables", 0),
-        ("NFS_Unstable", 0),
-        ("Bounce", 0),
-        ("WritebackTmp", 0),
-        ("CommitLimit", total // 2),
-        ("Committed_AS", anon),
-        ("VmallocTotal", 34359738367 >> 2),
-        ("VmallocUsed", 0),
-        ("VmallocChunk", 0),
-        ("Percpu", 0),
-    ]
-    return "".join(f"{name + ':':<16}{pages << PAGE_SHIFT >> 10:8} kB\n" for name, pages in rows)
+    return {
+        "MemTotal": total,
+        "MemFree": free,
+        "MemAvailable": free + max(clean - mapped, 0),
+        "Buffers": 0,
+        "Cached": file,
+        "SwapCached": 0,
+        "Active": anon + file,
+        "Inactive": 0,
+        "Active(anon)": anon + shmem,
+        "Inactive(anon)": 0,
+        "Active(file)": file - shmem,
+        "Inactive(file)": 0,
+        "Unevictable": 0,
+        "Mlocked": 0,
+        "SwapTotal": 0,
+        "SwapFree": 0,
+        "Dirty": dirty,
+        "Writeback": 0,
+        "AnonPages": anon,
+        "Mapped": mapped,
+        "Shmem": shmem,
+        "KReclaimable": 0,
+        "Slab": 0,
+        "SReclaimable": 0,
+        "SUnreclaim": 0,
+        "KernelStack": 0,
+        "PageTables": counts[FrameKind.PAGE_TABLE],
+        "SecPageTables": 0,
+        "NFS_Unstable": 0,
+        "Bounce": 0,
+        "WritebackTmp": 0,
+        "CommitLimit": total // 2,
+        "Committed_AS": anon,
+        "VmallocTotal": 34359738367 >> 2,
+        "VmallocUsed": 0,
+        "VmallocChunk": 0,
+        "Percpu": 0,
+    }
 
 
 def _count_kinds(frames: Frames) -> dict[FrameKind, int]:
