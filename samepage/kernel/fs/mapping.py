@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -57,21 +57,24 @@ class MemoryMapping:
     def cut(self, size: int) -> None:
         """The file is about to end at `size`: nothing above comes from storage again."""
 
-    @property
-    def blocks(self) -> int:
-        """Blocks of 512 bytes that hold content."""
-        return len(self.pages) << PAGE_SHIFT >> 9
+    # A page in the cache may be a hole that somebody has read. Content is in those pages
+    # whose frames are in `written` (`PageCache.written`).
 
-    def seek_data(self, offset: int) -> int | None:
+    def blocks(self, written: Container[int]) -> int:
+        """Blocks of 512 bytes that hold content."""
+        return sum(pfn in written for pfn in self.pages.values()) << PAGE_SHIFT >> 9
+
+    def seek_data(self, offset: int, written: Container[int]) -> int | None:
         """The first byte with content at or after `offset`, None if none follows."""
         wanted = offset >> PAGE_SHIFT
-        following = [index for index in self.pages if index >= wanted]
-        return max(offset, min(following) << PAGE_SHIFT) if following else None
+        found = (index for index, pfn in self.pages.items() if index >= wanted and pfn in written)
+        first = min(found, default=None)
+        return None if first is None else max(offset, first << PAGE_SHIFT)
 
-    def seek_hole(self, offset: int) -> int:
+    def seek_hole(self, offset: int, written: Container[int]) -> int:
         """The first byte without content at or after `offset`; the end is a hole."""
         index = offset >> PAGE_SHIFT
-        while index in self.pages:
+        while self.pages.get(index, 0) in written:
             index += 1
         return max(offset, index << PAGE_SHIFT)
 
@@ -114,11 +117,11 @@ class HostMapping:
                 return None
             raise SysError(error.errno or errno.EIO) from error
 
-    def seek_data(self, offset: int) -> int | None:
+    def seek_data(self, offset: int, written: Container[int] = ()) -> int | None:
         """The first byte with content at or after `offset`, None if none follows."""
         return self.seek(offset, os.SEEK_DATA)
 
-    def seek_hole(self, offset: int) -> int:
+    def seek_hole(self, offset: int, written: Container[int] = ()) -> int:
         """The first byte without content at or after `offset`; the end is a hole."""
         place = self.seek(offset, os.SEEK_HOLE)
         return self.size if place is None else place
@@ -150,20 +153,29 @@ class CopiedMapping(MemoryMapping):
         """The file is about to end at `size`: nothing above comes from the host again."""
         self.backed = min(self.backed, size)
 
-    @property
-    def blocks(self) -> int:
+    def blocks(self, written: Container[int]) -> int:
         """Blocks of 512 bytes that hold content."""
         lower = (self.backed + PAGE_SIZE - 1) >> PAGE_SHIFT
-        above = sum(index >= lower for index in self.pages)
+        above = sum(index >= lower and pfn in written for index, pfn in self.pages.items())
         return (lower + above) << PAGE_SHIFT >> 9
 
-    def seek_data(self, offset: int) -> int | None:
+    def seek_data(self, offset: int, written: Container[int]) -> int | None:
         """The first byte with content at or after `offset`, None if none follows."""
-        return offset if offset < self.backed else super().seek_data(offset)
+        own = super().seek_data(offset, written)
+        lower = self._lower.seek_data(offset) if offset < self.backed else None
+        if lower is None or lower >= self.backed:
+            return own
+        return lower if own is None else min(own, lower)
 
-    def seek_hole(self, offset: int) -> int:
+    def seek_hole(self, offset: int, written: Container[int]) -> int:
         """The first byte without content at or after `offset`; the end is a hole."""
-        return super().seek_hole(max(offset, self.backed))
+        while True:
+            hole = super().seek_hole(offset, written)
+            if hole < self.backed:
+                hole = min(self._lower.seek_hole(hole), self.backed)
+            if hole == offset:
+                return hole
+            offset = hole
 
 
 Mapping = MemoryMapping | HostMapping

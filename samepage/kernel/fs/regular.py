@@ -67,7 +67,11 @@ class Regular(Inode):
     def blocks(self) -> int:
         """Allocated blocks of 512 bytes; a host file's as the host tells them."""
         mapping = self.mapping
-        return self.host_blocks if isinstance(mapping, HostMapping) else mapping.blocks
+        return (
+            self.host_blocks
+            if isinstance(mapping, HostMapping)
+            else mapping.blocks(self.sb.cache.written)
+        )
 
     def copy_up(self, *, empty: bool = False) -> MemoryMapping:
         """Make the content changeable, and return it (`ovl_copy_up`)."""
@@ -145,12 +149,12 @@ class RegularFile(OpenFile):
     def _seek_target(self, offset: int, whence: int) -> int:
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             return super()._seek_target(offset, whence)
-        mapping = self.inode.mapping
+        mapping, written = self.inode.mapping, self.inode.sb.cache.written
         if not 0 <= offset < mapping.size:
             raise SysError(errno.ENXIO)
         if whence == os.SEEK_HOLE:
-            return min(mapping.seek_hole(offset), mapping.size)
-        place = mapping.seek_data(offset)
+            return min(mapping.seek_hole(offset, written), mapping.size)
+        place = mapping.seek_data(offset, written)
         if place is None or place >= mapping.size:
             raise SysError(errno.ENXIO)
         return place

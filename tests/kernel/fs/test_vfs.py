@@ -5,8 +5,10 @@ import os
 import pathlib
 import stat
 
+import pytest
 from fs_helpers import boot, fails, names
 
+from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes, hostcalls
 from samepage.kernel.fs.context import Credentials
 
@@ -311,3 +313,37 @@ def test_stat_matches_the_host(tree, vfs, ctx):
         assert ours.mtime_ns == theirs.st_mtime_ns
         assert len(ours.pack()) == 144
         assert len(ours.pack_statx()) == 256
+
+
+def data_and_holes(seek, size):
+    found, at = [], 0
+    while at < size:
+        try:
+            start = seek(at, os.SEEK_DATA)
+        except (OSError, SysError):
+            break
+        at = seek(start, os.SEEK_HOLE)
+        found.append((start, at))
+    return found
+
+
+@pytest.mark.parametrize("page", [None, 0, 4, 5, 6, 9, 10, 19])
+def test_holes_of_a_host_file_are_told_as_the_host_tells_them(tree, page):
+    size = 20 * 4096 - 100
+    path = tree / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(size)
+        os.pwrite(file.fileno(), b"d" * 8192, 5 * 4096)
+        os.pwrite(file.fileno(), b"d" * 4096, 10 * 4096)
+    vfs = boot(tree)
+    ctx = vfs.context()
+    ours = vfs.open(ctx, b"/sparse", os.O_RDONLY if page is None else os.O_RDWR)
+    with open(path, "r+b") as host:
+        if page is not None:
+            ours.pwrite(b"own", page * 4096 + 50)
+            os.pwrite(host.fileno(), b"own", page * 4096 + 50)
+
+        def native(offset, whence):
+            return os.lseek(host.fileno(), offset, whence)
+
+        assert data_and_holes(ours.lseek, size) == data_and_holes(native, size)

@@ -332,3 +332,48 @@ IN_PLACE(copying_calls) {
     SHOW(fsync(p[0]));
     SHOW(fdatasync(99));
 }
+
+static void show_map(int fd) {
+    off_t end = lseek(fd, 0, SEEK_END), at = 0;
+    for (;;) {
+        off_t data = lseek(fd, at, SEEK_DATA);
+        if (data < 0)
+            break;
+        at = lseek(fd, data, SEEK_HOLE);
+        printf(" %ld-%ld", (long)data, (long)at);
+    }
+    printf(" of %ld\n", (long)end);
+}
+
+IN_PLACE(holes_stay_holes_when_they_are_read) {
+    int fd = open("f", O_CREAT | O_RDWR, 0600);
+    static char data[PAGE];
+    ftruncate(fd, 20 * PAGE);
+    show_map(fd);
+    pread(fd, data, PAGE, 3 * PAGE);
+    char *map = mmap(NULL, 20 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    printf("%d\n", map[5 * PAGE]);
+    show_map(fd);
+    SHOW(lseek(fd, 0, SEEK_DATA));
+    SHOW(lseek(fd, 5 * PAGE + 7, SEEK_HOLE));
+    pwrite(fd, "x", 1, 7 * PAGE + 100);
+    map[9 * PAGE] = 1;
+    map[10 * PAGE] = 1;
+    msync(map, 20 * PAGE, MS_SYNC);
+    show_map(fd);
+    SHOW(lseek(fd, 7 * PAGE + 7, SEEK_DATA) - 7 * PAGE);
+    SHOW(lseek(fd, 7 * PAGE + 7, SEEK_HOLE) - 7 * PAGE);
+    SHOW(lseek(fd, 20 * PAGE, SEEK_HOLE));
+    SHOW(lseek(fd, -1, SEEK_DATA));
+    SHOW(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 9 * PAGE, PAGE));
+    show_map(fd);
+    ftruncate(fd, 8 * PAGE - 10);
+    show_map(fd);
+    ftruncate(fd, 12 * PAGE);
+    show_map(fd);
+    int memory = memfd_create("m", 0);
+    ftruncate(memory, 8 * PAGE);
+    pread(memory, data, PAGE, 3 * PAGE);
+    pwrite(memory, "x", 1, 5 * PAGE);
+    show_map(memory);
+}
