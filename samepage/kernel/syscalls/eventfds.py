@@ -15,7 +15,7 @@ from samepage.kernel.process.sigset import MAX_SIGNAL, SI_USER, UNBLOCKABLE, Sig
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import NS, read_u64
+from samepage.kernel.syscalls.usermem import pack_itimerspec, read_itimerspec, read_u64
 
 _O_CLOEXEC, _O_NONBLOCK = 0o2000000, 0o4000
 _REALTIME, _MONOTONIC, _BOOTTIME, _REALTIME_ALARM, _BOOTTIME_ALARM = 0, 1, 7, 8, 9
@@ -66,26 +66,20 @@ def _timer(task: Task, fd: int) -> TimerFd:
     return file
 
 
-def _pack_itimerspec(value: int, interval: int) -> bytes:
-    return struct.pack("<4q", interval // NS, interval % NS, value // NS, value % NS)
-
-
 @syscall(Sys.TIMERFD_SETTIME)
 def sys_timerfd_settime(task: Task, fd: I32, flags: I32, new: int, old: int) -> int:
     """`timerfd_settime(2)`."""
-    raw = struct.unpack("<4q", copy_from_user(task.mm, new, 32))
-    if min(raw) < 0 or raw[1] >= NS or raw[3] >= NS:
-        raise SysError(errno.EINVAL)
-    before = _timer(task, fd).set_time(raw[2] * NS + raw[3], raw[0] * NS + raw[1], flags)
+    value, interval = read_itimerspec(task, new)
+    before = _timer(task, fd).set_time(value, interval, flags)
     if old:
-        copy_to_user(task.mm, old, _pack_itimerspec(*before))
+        copy_to_user(task.mm, old, pack_itimerspec(*before))
     return 0
 
 
 @syscall(Sys.TIMERFD_GETTIME)
 def sys_timerfd_gettime(task: Task, fd: I32, address: int) -> int:
     """`timerfd_gettime(2)`."""
-    copy_to_user(task.mm, address, _pack_itimerspec(*_timer(task, fd).get_time()))
+    copy_to_user(task.mm, address, pack_itimerspec(*_timer(task, fd).get_time()))
     return 0
 
 

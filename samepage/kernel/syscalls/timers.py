@@ -10,7 +10,14 @@ from samepage.kernel.process.task import Task
 from samepage.kernel.process.timers import Timer
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import NS, pack_timeval, read_timeval, write_u32
+from samepage.kernel.syscalls.usermem import (
+    NS,
+    pack_itimerspec,
+    pack_timeval,
+    read_itimerspec,
+    read_timeval,
+    write_u32,
+)
 
 _ITIMER_REAL = 0
 _ITIMER_SIGNALS = {_ITIMER_REAL: SIGALRM, 1: SIGVTALRM, 2: SIGPROF}
@@ -102,23 +109,20 @@ def _posix(task: Task, ident: int) -> Timer:
 
 
 def _pack(task: Task, timer: Timer) -> bytes:
-    left = timer.left(_now(task, timer))
-    return struct.pack("<4q", timer.interval // NS, timer.interval % NS, left // NS, left % NS)
+    return pack_itimerspec(timer.left(_now(task, timer)), timer.interval)
 
 
 @syscall(Sys.TIMER_SETTIME)
 def sys_timer_settime(task: Task, ident: I32, flags: I32, new: int, old: int) -> int:
     """`timer_settime(2)`."""
-    raw = struct.unpack("<4q", copy_from_user(task.mm, new, 32))
-    if min(raw) < 0 or raw[1] >= NS or raw[3] >= NS:
-        raise SysError(errno.EINVAL)
+    value, interval = read_itimerspec(task, new)
     timer = _posix(task, ident)
     before = _pack(task, timer)
-    value, now = raw[2] * NS + raw[3], _now(task, timer)
+    now = _now(task, timer)
     if value and flags & _ABSTIME:
         wall = value > task.kernel.clock.boot_time_ns
         value = max(value - (task.kernel.clock.boot_time_ns if wall else 0) - now, 1)
-    timer.set(now, value, raw[0] * NS + raw[1])
+    timer.set(now, value, interval)
     if old:
         copy_to_user(task.mm, old, before)
     return 0

@@ -135,6 +135,20 @@ def read_timeval(task: Task, address: int) -> int:
     return int(seconds * NS + microseconds * 1000)
 
 
+def read_itimerspec(task: Task, address: int) -> tuple[int, int]:
+    """The value and the interval of a `struct itimerspec`, in nanoseconds. Raises
+    `SysError(EINVAL)` if it is not valid (`itimerspec64_valid`)."""
+    raw = struct.unpack("<4q", copy_from_user(task.mm, address, 32))
+    if min(raw) < 0 or raw[1] >= NS or raw[3] >= NS:
+        raise SysError(errno.EINVAL)
+    return raw[2] * NS + raw[3], raw[0] * NS + raw[1]
+
+
+def pack_itimerspec(value: int, interval: int) -> bytes:
+    """A `struct itimerspec`."""
+    return pack_timespec(interval) + pack_timespec(value)
+
+
 def pack_timespec(ns: int) -> bytes:
     """A `struct timespec`."""
     return struct.pack("<qq", ns // NS, ns % NS)
