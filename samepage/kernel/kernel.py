@@ -60,6 +60,7 @@ HWCAP = 0x078B_FBFD
 _MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
 """Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
 MAX_RECLAIM_RETRIES = 16
+"""How often the whole RAM may be read back in vain (see `Kernel._thrashes`)."""
 
 
 class LimitReached(Exception):
@@ -152,9 +153,8 @@ class Kernel:
         return 0 if self._thrashes() else freed
 
     def _thrashes(self) -> bool:
-        """Whether the machine only goes in circles: it has read back what it had reclaimed,
-        as often as it has frames, and `MAX_RECLAIM_RETRIES` times that, while the programs
-        made fewer system calls.
+        """Whether the machine only goes in circles: the refaults, less one for each system
+        call in the meantime, are `MAX_RECLAIM_RETRIES` times as many as RAM has frames.
 
         Linux goes on for as long as reclaim finds something (`should_reclaim_retry`), at the
         speed of its disk, unless it is told not to (`lru_gen/min_ttl_ms`, or a daemon that

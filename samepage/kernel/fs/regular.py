@@ -139,6 +139,9 @@ class RegularFile(OpenFile):
             self.inode.truncate(offset)
         done = self.inode.sb.cache.write(mapping, offset, data)
         self._changed()
+        if self.flags & os.O_DSYNC:
+            first, last = offset >> PAGE_SHIFT, (offset + done - 1) >> PAGE_SHIFT
+            write_back(self.inode.sb.cache, mapping, first, last + 1)  # `generic_write_sync`
         return done
 
     def _changed(self) -> None:

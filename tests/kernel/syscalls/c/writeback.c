@@ -98,6 +98,17 @@ TEST(fsync_makes_all_mappings_of_a_file_clean) {
     SHOW(fsync(fds[0]));
 }
 
+TEST(synchronous_writes_leave_pages_clean) {
+    int flags[] = {0, O_DSYNC, O_SYNC}, fd;
+    for (int i = 0; i < 3; i++) {
+        char name[64], *map = map_new_file(&fd, MAP_SHARED);
+        snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+        write_all(map, 'a');
+        SHOW(pwrite(open(name, O_WRONLY | flags[i]), "xyz", 3, PAGE - 2));
+        show_dirty("written", map);
+    }
+}
+
 TEST(memory_is_never_clean) {
     int fd = memfd_create("m", 0);
     ftruncate(fd, PAGES * PAGE);
