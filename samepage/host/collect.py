@@ -27,8 +27,9 @@ from samepage.host.pagemap import (
 )
 from samepage.host.procfs import Tally, read_all, read_file
 
-BATCH_ENTRIES = 1 << 17
-"""Entries of a batch: 1 MiB, which stays in the processor's second-level cache."""
+BATCH_ENTRIES = 1 << 15
+"""Entries of a batch: 256 KiB, which stays in the processor's second-level cache with what is
+made of it."""
 
 _VSIZE_FIELD = 20
 """The place of `vsize` in /proc/PID/stat, counted after the name."""
@@ -96,15 +97,17 @@ class Collector:
         self.next_number = first_number
         self.tally = Tally()
         self._scanner: Scanner | None = Scanner()
-        self._buffer = bytearray(batch_entries * ENTRY_SIZE)
-        self._view = memoryview(self._buffer)
+        # One is filled while the batch that was handed out last still refers to the other.
+        self._view, self._other = (
+            memoryview(bytearray(batch_entries * ENTRY_SIZE)) for _ in range(2)
+        )
         self._filled = 0  # entries of the buffer in use
         self._batch = Batch([], array("Q"), b"", [])
         self._taken = 0  # batches handed out
         self._done = self._state()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield everything, in batches; a batch is valid until the next one is asked for."""
+        """Yield everything, in batches; a batch is valid until the second next is asked for."""
         for pid in self.pids:
             self.position += 1
             self.progress += 1
@@ -118,19 +121,20 @@ class Collector:
         To be called when the thread that runs `batches` is to be given up; it may go on
         until its next batch is full, but changes nothing of what is returned.
         """
-        batch, processes, runs, filled, number = self._done
+        batch, view, processes, runs, filled, number = self._done
         if batch is not self._batch:
             # Earlier batches hold a part of the process, and this one holds nothing else.
             return Batch([], array("Q"), b"", [number]), number + 1
-        entries = bytes(self._view[: filled * ENTRY_SIZE])
+        entries = bytes(view[: filled * ENTRY_SIZE])
         return (
             Batch(batch.processes[:processes], batch.runs[:runs], entries, list(batch.dropped)),
             number,
         )
 
-    def _state(self) -> tuple[Batch, int, int, int, int]:
+    def _state(self) -> tuple[Batch, memoryview, int, int, int, int]:
         batch = self._batch
-        return batch, len(batch.processes), len(batch.runs), self._filled, self.next_number
+        counts = len(batch.processes), len(batch.runs), self._filled
+        return batch, self._view, *counts, self.next_number
 
     def _process(self, pid: int) -> Iterator[Batch]:
         for last_try in (False, True):
@@ -209,7 +213,7 @@ class Collector:
 
     def _pages(self, fd: int, number: int, ranges: list[Range]) -> Generator[Batch, None, bool]:
         """Read all entries of the ranges; the value is whether the kernel had them all."""
-        room = len(self._buffer) // ENTRY_SIZE
+        room = len(self._view) // ENTRY_SIZE
         complete = True
         for start, end in ranges:
             while start < end:
@@ -247,6 +251,7 @@ class Collector:
     def _take_batch(self) -> Batch:
         batch, self._batch = self._batch, Batch([], array("Q"), b"", [])
         batch.entries = self._view[: self._filled * ENTRY_SIZE]
+        self._view, self._other = self._other, self._view
         batch.huge_known = self._scanner is not None
         self._filled = 0
         self._taken += 1

@@ -1,10 +1,5 @@
 """The distinct frames of a capture, and what each is.
 
-The pages name some thousands to millions of frames, in any order and many times. Where the
-numbers are dense (they count the pages of one machine's RAM), a table indexed by frame
-number finds the distinct ones in two passes without sorting; where they are not (few
-processes on a large machine), sorting is cheap.
-
 What a frame is, follows from kpageflags (`stable_page_flags` in fs/proc/page.c):
 
     ZERO_PAGE         the zero page, 4 KiB or 2 MiB
@@ -34,18 +29,12 @@ pages with such frames, `samepage.host.dirty` asks smaps.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host import kpage
-from samepage.host.arrays import distinct as ascending
-from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
-
-CHUNK = 1 << 18
-DENSE_FACTOR = 16
-DENSE_FLOOR = 1 << 20
+from samepage.snapshot.kinds import FrameFlags, FrameKind
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -74,74 +63,6 @@ class FrameTable:
 
     def __len__(self) -> int:
         return len(self.frame)
-
-
-def number_frames(frames: npt.NDArray[Any]) -> tuple[Numbers, npt.NDArray[Any]]:
-    """Return the distinct frames but 0, ascending, and make `frames` the rows of them.
-
-    `frames` is changed in place: each number becomes its row in the result, and 0 becomes
-    the number of rows (one past the last).
-    """
-    if not len(frames):
-        return np.zeros(0, dtype=np.uint64), frames
-    span = int(frames.max()) + 1
-    if span <= max(DENSE_FLOOR, DENSE_FACTOR * len(frames)):
-        seen = np.zeros(span, dtype=bool)
-        for first in range(0, len(frames), CHUNK):
-            seen[frames[first : first + CHUNK]] = True
-        seen[0] = False
-        distinct = np.flatnonzero(seen)
-        # Only the entries that are used are written, and so get memory.
-        table = np.empty(span, dtype=np.uint32)
-        table[0] = len(distinct)
-        table[distinct] = np.arange(len(distinct), dtype=np.uint32)
-        for first in range(0, len(frames), CHUNK):
-            part = frames[first : first + CHUNK]
-            part[:] = table[part]
-        return distinct.astype(np.uint64), frames
-    distinct = ascending(frames)
-    if distinct[0] == 0:
-        distinct = distinct[1:]
-    for first in range(0, len(frames), CHUNK):
-        part = frames[first : first + CHUNK]
-        rows = np.searchsorted(distinct, part)
-        rows[part == 0] = len(distinct)
-        part[:] = rows
-    return distinct.astype(np.uint64), frames
-
-
-def first_pages(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Return for each of `count` frames the number of the first page that has it."""
-    first = np.zeros(count + 1, dtype=np.int64)
-    starts = range(0, len(rows), CHUNK)
-    for low in reversed(starts):
-        part = rows[low : low + CHUNK]
-        # Of equal indices the last assignment stays: so the highest page number comes first.
-        first[part[::-1]] = np.arange(low + len(part) - 1, low - 1, -1)
-    return first[:count]
-
-
-def frames_with(
-    rows: npt.NDArray[Any],
-    flags: npt.NDArray[np.uint16],
-    count: int,
-    mask: PageFlags,
-    wanted: PageFlags,
-) -> npt.NDArray[np.bool_]:
-    """Return which of `count` frames have a page whose flags under `mask` are `wanted`."""
-    found = np.zeros(count + 1, dtype=bool)
-    for low in range(0, len(rows), CHUNK):
-        told = (flags[low : low + CHUNK] & np.uint16(mask)) == np.uint16(wanted)
-        found[rows[low : low + CHUNK][told]] = True
-    return found[:count]
-
-
-def count_mappings(rows: npt.NDArray[Any], count: int) -> npt.NDArray[np.int32]:
-    """Return how many present pages of the capture each of `count` frames has."""
-    counts = np.zeros(count + 1, dtype=np.int32)
-    for low in range(0, len(rows), CHUNK):
-        np.add.at(counts, rows[low : low + CHUNK], np.int32(1))
-    return counts[:count]
 
 
 def classify(

@@ -12,9 +12,12 @@ frame's flags, and a call costs over a microsecond from Python, so gaps are kept
 """
 
 import os
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
+
+from samepage.host.pagemap import ENTRY_SIZE
 
 LOCKED = 1 << 0
 REFERENCED = 1 << 2
@@ -85,18 +88,23 @@ def _read_runs(fd: int, frames: Numbers, missing: int) -> Numbers:
         ends = wanted[np.concatenate((breaks - 1, [len(wanted) - 1]))] + np.uint64(1)
         lengths = (ends - starts).astype(np.int64)
         positions = np.cumsum(lengths) - lengths
-        buffer = np.full(int(lengths.sum()), missing, dtype=np.uint64)
-        view = buffer.data.cast("B")
-        for start, low, length in zip(
-            (starts * np.uint64(8)).tolist(),
-            (positions * 8).tolist(),
-            (lengths * 8).tolist(),
-            strict=True,
-        ):
-            os.preadv(fd, [view[low : low + length]], start)
-        run = np.repeat(
+        sizes = (lengths * ENTRY_SIZE).tolist()
+        # `map`, since a loop takes a fifth of the time of these calls.
+        parts = list(map(os.pread, repeat(fd), sizes, (starts * np.uint64(ENTRY_SIZE)).tolist()))
+        data = b"".join(parts)
+        if len(data) < sum(sizes):  # beyond the end of the file
+            filler = missing.to_bytes(ENTRY_SIZE, "little")
+            data = b"".join(map(_filled, parts, sizes, repeat(filler)))
+        shift = np.repeat(
             positions - starts.astype(np.int64),
             np.diff(np.concatenate(([0], breaks, [len(wanted)]))),
         )
-        out[first : first + _CHUNK] = buffer[run + wanted.astype(np.int64)]
+        entries = np.frombuffer(data, dtype=np.uint64)
+        out[first : first + _CHUNK] = entries[shift + wanted.astype(np.int64)]
     return out
+
+
+def _filled(part: bytes, size: int, filler: bytes) -> bytes:
+    """Return `size` bytes: the whole entries of `part`, then `filler` again and again."""
+    entries = len(part) // ENTRY_SIZE
+    return part[: entries * ENTRY_SIZE] + filler * (size // ENTRY_SIZE - entries)

@@ -13,7 +13,7 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 383), as elsewhere in Python.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +73,14 @@ class Vmas:
         return len(self.start)
 
 
+_NO_VMAS = (
+    np.zeros(0, dtype=np.int32),
+    np.zeros(0, dtype=np.uint64),
+    np.zeros(0, dtype=np.uint64),
+    np.zeros(0, dtype=np.int32),
+)
+
+
 class MapsParser:
     """Turns the bytes of maps files into VMAs; remembers each mapping that it has seen."""
 
@@ -80,13 +88,13 @@ class MapsParser:
         self.tally = tally
         self.mappings: list[Mapping] = []
         self._known: dict[bytes, int] = {}
+        self._parts: list[tuple[Ids, Addresses, Addresses, Ids]] = []
+        self._malformed: set[int] = set()
 
-    def parse(self, processes: Sequence[tuple[int, bytes]]) -> Vmas:
-        """Return the VMAs of (number, maps) pairs, with ascending numbers.
-
-        Lines that do not have the kernel's form, or that overlap one before them, are left
-        out, and their process is counted in `tally.malformed`.
-        """
+    def add(self, processes: Sequence[tuple[int, bytes]]) -> None:
+        """Take (number, maps) pairs, with ascending numbers, also from one call to the next."""
+        if not processes:
+            return
         texts = [
             data if data.endswith(b"\n") or not data else data + b"\n" for _, data in processes
         ]
@@ -102,10 +110,27 @@ class MapsParser:
         good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(4095) == 0)
         if len(good) > 1:
             good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
+        part = (process, start, end, mapping)
         if not good.all():
-            self.tally.malformed += len(set(process[~good].tolist()))
-            good = _without_overlaps(process, start, end, mapping)
-        return Vmas(process[good], start[good], end[good], mapping[good], self.mappings)
+            self._malformed.update(process[~good].tolist())
+            good = _without_overlaps(*part)
+            part = (process[good], start[good], end[good], mapping[good])
+        self._parts.append(part)
+
+    def vmas(self, dropped: Collection[int] = ()) -> Vmas:
+        """Return all VMAs but those of the processes with these numbers.
+
+        Lines that did not have the kernel's form, or that overlapped one before them, are left
+        out, and their processes are counted in `tally.malformed`.
+        """
+        self.tally.malformed += len(self._malformed.difference(dropped))
+        process, start, end, mapping = (
+            np.concatenate(column) for column in zip(_NO_VMAS, *self._parts, strict=True)
+        )
+        if not dropped:
+            return Vmas(process, start, end, mapping, self.mappings)
+        kept = ~np.isin(process, list(dropped))
+        return Vmas(process[kept], start[kept], end[kept], mapping[kept], self.mappings)
 
     def _learn(self, rest: bytes) -> None:
         """Remember the number of a mapping seen for the first time, -1 if it is none."""

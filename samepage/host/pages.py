@@ -8,22 +8,21 @@ a VMA are a slice, and sums per VMA are `np.add.reduceat` (see `Pages.slices`).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.collect import Batch
+from samepage.host.frame_finder import FrameFinder
 from samepage.host.maps import Vmas
 from samepage.snapshot.kinds import PageFlags
 
 PFN_MASK = np.uint64((1 << 55) - 1)
-_FLAGS_SHIFT = np.uint32(23)
-_FRAME_ABOVE_32 = np.uint32((1 << 23) - 1)
-_PRESENT = np.uint32(1 << 31)
-_SWAPPED = np.uint32(1 << 30)
-_GUARD_REGION = np.uint32(1 << 26)
-"""In the upper 32 bits of an entry; a guard page (MADV_GUARD_INSTALL) looks swapped."""
+_FLAGS_SHIFT = np.uint64(55)
+_PRESENT = 1 << 8
+_SWAPPED = 1 << 7
+_GUARD_REGION = 1 << 3
+"""In the upper 9 bits of an entry; a guard page (MADV_GUARD_INSTALL) looks swapped."""
 
 _VPAGE_BITS = np.uint64(36)
 _VPAGE_MAX = np.uint64((1 << 36) - 1)
@@ -53,14 +52,14 @@ class Pages:
     """Present and swapped pages.
 
     Invariants: runs ascend by (process, vpage) and do not overlap; run `i` holds the pages
-    `run_first[i]` to `run_first[i + 1]` (the last one ends with the arrays), none is empty;
-    `frame` is 0 for swapped pages, and for all when the kernel does not tell frames.
+    `run_first[i]` to `run_first[i + 1]` (the last one ends with the arrays), none is empty.
     """
 
     run_process: npt.NDArray[np.int32]
     run_vpage: npt.NDArray[np.uint64]
     run_first: npt.NDArray[np.int64]
-    frame: npt.NDArray[Any]  # uint32, or uint64 on a machine with 16 TiB of addresses or more
+    frame: npt.NDArray[np.int32]
+    """A row of the table of frames."""
     flags: npt.NDArray[np.uint16]
 
     def __len__(self) -> int:
@@ -108,22 +107,29 @@ class Pages:
 
     def keep(self, wanted: npt.NDArray[np.bool_]) -> "Pages":
         """Return the pages that are marked in `wanted`."""
-        return _from_numbers(
-            np.flatnonzero(wanted),
-            np.repeat(np.arange(len(self.run_first)), self.lengths()),
-            self.run_process,
-            self.run_vpage,
-            self.run_first,
-            self.frame,
-            self.flags,
-        )
+        numbers = np.flatnonzero(wanted)
+        run_of = np.repeat(np.arange(len(self.run_first)), self.lengths())
+        runs = _runs_of(numbers, run_of, self.run_process, self.run_vpage, self.run_first)
+        return Pages(*runs, self.frame[numbers], self.flags[numbers])
+
+
+_COLUMNS = {
+    "run_process": np.int32,
+    "run_vpage": np.uint64,
+    "run_first": np.int64,
+    "frame": np.int32,
+    "flags": np.uint16,
+}
 
 
 class PagesBuilder:
     """Decodes batches of pagemap entries as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, finder: FrameFinder) -> None:
+        """`finder` is told of every page; `Pages.frame` holds the rows that it gives out."""
+        self._finder = finder
         self._parts: list[Pages] = []
+        self._count = 0
 
     def add(self, batch: Batch) -> None:
         """Decode one batch; nothing of it is referred to afterwards."""
@@ -134,60 +140,47 @@ class PagesBuilder:
         lengths = runs[:, 2].astype(np.int64)
         process, vpage = runs[:, 0].astype(np.int32), runs[:, 1].copy()
         first = np.cumsum(lengths) - lengths
-        # The halves of the entries: flags and the upper bits of the frame, the rest of it.
-        upper = entries.view(np.uint32)[1::2]
-        frame: npt.NDArray[Any] = entries.view(np.uint32)[::2]
-        present = upper >= _PRESENT
-        if (upper & _FRAME_ABOVE_32).any():
-            frame = np.where(present, entries & PFN_MASK, 0)
-            if frame.max() < 1 << 32:
-                frame = frame.astype(np.uint32)
-        if present.all():
-            part = Pages(process, vpage, first, frame.copy(), _FLAGS[upper >> _FLAGS_SHIFT])
-        else:
+        # Both are below 2^63. An index that is no int64 would be converted at each look-up.
+        frame = (entries & PFN_MASK).view(np.int64)
+        upper = (entries >> _FLAGS_SHIFT).view(np.int64)
+        if upper.min() < _PRESENT:
+            present = upper >= _PRESENT
             swapped = (upper & (_SWAPPED | _GUARD_REGION)) == _SWAPPED
-            frame = np.where(present, frame, frame.dtype.type(0))
+            frame[~present] = 0
             numbers = np.flatnonzero(present | swapped)
-            run_of = np.repeat(np.arange(len(runs)), lengths)
-            flags = _FLAGS[upper >> _FLAGS_SHIFT]
-            part = _from_numbers(numbers, run_of, process, vpage, first, frame, flags)
-        if len(part):
-            self._parts.append(part)
+            process, vpage, first = _runs_of(
+                numbers, np.repeat(np.arange(len(runs)), lengths), process, vpage, first
+            )
+            frame, upper = frame[numbers], upper[numbers]
+        if len(frame):
+            flags = _FLAGS[upper]
+            rows = self._finder.add(frame, flags, self._count)
+            self._parts.append(Pages(process, vpage, first, rows, flags))
+            self._count += len(frame)
 
     def build(self) -> Pages:
         """Return all pages. The builder is empty afterwards."""
-        parts, self._parts = self._parts, []
-        if not parts:
-            none = np.zeros(0, dtype=np.int64)
-            return Pages(
-                none.astype(np.int32),
-                none.astype(np.uint64),
-                none,
-                none.astype(np.uint32),
-                none.astype(np.uint16),
-            )
-        sizes = np.array([len(part) for part in parts], dtype=np.int64)
+        sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
         offsets = (np.cumsum(sizes) - sizes).tolist()
-        run_first = [part.run_first + offset for part, offset in zip(parts, offsets, strict=True)]
-        return Pages(
-            np.concatenate([part.run_process for part in parts]),
-            np.concatenate([part.run_vpage for part in parts]),
-            np.concatenate(run_first),
-            np.concatenate([part.frame for part in parts]),
-            np.concatenate([part.flags for part in parts]),
-        )
+        for part, offset in zip(self._parts, offsets, strict=True):
+            part.run_first += offset
+        columns = [
+            [getattr(part, name) for part in self._parts] or [np.zeros(0, dtype)]
+            for name, dtype in _COLUMNS.items()
+        ]
+        self._parts = []
+        # A column's parts go before the next column is put together.
+        return Pages(*(np.concatenate(columns.pop(0)) for _ in _COLUMNS))
 
 
-def _from_numbers(
+def _runs_of(
     numbers: npt.NDArray[np.int64],
     run_of: npt.NDArray[np.int64],
     process: npt.NDArray[np.int32],
     vpage: npt.NDArray[np.uint64],
     first: npt.NDArray[np.int64],
-    frame: npt.NDArray[Any],
-    flags: npt.NDArray[np.uint16],
-) -> Pages:
-    """Return the pages with these numbers out of a larger set, in runs of their own."""
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Return the runs (process, virtual page, first page) of some pages out of a larger set."""
     run = run_of[numbers]
     begins = np.ones(len(numbers), dtype=bool)
     if len(numbers):
@@ -195,7 +188,7 @@ def _from_numbers(
     run_first = np.flatnonzero(begins)
     run = run[run_first]
     run_vpage = vpage[run] + (numbers[run_first] - first[run]).astype(np.uint64)
-    return Pages(process[run], run_vpage, run_first, frame[numbers], flags[numbers])
+    return process[run], run_vpage, run_first
 
 
 def _key(process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -29,21 +29,21 @@ Result = TypeVar("Result")
 
 
 class _Worker:
-    """A thread that makes the next batch when it is asked to."""
+    """A thread that makes the next batch while the caller works on the one that it has."""
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="samepage-collect", daemon=True).start()
+        self._requests.put(True)
 
     def next_batch(self, patience: float) -> Batch | None:
-        """Return the next batch, None at the end.
+        """Return the next batch, None at the end; the one before it is no longer valid.
 
         Raises `TimeoutError` when a process made no progress for `patience` seconds, after
         which the worker must not be used any more; and whatever the collector raises.
         """
-        self._requests.put(True)
         while True:
             before = self.collector.progress
             try:
@@ -54,6 +54,7 @@ class _Worker:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
+            self._requests.put(answer is not None)
             return answer
 
     def close(self) -> None:

@@ -1,40 +1,36 @@
 """A capture: the columns that a reading of the running system ends up in.
 
-The steps after the collecting, which `CaptureBuilder.build` makes in this order:
+`CaptureBuilder` makes sense of each batch while the next one is being read:
 
-    decode      VMAs, and pages in runs                      samepage.host.maps, .pages
+    decode      processes, VMAs, and pages in runs           samepage.host.processes, .maps, .pages
+    find        the distinct frames                          samepage.host.frame_finder
+
+and of the whole when it has all, in this order:
+
     place       pages into VMAs; what lies outside is dropped
-    name        the distinct frames, by kpagecount and kpageflags    samepage.host.frame_table
-    inspect     each mapped inode once                               samepage.host.inodes
+    name        the frames, by kpagecount and kpageflags     samepage.host.frame_table
+    inspect     each mapped inode once                       samepage.host.inodes
 """
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from samepage.host.collect import Batch, RawProcess
-from samepage.host.frame_table import (
-    FrameTable,
-    classify,
-    count_mappings,
-    first_pages,
-    frames_with,
-    number_frames,
-)
+from samepage.host.collect import Batch
+from samepage.host.frame_finder import FoundFrames, FrameFinder
+from samepage.host.frame_table import FrameTable, classify
 from samepage.host.inodes import Door, File, describe_file, name_file
 from samepage.host.maps import Mapping, MapsParser, Vmas
+from samepage.host.pagemap import Range
 from samepage.host.pages import Pages, PagesBuilder
 from samepage.host.patience import each_patiently
 from samepage.host.processes import Process, parse_process
 from samepage.host.procfs import Tally
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
-if TYPE_CHECKING:
-    pass
-
+_CHUNK = 1 << 16
 
 _ANONYMOUS_MASK = PageFlags.PRESENT | PageFlags.FILE | PageFlags.HUGE
 
@@ -89,36 +85,44 @@ class CaptureBuilder:
         self._huge_known = True
         self.tally = Tally()
         self._time_ns = time.time_ns()
-        self._raw: list[RawProcess] = []
+        self._processes: list[Process] = []
+        self._huge: list[tuple[int, list[Range]]] = []
         self._dropped: set[int] = set()
-        self._pages = PagesBuilder()
+        self._parser = MapsParser(self.tally)
+        self._finder = FrameFinder()
+        self._pages = PagesBuilder(self._finder)
 
     def add(self, batch: Batch) -> None:
         """Take one batch; its buffers may be used again afterwards."""
-        self._raw += batch.processes
+        number = len(self._processes)
+        for raw in batch.processes:
+            if raw.huge:
+                self._huge.append((len(self._processes), raw.huge))
+            self._processes.append(parse_process(raw))
+        self._parser.add([(number + i, raw.maps) for i, raw in enumerate(batch.processes)])
         self._dropped.update(batch.dropped)
         self._pages.add(batch)
         self._huge_known = self._huge_known and batch.huge_known
 
     def build(self) -> Capture:
         """Return the capture; the builder is used up."""
-        kept = [number for number in range(len(self._raw)) if number not in self._dropped]
-        parser = MapsParser(self.tally)
-        vmas = parser.parse([(number, self._raw[number].maps) for number in kept])
-        pages = self._pages.build()
-        huge = [(number, self._raw[number].huge) for number in kept if self._raw[number].huge]
-        processes = [parse_process(self._raw[number]) for number in kept]
-        self._raw = []
-        first, last, pages = self._place(vmas, pages)
-        _mark_huge(pages, huge)
+        vmas = self._parser.vmas(self._dropped)
+        pages, found = self._pages.build(), self._finder.found()
+        first, last, pages = self._place(vmas, pages, found)
+        self._mark_huge(pages, found)
+        processes = self._processes
         if self._dropped:
+            kept = [number for number in range(len(processes)) if number not in self._dropped]
+            processes = [processes[number] for number in kept]
             position = np.full(max(max(kept, default=0), max(self._dropped)) + 1, -1, np.int32)
             position[kept] = np.arange(len(kept), dtype=np.int32)
             vmas.process = position[vmas.process]
             pages.run_process = position[pages.run_process]
-        frames, visible = self._frames(pages)
+        order = np.argsort(found.number[1:]) + 1
+        frames, visible = self._frames(pages, found, order)
+        _number_by_order(pages, order, frames)
         mapping_file, files = self._files(processes, vmas)
-        _assign_files(vmas, first, pages, frames, mapping_file)
+        _assign_files(vmas, first, pages, frames, mapping_file, found.first[order])
         return Capture(
             *(processes, vmas, first, last, pages, frames, files, mapping_file),
             *(self.tally, visible, self._time_ns),
@@ -126,7 +130,7 @@ class CaptureBuilder:
         )
 
     def _place(
-        self, vmas: Vmas, pages: Pages
+        self, vmas: Vmas, pages: Pages, found: FoundFrames
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Pages]:
         """Return the slices of the VMAs, and the pages without those that lie in none."""
         first, last = pages.slices(vmas)
@@ -140,30 +144,39 @@ class CaptureBuilder:
         strangers = set(pages.run_process[outside].tolist())
         self.tally.changed += len(strangers - self._dropped)
         pages = pages.keep(wanted)
+        found.recount(pages.frame, pages.flags)
         return (*pages.slices(vmas), pages)
 
-    def _frames(self, pages: Pages) -> tuple[FrameTable, bool]:
-        numbers, pages.frame = number_frames(pages.frame)
-        present = bool((pages.flags & np.uint16(PageFlags.PRESENT)).any())
-        columns = (pages.frame, pages.flags, len(numbers))
-        exclusive = skip = np.zeros(len(numbers), dtype=bool)
+    def _mark_huge(self, pages: Pages, found: FoundFrames) -> None:
+        flag = np.uint16(PageFlags.HUGE)
+        for number, ranges in self._huge:
+            if number in self._dropped:
+                continue
+            processes = np.full(2, number, dtype=np.int32)
+            for bounds in ranges:
+                low, high = pages.position(processes, np.array(bounds, dtype=np.uint64))
+                pages.flags[low:high] |= flag
+                found.flags[pages.frame[low:high]] |= flag
+
+    def _frames(
+        self, pages: Pages, found: FoundFrames, order: npt.NDArray[np.int64]
+    ) -> tuple[FrameTable, bool]:
+        """Return the table of the frames in this order, and whether frames are visible."""
+        flags = found.flags[order]
+        exclusive = skip = np.zeros(len(order), dtype=bool)
         if self._huge_known:
             # Of a folio mapped by one huge entry pagemap tells it of the first page only.
-            small = PageFlags.EXCLUSIVE | PageFlags.HUGE
-            exclusive = frames_with(*columns, small, PageFlags.EXCLUSIVE)
-        if not self.all_flags and self._huge_known:
-            skip = frames_with(*columns, _ANONYMOUS_MASK, PageFlags.PRESENT)
+            small = np.uint16(PageFlags.EXCLUSIVE | PageFlags.HUGE)
+            exclusive = (flags & small) == np.uint16(PageFlags.EXCLUSIVE)
+            if not self.all_flags:
+                skip = (flags & np.uint16(_ANONYMOUS_MASK)) == np.uint16(PageFlags.PRESENT)
+        numbers = found.number[order].astype(np.uint64)
         table = classify(numbers, exclusive, skip, self.proc)
         # The counts were read after the pages; a process may have exited in between.
-        mapped = count_mappings(pages.frame, len(numbers))
-        np.maximum(table.mapcount, mapped, out=table.mapcount)
+        np.maximum(table.mapcount, found.mapped[order], out=table.mapcount)
         if len(numbers):
-            is_dirty = np.append(table.dirty, False)
-            dirty = np.uint16(PageFlags.DIRTY)
-            for low in range(0, len(pages), 1 << 18):
-                part = slice(low, low + (1 << 18))
-                pages.flags[part] |= is_dirty[pages.frame[part]] * dirty
-        return table, bool(len(numbers)) or not present
+            return table, True
+        return table, not (pages.flags & np.uint16(PageFlags.PRESENT)).any()
 
     def _files(
         self, processes: list[Process], vmas: Vmas
@@ -188,13 +201,17 @@ class CaptureBuilder:
         return mapping_file, files
 
 
-def _mark_huge(pages: Pages, huge: list[tuple[int, list[tuple[int, int]]]]) -> None:
-    flag = np.uint16(PageFlags.HUGE)
-    for number, ranges in huge:
-        processes = np.full(2, number, dtype=np.int32)
-        for bounds in ranges:
-            low, high = pages.position(processes, np.array(bounds, dtype=np.uint64))
-            pages.flags[low:high] |= flag
+def _number_by_order(pages: Pages, order: npt.NDArray[np.int64], frames: FrameTable) -> None:
+    """Make the rows of the pages those of `frames`, and mark the pages that are dirty by them."""
+    rank = np.empty(len(order) + 1, dtype=np.int32)
+    rank[0] = len(order)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    dirty = np.zeros(len(rank), dtype=np.uint16)
+    dirty[order] = frames.dirty * np.uint16(PageFlags.DIRTY)
+    for low in range(0, len(pages), _CHUNK):
+        rows = pages.frame[low : low + _CHUNK]
+        pages.flags[low : low + _CHUNK] |= dirty[rows]
+        rows[:] = rank[rows]
 
 
 def _assign_files(
@@ -203,11 +220,12 @@ def _assign_files(
     pages: Pages,
     frames: FrameTable,
     mapping_file: npt.NDArray[np.int32],
+    first_page: npt.NDArray[np.int64],
 ) -> None:
     """Fill in file and index of each frame of a file, from the first page that has it."""
     cached = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.HUGETLB)
     rows = np.flatnonzero(np.isin(frames.kind, cached))
-    page = first_pages(pages.frame, len(frames))[rows]
+    page = first_page[rows]
     vma = np.searchsorted(first, page, side="right") - 1
     mapping = vmas.mapping[vma]
     offsets = np.array([m.offset >> 12 for m in vmas.mappings], dtype=np.int64)

@@ -179,7 +179,9 @@ def test_every_line_of_a_kernel_is_understood(lines: list[tuple[int, int, bytes]
             kept.append((start, end, text))
             last = end
     tally = Tally()
-    vmas = MapsParser(tally).parse([(3, b"".join(text for _, _, text in kept))])
+    parser = MapsParser(tally)
+    parser.add([(3, b"".join(text for _, _, text in kept))])
+    vmas = parser.vmas()
     assert [
         (s >> 12, e >> 12) for s, e in zip(vmas.start.tolist(), vmas.end.tolist(), strict=True)
     ] == [(start, end) for start, end, _ in kept]
