@@ -6,19 +6,31 @@ the interpreter lock, so a thread is no help. Collecting needs the standard libr
 so does a forked child; it must be forked before anything starts threads, which is why the
 command does this first of all.
 
-The child writes its batches into an anonymous file (memfd), pickled one behind the other, and
-never waits for us: it ends by itself when it is done, within the time limits of
-`samepage.host.patience`. Should it fail, everything is collected here.
+The child writes its batches into an anonymous file (memfd), one behind the other, and their
+sizes into a pipe. So it does not wait for us, and we can begin with the first batch while it
+makes the others; what we have read is cut out of the file again. It ends by itself when it is
+done, within the time limits of `samepage.host.patience`. Should it fail, everything is
+collected here.
+
+A child maps the memory of its parent once more, which counts for who looks at it. That is why
+frames are counted (kpagecount) only after it has ended: `CaptureBuilder.build`.
 """
 
-import io
+import mmap
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+import struct
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 
 from samepage.host.collect import Batch
 from samepage.host.patience import collect_system
 from samepage.host.procfs import Tally
+
+_SIZES = struct.Struct("=QQ")
+"""What the pipe holds for each batch: bytes of its pickled part, bytes of its entries."""
+_RELEASE = 1 << 22
+"""Bytes that are read before they are cut out of the file."""
 
 
 class BackgroundCollector:
@@ -32,36 +44,68 @@ class BackgroundCollector:
         self._pids = pids
         self._proc = proc
         self._ours = frozenset((os.getpid(),))
-        self._fd = os.memfd_create("samepage", os.MFD_CLOEXEC)
+        self._file = os.memfd_create("samepage", os.MFD_CLOEXEC)
+        self._sizes, sizes = os.pipe2(os.O_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
             status = 1
             try:
-                self._collect()
+                os.close(self._sizes)  # or its own end would never let it notice that we are gone
+                self._collect(sizes)
                 status = 0
             finally:
                 # Nothing of the parent's (buffers, exit handlers) may be run a second time.
                 os._exit(status)
+        os.close(sizes)
 
     def batches(self, tally: Tally) -> Iterator[Batch]:
-        """Wait for the child, then yield its batches and add to `tally`. To be called once."""
-        _, status = os.waitpid(self._child, 0)
-        with open(self._fd, "rb", buffering=1 << 16) as stream:
-            if status != 0:
-                yield from collect_system(self._pids, tally, proc=self._proc, without=self._ours)
-                return
-            stream.seek(0)
-            while isinstance(item := pickle.load(stream), Batch):
+        """Yield the child's batches as they come, and add to `tally`. To be called once."""
+        count = 0
+        told: Tally | None = None
+        with open(self._sizes, "rb") as sizes, open(self._file, "r+b", buffering=0) as file:
+            for item in _items(sizes.read, file.fileno()):
+                if isinstance(item, Tally):
+                    told = item
+                    continue
+                count += len(item.processes)
                 yield item
-            tally.add(item)
+        _, status = os.waitpid(self._child, 0)
+        if status == 0 and told is not None:
+            tally.add(told)
+            return
+        yield Batch([], array("Q"), b"", list(range(count)))
+        yield from collect_system(
+            self._pids, tally, proc=self._proc, without=self._ours, first_number=count
+        )
 
-    def _collect(self) -> None:
+    def _collect(self, sizes: int) -> None:
         tally = Tally()
         self._ours |= {os.getpid()}
-        with open(self._fd, "wb", buffering=0, closefd=False) as raw:
-            stream = io.BufferedWriter(raw, 1 << 16)
-            for batch in collect_system(self._pids, tally, proc=self._proc, without=self._ours):
-                batch.entries = bytes(batch.entries)
-                pickle.dump(batch, stream, pickle.HIGHEST_PROTOCOL)
-            pickle.dump(tally, stream, pickle.HIGHEST_PROTOCOL)
-            stream.flush()
+        for batch in collect_system(self._pids, tally, proc=self._proc, without=self._ours):
+            entries, batch.entries = batch.entries, b""
+            self._put(sizes, batch, entries)
+        self._put(sizes, tally, b"")
+
+    def _put(self, sizes: int, item: Batch | Tally, entries: memoryview | bytes) -> None:
+        head = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        with open(self._file, "wb", buffering=1 << 16, closefd=False) as stream:
+            stream.write(head)
+            stream.write(entries)
+        os.write(sizes, _SIZES.pack(len(head), len(entries)))
+
+
+def _items(read: Callable[[int], bytes], file: int) -> Iterator[Batch | Tally]:
+    """Yield what the child has put into the file, until it closes the pipe."""
+    offset = released = 0
+    while len(sizes := read(_SIZES.size)) == _SIZES.size:
+        head, entries = _SIZES.unpack(sizes)
+        item = pickle.loads(os.pread(file, head, offset))
+        if isinstance(item, Batch):
+            item.entries = os.pread(file, entries, offset + head)
+        yield item
+        offset += head + entries
+        if offset - released >= _RELEASE:
+            length = (offset - released) & -mmap.PAGESIZE
+            with mmap.mmap(file, length, offset=released) as done:
+                done.madvise(mmap.MADV_REMOVE)
+            released += length

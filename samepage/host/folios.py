@@ -54,7 +54,7 @@ def large_folios(path: str) -> Folios:
 def _cut(frames: kpage.Numbers) -> Folios:
     numbers, inverse = np.unique(frames, return_inverse=True)
     flags = kpage.read_flags(numbers)
-    if flags is None or not len(numbers) or not numbers[0]:
+    if not len(numbers) or not numbers[0] or (flags & np.uint64(kpage.NOPAGE)).all():
         raise OSError(0, "the kernel does not tell frames")
     tail = ((flags & np.uint64(kpage.COMPOUND_TAIL)) != 0)[inverse]
     first = np.flatnonzero(~tail)

@@ -12,6 +12,7 @@ of a system lie together, so the blocks are few, also where the numbers are larg
 stands for all that were never seen, and holds nothing but `_UNSEEN`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,10 @@ from samepage.host.arrays import distinct
 
 Rows = npt.NDArray[np.int32]
 Blocks = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.uint64]
+Look = Callable[[npt.NDArray[np.int64], npt.NDArray[np.uint16]], Numbers]
 
+_NO_FRAME = np.zeros(1, dtype=np.int64)
 _BLOCK_BITS = 6
 _BLOCK = 1 << _BLOCK_BITS
 _UNSEEN = -1
@@ -44,6 +48,8 @@ class FoundFrames:
     """The number of the first page that has the frame."""
     flags: npt.NDArray[np.uint16]
     """The flags of that page."""
+    kpage: Numbers
+    """Its kpageflags as they were then, or `kpage.UNREAD`."""
     mapped: npt.NDArray[np.int32]
     """How many pages have it."""
 
@@ -61,13 +67,19 @@ class FoundFrames:
         self.flags[rows[::-1]] = flags[::-1]
         rows[:] = (np.cumsum(kept, dtype=np.int32) - 1)[rows]
         self.number, self.first = self.number[kept], self.first[kept]
-        self.flags, self.mapped = self.flags[kept], mapped[kept]
+        self.flags, self.kpage = self.flags[kept], self.kpage[kept]
+        self.mapped = mapped[kept]
 
 
 class FrameFinder:
-    """Numbers frames from 1 in the order they are first seen; 0 is for pages without one."""
+    """Numbers frames from 1 in the order they are first seen; 0 is for pages without one.
 
-    def __init__(self) -> None:
+    `look` is called with frames that are new, in no order, and the flags of their first pages;
+    it returns their kpageflags.
+    """
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
         self._block_of = np.zeros(1 << 12, dtype=np.int32)
         self._far: dict[int, int] | None = None
         self._rows = np.full(_BLOCK << 8, _UNSEEN, dtype=np.int32)
@@ -75,7 +87,7 @@ class FrameFinder:
         self._count = 0
         self._mapped = np.zeros(1 << 12, dtype=np.int32)
         self._new: list[tuple[npt.NDArray[Any], ...]] = []
-        self.add(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.uint16), -1)
+        self.add(_NO_FRAME, np.zeros(1, dtype=np.uint16), -1)
 
     def add(self, frames: npt.NDArray[np.int64], flags: npt.NDArray[np.uint16], page: int) -> Rows:
         """Return the row of each of `frames`, which are those of the pages from `page` on."""
@@ -88,9 +100,10 @@ class FrameFinder:
 
     def found(self) -> FoundFrames:
         """Return all frames so far."""
-        number, flags, page = (np.concatenate(column) for column in zip(*self._new, strict=True))
-        mapped = self._mapped[: self._count].copy()
-        return FoundFrames(number, page, flags, mapped)
+        number, first, flags, kpage = (
+            np.concatenate(column) for column in zip(*self._new, strict=True)
+        )
+        return FoundFrames(number, first, flags, kpage, self._mapped[: self._count].copy())
 
     def _slots(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return for each frame its place in `_rows`."""
@@ -129,7 +142,8 @@ class FrameFinder:
         first = np.flatnonzero(self._rows[slots] == order)
         count = self._count + len(first)
         self._rows[slots[first]] = np.arange(self._count, count, dtype=np.int32)
-        self._new.append((frames[first], flags[first], pages[first]))
+        frames, flags = frames[first], flags[first]
+        self._new.append((frames, pages[first], flags, self._look(frames, flags)))
         self._count = count
         if count > len(self._mapped):
             self._mapped = _longer(self._mapped, count, 0)

@@ -66,23 +66,25 @@ class FrameTable:
 
 
 def classify(
-    frames: Numbers, exclusive: npt.NDArray[np.bool_], skip: npt.NDArray[np.bool_], proc: str
+    frames: Numbers, known: Numbers, exclusive: npt.NDArray[np.bool_], proc: str
 ) -> FrameTable:
     """Return the table of `frames` by what the kernel says of them; without files yet.
 
-    Frames that are `exclusive` need no look into kpagecount. Those to `skip` are known to be
-    anonymous and small: their flags are left unread, if they have a map count, which zero
-    pages have not. If the kernel does not let its flags be read, kinds are UNKNOWN.
+    `known` are their kpageflags, which this changes. Where they are `kpage.UNREAD`, the frame
+    is known to be anonymous and small, if it has a map count, which zero pages have not.
+    Frames that are `exclusive` need no look into kpagecount. If the kernel does not let its
+    flags be read, kinds are UNKNOWN.
     """
     count = len(frames)
     mapcount = np.ones(count, dtype=np.int32)
     shared = np.flatnonzero(~exclusive)
     counts = kpage.read_counts(frames[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
-    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
-    asked = np.flatnonzero(~skip | (mapcount == 0))
-    told = kpage.read_flags(frames[asked], proc)
-    known[asked] = np.uint64(kpage.NOPAGE) if told is None else told
+    unread = _has(known, kpage.UNREAD)
+    if unread.any():
+        known[unread] = kpage.ANON | kpage.SWAPBACKED
+        asked = np.flatnonzero(unread & (mapcount == 0))
+        known[asked] = kpage.read_flags(frames[asked], proc)
     kind = _kinds(known)
     dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)

@@ -45,6 +45,9 @@ GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
 _CHUNK = 1 << 17
 
+UNREAD = 1 << 63
+"""A bit that the kernel never sets: the flags of this frame were not asked for."""
+
 Numbers = npt.NDArray[np.uint64]
 
 
@@ -60,9 +63,13 @@ def read_counts(frames: Numbers, proc: str = "/proc") -> npt.NDArray[np.int32] |
     return np.minimum(counts, np.uint64(2**31 - 1)).astype(np.int32)
 
 
-def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers | None:
-    """Return the flags of each of `frames`, as `read_counts` does; beyond the end NOPAGE."""
-    return _read(f"{proc}/kpageflags", frames, NOPAGE)
+def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers:
+    """Return the flags of each of `frames`, which must ascend strictly.
+
+    They are NOPAGE beyond the end of kpageflags, and for all if it may not be read.
+    """
+    flags = _read(f"{proc}/kpageflags", frames, NOPAGE)
+    return np.full(len(frames), NOPAGE, dtype=np.uint64) if flags is None else flags
 
 
 def _read(path: str, frames: Numbers, missing: int) -> Numbers | None:

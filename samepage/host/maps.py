@@ -13,6 +13,7 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 383), as elsewhere in Python.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,9 +36,9 @@ _PERMS = frozenset(
 _WIDTH = 12
 _HEAD = 2 * _WIDTH + 2
 """The length of two addresses of `_WIDTH` digits, with the dash and the space."""
-_PLACES = np.array([16**place for place in reversed(range(_WIDTH))], dtype=np.uint64)
-_DIGITS = np.full(256, 255, dtype=np.uint8)
-_DIGITS[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
+_NO_RANGE = b"%0*x-%0*x " % (_WIDTH, 0, _WIDTH, 0)
+_RANGE = rb"[0-9a-f]{12}-[0-9a-f]{12} "
+_DIGITS = b"0123456789abcdef"
 
 Addresses = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
@@ -172,27 +173,48 @@ def _is_hex(text: bytes, length: int) -> bool:
 def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[bytes]]:
     """Return start, end and the rest of each line; (0, 0) if it does not begin with a range.
 
-    Nearly all addresses have 12 digits (0x7f... and 0x55...): those are read as columns of one
-    array of characters. The rest is taken one by one.
+    Nearly all addresses have 12 digits (0x7f... and 0x55...): those are decoded all at once.
+    The rest is taken one by one.
     """
     rests = [line[_HEAD:] for line in lines]
-    heads = b"".join([line[:_HEAD] for line in lines])
-    if len(heads) < len(lines) * _HEAD:  # there are shorter lines: no kernel wrote this
-        heads = b"".join([line[:_HEAD].ljust(_HEAD) for line in lines])
-    characters = np.frombuffer(heads, dtype=np.uint8).reshape(-1, _HEAD)
-    digits = _DIGITS[characters]
-    regular = (characters[:, _WIDTH] == ord("-")) & (characters[:, _HEAD - 1] == ord(" "))
-    regular &= (digits[:, :_WIDTH].max(axis=1, initial=0) < 16) & (
-        digits[:, _WIDTH + 1 : _HEAD - 1].max(axis=1, initial=0) < 16
+    heads = [line[:_HEAD] for line in lines]
+    others = _without_form(heads)
+    digits = _digits(heads, others)
+    if len(digits) < 2 * _WIDTH * len(lines) or digits.translate(None, _DIGITS):
+        # No kernel wrote this.
+        others = [row for row, head in enumerate(heads) if not re.fullmatch(_RANGE, head)]
+        digits = _digits(heads, others)
+    pairs = np.zeros((len(lines), 2, 8), dtype=np.uint8)
+    pairs[:, :, 2:] = np.frombuffer(bytes.fromhex(digits.decode()), dtype=np.uint8).reshape(
+        -1, 2, 6
     )
-    start = digits[:, :_WIDTH].astype(np.uint64) @ _PLACES
-    end = digits[:, _WIDTH + 1 : _HEAD - 1].astype(np.uint64) @ _PLACES
-    for number in np.flatnonzero(~regular).tolist():
+    addresses = pairs.view(">u8").reshape(-1, 2)
+    start, end = addresses[:, 0].astype(np.uint64), addresses[:, 1].astype(np.uint64)
+    for number in others:
         head, _, rests[number] = lines[number].partition(b" ")
         low, _, high = head.partition(b"-")
         good = _is_hex(low, 16) and _is_hex(high, 16)
         start[number], end[number] = (int(low, 16), int(high, 16)) if good else (0, 0)
     return start, end, rests
+
+
+def _without_form(heads: list[bytes]) -> list[int]:
+    """Return which do not have the dash and the space where they are with 12 digits."""
+    joined = b"".join(heads)
+    if len(joined) < len(heads) * _HEAD:
+        return list(range(len(heads)))
+    characters = np.frombuffer(joined, dtype=np.uint8).reshape(-1, _HEAD)
+    there = (characters[:, _WIDTH] == ord("-")) & (characters[:, _HEAD - 1] == ord(" "))
+    found: list[int] = np.flatnonzero(~there).tolist()
+    return found
+
+
+def _digits(heads: list[bytes], others: list[int]) -> bytes:
+    """Return what is left of the heads without dash and space; zeros for the others."""
+    heads = heads.copy()
+    for row in others:
+        heads[row] = _NO_RANGE
+    return b"".join(heads).translate(None, b"- ")
 
 
 def _without_overlaps(

@@ -28,15 +28,21 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_FEW_RUNS = 3 * 16
+"""Numbers in `Batch.runs` below which the next batch is read ahead. Then the kernel is busy for
+long with each call, and the two threads seldom want the interpreter's lock at the same time;
+with many short calls they would hinder each other more than they gain."""
+
+
 class _Worker:
-    """A thread that makes the next batch while the caller works on the one that it has."""
+    """A thread that makes batches; where it pays, one while the caller works on the last."""
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="samepage-collect", daemon=True).start()
-        self._requests.put(True)
+        self._ahead = False
 
     def next_batch(self, patience: float) -> Batch | None:
         """Return the next batch, None at the end; the one before it is no longer valid.
@@ -44,6 +50,8 @@ class _Worker:
         Raises `TimeoutError` when a process made no progress for `patience` seconds, after
         which the worker must not be used any more; and whatever the collector raises.
         """
+        if not self._ahead:
+            self._requests.put(True)
         while True:
             before = self.collector.progress
             try:
@@ -54,7 +62,9 @@ class _Worker:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            self._requests.put(answer is not None)
+            self._ahead = answer is None or len(answer.runs) < _FEW_RUNS
+            if self._ahead:
+                self._requests.put(answer is not None)
             return answer
 
     def close(self) -> None:
@@ -77,19 +87,20 @@ def collect_system(
     proc: str = "/proc",
     patience: float = PATIENCE,
     without: frozenset[int] = frozenset(),
+    first_number: int = 0,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids`, None for all processes but `without`.
 
-    `tally` is complete at the end.
+    `tally` is complete at the end. `first_number` is the number of the first process.
 
     Raises `SamepageError` if `proc` cannot be read.
     """
-    if pids is not None:
-        yield from collect_patiently(sorted(set(pids)), tally, proc=proc, patience=patience)
-        return
-    wanted = _all_pids(proc) - without
-    yield from collect_patiently(sorted(wanted), tally, proc=proc, patience=patience)
-    tally.appeared += len(_all_pids(proc) - wanted - without)
+    wanted = _all_pids(proc) - without if pids is None else set(pids)
+    yield from collect_patiently(
+        sorted(wanted), tally, proc=proc, patience=patience, first_number=first_number
+    )
+    if pids is None:
+        tally.appeared += len(_all_pids(proc) - wanted - without)
 
 
 def _all_pids(proc: str) -> set[int]:
@@ -100,10 +111,15 @@ def _all_pids(proc: str) -> set[int]:
 
 
 def collect_patiently(
-    pids: list[int], tally: Tally, *, proc: str = "/proc", patience: float = PATIENCE
+    pids: list[int],
+    tally: Tally,
+    *,
+    proc: str = "/proc",
+    patience: float = PATIENCE,
+    first_number: int = 0,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids` as `Collector.batches` does, and add to `tally` at the end."""
-    number = 0
+    number = first_number
     while True:
         worker = _Worker(Collector(pids, proc=proc, first_number=number))
         collector = worker.collector

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, fields
 
 READ_SIZE = 1 << 16
+SHORT_SIZE = 1 << 12
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +58,20 @@ def read_all(fd: int) -> bytes:
     while part := os.read(fd, READ_SIZE):
         parts.append(part)
     return b"".join(parts)
+
+
+def read_short(path: str) -> bytes:
+    """Return a whole file of /proc that is made in one piece. Raises `OSError`.
+
+    Such a file comes with the first read as far as there is room, so one that fills less than
+    the room is at its end, and the read that would say so can be left out.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        first = os.read(fd, SHORT_SIZE)
+        return first if len(first) < SHORT_SIZE else first + read_all(fd)
+    finally:
+        os.close(fd)
 
 
 def list_pids(proc: str) -> list[int]:
