@@ -27,7 +27,7 @@ from samepage.host.pagemap import (
 )
 from samepage.host.procfs import Tally, read_all, read_short
 
-BATCH_ENTRIES = 1 << 14
+BATCH_ENTRIES = 1 << 15
 """Entries of a batch: 128 KiB, which stays in the processor's second-level cache with what is
 made of it."""
 

@@ -151,12 +151,18 @@ class FrameFinder:
         return rows
 
     def _add_blocks(self, blocks: Blocks) -> None:
-        new = distinct(blocks[self._bases(blocks) == 0])
-        last = self._blocks + len(new)
+        new = blocks[self._bases(blocks) == 0]
         if self._far is None:
+            # As with the rows: the last assignment stays, and each block is taken once.
+            order = np.arange(len(new), dtype=np.int32)
+            self._block_of[new] = order
+            new = new[self._block_of[new] == order]
+            last = self._blocks + len(new)
             self._block_of[new] = np.arange(self._blocks, last, dtype=np.int32)
         else:
-            self._far.update(zip(new.tolist(), range(self._blocks, last), strict=True))
+            different = set(new.tolist())
+            last = self._blocks + len(different)
+            self._far.update(zip(different, range(self._blocks, last), strict=True))
         self._blocks = last
         if last << _BLOCK_BITS > len(self._rows):
             self._rows = _longer(self._rows, last << _BLOCK_BITS, _UNSEEN)
