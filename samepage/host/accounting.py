@@ -11,13 +11,12 @@ Linux may say otherwise in one case: built without CONFIG_PAGE_MAPCOUNT it uses 
 average map count; kpagecount then gives the same average.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.frame_table import FrameTable
 from samepage.host.system import Capture
+from samepage.records import record
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 PSS_SHIFT = 12
@@ -33,7 +32,7 @@ _NOTHING = 9
 _CLASSES = 10
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class VmaSums:
     """One value per VMA. All are in pages, but `pss`: bytes << PSS_SHIFT.
 

@@ -15,7 +15,6 @@ exited or called exec meanwhile, and is read once more from the beginning.
 import os
 from array import array
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from samepage.host.pagemap import (
@@ -26,6 +25,7 @@ from samepage.host.pagemap import (
     ranges_from_maps,
 )
 from samepage.host.procfs import Tally, read_all, read_short
+from samepage.records import record
 
 BATCH_ENTRIES = 1 << 15
 """Entries of a batch: 128 KiB, which stays in the processor's second-level cache with what is
@@ -52,7 +52,7 @@ class RawProcess(NamedTuple):
     """Virtual pages that are mapped by an entry of 2 MiB or more."""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Batch:
     """A part of a capture.
 

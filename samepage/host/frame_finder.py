@@ -13,13 +13,13 @@ stands for all that were never seen, and holds nothing but `_UNSEEN`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.arrays import distinct
+from samepage.records import record
 
 Rows = npt.NDArray[np.int32]
 Blocks = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ _FAR = 1 << 26
 of `_block_of`."""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class FoundFrames:
     """What the pages tell of the frames that they have, in the order they were first seen.
 

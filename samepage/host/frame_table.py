@@ -28,18 +28,17 @@ The frames of which the PTE would have to be seen are `uncertain`; for processes
 pages with such frames, `samepage.host.dirty` asks smaps.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host import kpage
+from samepage.records import record
 from samepage.snapshot.kinds import FrameFlags, FrameKind
 
 Numbers = npt.NDArray[np.uint64]
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class FrameTable:
     """Columns of the distinct frames.
 

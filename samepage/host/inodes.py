@@ -17,14 +17,14 @@ map_files has the name's own bytes.
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from samepage.host.build_id import read_build_id
 from samepage.host.maps import DELETED, MINOR_BITS, Mapping
+from samepage.records import record
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class File:
     """A mapped file. `size` is in bytes, None if the file could not be reached."""
 

@@ -15,13 +15,13 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.procfs import Tally
+from samepage.records import record
 
 DELETED = " (deleted)"
 MINOR_BITS = 20
@@ -56,7 +56,7 @@ class Mapping(NamedTuple):
     name: str
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Vmas:
     """The VMAs of all processes, as columns.
 

@@ -7,14 +7,13 @@ follows from order: pages and VMAs are both sorted by process and address, so th
 a VMA are a slice, and sums per VMA are `np.add.reduceat` (see `Pages.slices`).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from samepage.host.collect import Batch
 from samepage.host.frame_finder import FrameFinder
 from samepage.host.maps import Vmas
+from samepage.records import record
 from samepage.snapshot.kinds import PageFlags
 
 PFN_MASK = np.uint64((1 << 55) - 1)
@@ -47,7 +46,7 @@ def _flags_table() -> npt.NDArray[np.uint16]:
 _FLAGS = _flags_table()
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Pages:
     """Present and swapped pages.
 

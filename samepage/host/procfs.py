@@ -6,13 +6,14 @@ that count; a report says it in one line.
 """
 
 import os
-from dataclasses import dataclass, fields
+
+from samepage.records import fields, record
 
 READ_SIZE = 1 << 16
 SHORT_SIZE = 1 << 12
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Tally:
     """What happened to the processes that were asked for. All values count processes."""
 
@@ -35,8 +36,8 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add the counts of another part of the same capture."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in fields(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def read_file(path: str) -> bytes:

@@ -13,7 +13,6 @@ and of the whole when it has all, in this order:
 """
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +28,13 @@ from samepage.host.pages import Pages, PagesBuilder
 from samepage.host.patience import each_patiently
 from samepage.host.processes import Process, parse_process
 from samepage.host.procfs import Tally
+from samepage.records import record
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 _CHUNK = 1 << 16
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Capture:
     """What was read, in columns that refer to each other by position.
 

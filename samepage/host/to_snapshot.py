@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from samepage.host.system import Capture
+from samepage.records import fields
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 
@@ -23,7 +24,7 @@ def to_snapshot(capture: Capture) -> Snapshot:
         frames_visible="yes" if capture.frames_visible else "no",
     )
     tally = capture.tally
-    for name in tally.__slots__:
+    for name in fields(tally):
         builder.add_meta(f"processes_{name}", str(getattr(tally, name)))
     builder.add_meta("pages_dirty_but_unknown_which", str(int(capture.unseen_dirty.sum())))
     numbers = [
