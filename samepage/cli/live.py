@@ -76,13 +76,13 @@ def command(
     capture = read_system(pids, proc=proc, collector=collector, all_flags=is_report)
     if targets and not capture.processes:
         raise SamepageError(_why_nothing(capture))
-    if is_report:
-        _write(capture, output, form)
-    elif prometheus is None:
-        _print(Summary(capture, proc), top)
+    missing = _what_is_missing(capture)
     if prometheus is not None:
         _write_metrics(Summary(capture, proc), prometheus)
-    missing = _what_is_missing(capture)
+    elif not is_report:
+        _print(Summary(capture, proc), top)
+    if is_report:
+        _write(capture, output, form)
     if missing:
         print(f"samepage: {missing}", file=sys.stderr)
 
@@ -102,10 +102,11 @@ def _write_metrics(summary: "Summary", path: str) -> None:
 
 
 def _write(capture: "Capture", output: str | None, form: str | None) -> None:
+    """Write a report or snapshot, for which the capture is used up."""
     from samepage.host.to_snapshot import to_snapshot
     from samepage.report import write_report
 
-    write_report(to_snapshot(capture), sys.stdout if output is None else output, form)
+    write_report(to_snapshot(capture, use_up=True), sys.stdout if output is None else output, form)
 
 
 def _why_nothing(capture: "Capture") -> str:

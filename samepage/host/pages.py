@@ -7,6 +7,8 @@ follows from order: pages and VMAs are both sorted by process and address, so th
 a VMA are a slice, and sums per VMA are `np.add.reduceat` (see `Pages.slices`).
 """
 
+from typing import Generic, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,11 @@ _PRESENT = 1 << 8
 _SWAPPED = 1 << 7
 _GUARD_REGION = 1 << 3
 """In the upper 9 bits of an entry; a guard page (MADV_GUARD_INSTALL) looks swapped."""
+
+_LEAST_ROOM = 1 << 15
+_LARGE = 1 << 22
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _VPAGE_BITS = np.uint64(36)
 _VPAGE_MAX = np.uint64((1 << 36) - 1)
@@ -112,13 +119,27 @@ class Pages:
         return Pages(*runs, self.frame[numbers], self.flags[numbers])
 
 
-_COLUMNS = {
-    "run_process": np.int32,
-    "run_vpage": np.uint64,
-    "run_first": np.int64,
-    "frame": np.int32,
-    "flags": np.uint16,
-}
+class _Column(Generic[Scalar]):
+    """A column that grows in place: `realloc` moves page tables, not pages, once it is large."""
+
+    def __init__(self, dtype: type[Scalar]) -> None:
+        self._values = np.empty(_LEAST_ROOM, dtype=dtype)
+        self._length = 0
+
+    def extend(self, values: npt.NDArray[Scalar]) -> None:
+        """Append values."""
+        length = self._length + len(values)
+        if length > len(self._values):
+            # What is added is cleared and so takes memory, used or not.
+            spare = length >> (1 if length < _LARGE else 4)
+            self._values.resize(length + spare, refcheck=False)
+        self._values[self._length : length] = values
+        self._length = length
+
+    def take(self) -> npt.NDArray[Scalar]:
+        """Return the whole; the column must not be used afterwards."""
+        self._values.resize(self._length, refcheck=False)
+        return self._values
 
 
 class PagesBuilder:
@@ -127,8 +148,12 @@ class PagesBuilder:
     def __init__(self, finder: FrameFinder) -> None:
         """`finder` is told of every page; `Pages.frame` holds the rows that it gives out."""
         self._finder = finder
-        self._parts: list[Pages] = []
         self._count = 0
+        self._run_process = _Column(np.int32)
+        self._run_vpage = _Column(np.uint64)
+        self._run_first = _Column(np.int64)
+        self._frame = _Column(np.int32)
+        self._flags = _Column(np.uint16)
 
     def add(self, batch: Batch) -> None:
         """Decode one batch; nothing of it is referred to afterwards."""
@@ -153,23 +178,22 @@ class PagesBuilder:
             frame, upper = frame[numbers], upper[numbers]
         if len(frame):
             flags = _FLAGS[upper]
-            rows = self._finder.add(frame, flags, self._count)
-            self._parts.append(Pages(process, vpage, first, rows, flags))
+            self._frame.extend(self._finder.add(frame, flags, self._count))
+            self._flags.extend(flags)
+            self._run_process.extend(process)
+            self._run_vpage.extend(vpage)
+            self._run_first.extend(first + self._count)
             self._count += len(frame)
 
     def build(self) -> Pages:
-        """Return all pages. The builder is empty afterwards."""
-        sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
-        offsets = (np.cumsum(sizes) - sizes).tolist()
-        for part, offset in zip(self._parts, offsets, strict=True):
-            part.run_first += offset
-        columns = [
-            [getattr(part, name) for part in self._parts] or [np.zeros(0, dtype)]
-            for name, dtype in _COLUMNS.items()
-        ]
-        self._parts = []
-        # A column's parts go before the next column is put together.
-        return Pages(*(np.concatenate(columns.pop(0)) for _ in _COLUMNS))
+        """Return all pages; the builder is used up."""
+        return Pages(
+            self._run_process.take(),
+            self._run_vpage.take(),
+            self._run_first.take(),
+            self._frame.take(),
+            self._flags.take(),
+        )
 
 
 def _runs_of(

@@ -1,6 +1,6 @@
 """A capture in the schema that the model shares: Arrow tables.
 
-The pages are expanded here from six bytes to the 22 of the schema, one process at a time.
+The pages are expanded here from six bytes to the 22 of the schema, some at a time.
 """
 
 import os
@@ -13,9 +13,15 @@ from samepage.records import fields
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 
+_CHUNK = 1 << 18
 
-def to_snapshot(capture: Capture) -> Snapshot:
-    """Return the snapshot of a capture, with the counts of `Tally` in `meta`."""
+
+def to_snapshot(capture: Capture, *, use_up: bool = False) -> Snapshot:
+    """Return the snapshot of a capture, with the counts of `Tally` in `meta`.
+
+    With `use_up` the pages of the capture are given up while those of the snapshot are made:
+    it takes less memory, and the capture is of no use afterwards.
+    """
     builder = SnapshotBuilder(
         "live",
         kernel=os.uname().release,
@@ -38,7 +44,7 @@ def to_snapshot(capture: Capture) -> Snapshot:
     ]
     _add_processes(builder, capture)
     _add_vmas(builder, capture, numbers)
-    _add_pages(builder, capture)
+    _add_pages(builder, capture, use_up)
     frames = capture.frames
     if len(frames):
         file = np.append(np.array(numbers, dtype=np.int32), -1)[frames.file]
@@ -83,16 +89,22 @@ def _add_vmas(builder: SnapshotBuilder, capture: Capture, numbers: list[int]) ->
         )
 
 
-def _add_pages(builder: SnapshotBuilder, capture: Capture) -> None:
+def _add_pages(builder: SnapshotBuilder, capture: Capture, use_up: bool) -> None:
     pages = capture.pages
     numbers = np.append(capture.frames.frame, np.uint64(0))
     bounds = np.searchsorted(pages.run_process, np.arange(len(capture.processes) + 1))
     firsts = np.append(pages.run_first, len(pages))[bounds].tolist()
-    for process, first, last in zip(capture.processes, firsts, firsts[1:], strict=False):
-        if first < last:
+    # From the end to the beginning, since an array can only be cut off at its end.
+    for process, begin, end in reversed(
+        list(zip(capture.processes, firsts, firsts[1:], strict=False))
+    ):
+        for last in range(end, begin, -_CHUNK):
+            first = max(begin, last - _CHUNK)
             builder.add_pages(
                 process.pid,
                 pages.vpages(first, last),
                 numbers[pages.frame[first:last]],
                 pages.flags[first:last],
             )
+            if use_up:
+                pages.frame.resize(first, refcheck=False)

@@ -17,6 +17,8 @@ from samepage.snapshot.schema import TABLES
 from samepage.snapshot.tables import PAGE_SHIFT, UNIMPLEMENTED_PREFIX, PageBatch, Snapshot, column
 from samepage.snapshot.vma_index import VmaIndex
 
+_PAGES_AT_ONCE = 1 << 18
+
 NULLABLE = {
     ("processes", "exit_code"),
     ("files", "size"),
@@ -121,7 +123,7 @@ def _check_pages(snapshot: Snapshot) -> None:
     index = FrameIndex(column(snapshot.frames, "frame"))
     vmas = VmaIndex(snapshot)
     last_pid, last_page = -(1 << 31), 0
-    for batch in snapshot.page_batches():
+    for batch in snapshot.page_batches(_PAGES_AT_ONCE):
         _check_pids("pages", batch.pid, pids, batch.first)
         if (batch.pid[0], batch.vpage[0]) <= (last_pid, last_page):
             _broken("pages", batch.first, "rows are not in ascending order of pid and vpage")

@@ -43,7 +43,8 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-ROW_GROUP = 1 << 20
+ROW_GROUP = 1 << 18
+"""Rows that are encoded at once: the writer's memory is some multiple of them."""
 
 
 def write(snapshot: Snapshot, directory: str | os.PathLike[str]) -> None:
