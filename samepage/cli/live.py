@@ -103,10 +103,15 @@ def _write_metrics(summary: "Summary", path: str) -> None:
 
 def _write(capture: "Capture", output: str | None, form: str | None) -> None:
     """Write a report or snapshot, for which the capture is used up."""
-    from samepage.host.to_snapshot import to_snapshot
-    from samepage.report import write_report
+    from samepage.host.to_snapshot import to_snapshot, write_snapshot
+    from samepage.report import SNAPSHOT_FORMAT, write_report
 
-    write_report(to_snapshot(capture, use_up=True), sys.stdout if output is None else output, form)
+    if output is not None and (form or format_of(output)) == SNAPSHOT_FORMAT:
+        write_snapshot(capture, output)
+    else:
+        write_report(
+            to_snapshot(capture, use_up=True), sys.stdout if output is None else output, form
+        )
 
 
 def _why_nothing(capture: "Capture") -> str:

@@ -118,6 +118,8 @@ def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
     for match in re.finditer(_VMA_RANGE, maps):
         low, high = int(match[1], 16), int(match[2], 16)
         start, end = low >> PAGE_SHIFT, high >> PAGE_SHIFT
+        if ranges:
+            start = max(start, ranges[-1][1])  # no kernel writes VMAs that overlap
         if start >= end or high > ADDRESS_SPACE_END:
             continue
         if end - start > HUGE_VMA:
@@ -125,7 +127,7 @@ def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
                 resident = _resident_by_smaps(proc, pid)
             if resident.get(low, 1) == 0:
                 continue
-        if ranges and 0 <= start - ranges[-1][1] <= MERGE_GAP:
+        if ranges and start - ranges[-1][1] <= MERGE_GAP:
             ranges[-1] = (ranges[-1][0], end)
         else:
             ranges.append((start, end))

@@ -77,14 +77,24 @@ class Pages:
 
     def vpages(self, first: int, last: int) -> npt.NDArray[np.uint64]:
         """Return the virtual pages of the pages numbered `first` to `last` (not included)."""
+        runs, lengths = self._runs_between(first, last)
+        shift = self.run_vpage[runs] - self.run_first[runs].astype(np.uint64)
+        vpages = np.repeat(shift, lengths)
+        vpages += np.arange(first, last, dtype=np.uint64)
+        return vpages
+
+    def processes(self, first: int, last: int) -> npt.NDArray[np.int32]:
+        """Return whose the pages numbered `first` to `last` (not included) are."""
+        runs, lengths = self._runs_between(first, last)
+        return np.repeat(self.run_process[runs], lengths)
+
+    def _runs_between(self, first: int, last: int) -> tuple[slice, npt.NDArray[np.int64]]:
+        """Return the runs of these pages, and how many of the pages each holds."""
         low = int(np.searchsorted(self.run_first, first, side="right")) - 1
         high = int(np.searchsorted(self.run_first, last, side="left"))
-        starts = self.run_first[low:high]
-        bounds = np.append(starts, last)
+        bounds = np.append(self.run_first[low:high], last)
         bounds[0] = first
-        shift = self.run_vpage[low:high] - starts.astype(np.uint64)
-        numbers = np.arange(first, last, dtype=np.uint64)
-        return np.repeat(shift, np.diff(bounds)) + numbers
+        return slice(low, high), np.diff(bounds)
 
     def locate(self, pages: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Return the virtual pages of any pages, given by number."""

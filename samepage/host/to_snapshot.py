@@ -5,12 +5,15 @@ The pages are expanded here from six bytes to the 22 of the schema, some at a ti
 
 import os
 import time
+from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from samepage.host.system import Capture
 from samepage.records import fields
 from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.schema import TABLES
 from samepage.snapshot.tables import Snapshot
 
 _CHUNK = 1 << 18
@@ -22,6 +25,19 @@ def to_snapshot(capture: Capture, *, use_up: bool = False) -> Snapshot:
     With `use_up` the pages of the capture are given up while those of the snapshot are made:
     it takes less memory, and the capture is of no use afterwards.
     """
+    builder = _all_but_pages(capture)
+    _add_pages(builder, capture, use_up)
+    return builder.build()
+
+
+def write_snapshot(capture: Capture, directory: str) -> None:
+    """Write the snapshot of a capture, as `store.write` does, without ever having it as a whole."""
+    from samepage.snapshot import store
+
+    store.write(_all_but_pages(capture).build(), directory, pages=_page_batches(capture))
+
+
+def _all_but_pages(capture: Capture) -> SnapshotBuilder:
     builder = SnapshotBuilder(
         "live",
         kernel=os.uname().release,
@@ -44,14 +60,13 @@ def to_snapshot(capture: Capture, *, use_up: bool = False) -> Snapshot:
     ]
     _add_processes(builder, capture)
     _add_vmas(builder, capture, numbers)
-    _add_pages(builder, capture, use_up)
     frames = capture.frames
     if len(frames):
         file = np.append(np.array(numbers, dtype=np.int32), -1)[frames.file]
         builder.add_frames(
             *(frames.frame, frames.kind, file, frames.index, frames.mapcount, frames.flags)
         )
-    return builder.build()
+    return builder
 
 
 def _add_processes(builder: SnapshotBuilder, capture: Capture) -> None:
@@ -108,3 +123,19 @@ def _add_pages(builder: SnapshotBuilder, capture: Capture, use_up: bool) -> None
             )
             if use_up:
                 pages.frame.resize(first, refcheck=False)
+
+
+def _page_batches(capture: Capture) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the table of pages, in its order."""
+    pages = capture.pages
+    numbers = np.append(capture.frames.frame, np.uint64(0))
+    pids = np.array([process.pid for process in capture.processes], dtype=np.int32)
+    for first in range(0, len(pages), _CHUNK):
+        last = min(first + _CHUNK, len(pages))
+        columns = (
+            pids[pages.processes(first, last)],
+            pages.vpages(first, last),
+            numbers[pages.frame[first:last]],
+            pages.flags[first:last],
+        )
+        yield pa.record_batch([pa.array(values) for values in columns], schema=TABLES["pages"])

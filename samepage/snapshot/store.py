@@ -27,7 +27,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -47,8 +47,16 @@ ROW_GROUP = 1 << 18
 """Rows that are encoded at once: the writer's memory is some multiple of them."""
 
 
-def write(snapshot: Snapshot, directory: str | os.PathLike[str]) -> None:
+def write(
+    snapshot: Snapshot,
+    directory: str | os.PathLike[str],
+    *,
+    pages: Iterable[pa.RecordBatch] | None = None,
+) -> None:
     """Write the snapshot to `directory`, replacing a snapshot that is there, as a whole.
+
+    `pages` takes the place of the snapshot's own table, which may be empty then: batches of it
+    that are made as they are written. They are not checked; who makes them answers for them.
 
     Raises `SamepageError` if it cannot be written (the old one is then untouched), or if
     `directory` holds something that is not a snapshot.
@@ -59,7 +67,8 @@ def write(snapshot: Snapshot, directory: str | os.PathLike[str]) -> None:
         _remove_leftovers(target)
         with _temporary_sibling(target) as temporary:
             for name, table in snapshot.tables().items():
-                _write_table(table, os.path.join(temporary, f"{name}.parquet"))
+                batches = pages if name == "pages" and pages is not None else table.to_batches()
+                _write_table(table.schema, batches, os.path.join(temporary, f"{name}.parquet"))
             _fsync(temporary)
             _swap(temporary, target)
             _fsync(os.path.dirname(target))
@@ -162,21 +171,35 @@ def _remove_leftovers(target: str) -> None:
             os.close(lock)
 
 
-def _write_table(table: pa.Table, path: str) -> None:
+def _write_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: str) -> None:
     """Write one Parquet file, with a checksum on every page, down to the disk."""
-    deltas = {name for name in ("vpage", "frame") if name in table.column_names}
+    deltas = {name for name in ("vpage", "frame") if name in schema.names}
     with open(path, "wb") as file:
-        pq.write_table(
-            table,
+        with pq.ParquetWriter(
             file,
-            row_group_size=ROW_GROUP,
+            schema,
             compression="zstd",
-            use_dictionary=[name for name in table.column_names if name not in deltas],
+            use_dictionary=[name for name in schema.names if name not in deltas],
             column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
             write_page_checksum=True,
-        )
+        ) as writer:
+            for rows in _row_groups(batches):
+                writer.write_table(pa.Table.from_batches(rows, schema), row_group_size=ROW_GROUP)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield the batches, small ones together: the pages of one process are seldom a row group."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        if waiting and rows + batch.num_rows > ROW_GROUP:
+            yield waiting
+            waiting, rows = [], 0
+        waiting.append(batch)
+        rows += batch.num_rows
+    yield waiting
 
 
 def _swap(temporary: str, target: str) -> None:

@@ -72,6 +72,11 @@ def test_pages_outside_of_all_mappings_are_left_out_and_counted(tree: ProcTree) 
     assert snapshot.meta_dict()["processes_changed"] == "1"
 
 
+def test_a_mapping_that_is_there_twice_is_read_once(tree: ProcTree) -> None:
+    tree.process(10, 2 * maps_line(0x400000, 0x402000), {0x401: PRESENT | 7})
+    assert capture(proc=tree.proc).pages["vpage"].to_pylist() == [0x401]
+
+
 def test_a_process_that_cannot_be_read_is_counted(tree: ProcTree) -> None:
     tree.process(10, maps_line(0x400000, 0x401000), {0x400: PRESENT | 7})
     for pid, target in ((11, "/dev/null/none"), (12, "maps")):
