@@ -1,10 +1,10 @@
 """What changed between two snapshots: before and after, model and host, one host and another.
 
-Processes are matched first: by pid where both snapshots are of the same running system,
-else by what they run (exe and argv), in the order of their pids; of three before and two
-after with the same command line, two are matched and one is lost. Files are matched by path,
-since the inode of a path changes with an upgrade, and differs between hosts anyway: which
-is one of the things to see.
+Processes are matched first: by pid and start time where both snapshots are of the same running
+system (a pid may have been given out again), else by what they run (exe and argv), in the order
+of their pids; of three before and two after with the same command line, two are matched and one
+is lost. Files are matched by path, since the inode of a path changes with an upgrade, and
+differs between hosts anyway: which is one of the things to see.
 
 Pages of a file are compared by their place in the file. Pages of a process are compared by
 address, which says something only if both have their files at the same addresses (the
@@ -159,7 +159,7 @@ def diff(before: Snapshot, after: Snapshot, match: Match = Match.AUTO) -> Diff:
     one, two = Sharing(before, scope), Sharing(after, scope)
     processes = [
         ProcessChange(old, new, _page_changes(one, two, old, new, same_boot))
-        for old, new in _matched(one.processes, two.processes, match)
+        for old, new in _matched(one.processes, two.processes, match, same_boot)
     ]
     return Diff(
         match=match,
@@ -177,11 +177,15 @@ def _same_boot(before: Snapshot, after: Snapshot) -> bool:
 
 
 def _matched(
-    before: list[ProcessUse], after: list[ProcessUse], match: Match
+    before: list[ProcessUse], after: list[ProcessUse], match: Match, same_boot: bool
 ) -> list[tuple[ProcessUse | None, ProcessUse | None]]:
+    dated = same_boot and all(process.start_time is not None for process in (*before, *after))
+
     def key(process: ProcessUse) -> Any:
         if match is Match.PID:
-            return process.pid, process.exe  # a pid may have been given to another program
+            # A process that called exec is still the same. Where a snapshot does not tell when
+            # it was started, another program is taken for another process.
+            return process.pid, process.start_time if dated else process.exe
         return process.exe, process.argv
 
     waiting: dict[Any, list[ProcessUse]] = {}

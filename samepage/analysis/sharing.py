@@ -107,6 +107,8 @@ class ProcessUse:
     exit_code: int | None
     minor_faults: int
     major_faults: int
+    start_time: int | None
+    """Clock ticks from boot to its start, None if not known."""
     virtual_pages: int
     usage: Usage
     pss: Fraction

@@ -30,6 +30,9 @@ _RUNTIMES = {
     "kubepods": "kubernetes",
 }
 _MEMORY_CONTROLLERS = ("memory", "name=systemd", "pids")
+_START_TIME = 19
+"""The place of `start_time` in /proc/PID/stat, counted after the name."""
+_MAX_TIME = (1 << 63) - 1
 _MAX_UID = (1 << 31) - 1
 
 
@@ -47,11 +50,13 @@ class Process(NamedTuple):
     mnt_ns: int
     minor_faults: int
     major_faults: int
+    start_time: int | None
+    """Clock ticks from boot to its start."""
 
 
 def parse_process(raw: RawProcess) -> Process:
     """Make sense of the files of one process; what is missing or damaged becomes 0 or ""."""
-    comm, ppid, minor, major = parse_stat(raw.stat)
+    comm, ppid, minor, major, start_time = parse_stat(raw.stat)
     cgroup = parse_cgroup(raw.cgroup)
     argv = raw.cmdline.removesuffix(b"\0").split(b"\0") if raw.cmdline else []
     return Process(
@@ -66,20 +71,24 @@ def parse_process(raw: RawProcess) -> Process:
         raw.mnt_ns,
         minor,
         major,
+        start_time,
     )
 
 
-def parse_stat(stat: bytes) -> tuple[str, int, int, int]:
-    """Return name, parent, minor and major faults out of /proc/PID/stat."""
+def parse_stat(stat: bytes) -> tuple[str, int, int, int, int | None]:
+    """Return name, parent, minor and major faults and start time out of /proc/PID/stat."""
     begin, end = stat.find(b"("), stat.rfind(b")")
     fields = stat[end + 1 :].split()
     if begin < 0 or end < begin or len(fields) < 10:
-        return "", 0, 0, 0
+        return "", 0, 0, 0, None
     comm = _text(stat[begin + 1 : end])
     try:
-        return comm, int(fields[1]), int(fields[7]), int(fields[9])
+        started = int(fields[_START_TIME]) if len(fields) > _START_TIME else None
+        if started is not None and not 0 <= started <= _MAX_TIME:
+            started = None
+        return comm, int(fields[1]), int(fields[7]), int(fields[9]), started
     except ValueError:
-        return comm, 0, 0, 0
+        return comm, 0, 0, 0, None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from samepage.host.procfs import read_short
 from samepage.host.system import Capture
 from samepage.records import fields
 from samepage.snapshot.builder import SnapshotBuilder
@@ -45,6 +46,9 @@ def _all_but_pages(capture: Capture) -> SnapshotBuilder:
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(capture.time_ns // 10**9)),
         frames_visible="yes" if capture.frames_visible else "no",
     )
+    boot_id = _boot_id()
+    if boot_id:
+        builder.add_meta("boot_id", boot_id)
     tally = capture.tally
     for name in fields(tally):
         builder.add_meta(f"processes_{name}", str(getattr(tally, name)))
@@ -69,6 +73,14 @@ def _all_but_pages(capture: Capture) -> SnapshotBuilder:
     return builder
 
 
+def _boot_id() -> str:
+    """Return the random number of this boot: pids and frames mean the same in all of it."""
+    try:
+        return read_short("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def _add_processes(builder: SnapshotBuilder, capture: Capture) -> None:
     for process in capture.processes:
         builder.add_process(
@@ -83,6 +95,7 @@ def _add_processes(builder: SnapshotBuilder, capture: Capture) -> None:
             mnt_ns=process.mnt_ns,
             minor_faults=process.minor_faults,
             major_faults=process.major_faults,
+            start_time=process.start_time,
         )
 
 

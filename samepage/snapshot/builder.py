@@ -71,12 +71,13 @@ class SnapshotBuilder:
         exit_code: int | None = None,
         minor_faults: int = 0,
         major_faults: int = 0,
+        start_time: int | None = None,
     ) -> None:
-        """Add a process; `exit_code` is None while it runs."""
+        """Add a process; `exit_code` is None while it runs, `start_time` where it is not known."""
         words = [text(word) for word in argv]
         who = (pid, ppid, words, text(comm), text(exe), uid)
         where = (text(cgroup), text(container), mnt_ns)
-        self._add("processes", (*who, *where, exit_code, minor_faults, major_faults))
+        self._add("processes", (*who, *where, exit_code, minor_faults, major_faults, start_time))
 
     def add_file(
         self,

@@ -21,6 +21,7 @@ _PAGES_AT_ONCE = 1 << 18
 
 NULLABLE = {
     ("processes", "exit_code"),
+    ("processes", "start_time"),
     ("files", "size"),
     ("files", "build_id"),
     ("events", "cached"),

@@ -36,6 +36,9 @@ PROCESSES = pa.schema(
         ("exit_code", pa.int32()),  # null while it runs
         ("minor_faults", pa.int64()),
         ("major_faults", pa.int64()),
+        # Clock ticks from boot to its start, null if not known: a pid is given out again and
+        # again, the two together are not. Files of before there was this column lack it.
+        ("start_time", pa.int64()),
     ]
 )
 

@@ -43,6 +43,9 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
+_ADDED = {"processes": ("start_time",)}
+"""Columns that files of the same version may lack, since they were added later: all null then."""
+
 ROW_GROUP = 1 << 18
 """Rows that are encoded at once: the writer's memory is some multiple of them."""
 
@@ -327,6 +330,10 @@ def _read_table(file: Any, name: str, shown: str) -> pa.Table:
     path = os.path.join(shown, f"{name}.parquet")
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
+        for column in _ADDED.get(name, ()):
+            if column not in table.column_names:
+                kind = TABLES[name].field(column).type
+                table = table.append_column(column, pa.nulls(table.num_rows, kind))
         columns = [column for column in TABLES[name].names if column in table.column_names]
         table = table.select(columns).replace_schema_metadata(None)
         table.validate(full=name not in ("pages", "frames"))

@@ -1,6 +1,12 @@
 """Two snapshots compared: who is new, who is lost, and which pages changed."""
 
+import subprocess
+import time
+from pathlib import Path
+
 from samepage.analysis.diff import NO_FILE, Match, PageChanges, diff
+from samepage.host.capture import capture
+from samepage.snapshot import store
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 from tests.analysis.sample import COPY, LIBC, SHM, sample
@@ -42,6 +48,31 @@ def test_the_same_boot_is_matched_by_pid() -> None:
     assert not result.equal
 
 
+def started(boot: str, *processes: tuple[int, str, int]) -> Snapshot:
+    """Processes (pid, exe, start time) of one boot."""
+    builder = SnapshotBuilder("live", boot_id=boot)
+    for pid, exe, start_time in processes:
+        builder.add_process(pid, argv=[exe], exe=exe, start_time=start_time)
+    return builder.build()
+
+
+def test_a_pid_that_was_given_out_again_is_another_process() -> None:
+    before = started("x", (1, "/a", 10), (2, "/b", 20))
+    after = started("x", (1, "/other", 10), (2, "/b", 90))  # 1 has called exec
+    pids = [
+        (c.before and c.before.pid, c.after and c.after.pid) for c in diff(before, after).processes
+    ]
+    assert pids == [(1, 1), (2, None), (None, 2)]
+
+
+def test_start_times_of_two_boots_say_nothing() -> None:
+    before, after = started("x", (1, "/a", 10)), started("y", (1, "/a", 30))
+    for match in (Match.AUTO, Match.PID):
+        (process,) = diff(before, after, match).processes
+        assert process.before is not None
+        assert process.after is not None
+
+
 def test_other_machines_are_matched_by_program_as_often_as_it_runs() -> None:
     before = world((1, "/a", [0]), (2, "/a", [0]), (3, "/a", [0]), boot="x")
     after = world((7, "/a", [0]), (8, "/b", [0]), (9, "/a", [0]), boot="y")
@@ -66,3 +97,20 @@ def test_a_file_that_nobody_has_any_more_is_lost() -> None:
     assert file.after == NO_FILE
     assert (file.before.frames, file.before.mapped_pages, file.before.processes) == (2, 2, 1)
     assert result.pss == (2, 0)
+
+
+def test_two_live_captures_of_this_boot_are_matched_by_pid(tmp_path: Path) -> None:
+    sleeps = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
+    try:
+        time.sleep(0.2)
+        store.write(capture([process.pid for process in sleeps]), tmp_path / "before")
+        sleeps[0].kill()
+        sleeps[0].wait()
+        result = diff(store.read(tmp_path / "before"), capture([sleeps[1].pid]))
+    finally:
+        for process in sleeps:
+            process.kill()
+            process.wait()
+    assert result.match is Match.PID
+    pairs = {(c.before and c.before.pid, c.after and c.after.pid) for c in result.processes}
+    assert pairs == {(sleeps[0].pid, None), (sleeps[1].pid, sleeps[1].pid)}

@@ -1,7 +1,9 @@
 """Names, users and containers as the kernel and the runtimes write them."""
 
 import os
+import time
 
+import psutil
 import pytest
 
 from samepage.errors import SamepageError
@@ -13,15 +15,19 @@ ID = "0123456789abcdef" * 4
 
 
 def test_stat_of_this_process() -> None:
-    comm, ppid, minor, _ = parse_stat(read_file("/proc/self/stat"))
+    comm, ppid, minor, _, started = parse_stat(read_file("/proc/self/stat"))
     assert comm == read_file("/proc/self/comm").decode().rstrip("\n")
     assert ppid == os.getppid()
     assert minor > 100
+    assert started is not None
+    ticks = os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / ticks
+    assert abs(age - (time.time() - psutil.Process().create_time())) < 1
 
 
 def test_a_name_with_parentheses() -> None:
     stat = b"7 (a) S (b) R 3 0 0 0 0 0 11 0 22 0 0"
-    assert parse_stat(stat) == ("a) S (b", 3, 11, 22)
+    assert parse_stat(stat) == ("a) S (b", 3, 11, 22, None)
 
 
 @pytest.mark.parametrize(

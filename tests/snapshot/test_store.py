@@ -304,3 +304,17 @@ def test_a_signal_in_the_middle_leaves_no_temporary_directory(tmp_path: pathlib.
         signal.signal(signal.SIGALRM, before)
     store.write(numbered(3), tmp_path / "snap")
     assert os.listdir(tmp_path) == ["snap"]
+
+
+def test_pages_can_be_made_as_they_are_written(tmp_path: pathlib.Path) -> None:
+    snapshot = numbered(3)
+    without = Snapshot(**{**snapshot.tables(), "pages": snapshot.pages.slice(0, 0)})
+    store.write(without, tmp_path / "s", pages=iter(snapshot.pages.to_batches(max_chunksize=300)))
+    assert store.read(tmp_path / "s").pages.equals(snapshot.pages)
+
+
+def test_a_snapshot_from_before_there_were_start_times_is_read(tmp_path: pathlib.Path) -> None:
+    store.write(numbered(3), tmp_path / "s")
+    path = tmp_path / "s" / "processes.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["start_time"]), path)
+    assert store.read(tmp_path / "s").processes["start_time"].to_pylist() == [None]
