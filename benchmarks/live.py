@@ -6,7 +6,9 @@ Three comparisons, each as a ratio taken in one run:
 
 1. 240 processes (200 `sleep`, 40 Python): the capture with all frames, against the bare reads
    of maps, resident pagemap ranges, kpagecount and kpageflags of the same processes in one
-   plain loop, with one call per range and per run of consecutive frames.
+   plain loop, with one call per range and per run of consecutive frames. The capture is made
+   as the command makes it, where a second process reads while this one makes sense of what it
+   has read; and once more in one process.
 2. The whole command `samepage live` against `ps_mem` and `smem` (both see no pages).
 3. A process with PAGES resident pages (ten million; one memfd of 1 GiB mapped again and
    again): the capture against the time that the kernel takes to hand out the pagemap, and
@@ -32,8 +34,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.timing import SAMEPAGE, compare, peer_environment
+from samepage.host.background import BackgroundCollector
 from samepage.host.capture import read_system
 from samepage.host.pagemap import ADDRESS_SPACE_END, PAGEMAP_SCAN
+from samepage.host.system import Capture
 
 SLEEPS = 200
 PYTHONS = 40
@@ -75,25 +79,29 @@ def population() -> Iterator[list[int]]:
 def capture_against_floor(pids: list[int]) -> None:
     """Print how much longer the capture takes than the bare reads."""
     plan = Plan(pids)
-    ours, floor = in_turn(lambda: read_system(plan.pids), plan.read)
+
+    def as_the_command() -> Capture:
+        return read_system(plan.pids, collector=BackgroundCollector(plan.pids))
+
+    two, one, floor = in_turn(as_the_command, lambda: read_system(plan.pids), plan.read)
     capture = read_system(plan.pids)
     print(
         f"capture of {len(capture.processes)} processes, {len(capture.pages):,} pages, "
-        f"{len(capture.frames):,} frames: {ours * 1e3:.0f} ms, floor {floor * 1e3:.0f} ms, "
-        f"ratio {ours / floor:.2f}"
+        f"{len(capture.frames):,} frames: {two * 1e3:.0f} ms, in one process {one * 1e3:.0f} ms, "
+        f"floor {floor * 1e3:.0f} ms, ratios {two / floor:.2f} and {one / floor:.2f}"
     )
 
 
-def in_turn(ours: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
-    """Return the median times of both, run in turn after one run that is not counted."""
-    times: tuple[list[float], list[float]] = ([], [])
+def in_turn(*functions: Callable[[], object]) -> list[float]:
+    """Return the median times of all, run in turn after one run that is not counted."""
+    times: list[list[float]] = [[] for _ in functions]
     for number in range(RUNS + 1):
-        for function, kept in zip((ours, other), times, strict=True):
+        for function, kept in zip(functions, times, strict=True):
             begun = time.perf_counter()
             function()
             if number:
                 kept.append(time.perf_counter() - begun)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(kept) for kept in times]
 
 
 class Plan:
@@ -190,6 +198,7 @@ def many_pages(pages: int) -> None:
             ("summary", "s = Summary(read_system([pid])); s.processes, s.files, s.total, s.lost"),
             ("columns without dirtiness", "read_system([pid], all_flags=False)"),
             ("snapshot", "from samepage.host.capture import capture; capture([pid])"),
+            ("snapshot, written", _WRITE),
         ):
             seconds, memory = measured(code, child)
             print(
@@ -220,6 +229,12 @@ def mapper(pages: int) -> tuple[int, Callable[[], object]]:
         signal.pause()
     return child, lambda: os.read(get, 1)
 
+
+_WRITE = (
+    "import tempfile; from samepage.host.to_snapshot import write_snapshot; "
+    "place = tempfile.TemporaryDirectory(); "
+    "write_snapshot(read_system([pid]), place.name + '/snapshot')"
+)
 
 _MEASURE = """
 import resource, sys, time

@@ -1,7 +1,7 @@
 """Frames get one row each, whatever their numbers and however the pages are cut into batches."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.host.frame_finder import FoundFrames, FrameFinder, Numbers
@@ -30,6 +30,7 @@ def find(batches: list[list[int]]) -> tuple[FoundFrames, list[int]]:
     return finder.found(), rows
 
 
+@settings(deadline=None)
 @given(BATCHES)
 def test_rows_are_those_of_a_dictionary(batches: list[list[int]]) -> None:
     found, rows = find(batches)
@@ -44,6 +45,7 @@ def test_rows_are_those_of_a_dictionary(batches: list[list[int]]) -> None:
             assert int(found.kpage[row]) == frame
 
 
+@settings(deadline=None)
 @given(BATCHES, st.randoms())
 def test_frames_of_pages_that_are_left_out_are_forgotten(batches: list[list[int]], random) -> None:  # type: ignore[no-untyped-def]
     found, rows = find(batches)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.snapshot import frame_index
@@ -11,6 +11,7 @@ from samepage.snapshot.frame_index import FrameIndex
 NUMBERS = st.integers(0, 2**55 - 1) | st.integers(1000, 1100)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sets(NUMBERS, max_size=40), st.lists(NUMBERS), st.booleans())
 def test_rows_are_those_of_a_dictionary(frames: set[int], asked: list[int], dense: bool) -> None:
     table = sorted(frames)
