@@ -185,7 +185,7 @@ class Loader:
                 if tag == Tag.NEEDED:
                     if found not in search_list:
                         search_list.append(found)
-                elif found not in search_list[: search_list.index(link)]:
+                elif found not in search_list[: search_list.index(link) + 1]:
                     if found in search_list:
                         search_list.remove(found)
                     search_list.insert(search_list.index(link), found)

@@ -42,6 +42,16 @@ def test_breadth_first_order(workshop: Workshop, agree: Agree) -> None:
     assert load(path)[1:5] == ["libp.so", "libq.so", "libc.so.6", "libr.so"]
 
 
+@pytest.mark.parametrize("tag", ["filter", "auxiliary"])
+def test_a_library_that_filters_itself_stays_where_it_is(
+    workshop: Workshop, agree: Agree, tag: str
+) -> None:
+    workshop.library("libself.so", "int self;", f"-Wl,--{tag}=libself.so")
+    path = workshop.program("extern int self; int main(){return self;}", "-lself")
+    agree(path)
+    assert load(path)[1:3] == ["libself.so", "libc.so.6"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_constructor_order_of_random_graphs(workshop: Workshop, agree: Agree, seed: int) -> None:
     """Also with cycles, which ld.so breaks in its own way."""
