@@ -108,9 +108,10 @@ class Linker:
     def load_libraries(self, program: LinkMap) -> LinkResult:
         """Map all libraries of a program that is mapped. Raises `LinkError` and `ElfError`."""
         loader = self.loader
-        elf = program.object.elf
-        if elf.machine != ElfMachine.X86_64 or elf.layout.bits != 64:
-            raise LinkError(f"{program.name}: only x86-64 programs can be linked", 2)
+        for link in loader.maps:  # the program and its interpreter
+            elf = link.object.elf
+            if elf.machine != ElfMachine.X86_64 or elf.layout.bits != 64:
+                raise LinkError(f"{link.name}: only x86-64 programs can be linked", 2)
         # Preloaded objects come before all libraries in the search list, so first.
         preloads = loader.preload()
         on_missing = (

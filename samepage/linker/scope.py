@@ -53,7 +53,6 @@ class Scope:
 
     def __init__(self, tables: SymbolTables, order: list[int]) -> None:
         """`order` has the numbers of the objects in the order of the search."""
-        self._tables = tables
         self.rank = np.zeros(len(tables.links), np.int64)
         self.rank[order] = np.arange(len(order))
         hashed: list[int] = []
