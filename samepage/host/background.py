@@ -29,6 +29,8 @@ from samepage.host.procfs import Tally
 
 _SIZES = struct.Struct("=QQ")
 """What the pipe holds for each batch: bytes of its pickled part, bytes of its entries."""
+_BATCH_ENTRIES = 1 << 15
+"""Less than usual: the sooner the first batch is there, the longer both processes work."""
 _RELEASE = 1 << 22
 """Bytes that are read before they are cut out of the file."""
 
@@ -81,7 +83,9 @@ class BackgroundCollector:
     def _collect(self, sizes: int) -> None:
         tally = Tally()
         self._ours |= {os.getpid()}
-        for batch in collect_system(self._pids, tally, proc=self._proc, without=self._ours):
+        for batch in collect_system(
+            self._pids, tally, proc=self._proc, without=self._ours, batch_entries=_BATCH_ENTRIES
+        ):
             entries, batch.entries = batch.entries, b""
             self._put(sizes, batch, entries)
         self._put(sizes, tally, b"")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from samepage.errors import SamepageError
-from samepage.host.collect import Batch, Collector
+from samepage.host.collect import BATCH_ENTRIES, Batch, Collector
 from samepage.host.procfs import Tally, list_pids
 
 PATIENCE = 2.0
@@ -88,6 +88,7 @@ def collect_system(
     patience: float = PATIENCE,
     without: frozenset[int] = frozenset(),
     first_number: int = 0,
+    batch_entries: int = BATCH_ENTRIES,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids`, None for all processes but `without`.
 
@@ -97,7 +98,12 @@ def collect_system(
     """
     wanted = _all_pids(proc) - without if pids is None else set(pids)
     yield from collect_patiently(
-        sorted(wanted), tally, proc=proc, patience=patience, first_number=first_number
+        sorted(wanted),
+        tally,
+        proc=proc,
+        patience=patience,
+        first_number=first_number,
+        batch_entries=batch_entries,
     )
     if pids is None:
         tally.appeared += len(_all_pids(proc) - wanted - without)
@@ -117,11 +123,14 @@ def collect_patiently(
     proc: str = "/proc",
     patience: float = PATIENCE,
     first_number: int = 0,
+    batch_entries: int = BATCH_ENTRIES,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids` as `Collector.batches` does, and add to `tally` at the end."""
     number = first_number
     while True:
-        worker = _Worker(Collector(pids, proc=proc, first_number=number))
+        worker = _Worker(
+            Collector(pids, proc=proc, first_number=number, batch_entries=batch_entries)
+        )
         collector = worker.collector
         try:
             while (batch := worker.next_batch(patience)) is not None:
