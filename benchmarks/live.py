@@ -8,7 +8,8 @@ Three comparisons, each as a ratio taken in one run:
    of maps, resident pagemap ranges, kpagecount and kpageflags of the same processes in one
    plain loop, with one call per range and per run of consecutive frames. The capture is made
    as the command makes it, where a second process reads while this one makes sense of what it
-   has read; and once more in one process.
+   has read: for its tables, which need no flags of anonymous frames, and for a snapshot, with
+   all flags. The latter is made once more in one process.
 2. The whole command `samepage live` against `ps_mem` and `smem` (both see no pages).
 3. A process with PAGES resident pages (ten million; one memfd of 1 GiB mapped again and
    again): the capture against the time that the kernel takes to hand out the pagemap, and
@@ -41,7 +42,7 @@ from samepage.host.system import Capture
 
 SLEEPS = 200
 PYTHONS = 40
-RUNS = 7
+RUNS = 15
 MEMFD_SIZE = 1 << 30
 _MAP_POPULATE = 0x8000
 LIVE = [*SAMEPAGE, "live"]
@@ -80,15 +81,23 @@ def capture_against_floor(pids: list[int]) -> None:
     """Print how much longer the capture takes than the bare reads."""
     plan = Plan(pids)
 
-    def as_the_command() -> Capture:
-        return read_system(plan.pids, collector=BackgroundCollector(plan.pids))
+    def as_the_command(all_flags: bool) -> Capture:
+        collector = BackgroundCollector(plan.pids)
+        return read_system(plan.pids, collector=collector, all_flags=all_flags)
 
-    two, one, floor = in_turn(as_the_command, lambda: read_system(plan.pids), plan.read)
+    tables, snapshot, one, floor = in_turn(
+        lambda: as_the_command(False),
+        lambda: as_the_command(True),
+        lambda: read_system(plan.pids),
+        plan.read,
+    )
     capture = read_system(plan.pids)
     print(
         f"capture of {len(capture.processes)} processes, {len(capture.pages):,} pages, "
-        f"{len(capture.frames):,} frames: {two * 1e3:.0f} ms, in one process {one * 1e3:.0f} ms, "
-        f"floor {floor * 1e3:.0f} ms, ratios {two / floor:.2f} and {one / floor:.2f}"
+        f"{len(capture.frames):,} frames: floor {floor * 1e3:.0f} ms; "
+        f"for the tables {tables * 1e3:.0f} ms, ratio {tables / floor:.2f}; "
+        f"for a snapshot {snapshot * 1e3:.0f} ms, ratio {snapshot / floor:.2f}; "
+        f"in one process {one * 1e3:.0f} ms, ratio {one / floor:.2f}"
     )
 
 

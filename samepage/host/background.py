@@ -29,7 +29,7 @@ from samepage.host.procfs import Tally
 
 _SIZES = struct.Struct("=QQ")
 """What the pipe holds for each batch: bytes of its pickled part, bytes of its entries."""
-_BATCH_ENTRIES = 1 << 15
+_BATCH_ENTRIES, _FIRST_ENTRIES = 1 << 15, 1 << 11
 """Less than usual: the sooner the first batch is there, the longer both processes work."""
 _RELEASE = 1 << 22
 """Bytes that are read before they are cut out of the file."""
@@ -84,7 +84,12 @@ class BackgroundCollector:
         tally = Tally()
         self._ours |= {os.getpid()}
         for batch in collect_system(
-            self._pids, tally, proc=self._proc, without=self._ours, batch_entries=_BATCH_ENTRIES
+            self._pids,
+            tally,
+            proc=self._proc,
+            without=self._ours,
+            batch_entries=_BATCH_ENTRIES,
+            first_entries=_FIRST_ENTRIES,
         ):
             entries, batch.entries = batch.entries, b""
             self._put(sizes, batch, entries)

@@ -79,7 +79,9 @@ class Collector:
 
     A watcher in another thread may read `progress`, which changes with every step, and
     `position`, how many processes were begun; and when it gives up on the last of these, take
-    what is complete with `salvage`. `first_number` is the number of the first process captured.
+    what is complete with `salvage`. The first batch is of `first_entries`, the next ones of
+    twice as many as the last, up to `batch_entries`. `first_number` is the number of the first
+    process captured.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Collector:
         proc: str = "/proc",
         first_number: int = 0,
         batch_entries: int = BATCH_ENTRIES,
+        first_entries: int = BATCH_ENTRIES,
     ) -> None:
         self.pids = list(pids)
         self.proc = proc
@@ -101,6 +104,7 @@ class Collector:
         self._view, self._other = (
             memoryview(bytearray(batch_entries * ENTRY_SIZE)) for _ in range(2)
         )
+        self._room = min(first_entries, batch_entries)
         self._filled = 0  # entries of the buffer in use
         self._batch = Batch([], array("Q"), b"", [])
         self._taken = 0  # batches handed out
@@ -213,13 +217,12 @@ class Collector:
 
     def _pages(self, fd: int, number: int, ranges: list[Range]) -> Generator[Batch, None, bool]:
         """Read all entries of the ranges; the value is whether the kernel had them all."""
-        room = len(self._view) // ENTRY_SIZE
         complete = True
         for start, end in ranges:
             while start < end:
-                if self._filled == room:
+                if self._filled == self._room:
                     yield self._take_batch()
-                count = min(end - start, room - self._filled)
+                count = min(end - start, self._room - self._filled)
                 low = self._filled * ENTRY_SIZE
                 view = self._view[low : low + count * ENTRY_SIZE]
                 self.progress += 1
@@ -253,6 +256,7 @@ class Collector:
         batch.entries = self._view[: self._filled * ENTRY_SIZE]
         self._view, self._other = self._other, self._view
         batch.huge_known = self._scanner is not None
+        self._room = min(2 * self._room, len(self._view) // ENTRY_SIZE)
         self._filled = 0
         self._taken += 1
         return batch

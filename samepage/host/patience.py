@@ -89,6 +89,7 @@ def collect_system(
     without: frozenset[int] = frozenset(),
     first_number: int = 0,
     batch_entries: int = BATCH_ENTRIES,
+    first_entries: int = BATCH_ENTRIES,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids`, None for all processes but `without`.
 
@@ -104,6 +105,7 @@ def collect_system(
         patience=patience,
         first_number=first_number,
         batch_entries=batch_entries,
+        first_entries=first_entries,
     )
     if pids is None:
         tally.appeared += len(_all_pids(proc) - wanted - without)
@@ -124,12 +126,19 @@ def collect_patiently(
     patience: float = PATIENCE,
     first_number: int = 0,
     batch_entries: int = BATCH_ENTRIES,
+    first_entries: int = BATCH_ENTRIES,
 ) -> Iterator[Batch]:
     """Yield the batches of `pids` as `Collector.batches` does, and add to `tally` at the end."""
     number = first_number
     while True:
         worker = _Worker(
-            Collector(pids, proc=proc, first_number=number, batch_entries=batch_entries)
+            Collector(
+                pids,
+                proc=proc,
+                first_number=number,
+                batch_entries=batch_entries,
+                first_entries=first_entries,
+            )
         )
         collector = worker.collector
         try:
