@@ -1,5 +1,9 @@
 """The command line as a whole: help, version, errors on one line."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from samepage.cli.main import COMMANDS, run
@@ -54,6 +58,21 @@ def test_each_command_has_help_that_says_what_it_does(name, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"usage: samepage {name}")
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_cannot_be_written_is_an_error(unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "samepage", "--help"],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "samepage: cannot write the output: No space left on device\n"
 
 
 def test_no_command_shows_the_help_and_fails(capsys):

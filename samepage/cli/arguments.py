@@ -9,14 +9,18 @@ one line and with status 2, as everything is (`SamepageError`).
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from samepage.errors import SamepageError
 
 USAGE_ERROR = 2
 """The exit status of a wrong command line, as a shell's builtins have it."""
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 FOREIGN = (argparse.PARSER, argparse.REMAINDER)
 """What follows the first of such arguments belongs to another command."""
@@ -65,6 +69,10 @@ class Parser(argparse.ArgumentParser):
         width = shutil.get_terminal_size().columns - 2
         self.formatter_class = partial(HelpFormatter, width=width)
         return super().format_help()
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        # argparse's own one keeps silent when the help cannot be written.
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise SamepageError(f"{message} (see {self.prog} --help)", USAGE_ERROR)
