@@ -21,8 +21,8 @@ from samepage.linker.memory import (
     PAGE,
     PROT_NONE,
     PROT_WRITE,
+    HostFiles,
     OpenFile,
-    open_file,
 )
 
 MMAP_BASE = 0x7FFFF7FFF000
@@ -132,7 +132,7 @@ class TopDownPlacer:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
-class ImageMemory:
+class ImageMemory(HostFiles):
     """A `Memory` that only exists as arrays. `maps` are its regions by address."""
 
     def __init__(self, place: Placer | None = None) -> None:
@@ -140,23 +140,6 @@ class ImageMemory:
         self._arena = Arena()
         self._starts: list[int] = []
         self._regions: list[Region] = []
-
-    def open(self, path: str) -> OpenFile:
-        return open_file(path)
-
-    def close(self, file: OpenFile) -> None:
-        if file.fd >= 0:
-            os.close(file.fd)
-
-    def is_directory(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def read_text(self, path: str) -> bytes | None:
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError:
-            return None
 
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int

@@ -105,18 +105,35 @@ class Memory(Protocol):
         ...
 
 
-def open_file(path: str) -> OpenFile:
-    """Open a file of the host and map it read-only, for its tables.
+class HostFiles:
+    """The calls of a `Memory` that only look at files: here those of the host."""
 
-    Raises `OSError` if it cannot be opened or mapped, and `ElfError` if it is not ELF.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            raise OSError(errno.EINVAL, "file too short")
-        found = DynamicObject(ElfFile.from_fd(fd, path))
-    except BaseException:
-        os.close(fd)
-        raise
-    return OpenFile(path, fd, (status.st_dev, status.st_ino), found)
+    def open(self, path: str) -> OpenFile:
+        """Open a file of the host and map it read-only, for its tables.
+
+        Raises `OSError` if it cannot be opened or mapped, and `ElfError` if it is not ELF.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+                raise OSError(errno.EINVAL, "file too short")
+            found = DynamicObject(ElfFile.from_fd(fd, path))
+        except BaseException:
+            os.close(fd)
+            raise
+        return OpenFile(path, fd, (status.st_dev, status.st_ino), found)
+
+    def close(self, file: OpenFile) -> None:
+        if file.fd >= 0:
+            os.close(file.fd)
+
+    def is_directory(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def read_text(self, path: str) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError:
+            return None

@@ -14,7 +14,7 @@ import numpy as np
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
-from samepage.linker.memory import MAP_ANONYMOUS, OpenFile, open_file
+from samepage.linker.memory import MAP_ANONYMOUS, HostFiles, OpenFile
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -31,26 +31,10 @@ _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-class ProcessMemory:
+class ProcessMemory(HostFiles):
     """Our own address space. Loads and stores are made by the CPU, so a wrong address is
     a crash: the linker checks its places before it stores.
     """
-
-    def open(self, path: str) -> OpenFile:
-        return open_file(path)
-
-    def close(self, file: OpenFile) -> None:
-        os.close(file.fd)
-
-    def is_directory(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def read_text(self, path: str) -> bytes | None:
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError:
-            return None
 
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
