@@ -1,6 +1,8 @@
 """`samepage link`: what ld.so would do with a program or library, without running it."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +14,11 @@ from samepage.errors import SamepageError
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="A program or shared library.")
+    add(
+        "file",
+        metavar="FILE",
+        help="A program or shared library; a mere name that is no file here is looked up in PATH.",
+    )
     add("--trail", action="store_true", help="Show every file that the search tried.")
     add("--bindings", action="store_true", help="Show each symbol's definition, and why that one.")
     add("--pages", action="store_true", help="Show the pages that relocation writes to.")
@@ -34,6 +40,8 @@ def command(
     Like ldd and LD_DEBUG, but no code of FILE or its libraries is run. LD_LIBRARY_PATH,
     LD_PRELOAD and LD_BIND_NOW count as they would for the program.
     """
+    if "/" not in file and not os.path.exists(file):
+        file = shutil.which(file) or file
     if check:
         return _check(file, as_json)
     from samepage.linker.image import ImageMemory

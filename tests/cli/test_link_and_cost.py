@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,18 @@ def test_link_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert binding["provided_by"].endswith("libc.so.6")
     assert binding["why"]
     assert sum(item["relocations"].get("RELATIVE", 0) for item in document["objects"]) > 1000
+
+
+def test_a_mere_name_is_a_file_here_or_a_program_in_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere:/usr/bin")
+    assert run(["link", "true"]) == 0
+    assert "/usr/bin/true" in capsys.readouterr().out
+    (tmp_path / "true").write_text("no program")
+    assert run(["link", "true"]) == 2
+    assert "true: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
