@@ -3,8 +3,8 @@
 Half of what `samepage run true` took was not the program: 49 data classes at 0.3 to 0.8 ms
 each (every method of each is compiled from text when the class is made) and 18 ms to import
 `dataclasses`, which needs `inspect`. A tool that people run as a prefix of other commands
-must start faster than that. So the modules that every run imports use `record` in place of
-`dataclass(slots=True)`; all others use `dataclasses`.
+must start faster than that. So the modules that every `run` and every `live` import use
+`record` in place of `dataclass(slots=True)`; all others use `dataclasses`.
 
 A record's methods are shared closures over its field names. Only `__init__` is compiled, and
 only when the first instance is made: of the kernel's records a short program needs a third.
