@@ -30,7 +30,7 @@ from samepage.kernel.mm.address_space import AddressSpace, Event, Limits
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import Frames, OutOfFrames
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.mm.reclaim import shrink
+from samepage.kernel.mm.reclaim import Thrashing, shrink
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.proc_view import ProcView
 from samepage.kernel.process import exit as exiting
@@ -59,8 +59,6 @@ HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
 _MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
 """Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
-MAX_RECLAIM_RETRIES = 16
-"""How often the whole RAM may be read back in vain (see `Kernel._thrashes`)."""
 
 
 class LimitReached(Exception):
@@ -122,7 +120,7 @@ class Kernel:
         """Called when a task has made another one, before it goes on itself."""
         self.acting: Process | None = None
         """The process on whose behalf the kernel acts; events are its."""
-        self._thrash = self._refaults_seen = self._calls_seen = 0
+        self._thrashing = Thrashing(self.ram.n_frames)
         self._blank_registers = self.cpu.save()
         self._fault = FaultResult.OK
         self._out_of_frames = False
@@ -150,21 +148,8 @@ class Kernel:
             return 0
         self.cpu.flush_tlb()
         self.cpu.pause()
-        return 0 if self._thrashes() else freed
-
-    def _thrashes(self) -> bool:
-        """Whether the machine only goes in circles: the refaults, less one for each system
-        call in the meantime, are `MAX_RECLAIM_RETRIES` times as many as RAM has frames.
-
-        Linux goes on for as long as reclaim finds something (`should_reclaim_retry`), at the
-        speed of its disk, unless it is told not to (`lru_gen/min_ttl_ms`, or a daemon that
-        watches the pressure). On the model nobody would wait for that.
-        """
-        refaults, calls = self.cache.refaults, self.clock.system_calls
-        went_round = refaults - self._refaults_seen - (calls - self._calls_seen)
-        self._thrash = max(0, self._thrash + went_round)
-        self._refaults_seen, self._calls_seen = refaults, calls
-        return self._thrash > MAX_RECLAIM_RETRIES * self.ram.n_frames
+        in_vain = self._thrashing.goes_on(self.cache.refaults, self.clock.system_calls)
+        return 0 if in_vain else freed
 
     # --- what the parts of the kernel ask of it ---
 
@@ -483,7 +468,7 @@ class Kernel:
             f"Out of memory: Killed process {victim.pid} ({victim.comm}) "
             f"rss:{kib}kB; the machine has {self.ram.size >> 20} MiB of RAM"
         )
-        self._thrash = 0
+        self._thrashing.over()
         victim.leader.killed_by = SIGKILL
         exiting.do_group_exit(victim.leader, SIGKILL)
 

@@ -10,8 +10,7 @@ mm/vmscan.c). Pages that nobody maps go before all others, then what MADV_FREE g
 A machine whose RAM is smaller than what its programs need at every moment would always find
 something to take, and never come on: each page it takes is wanted at once. `PageCache` tells
 such a refault as mm/workingset.c does, by its distance: the number of pages that were taken
-between its own going and coming. The kernel's rule for when to give up is in
-`Kernel._thrashes`.
+between its own going and coming. `Thrashing` is the rule for when to give up.
 """
 
 from typing import TYPE_CHECKING
@@ -28,6 +27,34 @@ if TYPE_CHECKING:
 SWAP_CLUSTER_MAX = 32
 """How many pages reclaim takes at least (`SWAP_CLUSTER_MAX`)."""
 _BATCH_MAX = 256
+MAX_RECLAIM_RETRIES = 16
+"""How often the whole RAM may be read back in vain."""
+
+
+class Thrashing:
+    """Notices a machine that only goes in circles: the refaults, less one for each system
+    call in the meantime, are `MAX_RECLAIM_RETRIES` times as many as RAM has frames.
+
+    Linux goes on for as long as reclaim finds something (`should_reclaim_retry`), at the
+    speed of its disk, unless it is told not to (`lru_gen/min_ttl_ms`, or a daemon that
+    watches the pressure). On the model nobody would wait for that.
+    """
+
+    def __init__(self, n_frames: int) -> None:
+        self._limit = MAX_RECLAIM_RETRIES * n_frames
+        self._in_vain = self._refaults_seen = self._calls_seen = 0
+
+    def goes_on(self, refaults: int, calls: int) -> bool:
+        """Take the numbers of refaults and of system calls so far, and tell whether it is
+        time to give up."""
+        went_round = refaults - self._refaults_seen - (calls - self._calls_seen)
+        self._in_vain = max(0, self._in_vain + went_round)
+        self._refaults_seen, self._calls_seen = refaults, calls
+        return self._in_vain > self._limit
+
+    def over(self) -> None:
+        """Somebody was killed: what follows has a new chance."""
+        self._in_vain = 0
 
 
 def shrink(cache: "PageCache", frames: "Frames") -> int:
