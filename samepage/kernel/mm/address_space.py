@@ -158,7 +158,6 @@ class AddressSpace:
         self.frames = frames
         self.cache = cache
         self.tlb = tlb
-        self.flush_tlb = tlb.flush_tlb
         self.emit = emit
         self.vmas = VmaSet()
         self.table = PageTable(frames)
@@ -274,7 +273,7 @@ class AddressSpace:
             if entries:
                 part.cast("B")[:] = bytes(count << 3)
                 self._forget(entries)
-                self.flush_tlb()
+                self.tlb.flush_tlb()
 
     def release_file(self, vma: Vma) -> None:
         """Tell the cache that a VMA is gone: memory and files without a name end with the

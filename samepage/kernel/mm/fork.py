@@ -36,7 +36,7 @@ def dup_mmap(mm: AddressSpace) -> AddressSpace:
         child.destroy()
         raise
     finally:
-        mm.flush_tlb()
+        mm.tlb.flush_tlb()
     if mm.emit:
         mm.emit(Event(EventKind.FORK, 0, child.rss_pages))
     return child

@@ -150,7 +150,7 @@ def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         if frames.kinds[pfn] == FrameKind.ANONYMOUS:
             words[slot] = entry & ~(Pte.DIRTY | Pte.ACCESSED)
             frames.lazy.add(pfn)
-    mm.flush_tlb()
+    mm.tlb.flush_tlb()
 
 
 def _willneed(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
@@ -172,7 +172,7 @@ def _cold(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     words = mm.frames.ram.words
     for _, slot, entry in mm.table.present(start, end):
         words[slot] = entry & ~Pte.ACCESSED
-    mm.flush_tlb()
+    mm.tlb.flush_tlb()
 
 
 def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:

@@ -52,7 +52,7 @@ def do_mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
     try:
         _protect(mm, address, end, prot & ACCESS_FLAGS)
     finally:
-        mm.flush_tlb()
+        mm.tlb.flush_tlb()
     if mm.emit:
         mm.emit(Event(EventKind.MPROTECT, address, (end - address) >> PAGE_SHIFT))
 

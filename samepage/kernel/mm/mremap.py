@@ -207,7 +207,7 @@ def _move_vma(
             vma.anon_vma, vma.anon_chain = None, 0
     elif old:
         do_munmap(mm, address, old)
-    mm.flush_tlb()
+    mm.tlb.flush_tlb()
     if locked and new > old:
         mm_populate(mm, target + old, new - old)
     return target

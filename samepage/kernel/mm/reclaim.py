@@ -139,6 +139,6 @@ def _take_lazy(cache: "PageCache", frames: "Frames") -> int:
             continue
         for mm, slot in slots:
             mm.clear_pte(slot)
-            mm.flush_tlb()
+            mm.tlb.flush_tlb()
         freed += 1
     return freed

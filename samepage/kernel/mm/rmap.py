@@ -48,7 +48,7 @@ def unmap_mapping_range(
             for _, slot, entry in mm.table.present(start, end):
                 if mm.frames.kinds[(entry & Pte.FRAME) >> PAGE_SHIFT] != FrameKind.ANONYMOUS:
                     mm.clear_pte(slot)
-            mm.flush_tlb()
+            mm.tlb.flush_tlb()
 
 
 def unmap_file_page(
@@ -61,7 +61,7 @@ def unmap_file_page(
         entry = mm.frames.ram.words[slot] if slot else 0
         if entry and (entry & Pte.FRAME) >> PAGE_SHIFT == pfn:
             mm.clear_pte(slot)
-            mm.flush_tlb()
+            mm.tlb.flush_tlb()
 
 
 def mappings(

@@ -35,7 +35,7 @@ def write_back(cache: PageCache, inode: MappedFile, first: int = 0, last: int = 
         for _, slot, entry in list(mm.table.present(start, end)):
             if (entry & Pte.FRAME) >> PAGE_SHIFT in cleaned:
                 words[slot] = entry & ~(Pte.WRITE | Pte.DIRTY)
-        mm.flush_tlb()
+        mm.tlb.flush_tlb()
 
 
 def sync(cache: PageCache, dev: int | None = None) -> None:
