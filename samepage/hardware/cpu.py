@@ -124,8 +124,9 @@ class Cpu:
         self._filling = -1
         """The page whose TLB entry is being filled."""
         self._filled: set[int] = set()
-        self._n_fills = 0
-        """The pages that were filled in since the TLB was last flushed, and how often."""
+        """The pages that were filled in since the TLB was last flushed."""
+        self._fills_at_flush = 0
+        """What `tlb_fills` was then."""
         self._writable: dict[int, int] = {}
         """Frames that the TLB lets the program write to without a fill, likewise."""
 
@@ -256,7 +257,7 @@ class Cpu:
             self._tlb_root = self._root
             self._writable.clear()
             self._filled.clear()
-            self._n_fills = 0
+            self._fills_at_flush = self.tlb_fills
             self._engine.flush_tlb()
         self._running = True
         try:
@@ -317,9 +318,7 @@ class Cpu:
         self._filling = address >> PAGE_SHIFT
         if self._tlb_is_too_small():
             self._stale_tlb = self.stopped_early = True
-            self._stop = CpuStop(Stop.BUDGET)
-            self._engine.stop()
-            return False
+            return self._stop_filling(CpuStop(Stop.BUDGET))
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
@@ -330,14 +329,17 @@ class Cpu:
                 address < ADDRESS_LIMIT and self._on_page_fault(address, access)
             )
             if resolved and self.stopped_early:
-                self._stop = CpuStop(Stop.BUDGET)
-                self._engine.stop()
-                return False
+                return self._stop_filling(CpuStop(Stop.BUDGET))
             if not resolved:
-                self._stop = CpuStop(Stop.PAGE_FAULT, address=address, access=access)
-                self._engine.stop()
-                return False
+                stop = CpuStop(Stop.PAGE_FAULT, address=address, access=access)
+                return self._stop_filling(stop)
         return True
+
+    def _stop_filling(self, stop: CpuStop) -> bool:
+        """Make `run` return for this reason, before the access; False says so to Unicorn."""
+        self._stop = stop
+        self._engine.stop()
+        return False
 
     def _tlb_is_too_small(self) -> bool:
         """Whether the same pages are filled in again and again.
@@ -347,8 +349,7 @@ class Cpu:
         computes: so such a one gets a flush. A page may need two fills, to read and to write.
         """
         self._filled.add(self._filling)
-        self._n_fills += 1
-        return self._n_fills > 2 * len(self._filled) + 512
+        return self.tlb_fills - self._fills_at_flush > 2 * len(self._filled) + 512
 
     def _stops_before_fetch(self, address: int) -> bool:
         """Whether the instruction to be fetched has a breakpoint: that comes before the

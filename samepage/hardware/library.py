@@ -7,6 +7,7 @@ and would bind all functions at once; `dlopen` called as a foreign function does
 """
 
 import ctypes
+import functools
 import importlib.util
 import os
 import threading
@@ -45,6 +46,7 @@ def _dlopen(path: str) -> int | None:
     return handle
 
 
+@functools.cache
 def _path() -> str:
     spec = importlib.util.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
