@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_programs, add_top, number
 from samepage.errors import SamepageError
+from samepage.programs import split_programs
 
 if TYPE_CHECKING:
     from samepage.model import Machine, StopAt
-
-SEPARATOR = ":::"
 
 
 USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
@@ -138,19 +137,6 @@ def command(
         machine.export(export)
     _report(machine, output, quiet=quiet, timeline=timeline, top=top)
     return status
-
-
-def split_programs(words: list[str]) -> list[list[str]]:
-    """The command lines between the separators. Raises `SamepageError` if one is empty."""
-    programs: list[list[str]] = [[]]
-    for word in words:
-        if word == SEPARATOR:
-            programs.append([])
-        else:
-            programs[-1].append(word)
-    if not all(programs):
-        raise SamepageError(f"a program is missing beside {SEPARATOR}")
-    return programs
 
 
 def _report_form(output: str | None) -> str | None:

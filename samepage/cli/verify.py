@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_programs, number
 from samepage.errors import SamepageError
+from samepage.programs import split_programs
 
 if TYPE_CHECKING:
     from samepage.verify.group import Commands, Options
@@ -98,7 +99,7 @@ def command(
     # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from samepage.host.traced import StopAt
-    from samepage.verify.corpus import read_corpus, split_groups
+    from samepage.verify.corpus import read_corpus
     from samepage.verify.environment import ENVIRONMENT
     from samepage.verify.group import Options
 
@@ -117,7 +118,7 @@ def command(
     if corpus:
         records = _run(read_corpus(corpus), options, jobs, state)
     else:
-        records = [_one(split_groups(words), options)]
+        records = [_one(split_programs(words), options)]
     _print(records, as_json=as_json, shown=shown, summary=bool(corpus))
     return _status(records)
 

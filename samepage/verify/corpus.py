@@ -20,25 +20,12 @@ from multiprocessing.context import ForkProcess
 
 from samepage.errors import SamepageError
 from samepage.host.reap import die_with_parent
+from samepage.programs import split_programs
 from samepage.verify.group import Commands, Options, Outcome, Verdict, verify_group
 from samepage.verify.record import Record, tell_commands, to_record
 
-SEPARATOR = ":::"
 _GRACE = 30.0
 """Seconds that a worker may take beyond what its programs may."""
-
-
-def split_groups(words: Sequence[str]) -> list[list[str]]:
-    """Words with `:::` between programs as a list of programs. Raises `SamepageError`."""
-    groups: list[list[str]] = [[]]
-    for word in words:
-        if word == SEPARATOR:
-            groups.append([])
-        else:
-            groups[-1].append(word)
-    if not all(groups):
-        raise SamepageError(f"a program is missing before or after {SEPARATOR}")
-    return groups
 
 
 def read_corpus(path: str) -> list[Commands]:
@@ -57,7 +44,7 @@ def read_corpus(path: str) -> list[Commands]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            groups.append(split_groups(shlex.split(line)))
+            groups.append(split_programs(shlex.split(line)))
         except (ValueError, SamepageError) as error:
             raise SamepageError(f"{path}, line {number}: {error}") from error
     return groups

@@ -14,8 +14,9 @@ import pytest
 
 from samepage.cli.main import run
 from samepage.errors import SamepageError
+from samepage.programs import split_programs
 from samepage.verify import corpus as corpus_module
-from samepage.verify.corpus import read_corpus, run_corpus, split_groups
+from samepage.verify.corpus import read_corpus, run_corpus
 from samepage.verify.environment import ENVIRONMENT
 from samepage.verify.group import Commands, Options, Outcome, Verdict
 from samepage.verify.record import Record, tell_commands
@@ -24,13 +25,13 @@ CORPUS = Path(__file__).parents[2] / "corpus" / "debian12.txt"
 
 
 def test_words_are_split_into_programs() -> None:
-    assert split_groups(["a", "1", ":::", "b"]) == [["a", "1"], ["b"]]
+    assert split_programs(["a", "1", ":::", "b"]) == [["a", "1"], ["b"]]
 
 
 @pytest.mark.parametrize("words", [[], [":::"], ["a", ":::"], [":::", "a"]])
 def test_a_missing_program_is_an_error(words: list[str]) -> None:
     with pytest.raises(SamepageError, match="missing"):
-        split_groups(words)
+        split_programs(words)
 
 
 def test_lines_are_split_as_a_shell_splits_words(tmp_path: Path) -> None:
