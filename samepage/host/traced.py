@@ -321,15 +321,19 @@ class TracedGroup:
             ptrace.resume(tid)
             return
         process.exiting.add(tid)
-        alone = process.exiting >= process.threads
-        if not alone and ptrace.get_registers(tid).orig_rax == _SYS_EXIT:
+        if process.exiting >= process.threads:
+            self._on_last_exit(tree, process, tid)
+        elif ptrace.get_registers(tid).orig_rax == _SYS_EXIT:
             process.exiting.discard(tid)
             process.threads.discard(tid)
             ptrace.resume(tid)
-        elif alone and not process.key and process.children == 0:
+
+    def _on_last_exit(self, tree: Tree, process: Process, tid: int) -> None:
+        """All threads that the process still has stand at their exits, `tid` among them."""
+        if not process.key and process.children == 0:
             process.wait_status = ptrace.event_message(tid)
             self._hold(tree, process, tid)
-        elif alone:
+        else:
             process.leaving = True
             tree.lost.append((process.key, "killed without a chance to keep its memory"))
             for thread in process.exiting:
@@ -348,6 +352,15 @@ class TracedGroup:
             process.wait_status = stop.status
             if not process.leaving and not process.holder:
                 tree.lost.append((process.key, "killed"))
+        elif (
+            process.exiting >= process.threads
+            and process.exiting
+            and not process.leaving
+            and not process.holder
+        ):
+            # exit_group kills a thread that stands at its own exit: that stop is never told,
+            # and this end may come after the others' stops.
+            self._on_last_exit(tree, process, next(iter(process.exiting)))
 
 
 def _thread_group(tid: int) -> int:

@@ -14,7 +14,7 @@ from samepage.errors import SamepageError
 from samepage.host import ptrace
 from samepage.host.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
 from samepage.host.reap import tracees
-from samepage.host.traced import StopAt, TracedGroup, Tree
+from samepage.host.traced import Process, StopAt, TracedGroup, Tree
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
@@ -177,6 +177,18 @@ def test_threads_end_and_the_process_is_held() -> None:
         "t = threading.Thread(target=print); t.start(); t.join()"
     )
     assert run("python3", "-c", code) == [((), 0)]
+
+
+def test_a_thread_may_be_gone_without_its_exit_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    # exit_group wakes a thread from that stop; on a busy machine its end is told last. Our own
+    # pid stands for the process, since only its files are read.
+    monkeypatch.setattr(ptrace, "event_message", lambda tid: 3 << 8)
+    group, tree, pid = TracedGroup(), Tree(), os.getpid()
+    process = Process(pid, (), program("true"), threads={pid, 2, 3})
+    process.exiting = {pid, 2}
+    group._on_gone(tree, process, ptrace.Stop(3, ptrace.StopKind.GONE))
+    assert tree.processes == [process]
+    assert (process.holder, process.wait_status) == (pid, 3 << 8)
 
 
 def test_a_signal_that_kills_is_held_too() -> None:
