@@ -136,7 +136,8 @@ STEPS = {
 
 ATTEMPTS = 10
 """A live fault maps only those pages whose read is done by then, which depends on the disk;
-so a difference is one only if no attempt goes as on the model, whose reads are done at once."""
+so a difference is one only if no attempt goes as on the model, whose reads are done at once.
+Each waits longer before it begins, since a disk may be slow for seconds."""
 
 
 def history(side, steps):
@@ -149,7 +150,8 @@ def history(side, steps):
 def test_cold_file_is_read_as_the_kernel_does(path, size, name, prot):
     steps = [(kind, int(position * read_ahead_pages())) for kind, position in STEPS[name]]
     expected = history(Model(size, prot), steps)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt / 10)
         live = Live(path, size, prot)
         try:
             found = history(live, steps) if not live.cached() else None
