@@ -1,7 +1,7 @@
-"""One array operation that NumPy has, without what comes with it.
+"""Two array operations that NumPy has, in a faster way.
 
 `numpy.unique` imports `numpy.ma` at its first call, which takes longer than most captures
-need for all of their arrays.
+need for all of their arrays. And `numpy.argsort` takes five times as long as `numpy.sort`.
 """
 
 from typing import Any
@@ -16,3 +16,17 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     first = np.ones(len(ordered), dtype=bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first]
+
+
+def order_of(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where the smallest of the values is, then the next one, and so on.
+
+    The values are not negative. Of equal ones, the first comes first.
+    """
+    bits = len(values).bit_length()
+    if int(values.max(initial=0)).bit_length() + bits > 63:
+        return np.argsort(values, kind="stable")
+    # Each value carries its place along in its lower bits.
+    places = np.sort(values << bits | np.arange(len(values)))
+    places &= (1 << bits) - 1
+    return places

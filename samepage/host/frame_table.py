@@ -36,6 +36,7 @@ from samepage.records import record
 from samepage.snapshot.kinds import FrameFlags, FrameKind
 
 Numbers = npt.NDArray[np.uint64]
+Marks = npt.NDArray[np.bool_]
 
 
 @record(eq=False)
@@ -51,11 +52,11 @@ class FrameTable:
     mapcount: npt.NDArray[np.int32]
     """How often the system maps it; not less than the capture itself has it."""
     flags: npt.NDArray[np.uint32]
-    dirty: npt.NDArray[np.bool_]
+    dirty: Marks
     """Whether a page with this frame counts as dirty in smaps."""
-    uncertain: npt.NDArray[np.bool_]
+    uncertain: Marks
     """Not `dirty`, but a page with it may have a dirty PTE that cannot be seen."""
-    resident: npt.NDArray[np.bool_]
+    resident: Marks
     """Whether it counts in RSS: the zero page and hugetlb do not."""
     file: npt.NDArray[np.int32]
     index: npt.NDArray[np.int64]
@@ -64,14 +65,12 @@ class FrameTable:
         return len(self.frame)
 
 
-def classify(
-    frames: Numbers, known: Numbers, exclusive: npt.NDArray[np.bool_], proc: str
-) -> FrameTable:
+def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> FrameTable:
     """Return the table of `frames` by what the kernel says of them; without files yet.
 
-    `known` are their kpageflags, which this changes. Where they are `kpage.UNREAD`, the frame
-    is known to be anonymous and small, if it has a map count, which zero pages have not.
-    Frames that are `exclusive` need no look into kpagecount. If the kernel does not let its
+    Frames that are `exclusive` need no look into kpagecount. Those that are `assumed` to be
+    anonymous and small, as pagemap tells of them, need none into kpageflags, unless they have no
+    map count: so do zero pages, which pagemap does not tell apart. If the kernel does not let its
     flags be read, kinds are UNKNOWN.
     """
     count = len(frames)
@@ -79,11 +78,9 @@ def classify(
     shared = np.flatnonzero(~exclusive)
     counts = kpage.read_counts(frames[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
-    unread = _has(known, kpage.UNREAD)
-    if unread.any():
-        known[unread] = kpage.ANON | kpage.SWAPBACKED
-        asked = np.flatnonzero(unread & (mapcount == 0))
-        known[asked] = kpage.read_flags(frames[asked], proc)
+    asked = ~assumed | (mapcount == 0)
+    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
+    known[asked] = kpage.read_flags(frames[asked], proc)
     kind = _kinds(known)
     dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)
@@ -108,8 +105,8 @@ def classify(
     )
 
 
-def _has(flags: Numbers, bit: int) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (flags & np.uint64(bit)) != 0
+def _has(flags: Numbers, bit: int) -> Marks:
+    found: Marks = (flags & np.uint64(bit)) != 0
     return found
 
 
@@ -128,8 +125,8 @@ def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
     return kind
 
 
-def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> npt.NDArray[np.bool_]:
+def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> Marks:
     may_be_clean = _has(flags, kpage.SWAPCACHE) | ~_has(flags, kpage.SWAPBACKED)
-    dirty: npt.NDArray[np.bool_] = _has(flags, kpage.DIRTY)
+    dirty: Marks = _has(flags, kpage.DIRTY)
     dirty |= (kind == FrameKind.ANON) & ~may_be_clean
     return dirty

@@ -45,9 +45,6 @@ GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
 _CHUNK = 1 << 17
 
-UNREAD = 1 << 63
-"""A bit that the kernel never sets: the flags of this frame were not asked for."""
-
 Numbers = npt.NDArray[np.uint64]
 
 

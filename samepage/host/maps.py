@@ -13,7 +13,7 @@ both by looking at the file itself. Bytes that are not UTF-8 become lone surroga
 383), as elsewhere in Python.
 """
 
-import re
+import functools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -36,9 +36,11 @@ _PERMS = frozenset(
 _WIDTH = 12
 _HEAD = 2 * _WIDTH + 2
 """The length of two addresses of `_WIDTH` digits, with the dash and the space."""
-_NO_RANGE = b"%0*x-%0*x " % (_WIDTH, 0, _WIDTH, 0)
-_RANGE = rb"[0-9a-f]{12}-[0-9a-f]{12} "
-_DIGITS = b"0123456789abcdef"
+_NO_DIGIT = 16
+_DIGITS = bytes(
+    b"0123456789abcdef".find(bytes([character])) % (_NO_DIGIT + 1) for character in range(256)
+)
+"""The value of each character as a digit of an address."""
 
 Addresses = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
@@ -100,14 +102,18 @@ class MapsParser:
             data if data.endswith(b"\n") or not data else data + b"\n" for _, data in processes
         ]
         numbers = np.array([number for number, _ in processes], dtype=np.int32)
-        process = np.repeat(numbers, [text.count(b"\n") for text in texts])
-        lines = b"".join(texts).split(b"\n")
-        lines.pop()
-        start, end, rests = _split_addresses(lines)
-        for rest in dict.fromkeys(rests):
-            if rest not in self._known:
-                self._learn(rest)
-        mapping = np.array(list(map(self._known.__getitem__, rests)), dtype=np.int32)
+        text = b"".join(texts)
+        ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
+        bounds = np.searchsorted(ends, np.cumsum([0, *map(len, texts)]))
+        process = np.repeat(numbers, np.diff(bounds))
+        start, end, rests = _split_addresses(text, ends)
+        found = list(map(self._known.get, rests))
+        if None in found:
+            for rest in dict.fromkeys(rests):
+                if rest not in self._known:
+                    self._learn(rest)
+            found = list(map(self._known.get, rests))
+        mapping = np.array(found, dtype=np.int32)
         good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(4095) == 0)
         if len(good) > 1:
             good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
@@ -170,51 +176,53 @@ def _is_hex(text: bytes, length: int) -> bool:
     return 0 < len(text) <= length and not text.strip(b"0123456789abcdef")
 
 
-def _split_addresses(lines: list[bytes]) -> tuple[Addresses, Addresses, list[bytes]]:
+def _split_addresses(
+    text: bytes, ends: npt.NDArray[np.int64]
+) -> tuple[Addresses, Addresses, list[bytes]]:
     """Return start, end and the rest of each line; (0, 0) if it does not begin with a range.
 
-    Nearly all addresses have 12 digits (0x7f... and 0x55...): those are decoded all at once.
-    The rest is taken one by one.
+    `ends` is where the lines end. Nearly all addresses have 12 digits (0x7f... and 0x55...):
+    those are decoded all at once. The rest is taken one by one.
     """
-    rests = [line[_HEAD:] for line in lines]
-    heads = [line[:_HEAD] for line in lines]
-    others = _without_form(heads)
-    digits = _digits(heads, others)
-    if len(digits) < 2 * _WIDTH * len(lines) or digits.translate(None, _DIGITS):
+    begins = np.zeros_like(ends)
+    begins[1:] = ends[:-1] + 1
+    heads = _heads(text, begins)
+    form = (heads[:, _WIDTH] == ord("-")) & (heads[:, _HEAD - 1] == ord(" "))
+    digits = np.frombuffer(bytearray(heads).translate(_DIGITS), dtype=np.uint8)
+    digits = digits.reshape(-1, 2, _WIDTH + 1)
+    digits[:, :, _WIDTH] = 0
+    digits[~form] = 0
+    if digits.max(initial=0) == _NO_DIGIT:
         # No kernel wrote this.
-        others = [row for row, head in enumerate(heads) if not re.fullmatch(_RANGE, head)]
-        digits = _digits(heads, others)
-    pairs = np.zeros((len(lines), 2, 8), dtype=np.uint8)
-    pairs[:, :, 2:] = np.frombuffer(bytes.fromhex(digits.decode()), dtype=np.uint8).reshape(
-        -1, 2, 6
-    )
+        form &= digits.max(axis=(1, 2)) < _NO_DIGIT
+    pairs = np.zeros((len(ends), 2, 8), dtype=np.uint8)
+    np.bitwise_or(digits[:, :, :_WIDTH:2] << 4, digits[:, :, 1::2], out=pairs[:, :, 2:])
     addresses = pairs.view(">u8").reshape(-1, 2)
     start, end = addresses[:, 0].astype(np.uint64), addresses[:, 1].astype(np.uint64)
-    for number in others:
-        head, _, rests[number] = lines[number].partition(b" ")
-        low, _, high = head.partition(b"-")
-        good = _is_hex(low, 16) and _is_hex(high, 16)
-        start[number], end[number] = (int(low, 16), int(high, 16)) if good else (0, 0)
+    bounds = zip((begins + _HEAD).tolist(), ends.tolist(), strict=True)
+    rests = [text[low:high] for low, high in bounds]
+    for number in np.flatnonzero(~form).tolist():
+        line = text[begins[number] : ends[number]]
+        start[number], end[number], rests[number] = _split_line(line)
     return start, end, rests
 
 
-def _without_form(heads: list[bytes]) -> list[int]:
-    """Return which do not have the dash and the space where they are with 12 digits."""
-    joined = b"".join(heads)
-    if len(joined) < len(heads) * _HEAD:
-        return list(range(len(heads)))
-    characters = np.frombuffer(joined, dtype=np.uint8).reshape(-1, _HEAD)
-    there = (characters[:, _WIDTH] == ord("-")) & (characters[:, _HEAD - 1] == ord(" "))
-    found: list[int] = np.flatnonzero(~there).tolist()
-    return found
+@functools.lru_cache(maxsize=256)
+def _split_line(line: bytes) -> tuple[int, int, bytes]:
+    """Do the same for one line. The cache is for `[vsyscall]`, which every process has."""
+    head, _, rest = line.partition(b" ")
+    low, _, high = head.partition(b"-")
+    good = _is_hex(low, 16) and _is_hex(high, 16)
+    return (int(low, 16), int(high, 16), rest) if good else (0, 0, rest)
 
 
-def _digits(heads: list[bytes], others: list[int]) -> bytes:
-    """Return what is left of the heads without dash and space; zeros for the others."""
-    heads = heads.copy()
-    for row in others:
-        heads[row] = _NO_RANGE
-    return b"".join(heads).translate(None, b"- ")
+def _heads(text: bytes, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Return `_HEAD` characters from each place on, one row each; spaces after the text's end."""
+    if len(begins) and int(begins[-1]) + _HEAD > len(text):
+        text += b" " * _HEAD
+    places = max(len(text) - _HEAD + 1, 0)
+    windows = np.ndarray((places,), dtype=f"V{_HEAD}", buffer=text, strides=(1,))
+    return windows[begins].view(np.uint8).reshape(-1, _HEAD)
 
 
 def _without_overlaps(

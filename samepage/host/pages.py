@@ -35,7 +35,7 @@ _VPAGE_MAX = np.uint64((1 << 36) - 1)
 
 
 def _flags_table() -> npt.NDArray[np.uint16]:
-    """Return `PageFlags` by the upper 9 bits (55 to 63) of a pagemap entry."""
+    """Return `PageFlags` by the upper 9 bits (55 to 63) of a pagemap entry, 0 for no page."""
     bits = {
         8: PageFlags.PRESENT,
         7: PageFlags.SWAPPED,
@@ -47,6 +47,8 @@ def _flags_table() -> npt.NDArray[np.uint16]:
     table = np.zeros(512, dtype=np.uint16)
     for bit, flag in bits.items():
         table |= np.where(values >> bit & 1, np.uint16(flag), np.uint16(0))
+    swapped = (values & (_SWAPPED | _GUARD_REGION)) == _SWAPPED
+    table[(values < _PRESENT) & ~swapped] = 0
     return table
 
 
@@ -123,10 +125,11 @@ class Pages:
 
     def keep(self, wanted: npt.NDArray[np.bool_]) -> "Pages":
         """Return the pages that are marked in `wanted`."""
+        runs = self.run_process, self.run_vpage, self.run_first
+        begins, process, vpage = _runs_within(wanted, *runs)
         numbers = np.flatnonzero(wanted)
-        run_of = np.repeat(np.arange(len(self.run_first)), self.lengths())
-        runs = _runs_of(numbers, run_of, self.run_process, self.run_vpage, self.run_first)
-        return Pages(*runs, self.frame[numbers], self.flags[numbers])
+        first = np.searchsorted(numbers, begins)
+        return Pages(process, vpage, first, self.frame[numbers], self.flags[numbers])
 
 
 class _Column(Generic[Scalar]):
@@ -175,25 +178,24 @@ class PagesBuilder:
         process, vpage = runs[:, 0].astype(np.int32), runs[:, 1].copy()
         first = np.cumsum(lengths) - lengths
         # Both are below 2^63. An index that is no int64 would be converted at each look-up.
+        flags = _FLAGS[(entries >> _FLAGS_SHIFT).view(np.int64)]
         frame = (entries & PFN_MASK).view(np.int64)
-        upper = (entries >> _FLAGS_SHIFT).view(np.int64)
-        if upper.min() < _PRESENT:
-            present = upper >= _PRESENT
-            swapped = (upper & (_SWAPPED | _GUARD_REGION)) == _SWAPPED
-            frame[~present] = 0
-            numbers = np.flatnonzero(present | swapped)
-            process, vpage, first = _runs_of(
-                numbers, np.repeat(np.arange(len(runs)), lengths), process, vpage, first
-            )
-            frame, upper = frame[numbers], upper[numbers]
-        if len(frame):
-            flags = _FLAGS[upper]
-            self._frame.extend(self._finder.add(frame, flags, self._count))
-            self._flags.extend(flags)
-            self._run_process.extend(process)
-            self._run_vpage.extend(vpage)
-            self._run_first.extend(first + self._count)
-            self._count += len(frame)
+        resident = flags != 0
+        if not resident.all():
+            begins, process, vpage = _runs_within(resident, process, vpage, first)
+            numbers = np.flatnonzero(resident)
+            first = np.searchsorted(numbers, begins)
+            frame, flags = frame[numbers], flags[numbers]
+        if not len(frame):
+            return
+        swapped = (flags & np.uint16(PageFlags.PRESENT)) == 0
+        frame[swapped] = 0
+        self._frame.extend(self._finder.add(frame, flags, self._count))
+        self._flags.extend(flags)
+        self._run_process.extend(process)
+        self._run_vpage.extend(vpage)
+        self._run_first.extend(first + self._count)
+        self._count += len(frame)
 
     def build(self) -> Pages:
         """Return all pages; the builder is used up."""
@@ -206,22 +208,22 @@ class PagesBuilder:
         )
 
 
-def _runs_of(
-    numbers: npt.NDArray[np.int64],
-    run_of: npt.NDArray[np.int64],
+def _runs_within(
+    wanted: npt.NDArray[np.bool_],
     process: npt.NDArray[np.int32],
     vpage: npt.NDArray[np.uint64],
     first: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Return the runs (process, virtual page, first page) of some pages out of a larger set."""
-    run = run_of[numbers]
-    begins = np.ones(len(numbers), dtype=bool)
-    if len(numbers):
-        begins[1:] = (np.diff(numbers) != 1) | (np.diff(run) != 0)
-    run_first = np.flatnonzero(begins)
-    run = run[run_first]
-    run_vpage = vpage[run] + (numbers[run_first] - first[run]).astype(np.uint64)
-    return process[run], run_vpage, run_first
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
+    """Return the pieces of runs in which all is wanted: first page, process, virtual page.
+
+    Run `i` is of `process[i]`, begins with `vpage[i]`, which is page `first[i]`, and is not empty.
+    """
+    begins = wanted.copy()
+    begins[1:] &= ~wanted[:-1]
+    begins[first] = wanted[first]
+    pages = np.flatnonzero(begins)
+    run = np.searchsorted(first, pages, side="right") - 1
+    return pages, process[run], vpage[run] + (pages - first[run]).astype(np.uint64)
 
 
 def _key(process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from samepage.host import kpage
+from samepage.host.arrays import order_of
 from samepage.host.collect import Batch
 from samepage.host.frame_finder import FoundFrames, FrameFinder
 from samepage.host.frame_table import FrameTable, classify
@@ -88,7 +88,7 @@ class CaptureBuilder:
         self._huge: list[tuple[int, list[Range]]] = []
         self._dropped: set[int] = set()
         self._parser = MapsParser(self.tally)
-        self._finder = FrameFinder(self._look)
+        self._finder = FrameFinder()
         self._pages = PagesBuilder(self._finder)
 
     def add(self, batch: Batch) -> None:
@@ -117,7 +117,7 @@ class CaptureBuilder:
             position[kept] = np.arange(len(kept), dtype=np.int32)
             vmas.process = position[vmas.process]
             pages.run_process = position[pages.run_process]
-        order = np.argsort(found.number[1:]) + 1
+        order = order_of(found.number[1:]) + 1
         frames, visible = self._frames(pages, found, order)
         _number_by_order(pages, order, frames)
         mapping_file, files = self._files(processes, vmas)
@@ -161,36 +161,20 @@ class CaptureBuilder:
         self, pages: Pages, found: FoundFrames, order: npt.NDArray[np.int64]
     ) -> tuple[FrameTable, bool]:
         """Return the table of the frames in this order, and whether frames are visible."""
-        flags, known = found.flags[order], found.kpage[order]
-        numbers = found.number[order].astype(np.uint64)
-        exclusive = np.zeros(len(order), dtype=bool)
-        is_huge = (flags & np.uint16(PageFlags.HUGE)) != 0
+        flags, numbers = found.flags[order], found.number[order].astype(np.uint64)
+        exclusive = assumed = np.zeros(len(order), dtype=bool)
         if self._huge_known:
             # Of a folio mapped by one huge entry pagemap tells it of the first page only.
-            exclusive = ~is_huge & ((flags & np.uint16(PageFlags.EXCLUSIVE)) != 0)
-        if not self.all_flags:
-            unread = (known & np.uint64(kpage.UNREAD)) != 0
-            asked = unread & is_huge if self._huge_known else unread
-            known[asked] = kpage.read_flags(numbers[asked], self.proc)
-        table = classify(numbers, known, exclusive, self.proc)
+            is_small = (flags & np.uint16(PageFlags.HUGE)) == 0
+            exclusive = is_small & ((flags & np.uint16(PageFlags.EXCLUSIVE)) != 0)
+            if not self.all_flags:
+                assumed = is_small & ((flags & np.uint16(PageFlags.FILE)) == 0)
+        table = classify(numbers, assumed, exclusive, self.proc)
         # The counts were read after the pages; a process may have exited in between.
         np.maximum(table.mapcount, found.mapped[order], out=table.mapcount)
         if len(numbers):
             return table, True
         return table, not (pages.flags & np.uint16(PageFlags.PRESENT)).any()
-
-    def _look(
-        self, frames: npt.NDArray[np.int64], flags: npt.NDArray[np.uint16]
-    ) -> npt.NDArray[np.uint64]:
-        """Return the kpageflags of new frames; which are asked for depends on `all_flags`."""
-        known = np.full(len(frames), kpage.UNREAD, dtype=np.uint64)
-        asked = frames != 0
-        if not self.all_flags:
-            asked &= (flags & np.uint16(PageFlags.FILE)) != 0
-        rows = np.flatnonzero(asked)
-        rows = rows[np.argsort(frames[rows])]
-        known[rows] = kpage.read_flags(frames[rows].view(np.uint64), self.proc)
-        return known
 
     def _files(
         self, processes: list[Process], vmas: Vmas

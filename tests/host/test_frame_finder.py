@@ -4,17 +4,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samepage.host.frame_finder import FoundFrames, FrameFinder, Numbers
+from samepage.host.frame_finder import FoundFrames, FrameFinder
 
 FRAMES = st.one_of(
     st.integers(0, 200), st.integers(0, 1 << 20), st.integers((1 << 32) - 9, (1 << 55) - 1)
 )
 BATCHES = st.lists(st.lists(FRAMES, max_size=30), max_size=6)
-
-
-def look(frames: np.ndarray, flags: np.ndarray) -> Numbers:
-    """Stand in for kpageflags: the number itself."""
-    return frames.astype(np.uint64)
 
 
 def flag(page: int) -> int:
@@ -23,7 +18,7 @@ def flag(page: int) -> int:
 
 def find(batches: list[list[int]]) -> tuple[FoundFrames, list[int]]:
     """Return what was found, and the rows of all pages."""
-    finder, rows = FrameFinder(look), []
+    finder, rows = FrameFinder(), []
     for batch in batches:
         flags = np.array([flag(len(rows) + i) for i in range(len(batch))], dtype=np.uint16)
         rows += finder.add(np.array(batch, dtype=np.int64), flags, len(rows)).tolist()
@@ -42,7 +37,6 @@ def test_rows_are_those_of_a_dictionary(batches: list[list[int]]) -> None:
             first = pages.index(frame)
             assert (int(found.first[row]), int(found.flags[row])) == (first, flag(first))
             assert int(found.mapped[row]) == pages.count(frame)
-            assert int(found.kpage[row]) == frame
 
 
 @settings(deadline=None)
