@@ -4,6 +4,7 @@ import json
 import sys
 
 from samepage.cli.arguments import Parser, add_top, number
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 
 
@@ -42,6 +43,7 @@ def command(
 
     The files are read, not loaded: x86-64, aarch64, riscv64 and i386 on any machine.
     """
+    use_one_thread()
     from samepage.analysis.cost import cost_of
     from samepage.elf.object import DynamicObject
     from samepage.report.cost import cost_document, cost_text

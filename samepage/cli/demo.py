@@ -3,6 +3,7 @@
 import sys
 
 from samepage.cli.arguments import Parser
+from samepage.cli.blas import use_one_thread
 
 
 def arguments(parser: Parser) -> None:
@@ -24,6 +25,7 @@ def command(as_json: bool, no_live: bool) -> None:
     first call into the library, in the second program, after a write, and at their ends.
     With a C compiler, a second pair follows whose functions are known by name.
     """
+    use_one_thread()
     from samepage.demo.story import tell_story
     from samepage.report.demo import print_story, write_json
     from samepage.report.tables import console_for

@@ -3,6 +3,7 @@
 import sys
 
 from samepage.cli.arguments import Parser, add_top
+from samepage.cli.blas import use_one_thread
 
 
 def arguments(parser: Parser) -> None:
@@ -33,6 +34,7 @@ def command(
     top: int,
 ) -> int:
     """Compare the snapshots in BEFORE and AFTER."""
+    use_one_thread()
     from samepage.analysis.diff import Match, diff
     from samepage.report.diff import print_diff, write_json, write_text
     from samepage.report.output import replacing

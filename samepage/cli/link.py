@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from samepage.cli.arguments import Parser
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 
 
@@ -44,6 +45,7 @@ def command(
         file = shutil.which(file) or file
     if check:
         return _check(file, as_json)
+    use_one_thread()
     from samepage.linker.image import ImageMemory
     from samepage.linker.link import Linker
     from samepage.linker.search import LinkerConfig

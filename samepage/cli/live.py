@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_top
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.host.background import BackgroundCollector
 from samepage.host.select import find_processes
@@ -65,9 +66,7 @@ def command(
         format_of(output)  # an unknown suffix is an error before the work, not after it
     pids = find_processes(targets, proc) if targets else None
     collector = BackgroundCollector(pids, proc=proc)
-    # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+    use_one_thread()
     from samepage.host.capture import read_system
     from samepage.host.summary import Summary
 

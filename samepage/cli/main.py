@@ -73,16 +73,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     gc.set_threshold(50_000)
     status = run(argv)
-    gc.freeze()  # what is still there goes with the process
-    if "samepage.cli.live" in sys.modules:
-        _leave(status)
-    sys.exit(status)
+    if sys.gettrace() or sys.getprofile():
+        sys.exit(status)
+    _leave(status)
 
 
 def _leave(status: int) -> NoReturn:
     """End at once: to take NumPy's modules apart one by one is a tenth of `samepage live`.
 
-    Only for commands that leave nothing to be done at exit (threads, temporary files).
+    So no command leaves anything to be done at exit (threads to wait for, temporary files);
+    only a profiler or a debugger does.
     """
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 import sys
 
 from samepage.cli.arguments import USAGE_ERROR, Parser, add_top
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.report import FORMATS, print_report, write_report
 
@@ -41,6 +42,7 @@ def command(
 
     A snapshot is what `-o DIR` of the other commands writes: one Parquet file per table.
     """
+    use_one_thread()
     from samepage.analysis.counting import Scope
     from samepage.snapshot import store
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_programs, add_top, number
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.programs import split_programs
 
@@ -128,6 +129,7 @@ def command(
         max_instructions=max_instructions or 0,
     )
     environment = _environment(env, clear_env)
+    use_one_thread()
     status = 0
     for argv in programs:
         status = run_program(

@@ -1,10 +1,10 @@
 """`samepage top`: the live report as a full-screen view that refreshes."""
 
 import argparse
-import os
 import sys
 
 from samepage.cli.arguments import Parser, number
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.host.select import find_processes
 
@@ -34,7 +34,7 @@ def command(targets: list[str], interval: float, proc: str) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SamepageError("top needs a terminal; use `samepage live` in a pipe")
     pids = find_processes(targets, proc) if targets else None
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    use_one_thread()
     try:
         from samepage.report.top_app import TopApp
     except ModuleNotFoundError as error:

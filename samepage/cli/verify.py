@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_programs, number
+from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.programs import split_programs
 
@@ -96,8 +97,7 @@ def command(
     Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
     the first program.
     """
-    # Nothing here multiplies matrices; OpenBLAS would start a thread per CPU at import.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    use_one_thread()
     from samepage.host.traced import StopAt
     from samepage.verify.corpus import read_corpus
     from samepage.verify.environment import ENVIRONMENT

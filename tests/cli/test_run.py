@@ -114,6 +114,13 @@ def test_environment_and_directory_are_as_asked(tmp_path: Path) -> None:
     assert done.stdout == f"{tmp_path}\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--loader", "builtin"]])
+def test_programs_get_the_users_environment_and_nothing_else(options: list[str]) -> None:
+    natively = subprocess.run(["/usr/bin/env"], capture_output=True, check=True, text=True)
+    done = run(*options, "/usr/bin/env", ":::", "/usr/bin/env")
+    assert done.stdout == 2 * natively.stdout
+
+
 def test_stop_at_entry_and_main_is_before_the_program_prints() -> None:
     for stop in ("entry", "main"):
         done = run("--stop", stop, "echo", "hello")
