@@ -4,6 +4,9 @@ It has some 75,000 relocations, so that ld.so needs 6 ms to load it: a twentieth
 that `samepage run true` takes. So a command that will need the library calls `preload`, and
 the modules are imported meanwhile. `ctypes.CDLL` would hold Python's lock while ld.so works,
 and would bind all functions at once; `dlopen` called as a foreign function does neither.
+
+ld.so holds its lock meanwhile, so the import of a module that is a shared library itself would
+wait. Those that a machine needs are imported before.
 """
 
 import ctypes
@@ -17,6 +20,9 @@ class EngineError(Exception):
     """Unicorn refused a call: a bug, or no memory on the host; or it is not there at all."""
 
 
+_LIBRARIES = ("fcntl", "mmap", "random", "resource", "select")
+"""Modules of the standard library that are shared libraries, or import such."""
+
 _loader: threading.Thread | None = None
 
 
@@ -24,6 +30,8 @@ def preload() -> None:
     """Start to load the library, in a thread. Raises `EngineError` if it is not installed."""
     global _loader
     if _loader is None:
+        for name in _LIBRARIES:
+            importlib.import_module(name)
         _loader = threading.Thread(target=_dlopen, args=(_path(),), name="preload", daemon=True)
         _loader.start()
 
