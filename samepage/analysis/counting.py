@@ -7,7 +7,8 @@ passes over the `pages` table: the first counts how often each frame is mapped, 
 adds each page to the counters of its VMA. Processes, files and groups are sums of VMAs.
 
 Both passes take pages in bounded batches; what is kept is one number per frame and one row
-of counters per VMA.
+of counters per VMA. Where the pages do not tell a VMA's sums but smaps did when the snapshot was
+made, its row has the kernel's own.
 
 The kernel's rules, kept here:
 
@@ -144,13 +145,15 @@ class Counted:
 
     Invariants: `vmas` has a row for each row of the table `vmas`; in each of its rows
     RSS = shared + private + unknown; the values of `degrees[pid]` sum up to the RSS of the
-    process, with degree 0 for pages that are unknown.
+    process, with degree 0 for pages that are unknown, unless `by_smaps`.
     """
 
     reader: PageReader
     frames: Frames
     vmas: Counters
     degrees: dict[int, Counter[int]]
+    by_smaps: bool
+    """No frame is known, and the sums are those that the kernel told."""
 
 
 def count(snapshot: Snapshot, scope: Scope) -> Counted:
@@ -165,7 +168,20 @@ def count(snapshot: Snapshot, scope: Scope) -> Counted:
         degree = _degrees(pages, frames)
         _add_to_vmas(vmas, pages, degree)
         _add_to_processes(degrees, pages, degree)
-    return Counted(reader, frames, vmas, degrees)
+    rows, told = snapshot.told()
+    if scope is Scope.SYSTEM:
+        _take_sums(vmas, rows, told)
+    by_smaps = scope is Scope.SYSTEM and not snapshot.frames.num_rows and len(rows) > 0
+    return Counted(reader, frames, vmas, degrees, by_smaps)
+
+
+def _take_sums(vmas: Counters, rows: Counters, told: Counters) -> None:
+    """Replace the counters of some VMAs by the kernel's own sums (`TOLD`)."""
+    vmas[rows, :4] = told[:, :4]
+    vmas[rows, Count.RSS] = told[:, :4].sum(axis=1)
+    vmas[rows, Count.ANONYMOUS] = told[:, 4]
+    vmas[rows, Count.PSS] = told[:, 5]
+    vmas[rows, Count.UNKNOWN] = 0
 
 
 def has(batch: PageBatch, flag: PageFlags) -> npt.NDArray[np.bool_]:

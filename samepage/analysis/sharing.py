@@ -18,8 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from samepage.analysis.counting import PSS_SHIFT, Count, Counted, Counters, Scope, count
-from samepage.snapshot.schema import FrameKind
+from samepage.analysis.counting import (
+    PAGE_SIZE,
+    PSS_SHIFT,
+    Count,
+    Counted,
+    Counters,
+    Scope,
+    count,
+)
+from samepage.snapshot.schema import TOLD, FrameKind
 from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
 
 
@@ -112,7 +120,7 @@ class ProcessUse:
     virtual_pages: int
     usage: Usage
     pss: Fraction
-    """Exact, in pages; without the pages that are `usage.unknown`."""
+    """In pages: exact, or as smaps has it where no frame is known; without `usage.unknown`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +162,14 @@ class FileUse:
     mappers: tuple[Mapper, ...]
 
     @property
+    def frames_known(self) -> bool:
+        """Tell whether the kernel told which frames its pages have."""
+        return self.frames > 0 or not self.mapped_pages
+
+    @property
     def saved_pages(self) -> int:
-        """What it would cost more if each process had pages of its own."""
-        return self.mapped_pages - self.frames
+        """What it would cost more if each process had pages of its own; 0 if not known."""
+        return self.mapped_pages - self.frames if self.frames_known else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +221,15 @@ class Sharing:
                 argv=tuple(row["argv"]),
                 virtual_pages=int(virtual[number]),
                 usage=Usage.of(sums[number]),
-                pss=exact_pss(self.counted.degrees[row["pid"]]),
+                pss=self._pss(row["pid"], sums[number]),
             )
             for number, row in enumerate(self.snapshot.processes.to_pylist())
         ]
+
+    def _pss(self, pid: int, sums: Counters) -> Fraction:
+        if self.counted.by_smaps:
+            return Fraction(int(sums[Count.PSS]), PAGE_SIZE << PSS_SHIFT)
+        return exact_pss(self.counted.degrees[pid])
 
     @cached_property
     def totals(self) -> Totals:
@@ -263,9 +281,10 @@ class Sharing:
         low, high = (
             int(np.searchsorted(pids, np.int32(pid), side=side)) for side in ("left", "right")
         )
+        rows = self.snapshot.vmas.drop_columns(list(TOLD)).slice(low, high - low)
         return [
             VmaUse(**row, usage=Usage.of(self.counted.vmas[low + number]))
-            for number, row in enumerate(self.snapshot.vmas.slice(low, high - low).to_pylist())
+            for number, row in enumerate(rows.to_pylist())
         ]
 
     def _vma_pages(self) -> Counters:

@@ -81,7 +81,7 @@ def command(
     elif not is_report:
         _print(Summary(capture, proc), top)
     if is_report:
-        _write(capture, output, form)
+        _write(capture, output, form, proc)
     if missing:
         print(f"samepage: {missing}", file=sys.stderr)
 
@@ -100,16 +100,18 @@ def _write_metrics(summary: "Summary", path: str) -> None:
         stream.write(prometheus_text(summary))
 
 
-def _write(capture: "Capture", output: str | None, form: str | None) -> None:
+def _write(capture: "Capture", output: str | None, form: str | None, proc: str) -> None:
     """Write a report or snapshot, for which the capture is used up."""
     from samepage.host.to_snapshot import to_snapshot, write_snapshot
     from samepage.report import SNAPSHOT_FORMAT, write_report
 
     if output is not None and (form or format_of(output)) == SNAPSHOT_FORMAT:
-        write_snapshot(capture, output)
+        write_snapshot(capture, output, proc=proc)
     else:
         write_report(
-            to_snapshot(capture, use_up=True), sys.stdout if output is None else output, form
+            to_snapshot(capture, use_up=True, proc=proc),
+            sys.stdout if output is None else output,
+            form,
         )
 
 

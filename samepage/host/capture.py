@@ -34,7 +34,7 @@ def capture(pids: Sequence[int] | None = None, *, proc: str = "/proc") -> "Snaps
     """
     from samepage.host.to_snapshot import to_snapshot
 
-    return to_snapshot(read_system(pids, proc=proc), use_up=True)
+    return to_snapshot(read_system(pids, proc=proc), use_up=True, proc=proc)
 
 
 def read_system(

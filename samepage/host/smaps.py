@@ -8,6 +8,7 @@ pages are shared with whom.
 import re
 
 import numpy as np
+import numpy.typing as npt
 
 from samepage.host.accounting import PSS_SHIFT, VmaSums
 from samepage.host.procfs import read_file
@@ -42,6 +43,12 @@ def read_smaps(pid: int, proc: str = "/proc") -> dict[int, dict[bytes, int]]:
 
 def account_by_smaps(capture: Capture, proc: str = "/proc") -> VmaSums:
     """Return the sums of each VMA as smaps has them; 0 where it may not be read."""
+    return sums_by_smaps(capture, proc)[0]
+
+
+def sums_by_smaps(capture: Capture, proc: str = "/proc") -> tuple[VmaSums, npt.NDArray[np.int64]]:
+    """Return the sums of each VMA as smaps has them, and which VMAs were found there."""
+    told = np.zeros(len(capture.vmas), dtype=bool)
     table = np.zeros((len(_FIELDS), len(capture.vmas)), dtype=np.int64)
     owner = capture.vmas.process
     bounds = np.searchsorted(owner, np.arange(len(capture.processes) + 1)).tolist()
@@ -53,7 +60,9 @@ def account_by_smaps(capture: Capture, proc: str = "/proc") -> VmaSums:
         for row, start in enumerate(capture.vmas.start[low:high].tolist(), low):
             fields = vmas.get(start)
             if fields:
+                told[row] = True
                 table[:, row] = [fields.get(name, 0) for name in _FIELDS]
     pages = table >> 2
     pss = table[_FIELDS.index(b"Pss")].astype(np.uint64) << np.uint64(PSS_SHIFT + 10)
-    return VmaSums(pages[0], pages[1], pages[2], pages[3], pages[4], pages[5], pss)
+    sums = VmaSums(pages[0], pages[1], pages[2], pages[3], pages[4], pages[5], pss)
+    return sums, np.flatnonzero(told)

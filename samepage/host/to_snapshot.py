@@ -1,6 +1,8 @@
 """A capture in the schema that the model shares: Arrow tables.
 
-The pages are expanded here from six bytes to the 22 of the schema, some at a time.
+The pages are expanded here from six bytes to the 22 of the schema, some at a time. What they
+cannot tell, smaps told: the sums of a VMA without frame numbers, or in which it is known how
+many pages are dirty, but not which. Those sums go along.
 """
 
 import os
@@ -10,35 +12,37 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from samepage.host.accounting import account
 from samepage.host.procfs import read_short
 from samepage.host.system import Capture
 from samepage.records import fields
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import TABLES
+from samepage.snapshot.schema import TABLES, TOLD
 from samepage.snapshot.tables import Snapshot
 
 _CHUNK = 1 << 18
 
 
-def to_snapshot(capture: Capture, *, use_up: bool = False) -> Snapshot:
+def to_snapshot(capture: Capture, *, use_up: bool = False, proc: str = "/proc") -> Snapshot:
     """Return the snapshot of a capture, with the counts of `Tally` in `meta`.
 
     With `use_up` the pages of the capture are given up while those of the snapshot are made:
     it takes less memory, and the capture is of no use afterwards.
     """
-    builder = _all_but_pages(capture)
+    builder = _all_but_pages(capture, proc)
     _add_pages(builder, capture, use_up)
     return builder.build()
 
 
-def write_snapshot(capture: Capture, directory: str) -> None:
+def write_snapshot(capture: Capture, directory: str, *, proc: str = "/proc") -> None:
     """Write the snapshot of a capture, as `store.write` does, without ever having it as a whole."""
     from samepage.snapshot import store
 
-    store.write(_all_but_pages(capture).build(), directory, pages=_page_batches(capture))
+    snapshot = _all_but_pages(capture, proc).build()
+    store.write(snapshot, directory, pages=_page_batches(capture))
 
 
-def _all_but_pages(capture: Capture) -> SnapshotBuilder:
+def _all_but_pages(capture: Capture, proc: str) -> SnapshotBuilder:
     builder = SnapshotBuilder(
         "live",
         kernel=os.uname().release,
@@ -63,7 +67,7 @@ def _all_but_pages(capture: Capture) -> SnapshotBuilder:
         for file in capture.files
     ]
     _add_processes(builder, capture)
-    _add_vmas(builder, capture, numbers)
+    _add_vmas(builder, capture, numbers, _told(capture, proc))
     frames = capture.frames
     if len(frames):
         file = np.append(np.array(numbers, dtype=np.int32), -1)[frames.file]
@@ -99,10 +103,28 @@ def _add_processes(builder: SnapshotBuilder, capture: Capture) -> None:
         )
 
 
-def _add_vmas(builder: SnapshotBuilder, capture: Capture, numbers: list[int]) -> None:
+def _told(capture: Capture, proc: str) -> dict[int, list[int]]:
+    """Return the kernel's own sums of the VMAs whose pages do not tell them, by row."""
+    if capture.frames_visible:
+        wanted = np.flatnonzero(capture.unseen_dirty.any(axis=1))
+        if not len(wanted):
+            return {}
+        sums = account(capture)
+    else:
+        from samepage.host.smaps import sums_by_smaps
+
+        sums, wanted = sums_by_smaps(capture, proc)
+    columns = [getattr(sums, name)[wanted].astype(np.int64) for name in TOLD]
+    return dict(zip(wanted.tolist(), np.stack(columns, axis=1).tolist(), strict=True))
+
+
+def _add_vmas(
+    builder: SnapshotBuilder, capture: Capture, numbers: list[int], told: dict[int, list[int]]
+) -> None:
     vmas = capture.vmas
     pids = [process.pid for process in capture.processes]
-    for process, start, end, number in zip(
+    for row, process, start, end, number in zip(
+        range(len(vmas)),
         vmas.process.tolist(),
         vmas.start.tolist(),
         vmas.end.tolist(),
@@ -113,7 +135,8 @@ def _add_vmas(builder: SnapshotBuilder, capture: Capture, numbers: list[int]) ->
         position = int(capture.mapping_file[number])
         file = numbers[position] if position >= 0 else -1
         builder.add_vma(
-            *(pids[process], start, end, mapping.perms, mapping.offset, file, mapping.name)
+            *(pids[process], start, end, mapping.perms, mapping.offset, file, mapping.name),
+            told=told.get(row),
         )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from samepage.snapshot.schema import SCHEMA_VERSION, TABLES
+from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
 from samepage.snapshot.tables import UNIMPLEMENTED_PREFIX, Snapshot
 
 _KEYS = {"processes": 1, "vmas": 2, "events": 1}
@@ -106,10 +106,22 @@ class SnapshotBuilder:
         return self._file_ids.get((dev, ino))
 
     def add_vma(
-        self, pid: int, start: int, end: int, perms: str, offset: int, file: int, name: str
+        self,
+        pid: int,
+        start: int,
+        end: int,
+        perms: str,
+        offset: int,
+        file: int,
+        name: str,
+        told: Sequence[int] | None = None,
     ) -> None:
-        """Add a VMA: addresses and offset in bytes, `file` from `add_file` or -1."""
-        self._add("vmas", (pid, start, end, perms, offset, file, text(name)))
+        """Add a VMA: addresses and offset in bytes, `file` from `add_file` or -1.
+
+        `told` are the kernel's own sums (`TOLD`), where the pages do not tell them.
+        """
+        sums = (None,) * len(TOLD) if told is None else told
+        self._add("vmas", (pid, start, end, perms, offset, file, text(name), *sums))
 
     def add_pages(self, pid: int, vpages: Any, frames: Any, flags: Any) -> None:
         """Add virtual pages of one process: arrays of the same length, see `PageFlags`.

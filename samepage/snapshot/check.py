@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from samepage.errors import SamepageError
 from samepage.snapshot.frame_index import FrameIndex
-from samepage.snapshot.schema import TABLES
+from samepage.snapshot.schema import TABLES, TOLD
 from samepage.snapshot.tables import PAGE_SHIFT, UNIMPLEMENTED_PREFIX, PageBatch, Snapshot, column
 from samepage.snapshot.vma_index import VmaIndex
 
@@ -22,6 +22,7 @@ _PAGES_AT_ONCE = 1 << 18
 NULLABLE = {
     ("processes", "exit_code"),
     ("processes", "start_time"),
+    *(("vmas", name) for name in TOLD),
     ("files", "size"),
     ("files", "build_id"),
     ("events", "cached"),
@@ -117,6 +118,18 @@ def _check_vmas(snapshot: Snapshot) -> None:
     if wrong.any():
         row = _first(wrong) + 1
         _broken("vmas", row, f"{start[row]:#x} of pid {pid[row]} overlaps or is out of order")
+    _check_told(snapshot.vmas)
+
+
+def _check_told(vmas: pa.Table) -> None:
+    """Check the kernel's own sums: all of a VMA or none, and none below 0."""
+    if all(vmas[name].null_count == vmas.num_rows for name in TOLD):
+        return
+    rows = zip(*(vmas[name].to_pylist() for name in TOLD), strict=True)
+    for row, values in enumerate(rows):
+        told = [value for value in values if value is not None]
+        if told and (len(told) != len(TOLD) or min(told) < 0):
+            _broken("vmas", row, f"{dict(zip(TOLD, values, strict=True))} are no sums of a VMA")
 
 
 def _check_pages(snapshot: Snapshot) -> None:

@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "FrameFlags", "FrameKind", "PageFlags"]
+__all__ = ["SCHEMA_VERSION", "TABLES", "TOLD", "FrameFlags", "FrameKind", "PageFlags"]
 
 SCHEMA_VERSION = 1
 """Raised when a reader of the old version could no longer understand a table."""
+
+TOLD = ("shared_clean", "shared_dirty", "private_clean", "private_dirty", "anonymous", "pss")
+"""The columns of `vmas` with the kernel's own sums: in pages, but `pss` in 1/4096 bytes."""
 
 PROCESSES = pa.schema(
     [
@@ -51,6 +54,9 @@ VMAS = pa.schema(
         ("offset", pa.uint64()),  # bytes
         ("file", pa.int32()),
         ("name", pa.string()),  # the path, "[heap]", or ""
+        # What smaps said of it, where the pages do not tell (no frame numbers, or nobody knows
+        # which of them are dirty); all null elsewhere. Files of before there were these lack them.
+        *((name, pa.int64()) for name in TOLD),
     ]
 )
 

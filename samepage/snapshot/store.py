@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from samepage.errors import SamepageError
 from samepage.snapshot.check import check_types
-from samepage.snapshot.schema import SCHEMA_VERSION, TABLES
+from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
 from samepage.snapshot.tables import Snapshot
 
 _AT_FDCWD = -100
@@ -43,7 +43,7 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_ADDED = {"processes": ("start_time",)}
+_ADDED = {"processes": ("start_time",), "vmas": TOLD}
 """Columns that files of the same version may lack, since they were added later: all null then."""
 
 ROW_GROUP = 1 << 18

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from samepage.snapshot.schema import SCHEMA_VERSION, TABLES
+from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
 
 PAGE_SHIFT = 12
 BATCH_ROWS = 1 << 20
@@ -40,6 +40,7 @@ class Snapshot:
     - every pid is in `processes`; every file is -1 or a row of `files`;
     - the VMAs of a process do not overlap, and each of its pages lies in one of them;
     - every frame of `pages` is 0 (not told) or a row of `frames`;
+    - the kernel's own sums of a VMA (`TOLD`) are all there or all null;
     - `meta` has `version` and `source`.
     """
 
@@ -114,6 +115,14 @@ class Snapshot:
             if high < len(pids):
                 break
         return first, count
+
+    def told(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the rows of `vmas` that have the kernel's own sums, and these, as `TOLD`."""
+        columns = [self.vmas[name] for name in TOLD]
+        if columns[0].null_count == len(columns[0]):
+            return np.empty(0, dtype=np.int64), np.empty((0, len(TOLD)), dtype=np.int64)
+        rows = np.flatnonzero(columns[0].is_valid().to_numpy())
+        return rows, np.stack([values.drop_null().to_numpy() for values in columns], axis=1)
 
     def check(self) -> None:
         """Raise `SamepageError`, naming table and row, if an invariant does not hold."""

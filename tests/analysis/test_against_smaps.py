@@ -26,6 +26,12 @@ shared[: 8 * 4096] = b"s" * 8 * 4096
 private = bytearray(b"p") * (2 << 20)
 untouched = mmap.mmap(-1, 16 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 total = sum(untouched[::4096])
+# Read, then half of it written: the kernel tells how many of these are dirty, but not which.
+descriptor = os.memfd_create("half")
+os.ftruncate(descriptor, 32 * 4096)
+half = mmap.mmap(descriptor, 32 * 4096)
+total += sum(half[::4096])
+half[: 16 * 4096] = b"h" * 16 * 4096
 ready, done = os.pipe()
 for child in range(2):
     if os.fork() == 0:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.host.live_processes import read_smaps
+
 NOBODY = 65534
 
 with open("/proc/self/pagemap", "rb") as _pagemap:
@@ -145,30 +147,68 @@ def test_an_unknown_suffix_is_refused_before_the_work(tmp_path: Path) -> None:
     assert "cannot tell the format" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_said() -> None:
+@pytest.fixture
+def sleeper_of_nobody() -> Iterator[int]:
     with subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY) as process:
         wait_for_program(process.pid, "sleep")
-        # Everything is imported first: nobody may not be able to read this environment.
-        code = f"""
+        yield process.pid
+        process.kill()
+
+
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command without privileges."""
+    # Everything is imported first: nobody may not be able to read this environment.
+    code = f"""
 import os, samepage.cli.live, samepage.host.capture, samepage.host.summary
 import samepage.report.live_text, encodings.idna, locale
+import pyarrow.compute, samepage.host.to_snapshot, samepage.host.smaps
+import samepage.report.json, samepage.report.text, samepage.report.output
 from samepage.cli.main import main
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-main(["live"])
+main({list(arguments)!r})
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-        )
-        process.kill()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@needs_root
+def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_said(
+    sleeper_of_nobody: int,
+) -> None:
+    done = as_nobody("live")
     assert done.returncode == 0
-    row = next(line for line in done.stdout.splitlines() if f" {process.pid} " in line)
+    row = next(line for line in done.stdout.splitlines() if f" {sleeper_of_nobody} " in line)
     assert row.split()[:2] == ["sleep", "1000"]
     assert row.split()[3] not in ("0", "?")
     assert done.stderr.count("\n") == 1
     assert "CAP_SYS_ADMIN" in done.stderr
     assert "CAP_SYS_PTRACE" in done.stderr
     assert "sudo" in done.stderr
+
+
+@needs_root
+def test_without_privileges_a_report_has_the_kernels_sums(sleeper_of_nobody: int) -> None:
+    document = json.loads(as_nobody("live", str(sleeper_of_nobody), "-f", "json").stdout)
+    (process,) = document["processes"]
+    # Who else maps a file's page, and with it Pss, changes with each program that comes or goes.
+    for name, theirs in (
+        ("rss", "Rss"),
+        ("private_dirty", "Private_Dirty"),
+        ("anonymous", "Anonymous"),
+        ("swapped", "Swap"),
+    ):
+        assert {vma["start"]: vma[f"{name}_pages"] * 4 for vma in process["vmas"]} == {
+            start: vma[theirs] for start, vma in read_smaps(sleeper_of_nobody).items()
+        }
+    parts = ("shared_clean", "shared_dirty", "private_clean", "private_dirty")
+    assert process["rss_pages"] == sum(process[f"{part}_pages"] for part in parts)
+    assert process["pss_pages"] * 4 == sum(vma["pss_kib"] for vma in process["vmas"])
+    assert process["uss_pages"] < process["pss_pages"] < process["rss_pages"]
+    # Nothing is known of frames, so nothing is said to be saved.
+    assert document["totals"]["frames"] == document["totals"]["saved_pages"] == 0
+    assert {file["saved_pages"] for file in document["files"]} == {0}
 
 
 @needs_frames

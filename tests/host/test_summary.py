@@ -21,17 +21,12 @@ def test_both_say_the_same_of_the_whole_system() -> None:
     ours = {
         row.process.pid: (row.rss, row.uss, row.swapped, row.dirty) for row in summary.processes
     }
-    unseen = dict.fromkeys(ours, 0)
-    for process, extra in zip(
-        capture.vmas.process.tolist(), capture.unseen_dirty.sum(axis=1).tolist(), strict=True
-    ):
-        unseen[capture.processes[process].pid] += extra
     theirs = {
         use.pid: (
             use.usage.rss,
             use.usage.uss,
             use.usage.swap,
-            use.usage.private_dirty + use.usage.shared_dirty + unseen[use.pid],
+            use.usage.private_dirty + use.usage.shared_dirty,
         )
         for use in sharing.processes
     }

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from samepage.errors import SamepageError
 from samepage.snapshot import store
 from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.schema import TOLD
 from samepage.snapshot.tables import Snapshot
 
 
@@ -318,3 +319,10 @@ def test_a_snapshot_from_before_there_were_start_times_is_read(tmp_path: pathlib
     path = tmp_path / "s" / "processes.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["start_time"]), path)
     assert store.read(tmp_path / "s").processes["start_time"].to_pylist() == [None]
+
+
+def test_a_snapshot_from_before_the_kernels_sums_were_kept_is_read(tmp_path: pathlib.Path) -> None:
+    store.write(numbered(3), tmp_path / "s")
+    path = tmp_path / "s" / "vmas.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(list(TOLD)), path)
+    assert store.read(tmp_path / "s").vmas["pss"].to_pylist() == [None]

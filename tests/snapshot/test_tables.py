@@ -98,6 +98,7 @@ def test_unimplemented_syscalls_are_kept() -> None:
         ("vmas", 0, "end", 0x9000, "table vmas, row 1: 0x8000 of pid 10 overlaps"),
         ("vmas", 3, "end", 0x8800, "table vmas, row 3: 0x8000-0x8800 is no range of whole"),
         ("vmas", 3, "pid", 21, "table vmas, row 3: pid 21 is in no row"),
+        ("vmas", 2, "pss", 4096, "table vmas, row 2: {'shared_clean': None,"),
         ("frames", 0, "file", 1, "table frames, row 0: file 1 is in no row of files"),
         ("frames", 0, "frame", 0, "table frames, row 0: frame 0"),
         ("frames", 1, "frame", 50, "table frames, row 1: frame 50 does not come after 50"),
