@@ -29,6 +29,11 @@ class GroupUse:
     frames: int
     own_frames: int
 
+    @property
+    def frames_known(self) -> bool:
+        """Tell whether the kernel told which frames its pages have."""
+        return self.frames > 0 or not self.rss
+
 
 def by_program(process: ProcessUse) -> str:
     """Name a process's executable, or what it calls itself if that is not known."""

@@ -14,8 +14,16 @@ from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
-from samepage.report.sizes import count, printable, size
-from samepage.report.text import answer, command_line, file_name, groupings, mapped_by, notes
+from samepage.report.sizes import count, printable, size, size_if
+from samepage.report.text import (
+    answer,
+    command_line,
+    file_name,
+    files_in_memory,
+    groupings,
+    mapped_by,
+    notes,
+)
 from samepage.snapshot.tables import PAGE_SHIFT
 
 PICTURES = 60
@@ -139,9 +147,9 @@ def _vma_row(vma: VmaUse) -> list[str]:
 
 
 def _group_row(group: GroupUse) -> list[str]:
-    pages = (group.rss, group.pss, group.frames, group.own_frames)
+    frames = (size_if(group.frames_known, n) for n in (group.frames, group.own_frames))
     name = printable(group.name) or "(none)"
-    return [name, str(len(group.pids)), *(size(number) for number in pages)]
+    return [name, str(len(group.pids)), size(group.rss), size(group.pss), *frames]
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:
@@ -161,12 +169,14 @@ def _lost(lost: Sequence[LostSharing]) -> str:
 
 
 def _files(sharing: Sharing) -> Iterable[str]:
-    files = [file for file in sharing.files if file.frames or file.copied_pages]
-    files.sort(key=lambda file: (-file.frames - file.copied_pages, file.path, file.file))
+    files = files_in_memory(sharing)
     yield "<h2>Files</h2>\n"
     rows = [
-        [file_name(file), str(file.inode), str(len(file.mappers))]
-        + [size(n) for n in (file.mapped_pages, file.frames, file.saved_pages, file.copied_pages)]
+        [
+            *(file_name(file), str(file.inode), str(len(file.mappers)), size(file.mapped_pages)),
+            *(size_if(file.frames_known, n) for n in (file.frames, file.saved_pages)),
+            size(file.copied_pages),
+        ]
         for file in files
     ]
     yield _table(["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copied"], rows)

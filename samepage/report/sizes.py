@@ -27,6 +27,11 @@ def size(pages: "int | float | Fraction") -> str:
     return f"{value:.0f} {_UNITS[unit]}" if exact else f"{value:.1f} {_UNITS[unit]}"
 
 
+def size_if(known: object, pages: "int | float | Fraction") -> str:
+    """Return so many pages as `size` does, or "?" where the number is not known."""
+    return size(pages) if known else "?"
+
+
 def growth(pages: "int | float | Fraction") -> str:
     """Return a difference in pages with its sign, or "" for none."""
     return ("+" if pages > 0 else "") + size(pages) if pages else ""

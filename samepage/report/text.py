@@ -14,7 +14,7 @@ from samepage.analysis.counting import Scope
 from samepage.analysis.groups import Groups, GroupUse, by_container, by_program, by_user
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, sum_fractions
-from samepage.report.sizes import count, percent, printable, size
+from samepage.report.sizes import count, percent, printable, size, size_if
 from samepage.report.tables import Column, Cut, console_for, fitted
 
 WIDE = 110
@@ -179,9 +179,14 @@ def _division(process: ProcessUse) -> list[str]:
     return [size(n) for n in (*shared, usage.private_clean, usage.private_dirty, usage.swap)]
 
 
+def files_in_memory(sharing: Sharing) -> list[FileUse]:
+    """Return the files of which a process has pages or copies, the largest first."""
+    files = [file for file in sharing.files if file.mapped_pages or file.copied_pages]
+    return sorted(files, key=lambda f: (-f.frames - f.copied_pages, f.path, f.file))
+
+
 def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
-    files = [file for file in sharing.files if file.frames or file.copied_pages]
-    files.sort(key=lambda file: (-file.frames - file.copied_pages, file.path, file.file))
+    files = files_in_memory(sharing)
     columns = [
         Column("File", cut=Cut.START),
         Column("Mapped", rank=2),
@@ -196,8 +201,8 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
         [
             f"{file_name(file)}\n  {mapped_by(file)}",
             size(file.mapped_pages),
-            size(file.frames),
-            size(file.saved_pages),
+            size_if(file.frames_known, file.frames),
+            size_if(file.frames_known, file.saved_pages),
             size(file.copied_pages),
             str(len(file.mappers)),
             str(file.inode),
@@ -226,8 +231,8 @@ def _print_groups(title: str, groups: list[GroupUse], console: Console, top: int
             str(len(group.pids)),
             size(group.rss),
             size(group.pss),
-            size(group.frames),
-            size(group.own_frames),
+            size_if(group.frames_known, group.frames),
+            size_if(group.frames_known, group.own_frames),
         ]
         for group in groups[:top]
     ]

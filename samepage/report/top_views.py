@@ -16,7 +16,7 @@ import numpy as np
 
 from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, ProcessSum, Summary
 from samepage.report.live_text import file_name, process_name
-from samepage.report.sizes import count, printable, size
+from samepage.report.sizes import count, printable, size, size_if
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 MAX_ROWS = 2000
@@ -72,8 +72,12 @@ class View:
     sort: int = -1
 
 
+_UNKNOWN = -1
+"""The value of what the kernel does not tell: how many frames, without CAP_SYS_ADMIN."""
+
+
 def _size_of_pages(value: Value) -> str:
-    return size(int(value))
+    return size_if(value != _UNKNOWN, int(value))
 
 
 def _size_of_bytes(value: Value) -> str:
@@ -128,12 +132,14 @@ def files(summary: Summary) -> View:
         _pages("SAVED"),
         _pages("COPIED"),
     )
+    visible = summary.capture.frames_visible
     rows = [
         Row(
             f"{row.file.dev}:{row.file.ino}",
             (
-                file_name(row),
-                *(row.processes, row.mapped, row.frames, row.mapped - row.frames, row.copied),
+                *(file_name(row), row.processes, row.mapped),
+                *((row.frames, row.mapped - row.frames) if visible else (_UNKNOWN, _UNKNOWN)),
+                row.copied,
             ),
             file(row.file.dev, row.file.ino),
         )
@@ -144,16 +150,23 @@ def files(summary: Summary) -> View:
 
 def containers(summary: Summary) -> View:
     """The containers that were recognised."""
-    return _groups("Containers", "CONTAINER", summary.containers, lambda row: row.process.container)
+    visible = summary.capture.frames_visible
+    groups = summary.containers
+    return _groups("Containers", "CONTAINER", groups, lambda row: row.process.container, visible)
 
 
 def users(summary: Summary) -> View:
     """The users."""
-    return _groups("Users", "USER ID", summary.users, lambda row: str(row.process.uid))
+    visible = summary.capture.frames_visible
+    return _groups("Users", "USER ID", summary.users, lambda row: str(row.process.uid), visible)
 
 
 def _groups(
-    title: str, noun: str, groups: list[GroupSum], key: Callable[[ProcessSum], str]
+    title: str,
+    noun: str,
+    groups: list[GroupSum],
+    key: Callable[[ProcessSum], str],
+    visible: bool,
 ) -> View:
     columns = (
         *(_name(noun), Column("PROCS", 6), _bytes("PSS")),
@@ -170,7 +183,11 @@ def _groups(
     rows = [
         Row(
             row.name,
-            (row.name, row.processes, row.pss, row.own, row.frames, row.rss),
+            (
+                *(row.name, row.processes, row.pss),
+                *((row.own, row.frames) if visible else (_UNKNOWN, _UNKNOWN)),
+                row.rss,
+            ),
             members(row.name),
         )
         for row in groups
@@ -249,7 +266,7 @@ def pages_of(pid: int, start: int) -> Place:
                             int(frames.frame[row]) if known else 0,
                             int(frames.mapcount[row]) if known else 0,
                             _KINDS[FrameKind(int(frames.kind[row]))] if known else "?",
-                            _state(flags),
+                            _state(flags, known),
                         ),
                     )
                 )
@@ -297,8 +314,10 @@ def file(dev: int, ino: int) -> Place:
 
 def _file_title(row: FileSum, summary: Summary) -> str:
     users = count(row.processes, "process", "processes")
-    shared = sum(n for times, n in summary.degrees(row.number).items() if times > 1)
     name = printable(file_name(row)).rpartition("/")[2]
+    if not summary.capture.frames_visible:
+        return f"{name}: {users}; its frames need root (CAP_SYS_ADMIN)"
+    shared = sum(n for times, n in summary.degrees(row.number).items() if times > 1)
     return f"{name}: {users}, {row.frames} frames, {shared} of them shared"
 
 
@@ -306,8 +325,11 @@ def _cut(title: str, total: int) -> str:
     return f"{title} (the first {MAX_ROWS})" if total > MAX_ROWS else title
 
 
-def _state(flags: int) -> str:
+def _state(flags: int, known: bool) -> str:
+    """Say what a page is; whether it is dirty is known only with its frame."""
     if flags & PageFlags.SWAPPED:
         return "swapped out"
     names = [name for flag, name in _FLAG_NAMES if flags & flag]
-    return " ".join(names) if flags & PageFlags.DIRTY else " ".join(["clean", *names])
+    if known and not flags & PageFlags.DIRTY:
+        names.insert(0, "clean")
+    return " ".join(names) or "?"

@@ -16,7 +16,11 @@ pytest.importorskip("textual", reason="Textual is not installed (the extra samep
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
+from samepage.host.capture import read_system
+from samepage.host.summary import Summary
+from samepage.report import top_views
 from samepage.report.top_app import TopApp
+from samepage.report.top_views import View
 
 SIZE = (80, 24)
 
@@ -122,6 +126,23 @@ async def test_a_file_is_opened_down_to_its_frames(sleepers: list[int]) -> None:
         assert "processes" in place(app)
         await pilot.press("u")
         assert column(app, 0) == [str(os.getuid())]
+
+
+def test_without_frames_nothing_is_said_of_them(sleepers: list[int]) -> None:
+    capture = read_system(sleepers)
+    capture.frames_visible = False
+    summary = Summary(capture)
+
+    def shown(view: View, title: str) -> set[str]:
+        number = [column.title for column in view.columns].index(title)
+        return {view.columns[number].show(row.values[number]) for row in view.rows}
+
+    files = top_views.files(summary)
+    assert shown(files, "FRAMES") == shown(files, "SAVED") == {"?"}
+    assert shown(files, "MAPPED") != {"?"}
+    users = top_views.users(summary)
+    assert shown(users, "OWN") == shown(users, "FRAMES") == {"?"}
+    assert all("0 frames" not in row.opens(summary).title for row in files.rows if row.opens)
 
 
 @pytest.mark.asyncio

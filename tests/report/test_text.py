@@ -100,10 +100,17 @@ def test_names_cannot_move_the_cursor_or_colour_the_terminal() -> None:
 
 def test_frames_that_the_kernel_hides_are_told() -> None:
     builder = SnapshotBuilder("live")
-    builder.add_process(1)
-    builder.add_vma(1, 4096, 8192, "r--p", 0, -1, "")
-    builder.add_pages(1, [1], [0], [1])
-    assert "did not tell the frames of 1 page: run as root" in printed(builder.build(), 200)
+    for pid in (1, 2, 3):
+        builder.add_process(pid, exe=f"/bin/{pid // 2}")
+        file = builder.add_file(1, 1, "/lib/x")
+        builder.add_vma(pid, 4096, 8192, "r--p", 0, file, "/lib/x", (1, 0, 0, 0, 0, 3 << 22))
+        builder.add_pages(pid, [1], [0], [5])
+    text = printed(builder.build(), 200)
+    assert "did not tell the frames of 3 pages: run as root" in text
+    row = next(line for line in text.splitlines() if "/lib/x" in line)
+    assert row.split() == ["/lib/x", "12", "KiB", "?", "?", "0", "3", "1"]
+    row = next(line for line in text.splitlines() if "/bin/1" in line)
+    assert row.split() == ["/bin/1", "2", "8", "KiB", "6", "KiB", "?", "?"]
 
 
 def test_a_file_gets_all_rows_and_no_colour() -> None:
