@@ -11,25 +11,15 @@ What one inode would save: of each page of the file that is in memory in k of th
 k - 1 frames. Private copies (copy-on-write) would stay as they are.
 """
 
-import enum
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.analysis.sharing import FileUse, Sharing
+from samepage.analysis.twins import Cause, Copy, causes
 from samepage.snapshot.schema import FrameKind
 from samepage.snapshot.tables import column
-
-
-class Cause(enum.Enum):
-    """Why a file is an inode of its own; the value is the words of the report."""
-
-    DELETED = "deleted while mapped (an upgrade; restart its processes)"
-    CONTAINER = "in another container (image layers that are not the same)"
-    OTHER_DEVICE = "on another device or overlay layer"
-    VIRTUAL_ENVIRONMENT = "a copy in a virtual environment"
-    COPY = "a copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +64,30 @@ def lost_sharing(sharing: Sharing) -> list[LostSharing]:
 def _lost(
     files: list[FileUse], pages: dict[int, npt.NDArray[np.int64]], containers: dict[int, str]
 ) -> LostSharing:
-    # The one to keep: the one that is on disk still, and that most frames belong to.
-    files = sorted(files, key=lambda file: (file.deleted, -file.cached_frames, file.file))
-    keep = files[0]
     where = {
         file.file: tuple(sorted({containers[mapper.pid] for mapper in file.mappers}))
         for file in files
     }
-    twins = tuple(
-        Twin(file, where[file.file], None if file is keep else _cause(file, keep, where))
+    copies = [
+        Copy(file.dev, file.path, file.deleted, where[file.file], file.cached_frames)
         for file in files
+    ]
+    twins = [
+        Twin(file, where[file.file], cause)
+        for file, cause in zip(files, causes(copies), strict=True)
+    ]
+    twins.sort(
+        key=lambda twin: (twin.cause is not None, twin.file.deleted, -twin.file.cached_frames)
     )
+    keep = twins[0].file
     present = np.concatenate([pages[file.file] for file in files])
     return LostSharing(
         build_id=keep.build_id or "",
         name=keep.path.rpartition("/")[2],
-        twins=twins,
+        twins=tuple(twins),
         frames=len(present),
         saved_frames=len(present) - len(np.unique(present)),
     )
-
-
-def _cause(file: FileUse, keep: FileUse, containers: dict[int, tuple[str, ...]]) -> Cause:
-    if file.deleted:
-        return Cause.DELETED
-    if file.dev != keep.dev:
-        if containers[file.file] != containers[keep.file]:
-            return Cause.CONTAINER
-        return Cause.OTHER_DEVICE
-    if "/site-packages/" in file.path or "/venv/" in file.path or "/.venv/" in file.path:
-        return Cause.VIRTUAL_ENVIRONMENT
-    return Cause.COPY
 
 
 def _cached_pages(sharing: Sharing, wanted: set[int]) -> dict[int, npt.NDArray[np.int64]]:

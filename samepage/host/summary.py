@@ -223,6 +223,11 @@ class Summary:
         rows = sorted(rows, key=lambda row: (row.file.deleted, -row.frames, row.file.path))
         return Lost(rows, count, count - len(distinct(frames.index[mine])))
 
+    def containers_of(self, file: int) -> list[str]:
+        """Return the containers whose processes map the file, ascending; "" for none."""
+        owners = np.unique(self.capture.vmas.process[self.capture.vma_file() == file]).tolist()
+        return sorted({self.capture.processes[number].container for number in owners})
+
     def degrees(self, file: int) -> dict[int, int]:
         """Return how many frames of the file are mapped how often by the system."""
         frames = self.capture.frames

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from samepage.analysis.twins import Cause, Copy, causes
 from samepage.host.procfs import Tally
 from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, Lost, ProcessSum, Summary
 from samepage.report.sizes import count, printable, size
@@ -27,7 +28,7 @@ def live_text(summary: Summary, top: int) -> Iterable[str]:
     yield from _groups("CONTAINER", summary.containers, top, capture.frames_visible)
     if len({row.process.uid for row in summary.processes}) > 1:
         yield from _groups("USER", _named(summary.users), top, capture.frames_visible)
-    yield from _lost(summary.lost, top)
+    yield from _lost(summary, top)
 
 
 def _head(summary: Summary) -> Iterable[str]:
@@ -115,23 +116,39 @@ def _groups(title: str, rows: Sequence[GroupSum], top: int, frames_visible: bool
     )
 
 
-def _lost(rows: Sequence[Lost], top: int) -> Iterable[str]:
+def _lost(summary: Summary, top: int) -> Iterable[str]:
+    rows = summary.lost
     if not rows:
         return
     saved = sum(row.saved for row in rows)
     yield ""
     yield f"LOST SHARING: the same content as different inodes, {size(saved)} in all"
     for lost in shown(rows, top):
-        name = clip(lost.files[0].file.path.rpartition("/")[2])
+        why = _causes(summary, lost)
+        name = clip(why[0][0].file.path.rpartition("/")[2])
         yield f"  {name}: {len(lost.files)} inodes, one would save {size(lost.saved)}"
-        for row in lost.files:
-            yield f"    {size(row.frames):>9}  {printable(row.file.path)}{_state(row)}"
+        for row, cause in why:
+            yield f"    {size(row.frames):>9}  {printable(row.file.path)}  ({_users(row)})"
+            if cause is not None:
+                yield f"{'':15}{cause.value}"
     yield from _rest(len(rows), top)
 
 
-def _state(row: FileSum) -> str:
-    users = count(row.processes, "process", "processes")
-    return f"  ({users}{', deleted' if row.file.deleted else ''})"
+def _causes(summary: Summary, lost: Lost) -> list[tuple[FileSum, Cause | None]]:
+    """Return the inodes and why each is one of its own, the one to keep first."""
+    copies = [
+        Copy(
+            *(row.file.dev, row.file.path, row.file.deleted),
+            *(tuple(summary.containers_of(row.number)), row.frames),
+        )
+        for row in lost.files
+    ]
+    pairs = zip(lost.files, causes(copies), strict=True)
+    return sorted(pairs, key=lambda pair: pair[1] is not None)
+
+
+def _users(row: FileSum) -> str:
+    return count(row.processes, "process", "processes")
 
 
 def _table(head: str, lines: list[str], total: int) -> Iterable[str]:

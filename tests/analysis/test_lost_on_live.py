@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from samepage.analysis.lost_sharing import Cause, LostSharing, lost_sharing
+from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.sharing import Sharing
-from samepage.host.capture import capture
+from samepage.analysis.twins import Cause
+from samepage.host.capture import capture, read_system
+from samepage.host.summary import Summary
+from samepage.report.live_text import live_text
 
 SLEEP = shutil.which("sleep")
 
@@ -61,6 +64,18 @@ def test_a_copy_and_a_deleted_libc_are_found(processes: list[int]) -> None:
     # Which of the other two is kept is decided by the number of frames; /tmp may be a mount.
     assert set(causes.values()) <= {None, Cause.COPY, Cause.OTHER_DEVICE}
     assert None in causes.values()
+
+
+@pytest.mark.skipif(SLEEP is None, reason="no sleep in PATH")
+def test_the_live_report_says_why_too(processes: list[int]) -> None:
+    system = read_system(processes)
+    if not system.frames_visible:
+        pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
+    lines = list(live_text(Summary(system), 0))
+    lines = lines[next(n for n, line in enumerate(lines) if line.startswith("LOST SHARING")) :]
+    where = next(number for number, line in enumerate(lines) if "/deleted/libc" in line)
+    assert lines[where + 1].strip() == Cause.DELETED.value
+    assert any(line.strip() in (Cause.COPY.value, Cause.OTHER_DEVICE.value) for line in lines)
 
 
 def check_saving(lost: LostSharing) -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from samepage.analysis.lost_sharing import Cause, lost_sharing
+from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import Sharing
+from samepage.analysis.twins import Cause, Copy, causes
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 from tests.analysis.sample import sample
@@ -50,6 +51,36 @@ def test_the_cause_is_told(snapshot: Snapshot, cause: Cause) -> None:
     (lost,) = lost_sharing(Sharing(snapshot))
     assert (lost.frames, lost.saved_frames) == (5, 2)
     assert [twin.cause for twin in lost.twins] == [None, cause]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/me/p/venv311/lib/x.so",
+        "/home/me/.local/share/virtualenvs/p-x1/bin/python3.11",
+        "/home/me/my-env/bin/python3.11",
+        "/opt/conda/envs/p/lib/x.so",
+        "/home/me/p/.tox/py311/lib/python3.11/site-packages/x.so",
+    ],
+)
+def test_a_virtual_environment_is_told_by_its_name(path: str) -> None:
+    for dev in (1, 2):  # also on a disk of its own
+        system = Copy(1, "/usr/lib/python3.11/site-packages/x.so", False, ("",), 1)
+        other = Copy(dev, path, False, ("",), 9)
+        # It is not the one to keep, however much of it is in memory.
+        assert causes([other, system]) == [Cause.VIRTUAL_ENVIRONMENT, None]
+
+
+@pytest.mark.parametrize("path", ["/usr/bin/env", "/opt/pyenv/x.so", "/usr/lib/environment/x.so"])
+def test_what_is_only_called_alike_is_a_copy(path: str) -> None:
+    keep = Copy(1, "/usr/lib/x.so", False, ("",), 9)
+    assert causes([keep, Copy(1, path, False, ("",), 1)]) == [None, Cause.COPY]
+
+
+def test_another_container_is_told_on_the_same_device_too() -> None:
+    keep = Copy(1, "/layers/1/x.so", False, ("docker:1", "docker:2"), 9)
+    other = Copy(1, "/layers/2/x.so", False, ("docker:3",), 1)
+    assert causes([keep, other]) == [None, Cause.CONTAINER]
 
 
 @pytest.mark.parametrize("other", [{"size": 8888}, {"build_id": "bb"}, {"build_id": None}])
