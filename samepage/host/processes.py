@@ -11,22 +11,32 @@ from typing import NamedTuple
 
 from samepage.host.collect import RawProcess
 
-_HINTS = ("docker", "libpod", "cri", "kubepods", "lxc", "machine")
+_HINTS = (
+    *("docker", "libpod", "cri", "kubepods", "nerdctl", "lxc", "machine", "nspawn"),
+    *("/default/", "/k8s.io/", "/moby/"),
+)
 """A control group without any of these words is no container's; most hosts have no other."""
 
 _CONTAINERS = (
-    # docker, podman, containerd (CRI) and CRI-O under systemd: RUNTIME-ID.scope
-    (r"(docker|libpod|cri-containerd|crio)-([0-9a-f]{64})\.scope", None),
+    # docker, podman, containerd (CRI, nerdctl) and CRI-O under systemd: RUNTIME-ID.scope
+    (r"(docker|libpod|cri-containerd|nerdctl|crio)-([0-9a-f]{64})\.scope", None),
+    # containerd with cgroupfs as the driver under a kubelet with systemd: POD.slice:RUNTIME:ID
+    (r":(cri-containerd|crio):([0-9a-f]{64})(?:/|$)", None),
     # the same with cgroupfs as the driver, and libpod's with cgroups v1
     (r"/(docker|libpod_parent/libpod|libpod)[/-]([0-9a-f]{64})(?:/|$)", None),
     (r"/(kubepods)\b.*/([0-9a-f]{64})(?:/|$)", None),
     (r"/(lxc)(?:\.payload\.|/)([^/]+)", None),
+    # containerd's own clients with cgroupfs: its namespace, then the id
+    (r"/(default|k8s\.io|moby)/([0-9a-f]{64})(?:/|$)", "containerd"),
+    # what registers itself with systemd-machined, and systemd-nspawn as a service
     (r"/(machine)-([^/]+)\.scope", "machine"),
+    (r"/(systemd-nspawn)@([^/]+)\.service", "machine"),
 )
 _RUNTIMES = {
     "libpod": "podman",
     "libpod_parent/libpod": "podman",
     "cri-containerd": "containerd",
+    "nerdctl": "containerd",
     "kubepods": "kubernetes",
 }
 _MEMORY_CONTROLLERS = ("memory", "name=systemd", "pids")
