@@ -152,6 +152,9 @@ def _internal(error: Exception) -> int:
 
 
 def _complain(message: str, status: int) -> int:
+    from samepage.report.sizes import printable
+
+    message = printable(message)  # it may quote a name, and that may hold anything
     print(f"samepage: {message}", file=sys.stderr)
     return status
 

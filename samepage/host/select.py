@@ -53,7 +53,9 @@ def _names_of(base: str) -> Iterator[str]:
             text = read_file(base + path).decode("utf-8", "surrogateescape")
         except OSError:
             continue
-        yield text.partition("\0")[0].rstrip("\n").rpartition("/")[2]
+        name = text.partition("\0")[0].rstrip("\n").rpartition("/")[2]
+        if name:  # a kernel thread has no arguments
+            yield name
     try:
         yield os.readlink(base + "exe").rpartition("/")[2]
     except OSError:

@@ -117,7 +117,12 @@ def test_metrics_are_read_by_the_official_parser(tmp_path: Path) -> None:
 
 
 def test_what_does_not_exist_is_an_error_of_one_line() -> None:
-    for target, text in (("nothing-like-this", "called"), ("4194305", "no process")):
+    for target, text in (
+        ("nothing-like-this", "called"),
+        ("4194305", "no process"),
+        ("a\nb\x1b[2J", r"called a\nb\x1b[2J"),
+        ("", "called"),
+    ):
         done = samepage("live", target)
         assert done.returncode == 2
         assert text in done.stderr
