@@ -299,8 +299,10 @@ def _open_tables(target: str, shown: str, stack: contextlib.ExitStack) -> dict[s
                 stack.push(attempt.pop_all())
                 return files
         except OSError as error:
+            name = error.filename if str(error.filename).endswith(".parquet") else ""
             raise SamepageError(
-                f"cannot read snapshot {shown}: {error.strerror or error}"
+                f"cannot read snapshot {os.path.join(shown, name) if name else shown}: "
+                f"{error.strerror or error}"
             ) from error
 
 

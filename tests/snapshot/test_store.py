@@ -107,6 +107,14 @@ def test_a_missing_table_is_named(tmp_path: pathlib.Path) -> None:
         store.read(tmp_path / "snap")
 
 
+def test_a_table_that_cannot_be_opened_is_named(tmp_path: pathlib.Path) -> None:
+    store.write(numbered(1), tmp_path / "s")
+    (tmp_path / "s" / "pages.parquet").unlink()
+    (tmp_path / "s" / "pages.parquet").symlink_to("pages.parquet")
+    with pytest.raises(SamepageError, match=r"s/pages\.parquet: Too many levels of symbolic links"):
+        store.read(tmp_path / "s")
+
+
 def test_a_pipe_in_the_place_of_a_table_is_refused(tmp_path: pathlib.Path) -> None:
     store.write(numbered(1), tmp_path / "snap")
     for name in ("meta", "pages"):
