@@ -21,6 +21,7 @@ from collections.abc import Callable
 from samepage.hardware import engine
 from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
 from samepage.hardware.fxsave import fxrstor, fxsave
+from samepage.hardware.operands import fault_address
 from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
@@ -76,8 +77,8 @@ class Vector(enum.IntEnum):
 class CpuStop:
     """What happened.
 
-    `address` of a page fault is that of the page: Unicorn does not tell more of it.
-    `vector` is that of an exception.
+    `address` of a page fault is that of the page: Unicorn does not tell more of it
+    (`Cpu.fault_address` does). `vector` is that of an exception.
     """
 
     reason: Stop
@@ -204,6 +205,13 @@ class Cpu:
     def restore(self, registers: Context) -> None:
         """Load what `save` returned."""
         self._engine.restore(registers)
+
+    def fault_address(self, stop: CpuStop) -> int:
+        """Where in its page the page fault was that ended the last run (CR2)."""
+        page, pc = stop.address, self.pc
+        if stop.access is Access.EXECUTE:
+            return pc if pc >> PAGE_SHIFT == page >> PAGE_SHIFT else page
+        return fault_address(self._code_at_pc(), pc, self.read, page)
 
     def syscall_arguments(self) -> list[int]:
         """The call's number and its six arguments, as the psABI's appendix A.2 places them."""

@@ -7,6 +7,7 @@ from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult
 from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.process.signal import force_signal
 from samepage.kernel.process.sigset import (
     BUS_ADRERR,
@@ -52,14 +53,13 @@ def bad_access(task: Task, stop: CpuStop, fault: FaultResult) -> None:
     """The signal for a page fault that could not be resolved (`bad_area`, `do_sigbus`)."""
     if ADDRESS_LIMIT <= stop.address < _KERNEL_SPACE:
         # Not a canonical address: no page fault, but a general protection fault.
-        task.trap = Trap(Vector.GENERAL_PROTECTION)
+        task.trap = Trap(Vector.GENERAL_PROTECTION, cr2=task.trap.cr2)
         force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
         return
     signal, code = _FAULT_SIGNALS.get(fault, (SIGSEGV, SEGV_MAPERR))
-    address, pc = stop.address, task.kernel.cpu.pc
-    if stop.access is Access.EXECUTE and pc & PAGE_MASK == address:
-        address = pc
-    present = address < ADDRESS_LIMIT and task.mm.table.get(address & PAGE_MASK) & Pte.PRESENT
+    address = task.kernel.cpu.fault_address(stop)
+    # Nothing is told of what the kernel has mapped (`sanitize_error_code`).
+    present = address >= TASK_SIZE or task.mm.table.get(address & PAGE_MASK) & Pte.PRESENT
     error = _PF_USER | (_PF_PROTECTION if present else 0) | _PF_ACCESS[stop.access]
     task.trap = Trap(Vector.PAGE_FAULT, error, address)
     force_signal(task, SigInfo(signal, code, address=address))

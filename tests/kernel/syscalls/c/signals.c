@@ -411,6 +411,107 @@ TEST(segv_tells_code_and_page) {
         ((void (*)(void))0)();
 }
 
+TEST(faults_tell_the_address_of_each_kind_of_operand) {
+    void tell_address(int signal, siginfo_t *info, void *context) {
+        ucontext_t *at = context;
+        printf("SIG%s code %d address %lx %llx error %llx\n", sigabbrev_np(signal), info->si_code,
+               (long)info->si_addr, at->uc_mcontext.gregs[REG_CR2], at->uc_mcontext.gregs[REG_ERR]);
+        siglongjmp(jump, 1);
+    }
+    char *map(long address, int pages, int prot) {
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+        return mmap((void *)address, pages * PAGE, prot, flags, -1, 0);
+    }
+    handle_info(SIGSEGV, tell_address, 0);
+    char *nothing = map(0x10000000, 4, PROT_NONE), *constant = map(0x10100000, 4, PROT_READ);
+    char *end = map(0x10200000, 1, PROT_READ | PROT_WRITE) + PAGE;
+#define FAULT(text)                                                                      \
+    if (!sigsetjmp(jump, 1))                                                             \
+    asm volatile(text ::"D"(nothing), "S"(constant), "b"(end), "c"(16L), "a"(0x21L),     \
+                 "d"(0x10L)                                                              \
+                 : "memory", "r8", "r9", "r12", "r13", "xmm0", "cc")
+    FAULT("add $9,%%rdi; push %%rcx; pop %%rcx; rep stosb");
+    FAULT("add $7,%%rsi; rep movsb");
+    FAULT("rep movsq");
+    FAULT("add $3,%%rdi; scasb");
+    FAULT("xchg %%rsi,%%rdi; lodsl; xchg %%rsi,%%rdi; add $0x55,%%rdi; cmpsb");
+    FAULT("sub $3,%%rbx; movq (%%rbx),%%rax");
+    FAULT("sub $4,%%rbx; movq %%rax,(%%rbx)");
+    FAULT("sub $8,%%rbx; movups (%%rbx),%%xmm0");
+    FAULT("movups %%xmm0,0x20(%%rsi)");
+    FAULT("movdqu 0x35(%%rdi),%%xmm0");
+    FAULT("movq %%xmm0,0x31(%%rdi)");
+    FAULT("pshufb %%xmm0,%%xmm0; punpcklbw 0x40(%%rdi),%%xmm0");
+    FAULT("lock incl 0x10(%%rsi)");
+    FAULT("xchg %%rax,0x18(%%rsi)");
+    FAULT("cmpxchg %%rax,0x28(%%rsi)");
+    FAULT("lock cmpxchg16b 0x30(%%rsi)");
+    FAULT("addl $0x12345678,0x38(%%rsi)");
+    FAULT("testl $1,0x3c(%%rdi)");
+    FAULT("testb $1,0x3d(%%rdi)");
+    FAULT("notl 0x41(%%rsi)");
+    FAULT("imul $100,0x44(%%rdi),%%eax");
+    FAULT("imul $100000,0x48(%%rdi),%%eax");
+    FAULT("shll $3,0x4c(%%rsi)");
+    FAULT("sete 0x50(%%rsi)");
+    FAULT("fldl 0x58(%%rdi)");
+    FAULT("fld1; fstpl 0x60(%%rsi)");
+    FAULT("fldcw 0x63(%%rdi)");
+    FAULT("stmxcsr 0x68(%%rsi)");
+    FAULT("movzbl 0x71(%%rdi),%%eax");
+    FAULT("movslq 0x74(%%rdi),%%rax");
+    FAULT("cmovzl 0x78(%%rdi),%%eax");
+    FAULT("btl $3,0x7c(%%rdi)");
+    FAULT("xlat");
+    FAULT("xchg %%rdi,%%rbx; add $0x100,%%rbx; xlat");
+    FAULT("pushq 0x88(%%rdi)");
+    FAULT("popq 0x90(%%rsi)");
+    FAULT("callq *0x98(%%rdi)");
+    FAULT("jmpq *0xa0(%%rdi)");
+    FAULT("addr32 movl %%eax,0xa8(%%esi)");
+    FAULT("movnti %%eax,0xb0(%%rsi)");
+    FAULT("cvtsi2sdl 0xb4(%%rdi),%%xmm0");
+    FAULT("pinsrw $1,0xb6(%%rdi),%%xmm0");
+    FAULT("pextrw $1,%%xmm0,%%eax; shufps $1,0xc0(%%rdi),%%xmm0");
+    FAULT("bsfl 0xd1(%%rdi),%%eax");
+    FAULT("xadd %%eax,0xd4(%%rsi)");
+    FAULT("movw $1,0xd8(%%rsi)");
+    FAULT("movw $0x1234,0xda(%%rsi)");
+    FAULT("movq $-1,0xdc(%%rsi)");
+    FAULT("lea 0x300(%%rdi),%%rbp; leave");
+    FAULT("movb $1,%%fs:-0x10000000");
+    FAULT("movl %%eax,(%%rdi,%%rdx,4)");
+    FAULT("movb %%al,0x10000010");
+    FAULT("movb %%al,0x10000010(,%%rdx,2)");
+    FAULT("mov %%rdi,%%r12; mov 8(%%r12),%%eax");
+    FAULT("mov %%rdi,%%r13; movb $7,(%%r13)");
+    FAULT("mov %%rdi,%%r13; mov %%rdx,%%r12; movw $0x1234,3(%%r13,%%r12,1)");
+    FAULT("movabs 0x10000033,%%al");
+    FAULT("movabs %%rax,0x10000044");
+    char *code = map(0x10300000, 3, PROT_READ | PROT_WRITE | PROT_EXEC);
+    mprotect(code + PAGE, PAGE, PROT_NONE);
+    struct { int size; char *bytes; } relative[] = {
+        {10, "\x81\x05\x10\x10\0\0\x78\x56\x34\x12"}, // addl $0x12345678, 0x1010(%rip)
+        {9, "\x66\x81\x05\x10\x10\0\0\x78\x56"},      // addw $0x5678, 0x1010(%rip)
+        {7, "\x80\x05\x10\x10\0\0\x78"},               // addb $0x78, 0x1010(%rip)
+        {7, "\x48\x8b\x05\x10\x10\0\0"},               // mov 0x1010(%rip), %rax
+        {10, "\xf7\x05\x10\x10\0\0\x78\x56\x34\x12"}, // testl $0x12345678, 0x1010(%rip)
+        {6, "\xf7\x1d\x10\x10\0\0"},                   // negl 0x1010(%rip)
+    };
+    for (int i = 0; i < sizeof relative / sizeof *relative; i++) {
+        memcpy(code, relative[i].bytes, relative[i].size);
+        if (!sigsetjmp(jump, 1))
+            ((void (*)(void))code)();
+    }
+    code[PAGE - 1] = 0x81;
+    if (!sigsetjmp(jump, 1))
+        ((void (*)(void))(code + PAGE - 1))();
+    long beyond[] = {0x7ffffffff008, 0x7fffffffeffc, 0xffffffffff600007, 0xffff888000000033, 0x900000000000};
+    for (int i = 0; i < 5; i++)
+        if (!sigsetjmp(jump, 1))
+            printf("%ld\n", *(volatile long *)beyond[i]);
+}
+
 TEST(segv_of_noncanonical_addresses) {
     void teller_of_code(int signal, siginfo_t *info, void *context) {
         (void)context;
