@@ -52,6 +52,10 @@ class NullFile(OpenFile):
     def _write_at(self, data: bytes, offset: int) -> int:
         return len(data)
 
+    def write_unseen(self, length: int) -> int | None:
+        """All of it (`write_null`)."""
+        return length
+
     def lseek(self, offset: int, whence: int) -> int:
         """Always 0 (`null_lseek`)."""
         self.pos = 0
@@ -79,6 +83,10 @@ class FullFile(ZeroFile):
         return False
 
     def _write_at(self, data: bytes, offset: int) -> int:
+        raise SysError(errno.ENOSPC)
+
+    def write_unseen(self, length: int) -> int | None:
+        """Raises `SysError(ENOSPC)` (`write_full`)."""
         raise SysError(errno.ENOSPC)
 
 

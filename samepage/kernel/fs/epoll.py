@@ -11,7 +11,8 @@ import os
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLRDNORM, OpenFile, PathFile
+from samepage.kernel.fs.devices import NullFile
+from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLRDNORM, OpenFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.regular import RegularFile
 from samepage.records import record
@@ -51,7 +52,7 @@ class Epoll(OpenFile):
     ) -> None:
         """`epoll_ctl`. Raises `SysError`: EPERM for a file that cannot be waited for,
         EINVAL, EEXIST, ENOENT, ELOOP."""
-        if isinstance(file, (RegularFile, PathFile)) or file.inode.is_dir:
+        if isinstance(file, (RegularFile, NullFile)) or file.inode.is_dir:
             raise SysError(errno.EPERM)
         if file is self:
             raise SysError(errno.EINVAL)

@@ -1,6 +1,7 @@
 """A process's table of file descriptors (`struct files_struct`)."""
 
 import errno
+import os
 from collections.abc import Iterator
 
 from samepage.kernel.errors import SysError
@@ -34,7 +35,16 @@ class FdTable:
         return fd in self._files
 
     def get(self, fd: int) -> OpenFile:
-        """The open file. Raises `SysError(EBADF)`."""
+        """The open file, if it can be used as one (`fget`). Raises `SysError(EBADF)`, also
+        for a descriptor opened with O_PATH."""
+        file = self._files.get(fd)
+        if file is None or file.flags & os.O_PATH:
+            raise SysError(errno.EBADF)
+        return file
+
+    def get_raw(self, fd: int) -> OpenFile:
+        """The open file, or the place that O_PATH opened (`fget_raw`), for the calls that
+        need no more. Raises `SysError(EBADF)`."""
         file = self._files.get(fd)
         if file is None:
             raise SysError(errno.EBADF)
@@ -70,7 +80,7 @@ class FdTable:
 
         Raises `SysError(EBADF)`.
         """
-        file = self.get(fd)
+        file = self.get_raw(fd)
         del self._files[fd]
         self.cloexec.discard(fd)
         self._lowest_free = min(self._lowest_free, fd)
@@ -89,7 +99,7 @@ class FdTable:
 
     def dup(self, fd: int, cloexec: bool = False, lowest: int = 0) -> int:
         """`dup` and F_DUPFD. Raises `SysError` with EBADF, EMFILE or EINVAL."""
-        return self.install(self.get(fd), cloexec, lowest)
+        return self.install(self.get_raw(fd), cloexec, lowest)
 
     def dup2(self, fd: int, target: int, cloexec: bool = False) -> int:
         """Make `target` refer to the file of `fd`; what it was is closed.
@@ -97,7 +107,7 @@ class FdTable:
         `target` equal to `fd` changes nothing (dup3 calls that EINVAL; the caller checks).
         Raises `SysError(EBADF)`.
         """
-        file = self.get(fd)
+        file = self.get_raw(fd)
         if not 0 <= target < self.limit:
             raise SysError(errno.EBADF)
         if fd == target:
@@ -111,12 +121,12 @@ class FdTable:
 
     def get_cloexec(self, fd: int) -> bool:
         """FD_CLOEXEC. Raises `SysError(EBADF)`."""
-        self.get(fd)
+        self.get_raw(fd)
         return fd in self.cloexec
 
     def set_cloexec(self, fd: int, on: bool) -> None:
         """Set or clear FD_CLOEXEC. Raises `SysError(EBADF)`."""
-        self.get(fd)
+        self.get_raw(fd)
         if on:
             self.cloexec.add(fd)
         else:

@@ -212,6 +212,11 @@ class OpenFile:
         """Change the length. Raises `SysError(EINVAL)`."""
         raise SysError(errno.EINVAL)
 
+    def write_unseen(self, length: int) -> int | None:
+        """Write without a look at the data, so that no page of it need be there: how many
+        bytes were taken, or None if they must be seen. Raises `SysError`."""
+        return None
+
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """Give or take space. Raises `SysError`."""
         raise SysError(errno.ENODEV)
@@ -238,7 +243,10 @@ class OpenFile:
 
 
 class PathFile(OpenFile):
-    """A file opened with O_PATH: a place in the tree, of which nothing can be read."""
+    """A file opened with O_PATH: a place in the tree, of which nothing can be read.
+
+    The calls that need more of a file do not get one (`FdTable.get`).
+    """
 
     seekable = False
 
@@ -251,40 +259,3 @@ class PathFile(OpenFile):
     def writable(self) -> bool:
         """Never."""
         return False
-
-    @property
-    def mappable(self) -> Mapping:
-        """O_PATH files cannot be mapped: EBADF."""
-        raise SysError(errno.EBADF)
-
-    def lseek(self, offset: int, whence: int) -> int:
-        """Raises `SysError(EBADF)`, as all but a few calls do."""
-        raise SysError(errno.EBADF)
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def pwrite(self, data: bytes, offset: int) -> int:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def getdents64(self, size: int) -> bytes:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def ioctl(self, request: int, argument: int, memory: UserMemory) -> int:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def ftruncate(self, size: int) -> None:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def fallocate(self, mode: int, offset: int, length: int) -> None:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)
-
-    def fsync(self) -> None:
-        """Raises `SysError(EBADF)`."""
-        raise SysError(errno.EBADF)

@@ -23,6 +23,9 @@ _F_OFD_GETLK, _F_OFD_SETLK, _F_OFD_SETLKW = 36, 37, 38
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _F_GETOWN_EX = 16
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
+_ANY_FILE = (fcntl.F_DUPFD, _F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL)
+"""What is allowed on a descriptor opened with O_PATH (`check_fcntl_cmd`)."""
+
 _FLOCK = struct.Struct("<hhxxxxqqixxxx")
 
 
@@ -90,7 +93,7 @@ def sys_pipe2(task: Task, address: int, flags: I32) -> int:
 @syscall(Sys.FSTAT)
 def sys_fstat(task: Task, fd: I32, buffer: int) -> int:
     """`fstat(2)`."""
-    copy_to_user(task.mm, buffer, task.process.files.get(fd).fstat().pack())
+    copy_to_user(task.mm, buffer, task.process.files.get_raw(fd).fstat().pack())
     return 0
 
 
@@ -106,7 +109,7 @@ def sys_getdents64(task: Task, fd: I32, buffer: int, size: U32) -> int:
 def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult:
     """`fcntl(2)`."""
     files = task.process.files
-    file = files.get(fd)
+    file = files.get_raw(fd) if command in _ANY_FILE else files.get(fd)
     if command in (fcntl.F_DUPFD, _F_DUPFD_CLOEXEC):
         lowest = argument & 0xFFFF_FFFF
         return files.dup(fd, command == _F_DUPFD_CLOEXEC, lowest)
@@ -133,8 +136,13 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
         return int(pipe.capacity if command == _F_GETPIPE_SZ else pipe.resize(argument))
     if command in (_F_ADD_SEALS, _F_GET_SEALS):
         return _seals(task, file, command, argument)
-    if command == fcntl.F_GETOWN:
+    if command in (fcntl.F_GETOWN, fcntl.F_GETSIG):
         return 0
+    if command == _F_GETOWN_EX:  # what glibc calls for F_GETOWN
+        copy_to_user(task.mm, argument, bytes(8))
+        return 0
+    if command == fcntl.F_GETLEASE:
+        return fcntl.F_UNLCK
     if command in (fcntl.F_SETOWN, fcntl.F_SETSIG):
         return 0
     raise SysError(errno.EINVAL)

@@ -10,6 +10,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import RegularFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import ALL_PAGES, sync, write_back
 from samepage.kernel.process.signal import send_to_task
@@ -33,9 +34,12 @@ from samepage.kernel.syscalls.usermem import (
     write_u64,
 )
 
+_SEEK_MAX = os.SEEK_HOLE
 _SPLICE_F_NONBLOCK = 2
 _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_ALL = 2, 7
 _RWF_APPEND, _RWF_SUPPORTED = 0x10, 0x1F
+_FALLOC_FL_SUPPORTED = 0xFB
+_FADV_NOREUSE = 5
 _CHUNK = 1 << 20
 """How much of one large transfer is held outside of RAM at a time (bytes)."""
 
@@ -44,10 +48,21 @@ _Transfer = Callable[[Task, OpenFile, list[tuple[int, int]], int | None], Syscal
 
 
 def _declare(
-    plain: int, vector: int, at_offset: int, vector_at_offset: int, transfer: _Transfer
+    plain: int,
+    vector: int,
+    at_offset: int,
+    vector_at_offset: int,
+    transfer: _Transfer,
+    *,
+    writes: bool,
 ) -> None:
     """Declare the four forms of a transfer: one buffer or several, at the file's position or
     at an offset."""
+
+    def parts_of(task: Task, file: OpenFile, iovec: int, count: int) -> list[tuple[int, int]]:
+        if not (file.writable if writes else file.readable):
+            raise SysError(errno.EBADF)
+        return read_iovec(task, iovec, count)
 
     @syscall(plain)
     def sys_plain(task: Task, fd: I32, buffer: int, count: int) -> SyscallResult:
@@ -57,10 +72,12 @@ def _declare(
     @syscall(vector)
     def sys_vector(task: Task, fd: I32, iovec: int, count: I32) -> SyscallResult:
         file = task.process.files.get(fd)
-        return transfer(task, file, read_iovec(task, iovec, count), None)
+        return transfer(task, file, parts_of(task, file, iovec, count), None)
 
     @syscall(at_offset)
     def sys_at_offset(task: Task, fd: I32, buffer: int, count: int, offset: I64) -> SyscallResult:
+        if offset < 0:
+            raise SysError(errno.EINVAL)
         file = task.process.files.get(fd)
         return transfer(task, file, [(buffer, min(count, MAX_RW_COUNT))], offset)
 
@@ -68,8 +85,10 @@ def _declare(
     def sys_vector_at_offset(
         task: Task, fd: I32, iovec: int, count: I32, offset: I64
     ) -> SyscallResult:
+        if offset < 0:
+            raise SysError(errno.EINVAL)
         file = task.process.files.get(fd)
-        return transfer(task, file, read_iovec(task, iovec, count), offset)
+        return transfer(task, file, parts_of(task, file, iovec, count), offset)
 
 
 @syscall(Sys.PREADV2)
@@ -163,6 +182,11 @@ def write_parts(
     if not total:
         _put(task, file, b"", offset)
         return 0
+    if any(address > TASK_SIZE - length for address, length in parts):
+        raise SysError(errno.EFAULT)
+    unseen = file.write_unseen(total)
+    if unseen is not None:
+        return unseen
     done = 0
     try:
         for address, length in parts:
@@ -189,8 +213,8 @@ def write_parts(
     return done
 
 
-_declare(Sys.READ, Sys.READV, Sys.PREAD64, Sys.PREADV, _read_parts)
-_declare(Sys.WRITE, Sys.WRITEV, Sys.PWRITE64, Sys.PWRITEV, write_parts)
+_declare(Sys.READ, Sys.READV, Sys.PREAD64, Sys.PREADV, _read_parts, writes=False)
+_declare(Sys.WRITE, Sys.WRITEV, Sys.PWRITE64, Sys.PWRITEV, write_parts, writes=True)
 
 
 def _room_to_write(task: Task, file: OpenFile, offset: int | None) -> int:
@@ -227,7 +251,10 @@ def _put(task: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
 @syscall(Sys.LSEEK)
 def sys_lseek(task: Task, fd: I32, offset: I64, whence: I32) -> int:
     """`lseek(2)`."""
-    return task.process.files.get(fd).lseek(offset, whence)
+    file = task.process.files.get(fd)
+    if not 0 <= whence <= _SEEK_MAX:
+        raise SysError(errno.EINVAL)
+    return file.lseek(offset, whence)
 
 
 @syscall(Sys.IOCTL)
@@ -246,6 +273,8 @@ _FIOCLEX, _FIONCLEX = 0x5451, 0x5450
 @syscall(Sys.FTRUNCATE)
 def sys_ftruncate(task: Task, fd: I32, length: I64) -> int:
     """`ftruncate(2)`."""
+    if length < 0:
+        raise SysError(errno.EINVAL)
     file = task.process.files.get(fd)
     if length > file.inode.size:
         check_file_size(task, length)
@@ -255,8 +284,17 @@ def sys_ftruncate(task: Task, fd: I32, length: I64) -> int:
 
 @syscall(Sys.FALLOCATE)
 def sys_fallocate(task: Task, fd: I32, mode: I32, offset: I64, length: I64) -> int:
-    """`fallocate(2)`."""
-    task.process.files.get(fd).fallocate(mode, offset, length)
+    """`fallocate(2)`; the checks come in the order of `vfs_fallocate`."""
+    file = task.process.files.get(fd)
+    if offset < 0 or length <= 0:
+        raise SysError(errno.EINVAL)
+    if mode & ~_FALLOC_FL_SUPPORTED:
+        raise SysError(errno.EOPNOTSUPP)
+    if not file.writable:
+        raise SysError(errno.EBADF)
+    if stat.S_ISFIFO(file.inode.mode):
+        raise SysError(errno.ESPIPE)
+    file.fallocate(mode, offset, length)
     return 0
 
 
@@ -295,12 +333,25 @@ def sys_sync(task: Task) -> int:
     return 0
 
 
-@syscall(Sys.FADVISE64, Sys.READAHEAD)
+@syscall(Sys.FADVISE64)
 def sys_fadvise64(task: Task, fd: I32, offset: I64, length: I64, advice: I32) -> int:
-    """`posix_fadvise(2)`, `readahead(2)`: advice that the model's cache does not need."""
+    """`posix_fadvise(2)`: advice that the model's cache does not need."""
     file = task.process.files.get(fd)
-    if not file.seekable:
+    if stat.S_ISFIFO(file.inode.mode):
         raise SysError(errno.ESPIPE)
+    if length < 0 or not 0 <= advice <= _FADV_NOREUSE:
+        raise SysError(errno.EINVAL)
+    return 0
+
+
+@syscall(Sys.READAHEAD)
+def sys_readahead(task: Task, fd: I32, offset: I64, count: int) -> int:
+    """`readahead(2)`: likewise."""
+    file = task.process.files.get(fd)
+    if not file.readable:
+        raise SysError(errno.EBADF)
+    if not stat.S_ISREG(file.inode.mode):
+        raise SysError(errno.EINVAL)
     return 0
 
 
@@ -317,8 +368,15 @@ def sys_copy_file_range(
 ) -> SyscallResult:
     """`copy_file_range(2)`."""
     source, target = task.process.files.get(in_fd), task.process.files.get(out_fd)
-    if flags or not (source.seekable and target.seekable) or target.flags & os.O_APPEND:
-        raise SysError(errno.EBADF if target.flags & os.O_APPEND else errno.EINVAL)
+    modes = source.inode.mode, target.inode.mode
+    if flags:
+        raise SysError(errno.EINVAL)
+    if any(map(stat.S_ISDIR, modes)):
+        raise SysError(errno.EISDIR)
+    if not all(map(stat.S_ISREG, modes)):
+        raise SysError(errno.EINVAL)
+    if target.flags & os.O_APPEND:
+        raise SysError(errno.EBADF)
     return _transfer(task, source, target, in_offset, out_offset, count)
 
 

@@ -91,7 +91,7 @@ def sys_lstat(task: Task, path: int, buffer: int) -> int:
 def sys_newfstatat(task: Task, dirfd: I32, path: int, buffer: int, flags: I32) -> int:
     """`fstatat(2)`."""
     if flags & AT_EMPTY_PATH and dirfd >= 0 and (not path or not read_path(task, path)):
-        found = task.process.files.get(dirfd).fstat()
+        found = task.process.files.get_raw(dirfd).fstat()
     else:
         found = at_path(task, dirfd, path, flags).inode.stat()
     copy_to_user(task.mm, buffer, found.pack())
@@ -145,7 +145,10 @@ def sys_readlinkat(task: Task, dirfd: I32, path: int, buffer: int, size: I32) ->
     name = read_path(task, path)
     base = base_path(task, dirfd, name)
     if not name:
-        target = task.process.files.get(dirfd).inode.readlink()
+        inode = task.process.files.get_raw(dirfd).inode
+        if not inode.is_symlink:
+            raise SysError(errno.ENOENT)
+        target = inode.readlink()
     else:
         target = task.kernel.vfs.readlink(task.process.fs, name, base)
     copy_to_user(task.mm, buffer, target[:size])
@@ -172,7 +175,7 @@ def sys_chdir(task: Task, path: int) -> int:
 @syscall(Sys.FCHDIR)
 def sys_fchdir(task: Task, fd: I32) -> int:
     """`fchdir(2)`."""
-    task.kernel.vfs.chdir(task.process.fs, task.process.files.get(fd).path)
+    task.kernel.vfs.chdir(task.process.fs, task.process.files.get_raw(fd).path)
     return 0
 
 
@@ -360,6 +363,8 @@ def sys_truncate(task: Task, path: int, length: I64) -> int:
 @syscall(Sys.UTIMENSAT)
 def sys_utimensat(task: Task, dirfd: I32, path: int, times: int, flags: I32) -> int:
     """`utimensat(2)`; a null path means `dirfd` itself."""
+    if not path and dirfd != AT_FDCWD:
+        task.process.files.get(dirfd)  # not one of O_PATH
     found = at_path(task, dirfd, path, flags if path else flags | AT_EMPTY_PATH)
     now = task.kernel.clock.realtime()
     stamps: list[int | None] = [now, now]
@@ -407,7 +412,7 @@ def sys_statfs(task: Task, path: int, buffer: int) -> int:
 @syscall(Sys.FSTATFS)
 def sys_fstatfs(task: Task, fd: I32, buffer: int) -> int:
     """`fstatfs(2)`."""
-    copy_to_user(task.mm, buffer, task.process.files.get(fd).inode.sb.statfs().pack())
+    copy_to_user(task.mm, buffer, task.process.files.get_raw(fd).inode.sb.statfs().pack())
     return 0
 
 

@@ -113,15 +113,15 @@ def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[W
         for index, (fd, events, _) in enumerate(entries):
             found = 0
             if fd >= 0:
-                if fd in table:
+                try:
                     found = table.get(fd).poll() & (events | POLLERR | POLLHUP)
-                else:
+                except SysError:
                     found = _POLLNVAL
             ready += bool(found)
             copy_to_user(task.mm, fds + index * _POLLFD.size + 6, struct.pack("<H", found))
         return ready
 
-    files = [table.get(fd) for fd, _, _ in entries if fd in table]
+    files = [table.get_raw(fd) for fd, _, _ in entries if fd in table]
     return (yield from wait_until(task, look, deadline, files))
 
 

@@ -145,7 +145,7 @@ def sys_execveat(task: Task, dirfd: I32, path: int, argv: int, envp: int, flags:
     strings = read_strings(task, argv), read_strings(task, envp)
     if not name and flags & AT_EMPTY_PATH and dirfd != AT_FDCWD:
         files = task.process.files
-        opened = files.get(dirfd).path
+        opened = files.get_raw(dirfd).path
         if files.get_cloexec(dirfd) and task.kernel.cache.read(_content(opened), 0, 2) == b"#!":
             raise SysError(errno.ENOENT)  # its interpreter could not open it
         do_execve(task, b"/dev/fd/%d" % dirfd, *strings, opened=opened)

@@ -181,7 +181,7 @@ def _read_rights(task: Task, control: int, length: int) -> tuple[OpenFile, ...]:
             raise SysError(errno.EINVAL)
         if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
             fds = struct.unpack_from(f"<{(size - 16) // 4}i", raw, at + 16)
-            files += [task.process.files.get(fd) for fd in fds]
+            files += [task.process.files.get_raw(fd) for fd in fds]
         at += (size + 7) & ~7
     return tuple(files)
 

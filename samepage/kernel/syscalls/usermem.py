@@ -49,7 +49,7 @@ def base_path(task: Task, dirfd: int, path: bytes) -> Path | None:
     look at `dirfd`."""
     if dirfd == AT_FDCWD or path.startswith(b"/"):
         return None
-    return task.process.files.get(dirfd).path
+    return task.process.files.get_raw(dirfd).path
 
 
 def at_path(task: Task, dirfd: int, address: int, flags: int) -> Path:
@@ -58,7 +58,7 @@ def at_path(task: Task, dirfd: int, address: int, flags: int) -> Path:
     if not name and flags & AT_EMPTY_PATH:
         if dirfd == AT_FDCWD:
             return task.process.fs.cwd
-        return task.process.files.get(dirfd).path
+        return task.process.files.get_raw(dirfd).path
     follow = not flags & AT_SYMLINK_NOFOLLOW
     return task.kernel.vfs.lookup(
         task.process.fs, name, follow=follow, base=base_path(task, dirfd, name)

@@ -170,7 +170,7 @@ def _numbers(process: ProcessView) -> list[int]:
 def _file(process: ProcessView, fd: int) -> OpenFile:
     if process.files is None:
         raise SysError(errno.EBADF)
-    return process.files.get(fd)
+    return process.files.get_raw(fd)
 
 
 def _describe(process: ProcessView, fd: int, file: OpenFile) -> str:

@@ -1,8 +1,13 @@
 /* Files and directories. */
 #include "oracle.h"
 #include <dirent.h>
+#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/sendfile.h>
 #include <sys/statfs.h>
+#include <sys/uio.h>
+#include <sys/xattr.h>
 
 static char place[] = "/tmp/oracle-dir-XXXXXX";
 static void enter(void) { mkdtemp(place); chdir(place); }
@@ -290,7 +295,6 @@ IN_PLACE(working_directory) {
 }
 
 IN_PLACE(extended_attributes_and_unusual_calls) {
-    #include <sys/xattr.h>
     char value[20] = "";
     close(open("f", O_CREAT, 0600));
     SHOW(setxattr("f", "user.a", "v", 1, 0));
@@ -313,7 +317,6 @@ IN_PLACE(copying_calls) {
     char text[30] = "";
     write(a, "hello world", 11);
     off_t offset = 6;
-    #include <sys/sendfile.h>
     SHOW(sendfile(b, a, &offset, 100));
     SHOW(offset);
     loff_t in = 0;
@@ -376,4 +379,73 @@ IN_PLACE(holes_stay_holes_when_they_are_read) {
     pread(memory, data, PAGE, 3 * PAGE);
     pwrite(memory, "x", 1, 5 * PAGE);
     show_map(memory);
+}
+
+TEST(calls_refuse_descriptors_that_they_cannot_use) {
+    char name[] = "/tmp/oracle-XXXXXX", b[4096];
+    int ends[2], plain = mkstemp(name), epoll = epoll_create1(0), null = open("/dev/null", O_RDWR);
+    unlink(name);
+    pipe(ends);
+    int fds[] = {open("/etc/passwd", O_PATH), open("/etc", O_PATH), open("/etc/passwd", O_RDONLY),
+                 plain, null, open("/dev/full", O_RDWR), open("/etc", O_RDONLY), ends[1], 9999};
+    struct iovec bad = {(void *)8, 1}, huge = {b, -1};
+    struct stat st;
+    struct statfs sfs;
+    struct flock lock = {.l_type = F_RDLCK};
+    struct epoll_event event = {.events = EPOLLIN};
+    for (int i = 0; i < sizeof fds / sizeof *fds; i++) {
+        int f = fds[i];
+        printf("descriptor %d\n", i);
+        SHOW(read(f, b, 1));
+        SHOW(write(f, "x", 1));
+        SHOW(write(f, (void *)8, 1));
+        SHOW(write(f, (void *)-8, 1));
+        SHOW(writev(f, &bad, 1));
+        SHOW(writev(f, &huge, 1));
+        SHOW(pread(f, b, 1, -1));
+        SHOW(pwrite(f, "x", 1, -1));
+        SHOW(lseek(f, 0, 7));
+        SHOW(lseek(f, -1, SEEK_SET));
+        SHOW(ftruncate(f, -1));
+        SHOW(fallocate(f, 0, 0, 5));
+        SHOW(fallocate(f, 0, 0, 0));
+        SHOW(fallocate(f, 0x1000, 0, 5));
+        SHOW(fsync(f));
+        SHOW(flock(f, LOCK_SH));
+        SHOW(fchdir(f));
+        SHOW(fstat(f, &st));
+        SHOW(fstatfs(f, &sfs));
+        SHOW(fgetxattr(f, "user.x", b, 9));
+        SHOW(fcntl(f, F_GETFL));
+        SHOW(fcntl(f, F_GETFD));
+        SHOW(fcntl(f, F_SETFL, 0));
+        SHOW(fcntl(f, F_SETLK, &lock));
+        SHOW(fcntl(f, F_GETOWN));
+        SHOW(fcntl(f, F_GETLEASE));
+        SHOW(fcntl(f, 999));
+        SHOW(posix_fadvise(f, 0, 0, 0));
+        SHOW(posix_fadvise(f, 0, 0, 99));
+        SHOW(readahead(f, 0, 10));
+        SHOW(copy_file_range(fds[2], 0, f, 0, 1, 0));
+        SHOW(readlinkat(f, "", b, 10));
+        SHOW(epoll_ctl(epoll, EPOLL_CTL_ADD, f, &event));
+        SHOW(futimens(f, NULL) == 0 || errno == EBADF);
+        SHOW(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, f, 0) == MAP_FAILED);
+        SHOW(dup2(f, 50));
+        struct pollfd poll_one = {f, POLLIN};
+        SHOW(poll(&poll_one, 1, 0));
+        printf("%x\n", poll_one.revents);
+    }
+    SHOW(openat(fds[1], "passwd", O_RDONLY) > 0);
+}
+
+TEST(writing_to_null_touches_nothing) {
+    struct rusage before, after;
+    char *p = mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int null = open("/dev/null", O_WRONLY), zero = open("/dev/zero", O_WRONLY);
+    getrusage(RUSAGE_SELF, &before);
+    write(null, p, 4 * PAGE);
+    write(zero, p, 4 * PAGE);
+    getrusage(RUSAGE_SELF, &after);
+    printf("faults %ld\n", after.ru_minflt - before.ru_minflt);
 }
