@@ -192,13 +192,13 @@ class Machine:
     def _new_process(self, cwd: str | None) -> tuple[Process, Task]:
         kernel = self.kernel
         cred = Credentials.of_user(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
-        where = os.fsencode(cwd) if cwd is not None else os.getcwdb()
         try:
+            where = os.fsencode(cwd) if cwd is not None else os.getcwdb()
             context = kernel.vfs.context(cred, where)
-        except SysError as error:
+        except (SysError, FileNotFoundError) as error:
             if cwd is not None:
                 raise SamepageError(f"cannot use {cwd} as working directory: {error}") from None
-            context = kernel.vfs.context(cred)
+            context = kernel.vfs.context(cred)  # this directory was removed, or is not in the root
         context.umask = _host_umask()
         try:
             mm = kernel.new_address_space()

@@ -92,7 +92,7 @@ def test_a_snapshot_directory_can_be_printed_again(tmp_path: Path) -> None:
         (["true", ":::"], 2, ":::"),
         (["--ram", "5x", "true"], 2, "5x"),
         (["--ram", "64K", "true"], 2, "too small"),
-        (["--root", "/no/such", "true"], 2, "/no/such"),
+        (["--root", "/no/such", "true"], 2, "/no/such as the root: ENOENT"),
         (["--cwd", "/no/such", "true"], 2, "/no/such"),
         (["--env", "novalue", "true"], 2, "NAME=VALUE"),
         (["-o", "/no/such/dir/x.json", "true"], 2, "/no/such/dir"),
@@ -119,6 +119,22 @@ def test_programs_get_the_users_environment_and_nothing_else(options: list[str])
     natively = subprocess.run(["/usr/bin/env"], capture_output=True, check=True, text=True)
     done = run(*options, "/usr/bin/env", ":::", "/usr/bin/env")
     assert done.stdout == 2 * natively.stdout
+
+
+def test_a_removed_directory_is_none_of_the_programs(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    leave = 'rmdir "$PWD" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", leave, "sh", *COMMAND, "-q", "pwd"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=gone,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("/\n", "", 0)
 
 
 def test_stop_at_entry_and_main_is_before_the_program_prints() -> None:

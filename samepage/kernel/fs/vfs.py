@@ -79,7 +79,7 @@ class Vfs(Tree):
         self.hostfs = HostFs(cache, clock, self.drivers)
         root = self.hostfs.inode(os.fsencode(os.path.realpath(host_root)))
         if not isinstance(root, Directory):
-            raise SysError(errno.ENOTDIR)
+            raise SysError(errno.ENOENT if root is None else errno.ENOTDIR)
         self.root = Path(root)
         self.mounts: list[Mount] = [Mount(self.root, "overlay")]
         self._n_devices = 0
