@@ -33,7 +33,11 @@ class ProcFile(Inode):
 
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open it; the text is made at the first read."""
-        return GeneratedFile(path, flags)
+        return GeneratedFile(path, flags, self.at_open())
+
+    def at_open(self) -> Callable[[], bytes]:
+        """What makes the text for one open file."""
+        return self.show
 
     def truncate(self, size: int) -> None:
         """Allowed and without effect: a shell opens with O_TRUNC before it writes."""
@@ -45,13 +49,14 @@ class GeneratedFile(OpenFile):
 
     inode: ProcFile
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, show: Callable[[], bytes]) -> None:
         super().__init__(path, flags)
+        self._show = show
         self._text = b""
 
     def _read_at(self, length: int, offset: int) -> bytes:
         if offset == 0 or not self._text:
-            self._text = self.inode.show()
+            self._text = self._show()
         return self._text[offset : offset + length]
 
     def _write_at(self, data: bytes, offset: int) -> int:

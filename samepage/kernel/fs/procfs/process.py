@@ -35,10 +35,7 @@ def make_directory(
         return ProcFile(sb, lambda: os.fsencode(show(process)), mode)
 
     def memory(show: Callable[[AddressSpace], str], mode: int = 0o444) -> ProcFile:
-        # A process without memory (a zombie) shows nothing.
-        return ProcFile(
-            sb, lambda: os.fsencode(show(process.mm)) if process.mm is not None else b"", mode
-        )
+        return _MemoryFile(sb, process, _while_in_use(lambda mm: os.fsencode(show(mm))), mode)
 
     def place(get: Callable[[], Path]) -> ProcLink:
         return ProcLink(sb, lambda: path_name(get()), get)
@@ -46,8 +43,8 @@ def make_directory(
     nodes: dict[bytes, Inode] = {
         b"fd": _fds(sb, process),
         b"fdinfo": _fdinfo(sb, process),
-        b"environ": ProcFile(sb, lambda: _environ(process), 0o400),
-        b"auxv": ProcFile(sb, lambda: process.auxv, 0o400),
+        b"environ": _MemoryFile(sb, process, _while_in_use(_environ), 0o400),
+        b"auxv": _MemoryFile(sb, process, lambda _: _constant(process.auxv), 0o400),
         b"status": text(lambda p: status.status(p, tid)),
         b"personality": text(lambda _: "00000000\n", 0o400),
         b"limits": text(status.limits),
@@ -67,7 +64,7 @@ def make_directory(
         b"mounts": text(lambda p: system.mounts(mount_table, p.fs.root)),
         b"mountinfo": text(lambda p: system.mountinfo(mount_table, p.fs.root)),
         b"smaps": memory(smaps.smaps),
-        b"smaps_rollup": memory(smaps.smaps_rollup),
+        b"smaps_rollup": _MemoryFile(sb, process, lambda mm: lambda: _rollup(mm)),
         b"pagemap": BinaryFile(sb, lambda at, n: _pagemap(process, at, n), 0o400),
         b"wchan": text(lambda _: "0"),
         b"cgroup": text(lambda _: "0::/\n"),
@@ -89,6 +86,44 @@ def make_directory(
     return directory
 
 
+class _MemoryFile(ProcFile):
+    """A text about the memory that a process has when the file is opened. `bind` takes that
+    memory, and returns what makes the text; a zombie has none."""
+
+    def __init__(
+        self,
+        sb: Superblock,
+        process: ProcessView,
+        bind: Callable[[AddressSpace], Callable[[], bytes]],
+        mode: int = 0o444,
+    ) -> None:
+        super().__init__(sb, lambda: self.at_open()(), mode)
+        self._process = process
+        self._bind = bind
+
+    def at_open(self) -> Callable[[], bytes]:
+        """What makes the text of the memory that the process has now."""
+        mm = self._process.mm
+        return self._bind(mm) if mm is not None else bytes
+
+
+def _while_in_use(
+    show: Callable[[AddressSpace], bytes],
+) -> Callable[[AddressSpace], Callable[[], bytes]]:
+    """Nothing once the memory is gone, as at `execve` (`mmget_not_zero`)."""
+    return lambda mm: lambda: show(mm) if mm.users else b""
+
+
+def _rollup(mm: AddressSpace) -> bytes:
+    if not mm.users:
+        raise SysError(errno.ESRCH)
+    return os.fsencode(smaps.smaps_rollup(mm))
+
+
+def _constant(text: bytes) -> Callable[[], bytes]:
+    return lambda: text
+
+
 def _exe(process: ProcessView) -> bytes:
     if not process.exe_path:
         raise SysError(errno.ENOENT)
@@ -108,10 +143,7 @@ def _cmdline(process: ProcessView) -> bytes:
     return text
 
 
-def _environ(process: ProcessView) -> bytes:
-    mm = process.mm
-    if mm is None:
-        return b""
+def _environ(mm: AddressSpace) -> bytes:
     layout = mm.layout
     return maps.peek(mm, layout.env_start, layout.env_end)
 

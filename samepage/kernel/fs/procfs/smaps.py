@@ -59,6 +59,7 @@ class MemSizeStats:
     private_dirty: int = 0
     referenced: int = 0
     anonymous: int = 0
+    lazyfree: int = 0
     locked: int = 0
 
     def add(self, other: "MemSizeStats") -> None:
@@ -89,6 +90,8 @@ def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
         if anonymous:
             stats.anonymous += PAGE_SIZE
             stats.pss_anon += pss
+            if pfn in frames.lazy and not dirty:
+                stats.lazyfree += PAGE_SIZE
         elif kind == FrameKind.SHMEM:
             stats.pss_shmem += pss
         else:
@@ -123,9 +126,9 @@ def _figures(stats: MemSizeStats, *, rollup: bool) -> str:
         ("Private_Dirty", stats.private_dirty),
         ("Referenced", stats.referenced),
         ("Anonymous", stats.anonymous),
-        # The model has none of these: no KSM, no huge pages, no swap.
+        # The model has none of the others: no KSM, no huge pages, no swap.
         ("KSM", 0),
-        ("LazyFree", 0),
+        ("LazyFree", stats.lazyfree),
         ("AnonHugePages", 0),
         ("ShmemPmdMapped", 0),
         ("FilePmdMapped", 0),

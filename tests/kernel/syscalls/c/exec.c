@@ -146,3 +146,15 @@ TEST(auxiliary_vector) {
         end++;
     printf("%d\n", ((unsigned long *)(end + 1))[0] == aux[0]);
 }
+
+TEST(files_about_memory_end_with_it_at_exec) {
+    char *names[] = {"environ", "auxv", "maps", "smaps", "smaps_rollup", "cmdline", "comm"}, path[50];
+    for (int i = 0; i < sizeof names / sizeof *names; i++) {
+        printf("%s\n", names[i]);
+        fflush(stdout);
+        CHILD(
+            snprintf(path, sizeof path, "/proc/self/%s", names[i]);
+            dup2(open(path, O_RDONLY), 0);
+            execl("/usr/bin/wc", "wc", "-c", NULL));
+    }
+}
