@@ -89,7 +89,9 @@ def _check_permission(mm: AddressSpace) -> None:
 
 
 def _whole_pages(address: int, length: int) -> tuple[int, int]:
-    return address & PAGE_MASK, page_align(length + (address & (PAGE_SIZE - 1)))
+    # In 64 bits, as Linux does it: a length that wraps is none.
+    length = page_align(length + (address & (PAGE_SIZE - 1)))
+    return address & PAGE_MASK, length % (1 << 64)
 
 
 def _locked_inside(mm: AddressSpace, start: int, end: int) -> int:

@@ -199,6 +199,7 @@ def _move_vma(
         for page in (start, min((start | 0x1F_FFFF) + 1, address + old) - PAGE_SIZE):
             mm.table.make_slot(page - address + target)
     locked = vma.flags & VmFlags.LOCKED
+    peak = mm.peak_virtual  # that both places count at once does not show in VmPeak
     moved = _copy_vma(mm, vma, address, new, target)
     _move_page_tables(mm, address, old, target)
     if flags & MremapFlags.DONTUNMAP:
@@ -207,6 +208,7 @@ def _move_vma(
             vma.anon_vma, vma.anon_chain = None, 0
     elif old:
         do_munmap(mm, address, old)
+    mm.peak_virtual = peak
     mm.tlb.flush_tlb()
     if locked and new > old:
         mm_populate(mm, target + old, new - old)

@@ -29,7 +29,7 @@ def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:
     both = MsFlags.ASYNC | MsFlags.SYNC
     if flags & ~int(known) or address & ~PAGE_MASK or flags & both == both:
         raise SysError(errno.EINVAL)
-    end = address + page_align(length)
+    end = address + page_align(length) % (1 << 64)  # a length that wraps is none
     if end >= 1 << 64:
         raise SysError(errno.ENOMEM)
     position = address

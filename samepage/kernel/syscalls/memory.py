@@ -1,6 +1,7 @@
 """System calls on the address space. What they do is in `kernel.mm`."""
 
 import errno
+from typing import NoReturn
 
 from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -10,6 +11,10 @@ from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
+
+_MAP_HUGE_SHIFT = 26
+_HUGE_PAGE_SIZES = (0, 21, 30)
+"""As powers of two: the default (2 MiB), 2 MiB and 1 GiB."""
 
 
 @syscall(Sys.MMAP)
@@ -21,8 +26,12 @@ def sys_mmap(
         raise SysError(errno.EINVAL)
     flags &= 0xFFFF_FFFF
     if flags & MapFlags.ANONYMOUS:
+        if flags & MapFlags.HUGETLB:
+            _refuse_huge_pages(length, flags)
         return mmap.do_mmap(task.mm, address, length, prot, flags, None, offset)
     file = task.process.files.get(fd)
+    if flags & MapFlags.HUGETLB:  # a file of hugetlbfs needs no such flag, others have none
+        raise SysError(errno.EINVAL)
     if not file.readable:
         raise SysError(errno.EACCES)
     sealed = file.inode.write_sealed
@@ -52,6 +61,13 @@ def sys_mmap(
         may_write=file.writable and not sealed,
         filp=file,
     )
+
+
+def _refuse_huge_pages(length: int, flags: int) -> NoReturn:
+    """MAP_HUGETLB, on a machine whose pool of huge pages is empty (`ksys_mmap_pgoff`,
+    `hugetlb_file_setup`)."""
+    known = flags >> _MAP_HUGE_SHIFT & 0x3F in _HUGE_PAGE_SIZES
+    raise SysError(errno.ENOMEM if known and length else errno.EINVAL)
 
 
 @syscall(Sys.MUNMAP)

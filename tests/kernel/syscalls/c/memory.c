@@ -341,3 +341,69 @@ TEST(system_v_shared_memory) {
     SHOW(shmget(0x12345678, 100, 0));
     SHOW(shmget(IPC_PRIVATE, 0, 0600));
 }
+
+TEST(lengths_that_wrap_are_none) {
+    char *p = mmap(NULL, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (long length = -1; length > -3 * PAGE; length -= PAGE - 1) {
+        SHOW(msync(p, length, MS_SYNC));
+        SHOW(mlock(p, length));
+        SHOW(munlock(p, length));
+        SHOW(mprotect(p, length, RW));
+        SHOW(madvise(p, length, MADV_NORMAL));
+        SHOW(munmap(p, length));
+        SHOW(mremap(p, PAGE, length, MREMAP_MAYMOVE));
+        SHOW(mincore(p, length, (unsigned char *)p));
+        SHOW(mmap(NULL, length, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    }
+}
+
+TEST(huge_pages_are_refused_by_an_empty_pool) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, fd = temporary(PAGE);
+    SHOW(mmap(NULL, PAGE, RW, flags, -1, 0));
+    SHOW(mmap(NULL, 0, RW, flags, -1, 0));
+    SHOW(mmap(NULL, 2 << 20, RW, flags | 21 << 26, -1, 0));
+    SHOW(mmap(NULL, 2 << 20, RW, flags | 22 << 26, -1, 0));
+    SHOW(mmap(NULL, PAGE, RW, MAP_PRIVATE | MAP_HUGETLB, fd, 0));
+    SHOW(mmap(NULL, PAGE, RW, MAP_PRIVATE | MAP_HUGETLB, -1, 0));
+}
+
+static long kilobytes(const char *path, const char *name, void *of) {
+    char line[300];
+    unsigned long start, end;
+    long found = -1;
+    int inside = of == NULL;
+    FILE *file = fopen(path, "r");
+    while (fgets(line, sizeof line, file)) {
+        if (of && sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = start <= (unsigned long)of && (unsigned long)of < end;
+        if (inside && !strncmp(line, name, strlen(name)))
+            found = atol(line + strlen(name));
+    }
+    fclose(file);
+    return found;
+}
+
+TEST(smaps_tells_what_madv_free_gave_away) {
+    // The newest pages are in a batch of the CPU's, which it does not find.
+    char *p = anonymous(1000, RW);
+    memset(p, 1, 1000 * PAGE);
+    printf("%ld\n", kilobytes("/proc/self/smaps", "LazyFree:", p));
+    madvise(p, 800 * PAGE, MADV_FREE);
+    p[0] = 2;
+    printf("%ld\n", kilobytes("/proc/self/smaps", "LazyFree:", p) / 1000);
+    madvise(p, 400 * PAGE, MADV_DONTNEED);
+    printf("%ld\n", kilobytes("/proc/self/smaps", "LazyFree:", p) / 1000);
+    memset(p, 1, 1000 * PAGE);
+    printf("%ld\n", kilobytes("/proc/self/smaps", "LazyFree:", p));
+}
+
+TEST(moving_memory_does_not_raise_the_peak) {
+    char *status = "/proc/self/status";
+    kilobytes(status, "VmPeak:", NULL); // the buffer of a file is not to be new
+    char *p = anonymous(1000, RW);
+    mmap(p + 1000 * PAGE, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    p = mremap(p, 1000 * PAGE, 2000 * PAGE, MREMAP_MAYMOVE);
+    printf("%d\n", kilobytes(status, "VmPeak:", NULL) == kilobytes(status, "VmSize:", NULL));
+    munmap(p, 500 * PAGE);
+    printf("%ld\n", kilobytes(status, "VmPeak:", NULL) - kilobytes(status, "VmSize:", NULL));
+}
