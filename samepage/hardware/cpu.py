@@ -21,7 +21,6 @@ from collections.abc import Callable
 from samepage.hardware import engine
 from samepage.hardware.engine import Batch, Context, Engine, TlbEntry
 from samepage.hardware.fxsave import fxrstor, fxsave
-from samepage.hardware.operands import fault_address
 from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte, walk
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE, Ram
 from samepage.hardware.registers import Reg
@@ -208,6 +207,8 @@ class Cpu:
 
     def fault_address(self, stop: CpuStop) -> int:
         """Where in its page the page fault was that ended the last run (CR2)."""
+        from samepage.hardware.operands import fault_address
+
         page, pc = stop.address, self.pc
         if stop.access is Access.EXECUTE:
             return pc if pc >> PAGE_SHIFT == page >> PAGE_SHIFT else page
