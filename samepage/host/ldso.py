@@ -78,7 +78,8 @@ def observe(
         if bind_now:
             env["LD_BIND_NOW"] = "1"
         with open(os.path.join(directory, "stderr"), "w+b") as stderr:
-            pid, _ = launch(Launch(path, [path], env, stderr=stderr.fileno()))
+            # Here, not in /: `path` and LD_LIBRARY_PATH may be relative.
+            pid, _ = launch(Launch(path, [path], env, cwd=os.getcwd(), stderr=stderr.fileno()))
             run = LdsoRun(pid, f"{output}.{pid}")
             try:
                 finished = _to_entry(run, on_relocated)
@@ -134,7 +135,7 @@ def _run_to(pid: int, address: int) -> bool:
     signal_number = 0
     while ptrace.resume(pid, signal_number):
         stop = ptrace.wait(pid)
-        if stop.kind in (StopKind.GONE, StopKind.EXIT):
+        if stop.kind is StopKind.GONE:
             return False
         signal_number = 0
         if stop.kind is StopKind.SIGNAL:

@@ -111,7 +111,10 @@ def compare(
             Path(copy).chmod(0o755)
             return compare(copy, environment, bind_now=bind_now)
     if environment is None:
-        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C"}
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C"}
+        for name in ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD"):
+            if name in os.environ:
+                environment[name] = os.environ[name]
     comparison = Comparison(path, bind_now)
     linked: list[tuple[Linker, LinkResult]] = []
 
