@@ -10,6 +10,7 @@ table is the mapped file.
 
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -56,6 +57,7 @@ class ElfFile:
         "shstrndx",
         "size",
         "type",
+        "version",
     )
 
     def __init__(self, buffer: bytes | mmap.mmap, path: str) -> None:
@@ -84,7 +86,7 @@ class ElfFile:
         # An empty map cannot be, so `frombuffer` has at least the header here.
         self.data: U8 = np.frombuffer(buffer, np.uint8)
         fields = ehdr.unpack_from(buffer, _IDENT)
-        self.type, self.machine, _, self.entry, self.phoff, self.shoff = fields[:6]
+        self.type, self.machine, self.version, self.entry, self.phoff, self.shoff = fields[:6]
         self.header_flags, _, phentsize, phnum, shentsize, self.shnum, self.shstrndx = fields[6:]
         if self.shnum and shentsize != self.layout.shdr.itemsize:
             self.shnum = 0  # glibc does not look at sections; files without are valid
@@ -104,11 +106,9 @@ class ElfFile:
     @classmethod
     def from_fd(cls, fd: int, path: str) -> "ElfFile":
         """Map the open file `fd` read-only; `path` is for messages."""
-        try:
-            buffer = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
-        except ValueError:  # an empty file cannot be mapped
-            raise ElfError(f"{path}: not an ELF file (it is empty)") from None
-        return cls(buffer, path)
+        status = os.fstat(fd)
+        check_kind(path, status.st_mode, status.st_size)
+        return cls(mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ), path)
 
     def error(self, message: str) -> ElfError:
         """The error to raise about this file."""
@@ -185,6 +185,14 @@ class ElfFile:
         if end >= 0:
             return self.buffer[offset:end].decode("utf-8", "surrogateescape")
         raise self.error(f"{what}: the string at offset {offset:#x} does not end")
+
+
+def check_kind(path: str, mode: int, size: int) -> None:
+    """Raise `ElfError`, with ld.so's words, for a file from which no header can be read."""
+    if stat.S_ISDIR(mode):
+        raise ElfError(f"{path}: cannot read file data: Is a directory")
+    if not stat.S_ISREG(mode) or size == 0:
+        raise ElfError(f"{path}: file too short")
 
 
 def covers(segments: Sequence[ProgramHeader], address: int) -> ProgramHeader | None:

@@ -111,12 +111,14 @@ class TopDownPlacer:
 
     def __init__(self, base: int = MMAP_BASE) -> None:
         self._gaps = [(PAGE * 16, base)]
-        self._has_program = False
+        self._is_first = True
 
     def __call__(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
-        if file is not None and file.object.interpreter and not self._has_program:
-            self._has_program = True
-            return ELF_ET_DYN_BASE
+        if self._is_first:
+            # Libraries may have an interpreter, too: libc does, and prints its version.
+            self._is_first = False
+            if file is not None and file.object.interpreter:
+                return ELF_ET_DYN_BASE
         huge = length % _HUGE == 0 if anonymous else length >= _HUGE
         wanted = length + _HUGE if huge else length
         for index in reversed(range(len(self._gaps))):

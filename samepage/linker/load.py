@@ -74,13 +74,13 @@ class Loader:
     def preload(self) -> list[LinkMap]:
         """Load what LD_PRELOAD and /etc/ld.so.preload name; what fails is only warned of."""
         names = re.split("[ :]", self.config.preload)
+        if self.config.secure:  # the user's choice; /etc/ld.so.preload is the system's
+            names = [name for name in names if "/" not in name]
         text = self.memory.read_text(self.config.preload_file) or b""
         for line in text.decode("utf-8", "surrogateescape").splitlines():
             names += re.split("[ \t:]", line.partition("#")[0])
         loaded = []
         for name in filter(None, names):
-            if self.config.secure and "/" in name:
-                continue
             count = len(self.maps)
             try:
                 link = self.map_object(name, self.program)
@@ -105,7 +105,8 @@ class Loader:
             return known
         file = self.search.find(name, loader, self.program)
         for link in self.maps:
-            if link.identity == file.identity:
+            # ld.so does not know which file the program is, which the kernel has mapped.
+            if link.identity == file.identity and link.kind != MapKind.EXECUTABLE:
                 self.memory.close(file)
                 self.by_name[name] = link
                 return link
@@ -143,7 +144,8 @@ class Loader:
             self.memory.close(file)
         link.index = len(self.maps)
         self.maps.append(link)
-        self.by_name.setdefault(name, link)
+        if kind != MapKind.EXECUTABLE:  # the program's name is the empty string to ld.so
+            self.by_name.setdefault(name, link)
         if link.object.soname is not None:
             self.by_name.setdefault(link.object.soname, link)
         return link

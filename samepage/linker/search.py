@@ -16,12 +16,14 @@ there is no LD_LIBRARY_PATH, and $ORIGIN is only followed into a default directo
 Sources: `_dl_map_object`, `open_path`, `fillin_rpath`, `_dl_dst_substitute` of glibc.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from samepage.elf.dynamic import DynamicFlags1, Tag
-from samepage.elf.header import ElfError, ElfMachine, ElfType
+from samepage.elf.file import ElfFile
+from samepage.elf.header import ElfMachine, ElfType
 from samepage.linker.cache import LibraryCache
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
@@ -36,13 +38,28 @@ DEFAULT_DIRECTORIES = (
 )
 """Debian's ld.so is built with these."""
 
+_EI_NIDENT = 16
+_EV_CURRENT = 1
+_OSABI_SYSV, _OSABI_GNU = 0, 3
+_ABI_MAX = 4
+"""LIBC_ABI_MAX of glibc 2.36 on x86-64."""
+
+
+def _working_directory() -> str:
+    """Where we are; "" in a directory that has been removed, as there is no $ORIGIN then."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkerConfig:
     """What ld.so takes from its environment, its build and its CPU.
 
     `library_path` and `preload` are the values of LD_LIBRARY_PATH and LD_PRELOAD;
-    `lib` is what $LIB stands for; `secure` is AT_SECURE; `bind_now` is LD_BIND_NOW.
+    `lib` is what $LIB stands for; `cwd` is the working directory; `secure` is AT_SECURE;
+    `bind_now` is LD_BIND_NOW.
     """
 
     library_path: str = ""
@@ -51,6 +68,7 @@ class LinkerConfig:
     secure: bool = False
     capabilities: HardwareCapabilities = field(default_factory=HardwareCapabilities.host)
     lib: str = "lib/x86_64-linux-gnu"
+    cwd: str = field(default_factory=_working_directory)
     directories: tuple[str, ...] = DEFAULT_DIRECTORIES
     cache_path: str = "/etc/ld.so.cache"
     preload_file: str = "/etc/ld.so.preload"
@@ -91,14 +109,19 @@ class Search:
         self._existing: set[str] = set()
         self._paths: dict[tuple[int, Tag], list[str]] = {}
         self._library_path: list[str] | None = None
+        self._errno = errno.ENOENT
+        """Why the last file that was tried could not be opened."""
+        self._other_class = False
         self.trail: list[Attempt] = []
 
     def find(self, name: str, loader: LinkMap | None, program: LinkMap | None) -> OpenFile:
         """Open the file that `name` leads to when `loader` needs it.
 
-        Raises `LinkError` if there is none, and `ElfError` for a file that is one of
-        the right machine but cannot be read, as ld.so ends with it too.
+        Raises `LinkError` if there is none or it is a program, and `ElfError` for a file
+        that cannot be a library of any machine: ld.so ends with it, too, and does not look
+        further.
         """
+        self._errno, self._other_class = errno.ENOENT, False
         if "/" in name:
             path = self.expand(name, loader)
             file = self._try(name, path, "path") if path else None
@@ -110,9 +133,14 @@ class Search:
                     break
         if file is None:
             needed_by = f", needed by {loader.name}" if loader and loader.name else ""
-            raise LinkError(
-                f"{name}: cannot open shared object file: No such file or directory{needed_by}"
-            )
+            reason = f"cannot open shared object file: {os.strerror(self._errno)}"
+            if self._other_class:
+                reason = "wrong ELF class: ELFCLASS32"
+            raise LinkError(f"{name}: {reason}{needed_by}")
+        refusal = _no_library(file)
+        if refusal:
+            self._memory.close(file)
+            raise LinkError(f"{name}: {refusal}")
         return file
 
     def _candidates(
@@ -130,7 +158,7 @@ class Search:
             if program is not None and not seen_program and program.kind != MapKind.LOADED:
                 rpath = self._run_path(program, Tag.RPATH)
                 yield from self._in(name, rpath, f"RPATH of {program.name}")
-        yield from self._in(name, self._environment_path(loader), "LD_LIBRARY_PATH")
+        yield from self._in(name, self._environment_path(program), "LD_LIBRARY_PATH")
         if has_runpath:
             assert loader is not None
             runpath = self._run_path(loader, Tag.RUNPATH)
@@ -151,39 +179,57 @@ class Search:
         return self._cache.lookup(name, self._config.capabilities.levels)
 
     def _in(self, name: str, directories: list[str], source: str) -> Iterator[tuple[str, str]]:
-        """The file `name` in the directories and their subdirectories that may exist."""
+        """The file `name` in the directories and their subdirectories that may exist.
+
+        A file that is there and cannot be opened, for another reason than that it must not
+        be read, ends it.
+        """
         for directory in directories:
+            any_exists = False
             for subdirectory in self._subdirectories:
                 full = directory + subdirectory
                 if full in self._missing:
                     continue
                 yield full + name, source
+                # Only a failed attempt gets here, and only then ld.so looks. A relative
+                # directory may be another one next time, and always counts as existing.
                 if full not in self._existing:
-                    # Only a failed attempt gets here, and only then ld.so looks.
-                    known = self._existing if self._memory.is_directory(full) else self._missing
-                    known.add(full)
+                    exists = not full.startswith("/") or self._memory.is_directory(full)
+                    (self._existing if exists else self._missing).add(full)
+                any_exists |= full in self._existing
+            if any_exists and self._errno not in (errno.ENOENT, errno.EACCES):
+                return
 
     def _try(self, name: str, path: str, source: str) -> OpenFile | None:
         """Open `path` if it is an object for this machine (`open_verify`)."""
         try:
             file = self._memory.open(path)
         except OSError as error:
+            self._errno = error.errno or errno.ENOENT
             self.trail.append(Attempt(name, path, source, error.strerror or "cannot be opened"))
             return None
         elf = file.object.elf
-        if elf.layout.bits != 64 or elf.machine != ElfMachine.X86_64:
+        other_class = elf.layout.bits != 64
+        invalid = "" if other_class else _invalid_header(elf)
+        if not invalid and (other_class or elf.machine != ElfMachine.X86_64):
             self._memory.close(file)
+            self._errno = errno.ENOENT
+            self._other_class |= other_class
             self.trail.append(Attempt(name, path, source, "of another machine"))
             return None
-        if elf.type not in (ElfType.DYN, ElfType.EXEC):
-            raise ElfError(f"{path}: only ET_DYN and ET_EXEC can be loaded")
+        if not invalid and elf.type not in (ElfType.DYN, ElfType.EXEC):
+            invalid = "only ET_DYN and ET_EXEC can be loaded"
+        if invalid:
+            self._memory.close(file)
+            raise elf.error(invalid)
         self.trail.append(Attempt(name, path, source, "found"))
         return file
 
-    def _environment_path(self, loader: LinkMap | None) -> list[str]:
+    def _environment_path(self, program: LinkMap | None) -> list[str]:
+        """The directories of LD_LIBRARY_PATH, in which $ORIGIN is the program's directory."""
         if self._library_path is None:
             value = "" if self._config.secure else self._config.library_path
-            self._library_path = self._split(value.replace(";", ":"), loader) if value else []
+            self._library_path = self._split(value.replace(";", ":"), program) if value else []
         return self._library_path
 
     def _run_path(self, link: LinkMap, tag: Tag) -> list[str]:
@@ -197,13 +243,17 @@ class Search:
         return self._paths[key]
 
     def _split(self, value: str, link: LinkMap | None) -> list[str]:
-        """`fillin_rpath`: a list of directories, each with a final slash, none twice."""
+        """`fillin_rpath`: a list of directories, each with a final slash, none twice.
+
+        An empty element is the current directory, and does not show in the library's path.
+        """
         result: list[str] = []
         for part in value.split(":"):
-            directory = self.expand(part, link) if part else "."
-            if not directory:
-                continue  # an unknown or forbidden $TOKEN takes the whole element away
-            directory = directory.rstrip("/") + "/"
+            directory = self.expand(part, link)
+            if part:
+                if not directory:
+                    continue  # an unknown or forbidden $TOKEN takes the whole element away
+                directory = directory.rstrip("/") + "/"
             if directory not in result:
                 result.append(directory)
         return result
@@ -218,7 +268,8 @@ class Search:
             token, end = _token(text, at) if text[at] == "$" else ("", at)
             if token == "ORIGIN":
                 origin = self._origin(link)
-                if not origin or (self._config.secure and at > 0):
+                first = at == 0 and text[end : end + 1] in ("", "/")
+                if not origin or (self._config.secure and not first):
                     return ""
                 result += origin
                 origin_used = True
@@ -230,21 +281,55 @@ class Search:
                 result += text[at]
                 end = at + 1
             at = end
-        if origin_used and self._config.secure and not self._is_trusted(result):
+        # Where the program lies, its user can choose, by a hard link; not where a library does.
+        by_user = origin_used and link is not None and link.kind == MapKind.EXECUTABLE
+        if by_user and self._config.secure and not self._is_trusted(result):
             return ""
         return result
 
     def _origin(self, link: LinkMap | None) -> str:
-        """The directory of the object, without symbolic links for the program itself."""
+        """The directory of the object (`l_origin`), without symbolic links for the program."""
         if link is None or not link.name:
             return ""
-        path = link.origin or os.path.join(os.getcwd(), link.name)
-        return os.path.dirname(path) or "/"
+        path = os.path.join(self._config.cwd, link.origin or link.name)
+        return os.path.dirname(path) if path.startswith("/") else ""
 
     def _is_trusted(self, path: str) -> bool:
         """`is_trusted_path_normalize`: in or below a default directory."""
         normal = os.path.normpath(path) + "/"
         return normal.startswith(self._config.directories)
+
+
+def _invalid_header(elf: ElfFile) -> str:
+    """What `open_verify` finds wrong with an ELF header of the right class; "" if nothing."""
+    ident = bytes(elf.buffer[:_EI_NIDENT])
+    osabi, abi_version = ident[7], ident[8]
+    if ident[6] != _EV_CURRENT:
+        return "ELF file version ident does not match current one"
+    if osabi not in (_OSABI_SYSV, _OSABI_GNU):
+        return "ELF file OS ABI invalid"
+    if abi_version >= (_ABI_MAX if osabi == _OSABI_GNU else 1):
+        return "ELF file ABI version invalid"
+    if any(ident[9:]):
+        return "nonzero padding in e_ident"
+    if elf.version != _EV_CURRENT:
+        return "ELF file version does not match current one"
+    return ""
+
+
+def _no_library(file: OpenFile) -> str:
+    """Why `_dl_map_object_from_fd` does not load an object as a library; "" if it does.
+
+    A program has addresses of its own, or relocations that no library may have.
+    """
+    found = file.object
+    if found.elf.type == ElfType.EXEC:
+        return "cannot dynamically load executable"
+    if not len(found.dynamic.entries):
+        return "object file has no dynamic section"
+    if found.dynamic.flags_1 & DynamicFlags1.PIE:
+        return "cannot dynamically load position-independent executable"
+    return ""
 
 
 def _token(text: str, at: int) -> tuple[str, int]:
@@ -258,6 +343,6 @@ def _token(text: str, at: int) -> tuple[str, int]:
         end = at + 1 + len(token)
         if text.startswith(token, at + 1):
             follows = text[end : end + 1]
-            if not (follows.isalnum() or follows == "_"):
+            if not ((follows.isascii() and follows.isalnum()) or follows == "_"):
                 return token, end
     return "", at

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from samepage.cli.main import run
+from tests.linker.conftest import needs_ptrace, workshop
+from tests.linker.workshop import Workshop
+
+__all__ = ["needs_ptrace", "workshop"]
 
 LIBZ = "/lib/x86_64-linux-gnu/libz.so.1"
 
@@ -46,6 +50,33 @@ def test_a_mere_name_is_a_file_here_or_a_program_in_path(
     assert "true: " in capsys.readouterr().err
 
 
+def test_check_follows_the_environment_and_the_working_directory(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    workshop: Workshop,
+    needs_ptrace: None,
+) -> None:
+    workshop.library("lib/liba.so", "int f(void){return 0;}")
+    workshop.build("program", "int f(void); int main(){return f();}", "-Llib", "-la")
+    monkeypatch.chdir(workshop.directory)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "lib")
+    assert run(["link", "--check", "./program"]) == 0
+    assert "./program, lazy binding: agrees with ld.so" in capsys.readouterr().out
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert run(["link", "--check", "program"]) == 1
+    assert "liba.so: cannot open shared object file" in capsys.readouterr().err
+
+
+def test_check_of_a_program_that_dies_in_ldso_ends(
+    capsys: pytest.CaptureFixture[str], workshop: Workshop, needs_ptrace: None
+) -> None:
+    resolver = "static void *pick(void){__builtin_trap();}"
+    workshop.library("liba.so", resolver + ' int f(void) __attribute__((ifunc("pick")));')
+    path = workshop.program("int f(void); int (*p)(void) = f; int main(){return p();}", "-la")
+    assert run(["link", "--check", path]) == 1
+    assert "ends in ld.so" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -54,6 +85,9 @@ def test_a_mere_name_is_a_file_here_or_a_program_in_path(
         (["cost", "/does/not/exist"], 2, "No such file"),
         (["cost", "/etc/passwd"], 2, "not an ELF file"),
         (["link", "--check", "/etc/passwd"], 2, "not an ELF file"),
+        (["link", "/etc"], 2, "Is a directory"),
+        (["cost", "/etc"], 2, "Is a directory"),
+        (["cost", "/dev/null"], 2, "file too short"),
     ],
 )
 def test_errors_are_one_line(

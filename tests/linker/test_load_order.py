@@ -1,18 +1,23 @@
 """Search, load order, duplicates, filters, preloads and constructor order, with ld.so."""
 
+import errno
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from samepage.elf.object import DynamicObject
+from samepage.errors import SamepageError
 from samepage.linker.errors import LinkError
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
-from samepage.linker.search import LinkerConfig
+from samepage.linker.maps import LinkMap, MapKind
+from samepage.linker.search import LinkerConfig, Search
 from tests.linker.workshop import Workshop
 
 Agree = Callable[..., object]
@@ -173,6 +178,106 @@ def test_library_path_before_runpath_and_subdirectories_first(
     assert level == ("x86-64-v2" in config.capabilities.levels)
 
 
+def test_relative_and_empty_elements_of_the_library_path(
+    workshop: Workshop, agree: Agree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not show in the library's path, but $ORIGIN is an absolute directory."""
+    workshop.library("here/sub/libleaf.so", "int leaf;")
+    workshop.library(
+        "here/libmid.so",
+        "int mid;",
+        "-Wl,--no-as-needed",
+        "-Lhere/sub",
+        "-lleaf",
+        "-Wl,-rpath,$ORIGIN/sub",
+    )
+    path = workshop.build(
+        "program", "int main(){return 0;}", "-Wl,--no-as-needed", "-Lhere", "-lmid"
+    )
+    for where, value in ((".", "here"), ("here", ":/nowhere"), ("here", ".")):
+        monkeypatch.chdir(workshop.directory / where)
+        agree(path, LD_LIBRARY_PATH=value)
+        assert "libleaf.so" in load(path, library_path=value, cwd=os.getcwd())
+
+
+def test_the_origin_of_the_library_path_is_the_program(workshop: Workshop, agree: Agree) -> None:
+    """Even if it is a library elsewhere that is the first to use it."""
+    workshop.library("libs/libleaf.so", "int leaf;")
+    mid = workshop.build(
+        "far/libmid.so",
+        "int mid;",
+        "-shared",
+        "-fPIC",
+        "-Wl,--no-as-needed",
+        "-Llibs",
+        "-lleaf",
+    )
+    flags = ("-nostdlib", "-Wl,-e,main", "-Wl,--allow-shlib-undefined")
+    path = workshop.build("program", "int main(){return 0;}", "-Wl,--no-as-needed", mid, *flags)
+    assert "libleaf.so" in load(path, library_path="$ORIGIN/libs")
+    agree(path, LD_LIBRARY_PATH="$ORIGIN/libs")
+
+
+_HEADER = {  # what is written at an offset of a library's ELF header
+    "machine": (18, b"\xb7"),
+    "version": (20, b"\2"),
+    "ident-version": (6, b"\2"),
+    "osabi": (7, b"\t"),
+    "abi-version": (7, b"\3\4"),
+    "newest-abi": (7, b"\3\3"),
+    "padding": (12, b"\1"),
+    "type": (16, b"\1"),
+    "class": (4, b"\1"),
+}
+
+
+@pytest.mark.parametrize(
+    "what", [*_HEADER, "directory", "empty", "link-loop", "executable", "pie", "static", "object"]
+)
+def test_a_file_that_is_no_library_ends_the_search_as_in_ldso(
+    workshop: Workshop, what: str
+) -> None:
+    """Some are passed over, with most ld.so ends though there is a library further on."""
+    good = workshop.library("good/liba.so", "int f(void){return 7;}")
+    path = workshop.build("program", "int f(void); int main(){return f();}", "-Lgood", "-la")
+    bad = workshop.directory / "liba.so"
+    if what in _HEADER:
+        offset, value = _HEADER[what]
+        data = bytearray(Path(good).read_bytes())
+        data[offset : offset + len(value)] = value
+        bad.write_bytes(data)
+    elif what == "directory":
+        bad.mkdir()
+    elif what == "empty":
+        bad.touch()
+    elif what == "link-loop":
+        bad.symlink_to("liba.so")
+    else:
+        flag = {"executable": "-no-pie", "pie": "-pie", "static": "-static", "object": "-c"}[what]
+        workshop.build("liba.so", "int main(){return 0;}", flag)
+    for directories in (f"{workshop.directory}:{workshop.directory}/good", str(workshop.directory)):
+        environment = {"PATH": "/usr/bin", "LD_LIBRARY_PATH": directories}
+        real = subprocess.run([path], env=environment, capture_output=True, text=True, check=False)
+        said = real.stderr.strip().rpartition("libraries: ")[2]
+        try:
+            ours = load(path, library_path=directories)
+        except SamepageError as error:
+            # While it starts, ld.so has no text for most error numbers.
+            mine = error.message.replace("Is a directory", f"Error {errno.EISDIR}")
+            assert mine.removesuffix(f", needed by {path}") == said
+        else:
+            assert real.returncode == 7
+            assert "liba.so" in ours
+
+
+def test_the_program_is_no_library_of_its_own(workshop: Workshop) -> None:
+    path = workshop.build("program", "int main(){return 0;}")
+    linker = Linker(ImageMemory(), replace(LinkerConfig(), preload=path))
+    result = linker.load(path)
+    assert path not in [link.name for link in result.search_list[1:]]
+    assert "cannot dynamically load position-independent executable" in result.warnings[0]
+
+
 def test_nodeflib_ignores_default_directories(workshop: Workshop) -> None:
     path = workshop.build("program", "int main(){return 0;}", "-Wl,-z,nodefaultlib")
     with pytest.raises(LinkError, match=r"libc\.so\.6: cannot open"):
@@ -191,6 +296,24 @@ def test_secure_mode_ignores_the_environment(workshop: Workshop) -> None:
             workshop.program("int main(){return 0;}", "-Llib", "-la", "-Wl,-rpath,$ORIGIN/lib"),
             secure=True,
         )
+
+
+def test_secure_mode_trusts_the_system_and_libraries(workshop: Workshop) -> None:
+    """Only the program can be where its user has put it, and only he sets LD_PRELOAD."""
+    library = workshop.library("libp.so", "int p;")
+    (workshop.directory / "preload").write_text(library)
+    settings = {"secure": True, "preload_file": str(workshop.directory / "preload")}
+    assert load("/bin/true", **settings)[1] == "libp.so"
+    assert "libp.so" not in load("/bin/true", secure=True, preload=library)
+    search = Search(ImageMemory(), replace(LinkerConfig(), secure=True))
+    link = LinkMap(library, DynamicObject.open(library), MapKind.LIBRARY, None)
+    directory = str(workshop.directory)
+    assert search.expand("$ORIGIN/x", link) == f"{directory}/x"
+    assert search.expand("${ORIGIN}", link) == directory
+    for not_first in ("$ORIGINx", "${ORIGIN}x", "/a/$ORIGIN", "$LIB/$ORIGIN"):
+        assert search.expand(not_first, link) in ("", not_first)
+    link.kind = MapKind.EXECUTABLE
+    assert search.expand("$ORIGIN/x", link) == ""
 
 
 def test_a_missing_version_is_told_as_ldso_does(workshop: Workshop) -> None:

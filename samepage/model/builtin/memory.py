@@ -5,7 +5,6 @@ would have read through its mapping is loaded there too (`read_tables`), so that
 are present as they would be: the linker reads each table as a whole.
 """
 
-import errno
 import os
 import stat
 import struct
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from samepage.elf.dynamic import Tag
+from samepage.elf.file import check_kind
+from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 from samepage.kernel.errors import SysError
@@ -42,15 +43,20 @@ class ProgramMemory:
     def open(self, path: str) -> OpenFile:
         fd = self._open(path)
         try:
-            header = self.user.syscall(Sys.READ, fd, self.user.buffer(_HEADER), _HEADER)
+            header = self._read_header(fd, path)
             device, inode, mode, size = self._stat(fd)
-            if not stat.S_ISREG(mode) or size == 0 or not header:
-                raise OSError(errno.EINVAL, "file too short")
+            check_kind(path, mode, size if header else 0)
             found = DynamicObject.from_bytes(self._content(fd), path)
         except BaseException:
             self.user.syscall(Sys.CLOSE, fd)
             raise
         return OpenFile(path, fd, (device, inode), found)
+
+    def _read_header(self, fd: int, path: str) -> int:
+        try:
+            return self.user.syscall(Sys.READ, fd, self.user.buffer(_HEADER), _HEADER)
+        except OSError as error:
+            raise ElfError(f"{path}: cannot read file data: {error.strerror}") from None
 
     def _content(self, fd: int) -> bytes:
         try:

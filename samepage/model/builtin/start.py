@@ -53,7 +53,12 @@ class BuiltinLoader:
         words = memoryview(task.process.auxv).cast("Q")
         self.auxv = dict(zip(words[::2], words[1::2], strict=True))
         config = LinkerConfig.from_environment(environment)
-        self._config = replace(config, bind_now=config.bind_now or not lazy, capabilities=MODEL_CPU)
+        self._config = replace(
+            config,
+            bind_now=config.bind_now or not lazy,
+            capabilities=MODEL_CPU,
+            cwd=os.fsdecode(task.kernel.vfs.getcwd(task.process.fs)),
+        )
         self.linker = Linker(self.memory, self._config, self.user.call)
         self.name = os.fsdecode(task.process.argv[0]) if task.process.argv else ""
         self.result: LinkResult | None = None
@@ -190,7 +195,6 @@ class BuiltinLoader:
         loader = self.linker.loader
         loader.program = program
         loader.maps.append(program)
-        loader.by_name[program.name] = program
         base = self.auxv[Aux.BASE]
         if not base:
             return None
