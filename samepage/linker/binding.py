@@ -185,6 +185,18 @@ class Binder:
             index, symbol = self._unique.settle(name, definition, own if copy else None)
             found.definitions[reference] = tables.first[tables.at[index]] + symbol
 
+    def unique_definers(self) -> set[LinkMap]:
+        """The objects that define unique symbols, for all that will refer to them."""
+        return {self._maps[index] for index, _ in self._unique.table.values()}
+
+    def forget(self, links: Iterable[LinkMap]) -> None:
+        """Let go of objects that are unmapped, and of all views of their tables."""
+        gone = {link.index for link in links}
+        table = self._unique.table
+        self._unique.table = {name: found for name, found in table.items() if found[0] not in gone}
+        self.versions.forget(links)
+        self._use_tables([])
+
     def find(
         self, name: str, scopes: Scopes, version: tuple[str, int] | None = None
     ) -> tuple[LinkMap, int] | None:
@@ -204,6 +216,7 @@ class Binder:
             version=np.array([self.versions.number(version) if version else 0], np.int32),
             exact=np.zeros(1, np.bool_),
             own_first=np.zeros(1, np.bool_),
+            newest=version is None,
         )
         tables = self._tables_with([link for scope in scopes for link in scope])
         row = Lookup(tables, self._scope(scopes), query).definitions()

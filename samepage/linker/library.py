@@ -13,6 +13,10 @@ after `dlopen` is what loading costs: no page of text at all.
 Scopes are glibc's. The global scope is that of the program; a library sees it first, then
 itself with all it needs (RTLD_DEEPBIND: the other way round). RTLD_GLOBAL adds the
 library to the global scope of later `dlopen` calls. Everything is bound at once.
+
+So is the end of a library (`_dl_close_worker`): each `Library` counts once, and what no
+open one needs, or is bound to, is unmapped. What defines a unique symbol (STB_GNU_UNIQUE)
+stays, as objects that nobody knows of may have its address.
 """
 
 import ctypes
@@ -20,13 +24,17 @@ import enum
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from samepage.elf.dynamic import DynamicFlags1, Tag
-from samepage.elf.header import SegmentFlags, SegmentType
-from samepage.elf.object import STT_GNU_IFUNC, STT_TLS
+from samepage.elf.header import EHDR64, ELF_MAGIC, SegmentFlags, SegmentType
+from samepage.elf.object import STT_GNU_IFUNC, STT_TLS, DynamicObject
 from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
@@ -81,38 +89,30 @@ class PageState:
 class Library:
     """A loaded library. Its functions are attributes, as with `ctypes.CDLL`."""
 
-    def __init__(self, link: LinkMap, objects: list[LinkMap], process: "Process") -> None:
+    def __init__(self, link: LinkMap, mapped: list[LinkMap], process: "Process") -> None:
         self._link = link
-        self._objects = objects
         self._process = process
         self._functions: dict[str, Any] = {}
-
-    @property
-    def path(self) -> str:
+        self._closed = False
+        self.path = link.name
         """Where the library was found."""
-        return self._link.name
-
-    @property
-    def base(self) -> int:
+        self.base = link.base
         """The address that is added to the addresses in the file."""
-        return self._link.base
-
-    @property
-    def loaded(self) -> list[str]:
+        self.loaded = [link.name for link in mapped]
         """The paths of what this `dlopen` has mapped: the library, and what it needs."""
-        return [link.name for link in self._objects]
 
     def address_of(self, name: str) -> int:
         """The address of a symbol, as `dlsym` finds it in the library and what it needs.
 
-        Raises `AttributeError` if there is none.
+        Raises `AttributeError` if there is none, and `LinkError` after `close`.
         """
         self.initialize()
         return self._process.symbol_address(self._link, name)
 
     def initialize(self) -> None:
-        """Run the constructors of all that this `dlopen` has mapped, if that is still to do."""
-        self._process.initialize(self._objects)
+        """Run the constructors of the library and of what it uses, if that is still to do."""
+        self._check_open()
+        self._process.initialize(self._link)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -128,6 +128,7 @@ class Library:
 
     def pages(self) -> list[PageState]:
         """Every page of the library: is it resident in this process, and is it a copy?"""
+        self._check_open()
         return list(_pages(self._link))
 
     def resident(self) -> dict[str, tuple[int, int]]:
@@ -139,11 +140,19 @@ class Library:
         return result
 
     def close(self) -> None:
-        """Run the destructors and unmap what this `dlopen` has mapped (`dlclose`).
+        """Give the library back (`dlclose`): what no other open one uses runs its
+        destructors and is unmapped. Functions that were fetched must not be called then.
 
         A library with DF_1_NODELETE, or opened with `Mode.NODELETE`, stays.
         """
-        self._process.close(self._objects)
+        if not self._closed:
+            self._closed = True
+            self._functions.clear()
+            self._process.close(self._link)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LinkError(f"{self.path}: has been closed")
 
     def __repr__(self) -> str:
         return f"<Library {self.path} at {self.base:#x}>"
@@ -157,8 +166,14 @@ class Process:
         self.loader = Loader(self.memory, LinkerConfig.from_environment())
         self._adopt()
         self._binder = Binder(self.loader.maps)
+        self._open_count: Counter[LinkMap] = Counter()
+        """`l_direct_opencount`: how many open `Library` objects each is the root of."""
+        self._bound_to: dict[LinkMap, set[LinkMap]] = {}
+        """The objects with definitions that each refers to."""
         self._kept: set[LinkMap] = set()
-        self._uninitialized: set[LinkMap] = set()
+        self._lock = threading.RLock()
+        self._uninitialized: dict[LinkMap, None] = {}
+        """What has been mapped and not been used, in the order of the constructors."""
         self._unwinding: dict[LinkMap, int] = {}
 
     def _adopt(self) -> None:
@@ -192,10 +207,14 @@ class Process:
 
     def open(self, name: str, mode: Mode) -> Library:
         """`dlopen`. Raises `LinkError` and `ElfError`; then nothing stays mapped."""
+        with self._lock:
+            return self._open(name, mode)
+
+    def _open(self, name: str, mode: Mode) -> Library:
         loader = self.loader
         before = len(loader.maps)
         try:
-            root = self._find(name) or loader.map_again(name, MapKind.LOADED)
+            root = self._find(name, load=not mode & Mode.NOLOAD)
             search_list = loader.load_dependencies(root, kind=MapKind.LOADED)
             new = loader.maps[before:]
             if new:
@@ -206,31 +225,56 @@ class Process:
             raise
         if mode & Mode.GLOBAL:
             self._global_scope += [link for link in search_list if link not in self._global_scope]
-        if mode & Mode.NODELETE or any(
-            link.object.dynamic.flags_1 & DynamicFlags1.NODELETE for link in new
-        ):
-            self._kept.update(new)
+        self._keep(new)
+        if mode & Mode.NODELETE:
+            self._kept.add(root)
+        self._open_count[root] += 1
         order = [link for link in reversed(sort_maps(search_list)) if link in new]
-        self._uninitialized.update(order)
+        self._uninitialized.update(dict.fromkeys(order))
         return Library(root, order, self)
 
-    def initialize(self, objects: list[LinkMap]) -> None:
-        """Run the constructors of `objects`, dependencies first, of each object once."""
-        for link in objects:
-            if link in self._uninitialized:
-                self._uninitialized.discard(link)
-                self._register_unwinding(link)
-                _call_array(self.memory, link, Tag.INIT, Tag.INIT_ARRAY, Tag.INIT_ARRAYSZ)
+    def _keep(self, new: list[LinkMap]) -> None:
+        """Note which objects are never unmapped."""
+        unique = self._binder.unique_definers()
+        self._kept.update(link for link in unique if link.kind == MapKind.LOADED)
+        for link in new:
+            if link.object.dynamic.flags_1 & DynamicFlags1.NODELETE:
+                self._kept.add(link)
 
-    def _find(self, name: str) -> LinkMap | None:
+    def initialize(self, root: LinkMap) -> None:
+        """Run the constructors of an object and of all that it uses, of each once."""
+        with self._lock:
+            used = self._used_by([root])
+            for link in [link for link in self._uninitialized if link in used]:
+                if link in self._uninitialized:  # else a constructor's own call was faster
+                    del self._uninitialized[link]
+                    self._register_unwinding(link)
+                    _call_array(self.memory, link, Tag.INIT, Tag.INIT_ARRAY, Tag.INIT_ARRAYSZ)
+
+    def _used_by(self, roots: Iterable[LinkMap]) -> set[LinkMap]:
+        """Objects, with all that they need or are bound to, and so on."""
+        found = set(roots)
+        left = list(found)
+        while left:
+            link = left.pop()
+            uses = {*link.needed, *self._bound_to.get(link, ())} - found
+            found |= uses
+            left += uses
+        return found
+
+    def _find(self, name: str, load: bool) -> LinkMap:
         """The object that `name` stands for, if it is one of the program's own libraries,
-        or one that we have loaded. One that an extension module has brought along is not
-        touched: the library is mapped once more, and both share the file's pages.
+        or one that we have loaded; otherwise it is mapped, if we may `load` it. One that an
+        extension module has brought along is not touched: both share the file's pages.
         """
+
+        def counts(link: LinkMap) -> bool:
+            return link in self._global_scope or link.kind == MapKind.LOADED
+
         known = self.loader.by_name.get(name)
-        if known is not None and (known in self._global_scope or known.kind == MapKind.LOADED):
+        if known is not None and counts(known):
             return known
-        return None
+        return self.loader.map_apart(name, MapKind.LOADED, counts, load)
 
     def _check(self, new: list[LinkMap]) -> None:
         """Refuse what we cannot give, before any of the library's code has run."""
@@ -256,6 +300,9 @@ class Process:
         for link in order:
             link.scopes = [[link], *scopes] if link.object.dynamic.symbolic else scopes
         bindings = self._binder.bind(order)
+        for link, references in bindings.references.items():
+            definers = np.unique(references.definer[references.definer >= 0])
+            self._bound_to[link] = {self.loader.maps[index] for index in definers.tolist()}
         lazy = [False] * len(order)
         for link, name in bindings.undefined(lazy):
             raise LinkError(f"{link.name}: undefined symbol: {name}")
@@ -306,42 +353,54 @@ class Process:
         address = _address(*found)
         return call_resolver(address) if kind == STT_GNU_IFUNC else address
 
-    def close(self, objects: list[LinkMap]) -> None:
-        """`dlclose` of what one `dlopen` has mapped; nothing if something still needs it."""
-        if any(link in self._kept or not link.scopes for link in objects):
-            return  # to be kept, or closed already
-        still_needed = {
-            other
-            for link in self.loader.maps
-            if link not in objects and link.kind == MapKind.LOADED
-            for other in _closure(link)
-        }
-        if any(link in still_needed for link in objects):
-            return
-        for link in sort_maps(objects, force_first=False):
-            if link not in self._uninitialized:
-                _call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
-        self._forget(objects)
+    def close(self, root: LinkMap) -> None:
+        """`dlclose` of one `Library`: unmap what nothing open uses any more."""
+        with self._lock:
+            self._open_count[root] -= 1
+            if self._open_count[root]:
+                return
+            alive = [link for link in self.loader.maps if link.scopes]
+            opened = {link for link, count in self._open_count.items() if count}
+            ldsos = {link for link in alive if link.kind != MapKind.LOADED}
+            used = self._used_by(ldsos | opened | self._kept)
+            unused = [link for link in sort_maps(alive) if link not in used]
+            for link in unused:
+                if link not in self._uninitialized:
+                    _call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
+            self._forget(unused)
 
     def _forget(self, links: list[LinkMap]) -> None:
-        """Unmap objects. They stay in `maps`, whose indices are in use, without names."""
+        """Unmap objects. They stay in `maps`, whose indices are in use, without content."""
         for link in links:
-            self._uninitialized.discard(link)
+            self._uninitialized.pop(link, None)
             frames = self._unwinding.pop(link, None)
             deregister = self._unwinder("__deregister_frame") if frames is not None else None
             if deregister is not None and frames is not None:
                 deregister(frames)
+        names = self.loader.by_name
+        for name in [name for name, named in names.items() if named in links]:
+            del names[name]
+        for link in links:
             if link.end > link.start:
                 self.memory.munmap(link.start, (link.end - link.start + PAGE - 1) & -PAGE)
             link.identity = None
+            link.object = _nothing()
             link.scopes = []
             link.needed = []
+            link.loader = None
             link.start = link.end = 0
-            names = self.loader.by_name
-            for name in [name for name, named in names.items() if named is link]:
-                del names[name]
+            self._bound_to.pop(link, None)
+            self._open_count.pop(link, None)
             if link in self._global_scope:
                 self._global_scope.remove(link)
+        self._binder.forget(links)
+        self.loader.search.forget(links)
+
+
+def _nothing() -> DynamicObject:
+    """What is left of the file of an object that is unmapped: a header and no table."""
+    header = ELF_MAGIC + b"\2\1\1"
+    return DynamicObject.from_bytes(header.ljust(EHDR64.size, b"\0"), "nothing")
 
 
 def _closure(link: LinkMap) -> list[LinkMap]:
@@ -425,6 +484,7 @@ def _part(flags: int, offset: int, relro: Any) -> str:
 
 
 _process: Process | None = None
+_starting = threading.Lock()
 
 
 def dlopen(name: str, mode: int = Mode.NOW) -> Library:
@@ -445,6 +505,7 @@ def dlopen(name: str, mode: int = Mode.NOW) -> Library:
     True
     """
     global _process
-    if _process is None:
-        _process = Process()
+    with _starting:
+        if _process is None:
+            _process = Process()
     return _process.open(name, Mode(mode))

@@ -115,9 +115,22 @@ class Loader:
         link.requested = name
         return link
 
-    def map_again(self, name: str, kind: MapKind) -> LinkMap:
-        """Map the library that `name` leads to, even if the file is mapped already."""
+    def map_apart(
+        self, name: str, kind: MapKind, counts: Callable[[LinkMap], bool], load: bool = True
+    ) -> LinkMap:
+        """The library that `name` leads to: of the objects that have its file mapped, only
+        one that `counts` is it. Otherwise it is mapped, maybe once more.
+
+        Raises `LinkError` in place of mapping it, unless `load`.
+        """
         file = self.search.find(name, self.program, self.program)
+        same = [link for link in self.maps if link.identity == file.identity and counts(link)]
+        if same or not load:
+            self.memory.close(file)
+            if not same:
+                raise LinkError(f"{name}: is not loaded")
+            self.by_name[name] = same[0]
+            return same[0]
         link = self._map(file, file.path, kind, self.program)
         link.requested = name
         for known in (name, file.path, link.object.soname):

@@ -170,7 +170,7 @@ class Lookup:
         shown = (entry & HIDDEN) == 0
         asked = query.version[names]
         base = ~query.exact[names] & (number == 0) & shown
-        unversioned_fits = (entry & ~np.uint16(HIDDEN)) < 3
+        unversioned_fits = (entry & ~np.uint16(HIDDEN)) < (2 if query.newest else 3)
         fits = np.where(asked != 0, (number == asked) | base, unversioned_fits)
         plain = ~tables.has_versions[owners]
         lone = good & (asked == 0) & ~unversioned_fits & shown & ~plain

@@ -33,7 +33,9 @@ class Query:
     `rows` are the symbols that refer, rows of the `SymbolTables`, -1 for a name that is
     no object's; `owners` the objects that they are of. `version` is a number of
     `VersionNumbers`, and `exact` forbids the base definition in its stead. With
-    `own_first` the object that refers is searched before all others (-Bsymbolic).
+    `own_first` the object that refers is searched before all others (-Bsymbolic). For a
+    reference without version, `newest` takes the default version of a symbol before the
+    first one that the object defines: dlsym's DL_LOOKUP_RETURN_NEWEST.
     """
 
     rows: I64
@@ -44,6 +46,7 @@ class Query:
     version: I32
     exact: Bools
     own_first: Bools
+    newest: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,6 +62,7 @@ class Query:
             version=self.version[chosen],
             exact=self.exact[chosen],
             own_first=self.own_first[chosen],
+            newest=self.newest,
         )
 
     def as_class(self, kind: TypeClass) -> "Query":

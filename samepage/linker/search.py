@@ -18,7 +18,7 @@ Sources: `_dl_map_object`, `open_path`, `fillin_rpath`, `_dl_dst_substitute` of 
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from samepage.elf.dynamic import DynamicFlags1, Tag
@@ -142,6 +142,12 @@ class Search:
             self._memory.close(file)
             raise LinkError(f"{name}: {refusal}")
         return file
+
+    def forget(self, links: Iterable[LinkMap]) -> None:
+        """Forget the run paths of objects that are unmapped, and how they were found."""
+        gone = {id(link) for link in links}
+        self._paths = {key: paths for key, paths in self._paths.items() if key[0] not in gone}
+        self.trail.clear()
 
     def _candidates(
         self, name: str, loader: LinkMap | None, program: LinkMap | None

@@ -5,6 +5,7 @@ binding compare the versions of thousands of symbols at once. Source:
 `_dl_check_map_versions` of glibc 2.36, which fills `l_versions` of each object.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from samepage.linker.maps import LinkMap
@@ -34,6 +35,11 @@ class VersionNumbers:
         if table is None:
             table = self._tables[link] = self._build(link)
         return table
+
+    def forget(self, links: Iterable[LinkMap]) -> None:
+        """Forget the tables of objects; numbers stay."""
+        for link in links:
+            self._tables.pop(link, None)
 
     def number(self, version: tuple[str, int]) -> int:
         """The number of the version with this name and hash."""
