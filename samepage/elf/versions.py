@@ -58,6 +58,14 @@ class Versions:
     needed: list[Version]
     base: str | None = None
 
+    def name_of(self, symbol: int) -> str:
+        """The version of a symbol, defined or needed; "" if it has none."""
+        if self.symbols is None:
+            return ""
+        index = int(self.symbols[symbol]) & INDEX_MASK
+        entries = (entry for entry in (*self.defined, *self.needed) if entry.index == index)
+        return next((entry.name for entry in entries if entry.hash), "")
+
 
 def read_versions(
     elf: ElfFile, dynamic: Dynamic, strings: StringTable, symbol_count: int

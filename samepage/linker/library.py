@@ -289,7 +289,7 @@ class Process:
             stack = link.object.elf.segment(SegmentType.GNU_STACK)
             if stack is None or stack.flags & SegmentFlags.X:
                 raise LinkError(f"{link.name}: needs an executable stack")
-        for message in check_versions(self.loader.maps, self.loader.by_name):
+        for message in check_versions(self.loader.maps, self.loader.by_name, []):
             raise LinkError(message)
 
     def _relocate(self, new: list[LinkMap], search_list: list[LinkMap], mode: Mode) -> None:

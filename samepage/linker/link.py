@@ -119,7 +119,7 @@ class Linker:
         )
         search_list = loader.load_dependencies(program, preloads, on_missing=on_missing)
         # All objects are known: a version that a library lacks is told before a symbol.
-        for message in check_versions(loader.maps, loader.by_name):
+        for message in check_versions(loader.maps, loader.by_name, loader.warnings):
             self._complain(message)
         # Every object searches the program's list; its own first if it is symbolic.
         for link in loader.maps:

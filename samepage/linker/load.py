@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable
 
-from samepage.elf.dynamic import Tag
+from samepage.elf.dynamic import DynamicFlags1, Tag
 from samepage.elf.header import ElfError
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap, MapKind
@@ -46,19 +46,28 @@ class Loader:
     def add_program(self, path: str) -> LinkMap:
         """Map the program and its interpreter, as `execve` does before ld.so starts.
 
-        Raises `LinkError` if the program is missing or not dynamically linked.
+        Raises `LinkError` if the program is missing, or one that ld.so does not start.
         """
         file = self._open(path)
+        interpreter_path = file.object.interpreter
+        reason = ""
+        if not len(file.object.dynamic.entries):
+            reason = "not a dynamic object"
+        elif interpreter_path is None and file.object.dynamic.flags_1 & DynamicFlags1.PIE:
+            reason = "statically linked: it relocates itself, without ld.so"
+        elif interpreter_path is not None and "/ld-musl-" in interpreter_path:
+            reason = f"started by musl's {interpreter_path}, which is not ld.so"
+        if reason:
+            self.memory.close(file)
+            raise LinkError(f"{path}: {reason}", 2)
         program = self._map(file, path, MapKind.EXECUTABLE, None, by_kernel=True)
         program.origin = os.path.realpath(path)
         self.program = program
-        if not len(program.object.dynamic.entries):
-            raise LinkError(f"{path}: not a dynamic object", 2)
-        name = program.object.interpreter or DEFAULT_INTERPRETER
+        name = interpreter_path or DEFAULT_INTERPRETER
         try:
             interpreter = self._map(self._open(name), name, MapKind.LIBRARY, None, by_kernel=True)
         except LinkError:
-            if program.object.interpreter:
+            if interpreter_path:
                 raise
             return program  # a library may be linked on a system without glibc
         interpreter.identity = None  # `_dl_rtld_map` has none: found by name only

@@ -146,7 +146,8 @@ class Bindings:
         del self._keys
 
     def undefined(self, is_lazy: list[bool]) -> list[tuple[LinkMap, str]]:
-        """The references without definition that end the link: who refers to which name.
+        """The references without definition that end the link: who refers to which name, and
+        version, in ld.so's words.
 
         The weak ones do not, and with lazy binding (`is_lazy`, by object) those of
         DT_JMPREL do not yet.
@@ -159,9 +160,10 @@ class Bindings:
         symbols = self.tables.symbols(rows)
         ends = symbols.binds != STB_WEAK
         ends &= ~(self.lazy[missing] & np.array(is_lazy)[owners])
+        owners, own = owners[ends], rows[ends] - self.tables.first[owners[ends]]
         return [
-            (self.links[owner], self.links[owner].object.strings.get(name))
-            for owner, name in zip(owners[ends].tolist(), symbols.names[ends].tolist(), strict=True)
+            (self.links[owner], symbol_and_version(self.links[owner], symbol))
+            for owner, symbol in zip(owners.tolist(), own.tolist(), strict=True)
         ]
 
     @property
@@ -198,6 +200,14 @@ class Bindings:
             definition=np.where(rows < 0, -1, rows - self.tables.first[owners]),
             looked_up=self.looked_up[own],
         )
+
+
+def symbol_and_version(link: LinkMap, symbol: int) -> str:
+    """How ld.so calls an undefined symbol of an object: with the version that it wants."""
+    found = link.object
+    name = found.strings.get(int(found.symbols["st_name"][symbol]))
+    version = found.versions.name_of(symbol)
+    return f"{name}, version {version}" if version else name
 
 
 class _ByObject(Mapping[LinkMap, T]):

@@ -2,45 +2,64 @@
 
 This check comes before any symbol is looked up, and gives the error that everyone knows:
 "version `GLIBC_2.38' not found (required by ...)". A library that has no versions at all
-only earns a warning, since the symbols may still be there. Sources:
-`_dl_check_all_versions`, `match_symbol` of glibc 2.36.
+only earns a warning, since the symbols may still be there, and so does a version that is
+only needed weakly. An object with DT_RELR has to need the version GLIBC_ABI_DT_RELR of libc
+if it needs any: an older libc, which would not apply DT_RELR, refuses it then. Sources:
+`_dl_check_all_versions`, `_dl_check_map_versions`, `match_symbol` of glibc 2.36.
 """
 
 from collections.abc import Iterator
 
+from samepage.elf.dynamic import Tag
 from samepage.linker.maps import LinkMap
 
+_RELR_VERSION = "GLIBC_ABI_DT_RELR"
 
-def check_versions(maps: list[LinkMap], by_name: dict[str, LinkMap]) -> Iterator[str]:
+
+def check_versions(
+    maps: list[LinkMap], by_name: dict[str, LinkMap], warnings: list[str]
+) -> Iterator[str]:
     """The complaints about missing versions, in load order of the users.
 
-    `by_name` has the loaded objects by all their names.
+    `by_name` has the loaded objects by all their names. What does not end the link is added
+    to `warnings`.
     """
     defined: dict[str | None, set[tuple[str, int]] | None] = {}
     for link in maps:
         for version in link.object.versions.needed:
             file = version.file
+            provider = by_name.get(file) if file is not None else None
+            if provider is None:
+                continue  # which has been complained about
             if file not in defined:
-                defined[file] = _defined(by_name.get(file)) if file is not None else None
+                defined[file] = _defined(provider)
             available = defined[file]
-            if (
-                available is not None
-                and (version.name, version.hash) not in available
-                and not version.weak
-            ):
-                assert file is not None
-                yield (
-                    f"{by_name[file].name}: version `{version.name}' not found "
-                    f"(required by {link.name})"
-                )
+            required = f"(required by {link.name})"
+            if available is None:
+                warnings.append(f"{provider.name}: no version information available {required}")
+            elif (version.name, version.hash) not in available:
+                message = f"version `{version.name}' not found {required}"
+                if version.weak:
+                    warnings.append(f"{provider.name}: weak {message}")
+                else:
+                    yield f"{provider.name}: {message}"
+        if link.object.dynamic.get(Tag.RELR) is not None and not _may_pack(link, by_name):
+            yield f"{link.name}: DT_RELR without {_RELR_VERSION} dependency"
 
 
-def _defined(provider: LinkMap | None) -> set[tuple[str, int]] | None:
-    """The versions of a library; None if it has none at all, or is missing itself, which
-    has been complained about.
-    """
-    if provider is None:
-        return None
+def _may_pack(link: LinkMap, by_name: dict[str, LinkMap]) -> bool:
+    of_libc = {
+        version.name
+        for version in link.object.versions.needed
+        if version.file is not None
+        and version.file.startswith("libc.so.")
+        and version.file in by_name
+    }
+    return not of_libc or _RELR_VERSION in of_libc
+
+
+def _defined(provider: LinkMap) -> set[tuple[str, int]] | None:
+    """The versions of a library; None if it has none at all."""
     versions = provider.object.versions
     if not versions.defined and versions.base is None:
         return None

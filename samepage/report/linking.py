@@ -111,7 +111,7 @@ def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
     """The document as lines of text."""
     objects = document["objects"]
     yield f"{document['program']}: {count(len(objects), 'object')}"
-    for message in (*document["errors"], *document["warnings"]):
+    for message in dict.fromkeys((*document["errors"], *document["warnings"])):
         yield f"  {printable(message)}"
     yield ""
     yield f"{'BASE':>14}  OBJECT, in load order"

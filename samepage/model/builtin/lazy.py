@@ -18,6 +18,7 @@ from samepage.elf.machines import Kind
 from samepage.elf.object import SHN_ABS, STB_WEAK, STT_GNU_IFUNC
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
+from samepage.linker.references import symbol_and_version
 from samepage.linker.relocate import Foreign
 from samepage.model.builtin.code import Code
 from samepage.model.builtin.user_side import UserSide
@@ -40,11 +41,12 @@ def lazy_table(
             owner = result.maps[definer]
             target = _address(user, owner, int(references.definition[reference]))
         else:
-            record = link.object.symbols[int(references.symbols[reference])]
-            name = link.object.strings.get(int(record["st_name"]))
+            symbol = int(references.symbols[reference])
             target = 0
-            if int(record["st_info"]) >> 4 != STB_WEAK:
-                text = f"{program}: symbol lookup error: {link.name}: undefined symbol: {name}\n"
+            if int(link.object.symbols["st_info"][symbol]) >> 4 != STB_WEAK:
+                where = program if link is result.maps[0] else link.name
+                name = symbol_and_version(link, symbol)
+                text = f"{program}: symbol lookup error: {where}: undefined symbol: {name}\n"
                 target = code.add_undefined(text.encode(errors="surrogateescape"))
         words += [slot, target]
     return struct.pack(f"<{len(words)}Q", *words)

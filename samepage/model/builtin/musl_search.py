@@ -77,7 +77,7 @@ def configure(memory: ProgramMemory, config: LinkerConfig) -> LinkerConfig:
 
 
 _MISSING_LIBRARY = re.compile(r"(.*): cannot open shared object file: ([^,]*), needed by (.*)")
-_MISSING_SYMBOL = re.compile(r"(.*): symbol lookup error: undefined symbol: (.*)")
+_MISSING_SYMBOL = re.compile(r"(.*): symbol lookup error: undefined symbol: ([^,]*).*")
 
 
 def message(program: str, path: str, text: str) -> str:

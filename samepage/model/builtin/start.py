@@ -155,7 +155,7 @@ class BuiltinLoader:
         """Preloads and libraries, breadth-first; and what linking reads of each."""
         result = self.result = self.linker.load_libraries(program)
         for warning in result.warnings:
-            self._say(_preload_warning(warning, self._config))
+            self._say(_warning(self.name, program.name, warning, self._config))
         for link in result.search_list:
             read_tables(self.memory, link)
         return result
@@ -297,11 +297,13 @@ _SIZES = {
 _PRELOAD = re.compile(r"object '(.*)' from preload cannot be preloaded \((.*)\): ignored")
 
 
-def _preload_warning(warning: str, config: LinkerConfig) -> str:
-    """The line of ld.so, which names the source and keeps the reason short."""
+def _warning(program: str, path: str, warning: str, config: LinkerConfig) -> str:
+    """The line of ld.so: about a version, or a preload, of which it names the source and
+    keeps the reason short.
+    """
     match = _PRELOAD.fullmatch(warning)
     if match is None:
-        return f"ERROR: ld.so: {warning}."
+        return f"{program}: {_required_by(program, path, warning)}"
     name, reason = match.groups()
     source = "LD_PRELOAD" if name in config.preload else config.preload_file
     if "cannot open shared object file" in reason:
@@ -321,6 +323,11 @@ def _message(program: str, path: str, error: SamepageError) -> str:
         user = program if symbol[1] == path else symbol[1]
         return f"{program}: symbol lookup error: {user}: {symbol[2]}"
     if "version `" in text:
-        text = text.replace(f"(required by {path})", f"(required by {program})")
-        return f"{program}: {text}"
+        return f"{program}: {_required_by(program, path, text)}"
+    if text.startswith(f"{path}: "):
+        text = program + text.removeprefix(path)
     return f"{program}: error while loading shared libraries: {_NEEDED_BY.sub('', text)}"
+
+
+def _required_by(program: str, path: str, text: str) -> str:
+    return text.replace(f"(required by {path})", f"(required by {program})")
