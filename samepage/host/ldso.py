@@ -79,7 +79,7 @@ def observe(
             env["LD_BIND_NOW"] = "1"
         with open(os.path.join(directory, "stderr"), "w+b") as stderr:
             # Here, not in /: `path` and LD_LIBRARY_PATH may be relative.
-            pid, _ = launch(Launch(path, [path], env, cwd=os.getcwd(), stderr=stderr.fileno()))
+            pid, _ = launch(Launch(path, [path], env, cwd=".", stderr=stderr.fileno()))
             run = LdsoRun(pid, f"{output}.{pid}")
             try:
                 finished = _to_entry(run, on_relocated)
