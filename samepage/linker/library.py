@@ -21,13 +21,10 @@ stays, as objects that nobody knows of may have its address.
 
 import ctypes
 import enum
-import os
 import struct
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +33,7 @@ from samepage.elf.dynamic import DynamicFlags1, Tag
 from samepage.elf.header import EHDR64, ELF_MAGIC, SegmentFlags, SegmentType
 from samepage.elf.object import STT_GNU_IFUNC, STT_TLS, DynamicObject
 from samepage.linker.binding import Binder
+from samepage.linker.constructors import call_array
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap, MapKind
@@ -54,12 +52,10 @@ from samepage.linker.relocate import (
     protect_relro,
     relocate_relative,
 )
+from samepage.linker.resident import PageState, pages_of
 from samepage.linker.search import LinkerConfig
 from samepage.linker.symbolic import SymbolicRelocation
 from samepage.linker.version_check import check_versions
-
-_PRESENT = 1 << 63
-_FILE = 1 << 61
 
 
 class Mode(enum.IntFlag):
@@ -72,18 +68,6 @@ class Mode(enum.IntFlag):
     DEEPBIND = 8
     GLOBAL = 0x100
     NODELETE = 0x1000
-
-
-@dataclass(frozen=True, slots=True)
-class PageState:
-    """One page of a library in this process."""
-
-    address: int
-    section: str
-    """"text", "rodata", "relro" or "data"."""
-    resident: bool
-    private: bool
-    """Resident, and a copy of our own: no longer the file's page."""
 
 
 class Library:
@@ -129,7 +113,7 @@ class Library:
     def pages(self) -> list[PageState]:
         """Every page of the library: is it resident in this process, and is it a copy?"""
         self._check_open()
-        return list(_pages(self._link))
+        return list(pages_of(self._link))
 
     def resident(self) -> dict[str, tuple[int, int]]:
         """By part of the library: (resident pages, all pages)."""
@@ -249,7 +233,7 @@ class Process:
                 if link in self._uninitialized:  # else a constructor's own call was faster
                     del self._uninitialized[link]
                     self._register_unwinding(link)
-                    _call_array(self.memory, link, Tag.INIT, Tag.INIT_ARRAY, Tag.INIT_ARRAYSZ)
+                    call_array(self.memory, link, Tag.INIT, Tag.INIT_ARRAY, Tag.INIT_ARRAYSZ)
 
     def _used_by(self, roots: Iterable[LinkMap]) -> set[LinkMap]:
         """Objects, with all that they need or are bound to, and so on."""
@@ -366,7 +350,7 @@ class Process:
             unused = [link for link in sort_maps(alive) if link not in used]
             for link in unused:
                 if link not in self._uninitialized:
-                    _call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
+                    call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
             self._forget(unused)
 
     def _forget(self, links: list[LinkMap]) -> None:
@@ -414,73 +398,6 @@ def _closure(link: LinkMap) -> list[LinkMap]:
 def _address(link: LinkMap, symbol: int) -> int:
     record = link.object.symbols[symbol]
     return int(record["st_value"]) + (0 if record["st_shndx"] == 0xFFF1 else link.base)
-
-
-def _call_array(memory: ProcessMemory, link: LinkMap, one: Tag, array: Tag, size: Tag) -> None:
-    """Call an object's constructors in order, or its destructors in reverse order."""
-    dynamic = link.object.dynamic
-    start, length = dynamic.get(array), dynamic.value(size)
-    functions: list[int] = []
-    if start is not None:
-        words = memory.read(link.base + start, length)
-        functions = list(struct.unpack(f"<{length // 8}Q", words[: length // 8 * 8]))
-    single = dynamic.get(one)
-    is_fini = array == Tag.FINI_ARRAY
-    if is_fini:
-        functions.reverse()
-    if single is not None:
-        functions.insert(len(functions) if is_fini else 0, link.base + single)
-    arguments = [] if is_fini else _main_arguments()
-    prototype: Callable[[int], Any] = (
-        ctypes.CFUNCTYPE(None)
-        if is_fini
-        else ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-    )
-    for function in functions:
-        if function not in (0, 2**64 - 1):
-            prototype(function)(*arguments)
-
-
-def _main_arguments() -> list[Any]:
-    """argc, argv and environ, which constructors get as `main` does."""
-    argv = [os.fsencode(argument) for argument in sys.orig_argv]
-    array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-    _ALIVE.append(array)
-    environ = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ")
-    return [len(argv), ctypes.addressof(array), environ.value]
-
-
-_ALIVE: list[Any] = []
-"""What a constructor may have kept a pointer to."""
-
-
-def _pages(link: LinkMap) -> Iterator[PageState]:
-    relro = link.object.relro
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for load in link.object.elf.loads:
-            first = (link.base + load.vaddr) // PAGE
-            last = (link.base + load.vaddr + load.memsz + PAGE - 1) // PAGE
-            pagemap.seek(first * 8)
-            data = pagemap.read((last - first) * 8)
-            for number, (entry,) in enumerate(struct.iter_unpack("<Q", data), first):
-                address = number * PAGE
-                resident = bool(entry & _PRESENT)
-                yield PageState(
-                    address,
-                    _part(load.flags, address - link.base, relro),
-                    resident,
-                    resident and not entry & _FILE,
-                )
-
-
-def _part(flags: int, offset: int, relro: Any) -> str:
-    if flags & SegmentFlags.X:
-        return "text"
-    if not flags & SegmentFlags.W:
-        return "rodata"
-    if relro is not None and relro.vaddr // PAGE * PAGE <= offset < relro.vaddr + relro.memsz:
-        return "relro"
-    return "data"
 
 
 _process: Process | None = None
