@@ -1,7 +1,5 @@
 """`samepage diff A B`: what changed between two snapshots."""
 
-import sys
-
 from samepage.cli.arguments import Parser, add_top
 from samepage.cli.blas import use_one_thread
 
@@ -37,7 +35,7 @@ def command(
     use_one_thread()
     from samepage.analysis.diff import Match, diff
     from samepage.report.diff import print_diff, write_json, write_text
-    from samepage.report.output import replacing
+    from samepage.report.output import replacing, stdout_for
     from samepage.report.tables import console_for
     from samepage.snapshot import store
 
@@ -48,7 +46,7 @@ def command(
         with replacing(output) as stream:
             (write_json if form == "json" else write_text)(result, stream)
     elif form == "json":
-        write_json(result, sys.stdout)
+        write_json(result, stdout_for("json"))
     else:
         print_diff(result, console_for(None), top=top or None)
     return 1 if exit_code and not result.equal else 0

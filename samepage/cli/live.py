@@ -104,13 +104,14 @@ def _write(capture: "Capture", output: str | None, form: str | None, proc: str) 
     """Write a report or snapshot, for which the capture is used up."""
     from samepage.host.to_snapshot import to_snapshot, write_snapshot
     from samepage.report import SNAPSHOT_FORMAT, write_report
+    from samepage.report.output import stdout_for
 
     if output is not None and (form or format_of(output)) == SNAPSHOT_FORMAT:
         write_snapshot(capture, output, proc=proc)
     else:
         write_report(
             to_snapshot(capture, use_up=True, proc=proc),
-            sys.stdout if output is None else output,
+            stdout_for(form or "text") if output is None else output,
             form,
         )
 

@@ -96,6 +96,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     A reader that goes away (`samepage live | head`) ends the command with the status
     that SIGPIPE would give, and Ctrl-C with that of SIGINT, both without a word.
     """
+    _escape_what_cannot_be_encoded()
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -114,6 +115,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _internal(error)
     except Exception as error:
         return _internal(error)
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """A name that stdout's encoding lacks, or three dots, is no reason to fail."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8"):
+        reconfigure(errors="backslashreplace")
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -1,7 +1,5 @@
 """`samepage report DIR`: print a snapshot that was saved, in any form."""
 
-import sys
-
 from samepage.cli.arguments import USAGE_ERROR, Parser, add_top
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
@@ -44,6 +42,7 @@ def command(
     """
     use_one_thread()
     from samepage.analysis.counting import Scope
+    from samepage.report.output import stdout_for
     from samepage.snapshot import store
 
     if timeline:
@@ -59,4 +58,4 @@ def command(
     elif form in (None, "text"):
         print_report(snapshot, scope=chosen, top=top or None)
     else:
-        write_report(snapshot, sys.stdout, form, scope=chosen)
+        write_report(snapshot, stdout_for(form), form, scope=chosen)

@@ -53,9 +53,17 @@ def percent(part: int | float, whole: int | float) -> str:
 def printable(name: str) -> str:
     r"""Return a name with what is not printable as escapes: file names may hold anything.
 
-    >>> printable("a\n\x1b[2J")
-    'a\\n\\x1b[2J'
+    A byte that is no UTF-8, a lone surrogate here (PEP 383), is shown as the byte.
+
+    >>> printable("a\n\x1b[2J\udcff")
+    'a\\n\\x1b[2J\\xff'
     """
     if name.isprintable():
         return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

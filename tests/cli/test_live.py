@@ -40,11 +40,15 @@ def wait_for_program(pid: int, name: str) -> None:
     raise AssertionError(f"{pid} is not {name}")
 
 
-def samepage(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+def samepage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with these environment variables too."""
     code = "from samepage.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **variables},
     )
 
 
@@ -69,6 +73,13 @@ def test_one_process_by_pid(sleeper: int) -> None:
     assert done.stdout.splitlines()[0] == "1 process"
     assert "sleep 1000" in done.stdout
     assert "libc.so.6" in done.stdout
+
+
+@needs_frames
+def test_an_encoding_without_the_dots_of_long_names_is_no_error() -> None:
+    done = samepage("live", str(os.getpid()), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
 
 
 @needs_frames

@@ -10,6 +10,7 @@ import pytest
 
 from samepage.cli.main import run
 from samepage.snapshot import store
+from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot
 from tests.analysis.sample import sample
 
@@ -95,3 +96,25 @@ def test_a_narrow_terminal_is_kept_to(saved: str) -> None:
     )
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 40
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"), [("text", "/lib/gr\\xf6\\u6f22.so"), ("json", "/lib/grö漢.so")]
+)
+def test_an_encoding_that_lacks_a_name_is_no_error(
+    form: str, shown: str, tmp_path: pathlib.Path
+) -> None:
+    builder = SnapshotBuilder("model")
+    builder.add_process(1, argv=["a"])
+    builder.add_vma(1, 0x1000, 0x2000, "r--p", 0, builder.add_file(1, 2, "/lib/grö漢.so"), "")
+    builder.add_pages(1, [1], [9], [5])
+    builder.add_frames([9], [1], [0], [0], [1], [0])
+    store.write(builder.build(), tmp_path / "snapshot")
+    done = subprocess.run(
+        [*PROGRAM, "report", tmp_path / "snapshot", "-f", form],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shown in done.stdout.decode()

@@ -39,5 +39,5 @@ def test_counts_and_shares() -> None:
 
 
 def test_what_is_not_printable_is_escaped() -> None:
-    assert printable("a\tb\x1b\u200b\udc80") == r"a\tb\x1b\u200b\udc80"
+    assert printable("a\tb\x1b\u200b\udc80\ud800") == r"a\tb\x1b\u200b\x80\ud800"
     assert printable("größe") == "größe"
