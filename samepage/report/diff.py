@@ -154,7 +154,7 @@ def _print_processes(changes: list[ProcessChange], console: Console, top: int | 
         return
     columns = [
         Column("PID"),
-        Column("Program", cut=Cut.END),
+        Column("Program", cut=Cut.COMMAND),
         Column("State", rank=1),
         Column("RSS"),
         Column("PSS", rank=2),
@@ -186,7 +186,7 @@ def _print_files(changes: list[FileChange], console: Console, top: int | None) -
     if not changes:
         return
     columns = [
-        Column("File", cut=Cut.START),
+        Column("File", cut=Cut.PATH),
         Column("State", rank=1),
         Column("Frames"),
         Column("Mapped", rank=2),

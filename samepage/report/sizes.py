@@ -10,15 +10,17 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(pages: "int | float | Fraction") -> str:
-    """Return so many pages in IEC units: three or four digits, "0" for none.
+    """Return so many pages in IEC units: three or four digits, "0" for none and nothing else.
 
     >>> from fractions import Fraction
-    >>> size(3), size(Fraction(1, 3)), size(-1000)
-    ('12 KiB', '1.3 KiB', '-3.9 MiB')
+    >>> size(3), size(Fraction(1, 3)), size(-1000), size(Fraction(-1, 100))
+    ('12 KiB', '1.3 KiB', '-3.9 MiB', '-41 B')
     """
     value = float(pages) * PAGE_SIZE / 1024
     if not value:
         return "0"
+    if abs(value) < 0.05:
+        return f"{value * 1024:.2g} B"
     unit = 0
     while abs(value) >= 999.5 and unit < len(_UNITS) - 1:
         value /= 1024

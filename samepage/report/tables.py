@@ -7,6 +7,7 @@ with `FLEXIBLE` characters for the one column that may be cut.
 
 import enum
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -23,14 +24,18 @@ FLEXIBLE = 16
 GAP = 2
 """Characters between columns."""
 
+_DOTS = "..."
+
 
 class Cut(enum.Enum):
     """What is done with a cell that is too long for the flexible column."""
 
     END = "end"
-    """A command line begins with what it is: its end goes."""
-    START = "start"
-    """A path ends with what it is: its start goes. Further lines are folded."""
+    COMMAND = "command"
+    """The directory of the program says least of a command line, then its end: they go."""
+    PATH = "path"
+    """A path ends with what it is: its start goes, or the middle of a file name that is too
+    long alone. Further lines are folded."""
     FOLD = "fold"
 
 
@@ -110,21 +115,51 @@ def shortened(words: str, width: int, cut: Cut) -> str:
     """Cut words to `width` characters, with three dots where something is missing."""
     if cell_len(words) <= width:
         return words
-    keep = width - 3
+    keep = width - len(_DOTS)
     if keep <= 0:
         return words  # it will be folded
-    if cut is Cut.START:
-        while cell_len(words) > keep:
-            words = words[max(1, (cell_len(words) - keep) // 2) :]
-        return "..." + words
-    return set_cell_size(words, keep) + "..."
+    if cut is Cut.PATH:
+        name = words[words.rfind("/") + 1 :]
+        if cell_len(name) <= keep:
+            return _DOTS + _end(words, keep)
+        half = (keep + 1) // 2
+        return set_cell_size(name, half) + _DOTS + _end(name, keep - half)
+    if cut is Cut.COMMAND:
+        program, space, arguments = words.partition(" ")
+        if "/" in program:
+            return shortened(program[program.rfind("/") + 1 :] + space + arguments, width, Cut.END)
+    return set_cell_size(words, keep) + _DOTS
+
+
+def _end(words: str, width: int) -> str:
+    """Return the longest end of `words` that fits."""
+    while cell_len(words) > width:
+        words = words[max(1, (cell_len(words) - width) // 2) :]
+    return words
 
 
 def _cell(cut: Cut | None, text: str, width: int) -> str:
-    if cut is None or cut is Cut.FOLD:
+    if cut is None:
         return text
     first, *rest = text.split("\n")
-    return "\n".join([shortened(first, width, cut), *rest])
+    if cut is not Cut.FOLD:
+        first = shortened(first, width, cut)
+    return "\n".join([first, *(line for each in rest for line in _folded(each, width))])
+
+
+def _folded(line: str, width: int) -> list[str]:
+    """Return an indented line as lines of at most `width`, the further ones indented more."""
+    words = line.lstrip(" ")
+    indent = " " * (len(line) - len(words))
+    if cell_len(line) <= width or width <= len(indent) + FLEXIBLE // 2:
+        return [line]
+    return textwrap.wrap(
+        words,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,
+    )
 
 
 def _natural(column: Column, number: int, rows: Sequence[Sequence[str]]) -> int:

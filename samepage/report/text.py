@@ -135,7 +135,7 @@ def _print_processes(sharing: Sharing, console: Console, top: int | None) -> Non
     processes = sorted(sharing.processes, key=lambda p: (-p.pss, -p.usage.rss, p.pid))
     shown = processes[:top]
     who = [[str(process.pid), command_line(process)] for process in shown]
-    names = [Column("PID"), Column("Program", cut=Cut.END)]
+    names = [Column("PID"), Column("Program", cut=Cut.COMMAND)]
     cost = [(_COST, _cost), (_DIVISION, _division)]
     if console.width >= WIDE:
         cost = [([*_COST, *_DIVISION], lambda process: [*_cost(process), *_division(process)])]
@@ -188,7 +188,7 @@ def files_in_memory(sharing: Sharing) -> list[FileUse]:
 def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
     files = files_in_memory(sharing)
     columns = [
-        Column("File", cut=Cut.START),
+        Column("File", cut=Cut.PATH),
         Column("Mapped", rank=2),
         Column("Frames"),
         Column("Saved"),
@@ -218,7 +218,7 @@ def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
 
 def _print_groups(title: str, groups: list[GroupUse], console: Console, top: int | None) -> None:
     columns = [
-        Column(title[:-1], cut=Cut.START),
+        Column(title[:-1], cut=Cut.PATH),
         Column("Processes", rank=3),
         Column("RSS", rank=2),
         Column("PSS"),

@@ -13,6 +13,8 @@ from samepage.report.sizes import count, growth, percent, printable, size
         (0, "0"),
         (1, "4 KiB"),
         (Fraction(1, 3), "1.3 KiB"),
+        (Fraction(-1, 100), "-41 B"),
+        (Fraction(1, 10000), "0.41 B"),
         (-1000, "-3.9 MiB"),
         (249, "996 KiB"),
         (250, "1.0 MiB"),

@@ -156,11 +156,27 @@ def test_an_empty_column_is_left_out() -> None:
 
 
 def test_what_is_too_long_is_cut_where_it_says_least() -> None:
-    assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12, Cut.START) == "...libc.so.6"
-    assert shortened("/usr/bin/python3 -c pass", 12, Cut.END) == "/usr/bin/..."
-    assert shortened("/bin/true", 12, Cut.END) == "/bin/true"
+    assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12, Cut.PATH) == "...libc.so.6"
+    assert shortened("/lib/_ctypes.cpython-311.so", 15, Cut.PATH) == "_ctype...311.so"
+    assert shortened("/lib/math.cpython-311.so", 15, Cut.PATH) == "math.c...311.so"
+    assert shortened("Resident (sum of RSS)", 12, Cut.END) == "Resident ..."
     # a wide character counts as two
-    assert shortened("/包包包包包/包", 9, Cut.START) == "...包/包"
+    assert shortened("/包包包包包/包", 9, Cut.PATH) == "...包/包"
+    assert shortened("/包包包包包包包", 9, Cut.PATH) == "包 ...包"
+
+
+def test_a_long_command_line_loses_its_directory_first() -> None:
+    assert shortened("/usr/bin/python3 -c pass", 16, Cut.COMMAND) == "python3 -c pass"
+    assert shortened("/usr/bin/python3 -c pass", 12, Cut.COMMAND) == "python3 -..."
+    assert shortened("/bin/true", 12, Cut.COMMAND) == "/bin/true"
+    assert shortened("nginx: master of /usr/sbin/nginx", 12, Cut.COMMAND) == "nginx: ma..."
+
+
+def test_what_is_folded_stays_indented() -> None:
+    columns = [Column("File", cut=Cut.PATH), Column("A")]
+    table = fitted("", columns, [["/lib/x\n  12: 400+6, 13: 389+6, and 6 more", "1"]], 24)
+    (cell, *_) = table.columns[0].cells
+    assert str(cell).splitlines() == ["/lib/x", "  12: 400+6, 13:", "    389+6, and 6 more"]
 
 
 def test_only_some_of_many_mappers_are_named() -> None:
