@@ -181,10 +181,12 @@ class Totals:
     resident_pages: int
     """(process, page) pairs of resident pages: the sum of RSS."""
     frames: int
-    """Different frames among them."""
+    """Different frames among them: the sum of the four kinds."""
     file_frames: int
     anonymous_frames: int
     shmem_frames: int
+    other_frames: int
+    """What none of these is: the vDSO's, and frames of which the kernel tells no kind."""
     unknown_pages: int
     """Resident pages without a frame number, which are not in `frames`."""
     swapped_pages: int
@@ -237,14 +239,17 @@ class Sharing:
         sums = self.counted.vmas.sum(axis=0)
         frames = self.counted.frames
         kinds = np.bincount(frames.kind[frames.mapped > 0], minlength=len(FrameKind)).tolist()
+        file, shmem = kinds[FrameKind.FILE], kinds[FrameKind.SHMEM]
+        anonymous = kinds[FrameKind.ANON] + kinds[FrameKind.KSM]
         return Totals(
             processes=self.snapshot.processes.num_rows,
             virtual_pages=int(self._vma_pages().sum()),
             resident_pages=int(sums[Count.RSS]),
             frames=sum(kinds),
-            file_frames=kinds[FrameKind.FILE],
-            anonymous_frames=kinds[FrameKind.ANON] + kinds[FrameKind.KSM],
-            shmem_frames=kinds[FrameKind.SHMEM],
+            file_frames=file,
+            anonymous_frames=anonymous,
+            shmem_frames=shmem,
+            other_frames=sum(kinds) - file - anonymous - shmem,
             unknown_pages=self._unknown_pages(),
             swapped_pages=int(sums[Count.SWAP]),
             copied_pages=sum(file.copied_pages for file in self.files),

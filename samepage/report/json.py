@@ -86,6 +86,7 @@ def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]
         "shmem_frames": totals.shmem_frames,
         "saved_pages": totals.saved_pages,
         "copied_pages": totals.copied_pages,
+        "other_frames": totals.other_frames,
         "swapped_pages": totals.swapped_pages,
         "unknown_pages": totals.unknown_pages,
         "lost_pages": sum(each.saved_frames for each in lost),

@@ -59,6 +59,7 @@ def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
             ("page cache of files", totals.file_frames),
             ("anonymous", totals.anonymous_frames),
             ("shared memory", totals.shmem_frames),
+            ("other (such as the vDSO)", totals.other_frames),
         )
         parts = ", ".join(f"{size(frames)} {name}" for name, frames in kinds if frames)
         lines.append(

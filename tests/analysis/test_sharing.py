@@ -110,6 +110,7 @@ def test_the_totals_say_what_sharing_saves(sharing: Sharing) -> None:
     assert totals.file_frames == 7
     assert totals.anonymous_frames == 4
     assert totals.shmem_frames == 1
+    assert totals.other_frames == 1
     assert (totals.swapped_pages, totals.copied_pages, totals.unknown_pages) == (1, 3, 0)
 
 

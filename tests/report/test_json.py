@@ -42,6 +42,8 @@ def test_every_object_of_the_schema_is_closed_and_described() -> None:
         if isinstance(node, dict):
             if node.get("type") == "object":
                 assert "additionalProperties" in node
+                for key, value in node.get("properties", {}).items():
+                    assert "description" in value or "$ref" in value, key
                 assert set(node.get("required", ())) <= set(node.get("properties", ())) or (
                     "properties" not in node
                 )

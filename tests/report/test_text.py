@@ -38,7 +38,7 @@ def test_the_answer_comes_first() -> None:
     assert printed(sample(), 200).splitlines()[:3] == [
         "3 processes with 112 KiB of virtual memory, 68 KiB of it resident (17 pages).",
         "These are 13 frames of physical memory, 52 KiB: 28 KiB page cache of files, "
-        "16 KiB anonymous, 4 KiB shared memory.",
+        "16 KiB anonymous, 4 KiB shared memory, 4 KiB other (such as the vDSO).",
         "Sharing saves 16 KiB (4 frames, 24 %).",
     ]
 
