@@ -1,6 +1,7 @@
-"""Each page of a file: how many processes map the cached page, how many have a copy.
+"""Each page of a file: how often the cached page is mapped, how many processes have a copy.
 
-This is the picture that the HTML report draws. It looks at every page once more, and keeps
+This is the picture that the HTML report draws, and where all reports have it from which pages
+were copied. It looks at every page once more, and keeps
 only what belongs to the files that were asked for, as arrays.
 """
 
@@ -23,13 +24,23 @@ class FilePage:
     """One page of a file that somebody has.
 
     `mapped` counts the mappings of the page cache's frame (by the scope's count), `copied`
-    the private copies of the page. `cached` tells that the frame is in memory, mapped or not.
+    the processes with a private copy of the page. `cached` tells that the frame is in memory,
+    mapped or not.
     """
 
     index: int
     cached: bool
     mapped: int
     copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedRun:
+    """Pages of a file in a row, of which as many processes have a private copy."""
+
+    first: int
+    pages: int
+    processes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,16 @@ class PageMap:
         return [
             FilePage(*values) for values in zip(*(each.tolist() for each in columns), strict=True)
         ]
+
+    def copied_runs(self) -> list["CopiedRun"]:
+        """Return the pages that were copied, by page."""
+        rows = np.flatnonzero(self.copied)
+        index, processes = self.index[rows], self.copied[rows]
+        breaks = (np.diff(index) != 1) | (np.diff(processes) != 0)
+        first = np.concatenate(([0], np.flatnonzero(breaks) + 1)) if len(rows) else rows
+        lengths = np.diff(np.append(first, len(rows)))
+        columns = (index[first], lengths, processes[first])
+        return [CopiedRun(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
     def coarser(self, shift: int) -> "PageMap":
         """Return a map whose pages stand for 2^shift pages each: the maximum of each."""
@@ -94,7 +115,7 @@ def _page_map(file: int, frames: Any, copies: Any) -> PageMap:
 
 
 def _copies(sharing: Sharing, files: Collection[int]) -> tuple[Indexes, Indexes, Indexes]:
-    """Return file, page of the file, and how often it is copied, for pages that are."""
+    """Return file, page of the file, and how many processes copied it, for pages that are."""
     vmas = sharing.snapshot.vmas
     file = column(vmas, "file")
     wanted = np.isin(file, list(files))
@@ -104,20 +125,23 @@ def _copies(sharing: Sharing, files: Collection[int]) -> tuple[Indexes, Indexes,
         for name in ("start", "offset")
     )
     shift = offset - start
-    parts = [np.empty((2, 0), dtype=np.int64)]
+    parts = [np.empty((3, 0), dtype=np.int64)]
     for pages in sharing.counted.reader:
-        parts.append(_copied_pages(pages, wanted, file, shift))
-    pairs, times = np.unique(np.concatenate(parts, axis=1), axis=1, return_counts=True)
+        parts.append(_copied_pages(pages, wanted, (file, shift, column(vmas, "pid"))))
+    # A process that maps a file twice may have two copies of a page.
+    owned = np.unique(np.concatenate(parts, axis=1), axis=1)
+    pairs, times = np.unique(owned[:2], axis=1, return_counts=True)
     return pairs[0], pairs[1], times
 
 
 def _copied_pages(
     pages: ResidentPages,
     wanted: npt.NDArray[np.bool_],
-    file: npt.NDArray[np.int32],
-    shift: Indexes,
+    of_vmas: tuple[npt.NDArray[np.int32], Indexes, npt.NDArray[np.int32]],
 ) -> Indexes:
+    """Return file, page of the file and pid of the copies in a batch, from those of the VMAs."""
+    file, shift, pid = of_vmas
     copied = pages.anonymous & wanted[pages.vma]
     vma = pages.vma[copied]
     index = pages.batch.vpage[copied].astype(np.int64) + shift[vma]
-    return np.stack((file[vma].astype(np.int64), index))
+    return np.stack((file[vma].astype(np.int64), index, pid[vma].astype(np.int64)))

@@ -122,6 +122,26 @@ def add_top(parser: argparse.ArgumentParser, default: int = 20) -> None:
     )
 
 
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Declare `--file`: the pages of one file instead of the whole report."""
+    parser.add_argument(
+        "--file",
+        metavar="NAME",
+        help="Tell only of the files whose path ends in NAME: how many pages are mapped how "
+        "often, and which were copied by how many processes.",
+    )
+
+
+def check_file(file: str | None, output: str | None, form: str | None) -> None:
+    """Raise `SamepageError` if `--file` is asked of anything but text on the terminal."""
+    if file is not None and (output is not None or form not in (None, "text")):
+        raise SamepageError(
+            "--file is told as text on the terminal: leave out -o and --format (JSON and HTML "
+            "tell it of every file)",
+            USAGE_ERROR,
+        )
+
+
 def add_programs(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Declare the programs to run as `words`: all that follows the options."""
     parser.add_argument(

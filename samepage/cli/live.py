@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from samepage.cli.arguments import Parser, add_top
+from samepage.cli.arguments import Parser, add_file, add_top, check_file
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.host.background import BackgroundCollector
@@ -45,6 +45,7 @@ def arguments(parser: Parser) -> None:
         dest="form",
         help="Form of the report; told by the suffix of PATH if not given, else text.",
     )
+    add_file(parser)
     add_top(parser)
     add("--proc", default="/proc", help=argparse.SUPPRESS)
 
@@ -54,6 +55,7 @@ def command(
     output: str | None,
     form: str | None,
     prometheus: str | None,
+    file: str | None,
     top: int,
     proc: str,
 ) -> None:
@@ -64,6 +66,7 @@ def command(
     """
     if output is not None and form is None:
         format_of(output)  # an unknown suffix is an error before the work, not after it
+    check_file(file, output or prometheus, form)
     pids = find_processes(targets, proc) if targets else None
     collector = BackgroundCollector(pids, proc=proc)
     use_one_thread()
@@ -72,12 +75,16 @@ def command(
 
     is_report = output is not None or form not in (None, "text")
     # The tables on the terminal and the metrics do not tell what is dirty.
-    capture = read_system(pids, proc=proc, collector=collector, all_flags=is_report)
+    capture = read_system(
+        pids, proc=proc, collector=collector, all_flags=is_report or file is not None
+    )
     if targets and not capture.processes:
         raise SamepageError(_why_nothing(capture))
     missing = _what_is_missing(capture)
     if prometheus is not None:
         _write_metrics(Summary(capture, proc), prometheus)
+    elif file is not None:
+        _print_file(capture, file, proc)
     elif not is_report:
         _print(Summary(capture, proc), top)
     if is_report:
@@ -90,6 +97,13 @@ def _print(summary: "Summary", top: int) -> None:
     from samepage.report.live_text import live_text
 
     sys.stdout.write("\n".join(live_text(summary, top)) + "\n")
+
+
+def _print_file(capture: "Capture", name: str, proc: str) -> None:
+    from samepage.host.to_snapshot import to_snapshot
+    from samepage.report import print_report
+
+    print_report(to_snapshot(capture, use_up=True, proc=proc), file=name)
 
 
 def _write_metrics(summary: "Summary", path: str) -> None:

@@ -1,6 +1,6 @@
 """`samepage report DIR`: print a snapshot that was saved, in any form."""
 
-from samepage.cli.arguments import USAGE_ERROR, Parser, add_top
+from samepage.cli.arguments import USAGE_ERROR, Parser, add_file, add_top, check_file
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.report import FORMATS, print_report, write_report
@@ -25,6 +25,7 @@ def arguments(parser: Parser) -> None:
         help="Who counts as sharing: the processes of the snapshot, or all that ran then. "
         "Default: group for a model run, system for a live capture.",
     )
+    add_file(parser)
     add_top(parser)
 
 
@@ -34,6 +35,7 @@ def command(
     output: str | None,
     timeline: bool,
     scope: str | None,
+    file: str | None,
     top: int,
 ) -> None:
     """Print the report of the snapshot in DIRECTORY.
@@ -51,11 +53,12 @@ def command(
                 "--timeline is a format of its own: leave out --format", USAGE_ERROR
             )
         form = "timeline"
+    check_file(file, output, form)
     snapshot = store.read(directory)
     chosen = Scope(scope) if scope else None
     if output is not None:
         write_report(snapshot, output, form, scope=chosen)
     elif form in (None, "text"):
-        print_report(snapshot, scope=chosen, top=top or None)
+        print_report(snapshot, scope=chosen, top=top or None, file=file)
     else:
         write_report(snapshot, stdout_for(form), form, scope=chosen)

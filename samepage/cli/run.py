@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from samepage.cli.arguments import Parser, add_programs, add_top, number
+from samepage.cli.arguments import Parser, add_file, add_programs, add_top, check_file, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.programs import split_programs
@@ -79,6 +79,7 @@ def arguments(parser: Parser) -> None:
         metavar="SECONDS",
         help="Stop a program that runs longer.",
     )
+    add_file(parser)
     add_top(parser)
 
 
@@ -100,6 +101,7 @@ def command(
     export: str | None,
     max_instructions: int | None,
     timeout: float | None,
+    file: str | None,
     top: int,
 ) -> int:
     """Run unmodified Linux programs on a model machine; `:::` separates them.
@@ -111,6 +113,7 @@ def command(
         samepage run -o report.html python3 -c 'import json' ::: true
     """
     programs = split_programs(words)
+    check_file(file, output, None)
     form = _report_form(output)
     if export is not None and os.path.lexists(export):
         raise SamepageError(f"cannot export to {export}: it exists already")
@@ -137,7 +140,7 @@ def command(
         )
     if export is not None:
         machine.export(export)
-    _report(machine, output, quiet=quiet, timeline=timeline, top=top)
+    _report(machine, output, quiet=quiet, timeline=timeline, top=top, file=file)
     return status
 
 
@@ -201,7 +204,13 @@ def _kernel_messages(machine: "Machine") -> Iterator[None]:
 
 
 def _report(
-    machine: "Machine", output: str | None, *, quiet: bool, timeline: bool, top: int
+    machine: "Machine",
+    output: str | None,
+    *,
+    quiet: bool,
+    timeline: bool,
+    top: int,
+    file: str | None,
 ) -> None:
     if output is None and quiet and not timeline:
         return
@@ -215,4 +224,4 @@ def _report(
     elif output is None and not quiet:
         from samepage.report.tables import console_for
 
-        print_report(snapshot, console_for(sys.stderr), top=top or None)
+        print_report(snapshot, console_for(sys.stderr), top=top or None, file=file)

@@ -44,16 +44,23 @@ def print_report(
     *,
     scope: "Scope | None" = None,
     top: int | None = 20,
+    file: str | None = None,
 ) -> None:
     """Print the report for people, on stdout if no console is given.
 
-    `top` bounds the rows of each table, None prints all.
+    `top` bounds the rows of each table, None prints all. `file` asks for the files whose path
+    ends in it instead; raises `SamepageError` if there is none.
     """
     from samepage.analysis.sharing import Sharing
+    from samepage.report.file_text import print_files
     from samepage.report.tables import console_for
     from samepage.report.text import print_sharing
 
-    print_sharing(Sharing(snapshot, scope), console or console_for(None), top=top)
+    sharing, console = Sharing(snapshot, scope), console or console_for(None)
+    if file is not None:
+        print_files(sharing, file, console)
+    else:
+        print_sharing(sharing, console, top=top)
 
 
 def write_report(

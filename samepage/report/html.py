@@ -14,6 +14,7 @@ from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
+from samepage.report.file_text import times_copied, times_mapped
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
     answer,
@@ -190,10 +191,9 @@ def _files(sharing: Sharing) -> Iterable[str]:
 
 def _picture(file: FileUse, page_map: PageMap) -> str:
     total = -(-(file.size or 0) >> PAGE_SHIFT)
-    shared = sum(n for times, n in file.degrees.items() if times > 1)
     words = (
-        f"{count(total, 'page')}, {file.frames} mapped, {shared} of them shared, "
-        f"{count(file.copied_pages, 'copy', 'copies')}. "
+        f"{count(total, 'page')}. Mapped, by times: {times_mapped(file)}. "
+        f"Copied, by processes: {times_copied(page_map.copied_runs())}. "
         f"By pid, mapped + copied: {mapped_by(file, 12)}"
     )
     return (

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from samepage import __version__
 from samepage.analysis.groups import Groups, GroupUse, by_container, by_program, by_user
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import (
     FileUse,
     ProcessUse,
@@ -55,6 +56,7 @@ def document(sharing: Sharing) -> dict[str, Any]:
     meta = sharing.snapshot.meta_dict()
     lost = lost_sharing(sharing)
     groups = Groups(sharing)
+    maps = page_maps(sharing, [file.file for file in sharing.files])
     return {
         "schema_version": REPORT_VERSION,
         "samepage_version": __version__,
@@ -64,7 +66,7 @@ def document(sharing: Sharing) -> dict[str, Any]:
         "page_size": PAGE_SIZE,
         "totals": _totals(sharing.totals, sharing.processes, lost),
         "processes": [_process(sharing, process) for process in sharing.processes],
-        "files": [_file(file) for file in sharing.files],
+        "files": [_file(file, maps[file.file]) for file in sharing.files],
         "programs": [_group(group) for group in groups.by(by_program)],
         "containers": [_group(group) for group in groups.by(by_container)],
         "users": [_group(group) for group in groups.by(by_user)],
@@ -84,9 +86,9 @@ def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]
         "file_frames": totals.file_frames,
         "anonymous_frames": totals.anonymous_frames,
         "shmem_frames": totals.shmem_frames,
+        "other_frames": totals.other_frames,
         "saved_pages": totals.saved_pages,
         "copied_pages": totals.copied_pages,
-        "other_frames": totals.other_frames,
         "swapped_pages": totals.swapped_pages,
         "unknown_pages": totals.unknown_pages,
         "lost_pages": sum(each.saved_frames for each in lost),
@@ -144,7 +146,7 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _file(file: FileUse) -> dict[str, Any]:
+def _file(file: FileUse, page_map: PageMap) -> dict[str, Any]:
     return {
         "file": file.file,
         "path": file.path,
@@ -159,6 +161,10 @@ def _file(file: FileUse) -> dict[str, Any]:
         "copied_pages": file.copied_pages,
         "saved_pages": file.saved_pages,
         "frames_by_mapcount": {str(times): n for times, n in sorted(file.degrees.items())},
+        "copies": [
+            {"first_page": run.first, "pages": run.pages, "processes": run.processes}
+            for run in page_map.copied_runs()
+        ],
         "mapped_by": [
             {
                 "pid": mapper.pid,

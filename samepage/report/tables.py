@@ -144,10 +144,10 @@ def _cell(cut: Cut | None, text: str, width: int) -> str:
     first, *rest = text.split("\n")
     if cut is not Cut.FOLD:
         first = shortened(first, width, cut)
-    return "\n".join([first, *(line for each in rest for line in _folded(each, width))])
+    return "\n".join([first, *(line for each in rest for line in folded(each, width))])
 
 
-def _folded(line: str, width: int) -> list[str]:
+def folded(line: str, width: int) -> list[str]:
     """Return an indented line as lines of at most `width`, the further ones indented more."""
     words = line.lstrip(" ")
     indent = " " * (len(line) - len(words))

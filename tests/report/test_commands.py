@@ -30,6 +30,23 @@ def test_report_prints_the_answer(saved: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("3 processes with 112 KiB")
 
 
+def test_report_tells_of_one_file(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", saved, "--file", "lib/libc.so.6"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "/lib/libc.so.6 (inode 100, 6 pages)",
+        "  mapped, by times:      1: 3, 2: 2",
+        "  copied, by processes:  1: 1 (page 5); 2: 1 (page 4)",
+        "  pid: mapped + copied:  1: 4+1, 2: 3+2",
+        "/layer/lib/libc.so.6 (inode 900, 6 pages)",
+        "  mapped, by times:      1: 2",
+        "  copied, by processes:  none",
+        "  pid: mapped + copied:  3: 2",
+    ]
+    assert run(["report", saved, "--file", "ibc.so.6"]) == 2
+    assert "path ends in /ibc.so.6" in capsys.readouterr().err
+    assert run(["report", saved, "--file", "libc.so.6", "--format", "json"]) == 2
+
+
 @pytest.mark.parametrize(
     ("option", "start"),
     [("--format=json", "{"), ("--format=html", "<!DOCTYPE"), ("--timeline", " order")],

@@ -62,7 +62,11 @@ def test_the_page_is_well_formed_and_loads_nothing() -> None:
 def test_the_answer_and_the_numbers_are_there() -> None:
     texts = page(sample()).texts
     assert "Sharing saves 16 KiB (4 frames, 24 %)." in texts
-    libc = "6 pages, 5 mapped, 2 of them shared, 3 copies. By pid, mapped + copied: 1: 4+1, 2: 3+2"
+    libc = (
+        "6 pages. Mapped, by times: 1: 3, 2: 2. "
+        "Copied, by processes: 1: 1 (page 5); 2: 1 (page 4). "
+        "By pid, mapped + copied: 1: 4+1, 2: 3+2"
+    )
     assert libc in texts
     assert "page 1: mapped 2 times" not in texts  # 1 and 2 are one rectangle
     assert "pages 1 to 2: mapped 2 times" in texts

@@ -67,6 +67,10 @@ def test_the_numbers_are_those_counted_by_hand() -> None:
     assert (libc["path"], libc["inode"], libc["frames"]) == (LIBC, 100, 5)
     assert libc["frames_by_mapcount"] == {"1": 3, "2": 2}
     assert libc["copied_pages"] == 3
+    assert libc["copies"] == [
+        {"first_page": 4, "pages": 1, "processes": 2},
+        {"first_page": 5, "pages": 1, "processes": 1},
+    ]
     assert [by["pid"] for by in libc["mapped_by"]] == [1, 2]
     assert [by["copied_pages"] for by in libc["mapped_by"]] == [1, 2]
     totals = found["totals"]
