@@ -119,9 +119,10 @@ class CaptureBuilder:
             pages.run_process = position[pages.run_process]
         order = order_of(found.number[1:]) + 1
         frames, visible = self._frames(pages, found, order)
-        _number_by_order(pages, order, frames)
         mapping_file, files = self._files(processes, vmas)
-        _assign_files(vmas, first, pages, frames, mapping_file, found.first[order])
+        was_file = (found.flags[order] & np.uint16(PageFlags.FILE)) != 0
+        _assign_files(vmas, first, pages, frames, mapping_file, (found.first[order], was_file))
+        _number_by_order(pages, order, frames)
         return Capture(
             *(processes, vmas, first, last, pages, frames, files, mapping_file),
             *(self.tally, visible, self._time_ns),
@@ -218,9 +219,15 @@ def _assign_files(
     pages: Pages,
     frames: FrameTable,
     mapping_file: npt.NDArray[np.int32],
-    first_page: npt.NDArray[np.int64],
+    first_seen: tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]],
 ) -> None:
-    """Fill in file and index of each frame of a file, from the first page that has it."""
+    """Fill in file and index of each frame of a file, from the first page that has it.
+
+    `first_seen` is that page, and whether pagemap called it one of a file. Where it did not, but
+    the frame looks like one, an anonymous page was given back between the two readings: it
+    stays what it was.
+    """
+    first_page, was_file = first_seen
     cached = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.HUGETLB)
     rows = np.flatnonzero(np.isin(frames.kind, cached))
     page = first_page[rows]
@@ -235,3 +242,9 @@ def _assign_files(
     of_kernel = np.array([m.name.startswith("[v") for m in vmas.mappings], dtype=bool)
     special = (frames.kind[rows] == FrameKind.FILE) & of_kernel[mapping]
     frames.kind[rows[special]] = FrameKind.SPECIAL
+    of_file = (frames.kind[rows] == FrameKind.FILE) | (frames.kind[rows] == FrameKind.SHMEM)
+    gone = rows[of_file & ~was_file[rows]]
+    frames.kind[gone] = FrameKind.ANON
+    frames.dirty[gone] = True
+    frames.uncertain[gone] = False
+    frames.file[gone] = frames.index[gone] = -1

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proc_tree import EXCLUSIVE, FILE, PRESENT, SWAPPED, ProcTree, maps_line
 
+from samepage.analysis.sharing import Sharing
 from samepage.errors import SamepageError
 from samepage.host import patience
 from samepage.host.capture import capture, read_system
@@ -70,6 +71,18 @@ def test_pages_outside_of_all_mappings_are_left_out_and_counted(tree: ProcTree) 
     snapshot = capture(proc=tree.proc)
     assert snapshot.pages["vpage"].to_pylist() == [0x400, 0x403]
     assert snapshot.meta_dict()["processes_changed"] == "1"
+
+
+def test_an_anonymous_page_that_is_freed_meanwhile_is_no_page_of_a_file(tree: ProcTree) -> None:
+    # The flags of a free frame are those of no kind, and so are those of the page cache.
+    pages = {0x400: PRESENT | EXCLUSIVE | 7, 0x401: PRESENT | FILE | 9}
+    tree.process(10, maps_line(0x400000, 0x402000, "rw-p 00000000 08:01 5 /lib/x"), pages)
+    tree.frame(7, 0, 0)
+    tree.frame(9, 1, 0)
+    snapshot = capture(proc=tree.proc)
+    assert snapshot.frames["kind"].to_pylist() == [FrameKind.ANON, FrameKind.FILE]
+    assert snapshot.frames["file"].to_pylist() == [-1, 0]
+    assert Sharing(snapshot).totals.copied_pages == 1
 
 
 def test_a_mapping_that_is_there_twice_is_read_once(tree: ProcTree) -> None:
