@@ -2,18 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
+from samepage.errors import SamepageError
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from samepage.model import Machine as Machine
+    from samepage.model import StopAt as StopAt
 
-__all__ = ["Machine", "__version__"]
+__all__ = ["Machine", "SamepageError", "StopAt", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     # `import samepage` stays cheap: the CPU emulator loads when a machine is wanted.
-    if name == "Machine":
-        from samepage.model import Machine
+    if name in ("Machine", "StopAt"):
+        import samepage.model
 
-        return Machine
+        return getattr(samepage.model, name)
     raise AttributeError(f"module 'samepage' has no attribute {name!r}")

@@ -60,7 +60,7 @@ class StopAt(enum.Enum):
     """When it has called `exit_group`, before anything is given back."""
 
 
-Until = StopAt | Collection[int] | Callable[[TimelineEvent], bool]
+Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
 """Where `Machine.run` stops a program; it says what each means."""
 
 
@@ -90,6 +90,10 @@ class Machine:
         size = parse_size(ram)
         if size < MIN_RAM:
             raise SamepageError(f"RAM of {size} bytes is too small: give at least 1M")
+        if timeout is not None and not timeout > 0:
+            raise SamepageError(f"a timeout of {timeout} seconds is not above 0")
+        if epoch_ns is not None and epoch_ns < 0:
+            raise SamepageError(f"the time of day {epoch_ns} ns is before 1970")
         host = os.uname()
         config = KernelConfig(
             epoch_ns=time.time_ns() if epoch_ns is None else epoch_ns,
@@ -109,6 +113,8 @@ class Machine:
             raise SamepageError(f"cannot use {root} as the root: {error}") from None
         except (OutOfFrames, OSError, OverflowError) as error:
             reason = str(error) or "the kernel itself does not fit"
+            if isinstance(error, OverflowError):
+                reason = "it is more than a process can map"
             raise SamepageError(f"cannot boot with {ram} of RAM: {reason}") from None
         if timeline:
             self.kernel.timeline = []
@@ -143,6 +149,8 @@ class Machine:
         interpreter is missing, 126 if it cannot be executed.
         """
         kernel = self.kernel
+        if isinstance(argv, str):
+            raise SamepageError(f"a program is a list of words: write [{argv!r}]")
         words = [os.fsencode(word) for word in argv]
         environment = dict(os.environ) if env is None else dict(env)
         if not words:
@@ -239,7 +247,11 @@ class Machine:
         raise SamepageError(f"{text}: command not found", _NOT_FOUND)
 
     def discard(self, guest: Guest) -> None:
-        """Give back the memory of a program, and end what is left of it and its children."""
+        """Give back the memory of a program, and end what is left of it and its children.
+
+        Raises `SamepageError` if that was done already.
+        """
+        self._check_mine(guest)
         kernel = self.kernel
         kernel.kill_descendants(guest.process)
         if guest.process.frozen:
@@ -248,19 +260,29 @@ class Machine:
             kernel.processes.pop(guest.process.pid, None)
         self.guests.remove(guest)
 
+    def _check_mine(self, guest: Guest) -> None:
+        if guest not in self.guests:
+            raise SamepageError(f"{guest!r} is not on this machine, or was discarded")
+
     def run(self, guest: Guest, until: Until = StopAt.EXIT) -> int | None:
         """Run `guest` (and what it forks) until it exits or reaches `until`; return its
         exit code, None if it was stopped before. A stopped guest goes on when `run` is
         called again.
 
-        `until` is a `StopAt`, or addresses of instructions (it stops before the first of
-        them that it comes to), or a function that is asked at each event of the timeline:
-        if it answers True, the guest stops when that fault or system call is done, and
-        before any further one.
+        `until` is a `StopAt` or its name ("entry", "main", "exit"), or the address of an
+        instruction or several (it stops before the first of them that it comes to), or a
+        function that is asked at each event of the timeline: if it answers True, the guest
+        stops when that fault or system call is done, and before any further one.
 
         Raises `SamepageError` if a limit was reached, if the programs wait for each other
-        for ever, or for a function if the machine was booted without `timeline`.
+        for ever, if `guest` is another machine's, or for a function if the machine was booted
+        without `timeline`.
         """
+        self._check_mine(guest)
+        if isinstance(until, str):
+            until = _stop_at(until)
+        elif isinstance(until, int):
+            until = (until,)
         process = guest.process
         process.held = False
         if until is StopAt.EXIT:
@@ -375,6 +397,9 @@ class FrameInfo:
         self._kernel = machine.kernel
         self.number = number
 
+    def __repr__(self) -> str:
+        return f"<FrameInfo {self.number} {self.kind.name}, mapped {self.mapcount} times>"
+
     @property
     def kind(self) -> FrameKind:
         """What it holds."""
@@ -409,11 +434,19 @@ class FrameInfo:
         return [(pids[mm], vpage << PAGE_SHIFT) for mm, vpage in found]
 
 
+def _stop_at(name: str) -> StopAt:
+    try:
+        return StopAt(name)
+    except ValueError:
+        known = ", ".join(stop.value for stop in StopAt)
+        raise SamepageError(f"cannot stop at {name!r}: it is one of {known}") from None
+
+
 def parse_size(text: int | str) -> int:
     """Bytes, from a number or text such as "512M" or "2GiB". Raises `SamepageError`."""
     if isinstance(text, int):
         return text
-    match = re.fullmatch(r"\s*(\d+)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+)\s*([kmgt]?)(?:i?b)?\s*", str(text), re.IGNORECASE)
     if match is None:
         raise SamepageError(f"{text!r} is not a size: write for example 512M or 4G")
     return int(match[1]) * _UNITS[match[2].lower()]
@@ -424,8 +457,10 @@ def _sink(kernel: Kernel, fd: int | None, output: bytearray) -> OpenFile:
     return stdio.open_sink(output.extend) if fd is None else stdio.open_host(fd)
 
 
-def _as_fd(stdin: bytes | int) -> int:
-    assert isinstance(stdin, int)
+def _as_fd(stdin: object) -> int:
+    if not isinstance(stdin, int):
+        kind = type(stdin).__name__
+        raise SamepageError(f"stdin is bytes or a descriptor of the host, not of type {kind}")
     return stdin
 
 
