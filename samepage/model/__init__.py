@@ -10,7 +10,8 @@
     True
 """
 
+from samepage.model.frame import FrameInfo
 from samepage.model.guest import Guest, GuestMemory, Mapping, PageView
 from samepage.model.machine import Machine, StopAt
 
-__all__ = ["Guest", "GuestMemory", "Machine", "Mapping", "PageView", "StopAt"]
+__all__ = ["FrameInfo", "Guest", "GuestMemory", "Machine", "Mapping", "PageView", "StopAt"]

@@ -16,7 +16,6 @@ from collections.abc import Mapping as EnvMapping
 from typing import TYPE_CHECKING
 
 from samepage.errors import SamepageError
-from samepage.hardware.ram import PAGE_SHIFT
 from samepage.hardware.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
@@ -24,13 +23,13 @@ from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
-from samepage.kernel.mm import rmap
-from samepage.kernel.mm.frames import FrameKind, OutOfFrames
+from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
 from samepage.kernel.process.scheduler import Deadlock
 from samepage.kernel.process.task import RLIM_INFINITY, Process, Rlimit, Task
 from samepage.kernel.timeline import TimelineEvent
+from samepage.model.frame import FrameInfo
 from samepage.model.guest import Guest
 from samepage.model.watchdog import watch
 
@@ -359,11 +358,11 @@ class Machine:
         """System calls that programs tried and the kernel does not have, with counts."""
         return dict(self.kernel.unimplemented)
 
-    def frame(self, number: int) -> "FrameInfo":
+    def frame(self, number: int) -> FrameInfo:
         """What is in a physical frame, and who maps it. Raises `SamepageError`."""
         if not 0 < number < self.kernel.ram.n_frames:
             raise SamepageError(f"the machine has no frame {number}")
-        return FrameInfo(self, number)
+        return FrameInfo(self.kernel, number)
 
     def page_cache(self, path: str) -> dict[int, int]:
         """The cached pages of a file: page of the file -> frame. Raises `SamepageError`."""
@@ -388,50 +387,6 @@ class Machine:
         from samepage.model.snapshot import take_snapshot
 
         return take_snapshot(self)
-
-
-class FrameInfo:
-    """One physical frame of a machine."""
-
-    def __init__(self, machine: Machine, number: int) -> None:
-        self._kernel = machine.kernel
-        self.number = number
-
-    def __repr__(self) -> str:
-        return f"<FrameInfo {self.number} {self.kind.name}, mapped {self.mapcount} times>"
-
-    @property
-    def kind(self) -> FrameKind:
-        """What it holds."""
-        return FrameKind(self._kernel.frames.kinds[self.number])
-
-    @property
-    def references(self) -> int:
-        """Page-table entries, and the page cache."""
-        return int(self._kernel.frames.references[self.number])
-
-    @property
-    def mapcount(self) -> int:
-        """How many page-table entries map it."""
-        return int(self._kernel.frames.mapcount[self.number])
-
-    @property
-    def data(self) -> bytes:
-        """The 4096 bytes in it."""
-        return bytes(self._kernel.ram.frame(self.number))
-
-    @property
-    def file_page(self) -> tuple[int, int, int] | None:
-        """(device, inode, page of the file) if the page cache owns it."""
-        owner = self._kernel.cache.owner.get(self.number)
-        return (owner[0].dev, owner[0].ino, owner[1]) if owner else None
-
-    @property
-    def mappings(self) -> list[tuple[int, int]]:
-        """The reverse map: (pid, virtual address) of every entry that maps it."""
-        pids = {p.mm: p.pid for p in self._kernel.processes.values() if p.threads or p.frozen}
-        found = rmap.mappings(pids, [self.number])[self.number]
-        return [(pids[mm], vpage << PAGE_SHIFT) for mm, vpage in found]
 
 
 def _stop_at(name: str) -> StopAt:
