@@ -89,3 +89,10 @@ def test_options_may_follow_and_part_arguments(capsys):
     library = "/lib/x86_64-linux-gnu/libc.so.6"
     assert run(["cost", library, "--top", "1", library, "--json"]) == 0
     assert capsys.readouterr().out.count('"path"') == 2
+
+
+def test_help_tells_the_exit_statuses(capsys):
+    assert run(["--help"]) == 0
+    assert "Exit status: 0; 1 if" in capsys.readouterr().out
+    assert run(["run", "--help"]) == 0
+    assert "127 if one does not exist" in " ".join(capsys.readouterr().out.split())

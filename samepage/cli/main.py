@@ -46,7 +46,10 @@ class MainParser(Parser):
     def __init__(self) -> None:
         super().__init__(
             "samepage",
-            "Show which physical pages processes share when they use the same shared libraries.",
+            "Show which physical pages processes share when they use the same shared libraries."
+            "\n\nExit status: 0; 1 if a command that was asked to judge (verify, link --check, "
+            "cost --budget, diff --exit-code) says no; 2 if something cannot be done, which a line "
+            "explains. run has its program's.",
             "[-h] [-V] COMMAND [ARGUMENT]...",
         )
         version = f"samepage, version {__version__}"

@@ -107,7 +107,8 @@ def command(
     """Run unmodified Linux programs on a model machine; `:::` separates them.
 
     Each runs to its exit and stays resident, so that all can be looked at together. Their
-    output goes to stdout, the report to stderr. The exit status is the last program's.
+    output goes to stdout, the report to stderr. The exit status is the last program's, or 127
+    if one does not exist, 126 if it cannot be executed, 124 at a limit of time or instructions.
 
         samepage run true ::: uname -a
         samepage run -o report.html python3 -c 'import json' ::: true
