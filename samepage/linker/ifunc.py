@@ -10,6 +10,11 @@ in when the code touches it, and when the resolver has returned, what it stored 
 the linker's memory. A system call, a fault or too many instructions end it with a
 `LinkError`. So a resolver can neither see nor change anything but that memory.
 
+A resolver may call other functions, of objects that are relocated already or are just
+being. Where their PLT is bound lazily, its GOT leads to `_BIND` (`set_up_lazy_plt`), which
+does what ld.so's `_dl_fixup` would: it stores the function's address into the slot and
+goes on there, by way of the function's own resolver if it has one.
+
 Some resolvers of glibc (`time`, `gettimeofday`) look a symbol up in the vDSO, by way of
 ld.so's own lists. `background` is where pages come from that the linker has not mapped:
 another process's memory, read-only, with its thread pointer.
@@ -19,14 +24,24 @@ from collections.abc import Callable
 from typing import Any
 
 from samepage.linker.errors import LinkError
+from samepage.linker.lazy import LazySlot, lazy_slots
+from samepage.linker.link import LinkResult
+from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, Memory
+from samepage.linker.relocate import Foreign
 
 _STACK = 0x100000
 _STACK_SIZE = 16 * PAGE
 _RETURN = 0x10000
 """An address that no object has: the resolver's `ret` to it ends the run."""
+_BIND = 0x20000
+"""Another one, of a HLT instruction: a PLT's first call comes to it."""
+_BOUND = 0x20010
+"""And one where the resolver of such a function returns to."""
+_HLT = b"\xf4"
 
 MAX_INSTRUCTIONS = 1_000_000
+MAX_CALLS = 100
 
 
 class SandboxResolver:
@@ -44,6 +59,17 @@ class SandboxResolver:
         self.frozen = (0, 0)
         """A range of addresses that keeps its bytes, whatever a resolver stores there."""
         self.calls = 0
+        self._result: LinkResult | None = None
+        self._slots: dict[int, list[LazySlot | None]] = {}
+
+    def set_up_lazy_plt(self, link: LinkMap, result: LinkResult) -> None:
+        """Give GOT[1] and GOT[2] of an object values that lead here (`Linker.on_lazy`)."""
+        self._result = result
+        for address, why in result.relocated[link].foreign.items():
+            if why is Foreign.LINK_MAP:
+                self._memory.write(address, link.index.to_bytes(8, "little"))
+            elif why is Foreign.RESOLVER:
+                self._memory.write(address, _BIND.to_bytes(8, "little"))
 
     def __call__(self, address: int) -> int:
         """Run the resolver at `address`. Raises `LinkError` if it does not return."""
@@ -53,8 +79,11 @@ class SandboxResolver:
 
         machine: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         machine.mem_map(_STACK, _STACK_SIZE)
-        top = _STACK + _STACK_SIZE - PAGE
+        top = _STACK + _STACK_SIZE - PAGE - 8  # as a call leaves it: 8 modulo 16
         machine.mem_write(top, _RETURN.to_bytes(8, "little"))
+        machine.mem_map(_BIND, PAGE)
+        machine.mem_write(_BIND, _HLT)
+        machine.mem_write(_BOUND, _HLT)
         machine.reg_write(x86.UC_X86_REG_RSP, top)
         machine.reg_write(x86.UC_X86_REG_FS_BASE, self._thread_pointer)
         machine.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._fill)
@@ -67,7 +96,7 @@ class SandboxResolver:
         )
         self.calls += 1
         try:
-            machine.emu_start(address, _RETURN, count=MAX_INSTRUCTIONS)
+            self._run(machine, address, stores)
         except unicorn.UcError as error:
             at = machine.reg_read(x86.UC_X86_REG_RIP)
             raise LinkError(
@@ -78,6 +107,48 @@ class SandboxResolver:
         for at, size in dict.fromkeys(stores):
             self._keep(at, bytes(machine.mem_read(at, size)))
         return int(machine.reg_read(x86.UC_X86_REG_RAX))
+
+    def _run(self, machine: Any, address: int, stores: list[tuple[int, int]]) -> None:
+        """Run from an address until the return, or a place that nothing leads on from."""
+        from unicorn import x86_const as x86
+
+        waiting: list[tuple[LazySlot, Any]] = []
+        # Each round binds a slot or is the end of its resolver, so a round is a call.
+        for _ in range(MAX_CALLS):
+            machine.emu_start(address, _RETURN, count=MAX_INSTRUCTIONS)
+            stopped = machine.reg_read(x86.UC_X86_REG_RIP) - len(_HLT)
+            if stopped == _BOUND and waiting:
+                slot, context = waiting.pop()
+                address = machine.reg_read(x86.UC_X86_REG_RAX)
+                machine.context_restore(context)
+            elif stopped == _BIND:
+                top = machine.reg_read(x86.UC_X86_REG_RSP)
+                number = int.from_bytes(machine.mem_read(top + 8, 8), "little")
+                found = self._slot(int.from_bytes(machine.mem_read(top, 8), "little"), number)
+                if found is None or not found.function:
+                    return
+                slot, address = found, found.function
+                machine.reg_write(x86.UC_X86_REG_RSP, top + 16)
+                if slot.resolver:
+                    waiting.append((slot, machine.context_save()))
+                    frame = (top - 256) & -16
+                    machine.mem_write(frame - 8, _BOUND.to_bytes(8, "little"))
+                    machine.reg_write(x86.UC_X86_REG_RSP, frame - 8)
+                    continue
+            else:
+                return
+            word = address.to_bytes(8, "little")
+            machine.mem_write(slot.place, word)
+            stores.append((slot.place, len(word)))
+
+    def _slot(self, index: int, number: int) -> LazySlot | None:
+        """A slot by what a PLT entry has pushed: the object's index, and its own number."""
+        if self._result is None or index >= len(self._result.maps):
+            return None
+        if index not in self._slots:
+            self._slots[index] = lazy_slots(self._result, self._result.maps[index])
+        slots = self._slots[index]
+        return slots[number] if number < len(slots) else None
 
     def _fill(self, machine: Any, _access: int, address: int, size: int, *_: object) -> bool:
         """Copy the pages of an access in from the linker's memory."""

@@ -93,6 +93,9 @@ class Linker:
         self._keep_going = keep_going
         self.errors: list[str] = []
         self.binder: Binder | None = None
+        self.on_lazy: Callable[[LinkMap, LinkResult], None] | None = None
+        """Called for each object that is bound lazily before it is relocated: from then on
+        its PLT has to lead somewhere, since IFUNC resolvers may use it."""
         self.on_relocated: Callable[[LinkMap, LinkResult], None] | None = None
         """Called for each object before its RELRO range is protected: `Relocated.foreign`
         has the words that are the loader's to fill in."""
@@ -183,6 +186,8 @@ class Linker:
         done = result.relocated[link]
         if done.lazy and symbolic.has_slots(number):
             set_up_lazy(link, done)
+            if self.on_lazy is not None:
+                self.on_lazy(link, result)
         with WritableText(self.memory, link):
             if link is not self.loader.interpreter:
                 relocate_relative(self.memory, link, done)

@@ -228,19 +228,27 @@ class SymbolicRelocation:
     def _resolve(
         self, number: int, which: I64, done: Relocated, resolve: IfuncResolver | None
     ) -> None:
-        """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address."""
+        """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address.
+
+        Each entry is a call, and is stored before the next one: a resolver may use what an
+        earlier one has chosen. IRELATIVE comes after all others (`elf_dynamic_do_Rela`).
+        """
         bindings, base = self._bindings, np.uint64(self._links[number].base)
         if resolve is None:
             addresses = (bindings.places[which] + base).tolist()
             done.foreign.update(dict.fromkeys(addresses, Foreign.IFUNC))
             return
         irelative = bindings.kinds[which] == Kind.IRELATIVE
+        order = np.argsort(irelative, kind="stable")
+        which, irelative = which[order], irelative[order]
         addends = bindings.addends[which].view(np.uint64)
         functions = np.where(irelative, addends + base, self._values[bindings.reference[which]])
-        results = {function: resolve(function) for function in dict.fromkeys(functions.tolist())}
-        words = np.array([results[function] for function in functions.tolist()], np.uint64)
-        words += np.where(irelative, np.uint64(0), addends)
-        self._store(number, self._offsets[which], words, done)
+        extra = np.where(irelative, np.uint64(0), addends)
+        start, offsets = self._ranges[number].start, self._offsets[which]
+        for entry, function in enumerate(functions.tolist()):
+            word = np.array([resolve(function)], np.uint64) + extra[entry]
+            self._memory.write_words(start, offsets[entry : entry + 1], word)
+        done.stored.append((start, offsets))
 
 
 class _ByObject:

@@ -139,6 +139,7 @@ def _link_like(
     memory = _SamePlaces(run)
     resolver = SandboxResolver(memory, run.read, run.thread_pointer)
     linker = Linker(memory, config, resolver)
+    linker.on_lazy = resolver.set_up_lazy_plt
     result = linker.load(path)
     linker.bind(result)
     linker.bootstrap(result)

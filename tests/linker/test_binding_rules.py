@@ -4,6 +4,7 @@ Every test compares all bindings and every relocated byte with ld.so's; the asse
 say what the rule is.
 """
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -187,6 +188,47 @@ def test_ifunc_resolvers_choose(workshop: Workshop, agree: Agree) -> None:
         "static void *pick(void){calls = 6; return one;}"
         'int f(void) __attribute__((ifunc("pick"))); int g(void){return f();}'
         "int (*pointer)(void) = f;",
+    )
+    path = workshop.program("int f(void); int main(){return f();}", "-la")
+    agree(path)
+
+
+def test_a_resolver_may_use_a_plt_that_is_bound_lazily(workshop: Workshop, agree: Agree) -> None:
+    """Its own object's, while that is relocated: functions of libraries with a PLT of their
+    own, and one that has a resolver itself."""
+    workshop.library("libc1.so", "int deep(int a){return a + 1;}")
+    workshop.library(
+        "libb.so", "int deep(int); int pick(int a){return deep(a);}", "-Wl,-z,lazy", "-L.", "-lc1"
+    )
+    workshop.library("liba.so", CALLING_RESOLVER, "-Wl,-z,lazy", "-L.", "-lb")
+    path = workshop.program("int f(void); int main(){return f() != 2;}", "-la", "-lb", "-lc1")
+    agree(path)
+    assert subprocess.run([path], check=False).returncode == 0
+
+
+CALLING_RESOLVER = """
+    int pick(int), calls;
+    static double sum(double a, double b) { return a + b; }
+    static void *resolve_add(void) { calls++; return sum; }
+    double add(double, double) __attribute__((ifunc("resolve_add")));
+    double (*also)(double, double) = add;
+    static int one(void) { return 1; }
+    static int two(void) { return 2; }
+    static volatile double a = 1.5, b = 2.5;
+    static void *resolve(void) { return pick(6) == 7 && add(a, b) == 4.0 ? two : one; }
+    __attribute__((visibility("hidden"))) int chosen(void) __attribute__((ifunc("resolve")));
+    int f(void) { return chosen(); }
+"""
+
+
+def test_each_reference_to_an_ifunc_is_a_call_of_its_resolver(
+    workshop: Workshop, agree: Agree
+) -> None:
+    workshop.library(
+        "liba.so",
+        "int calls; static int one(void){return 1;} static void *pick(void){calls++; return one;}"
+        'int f(void) __attribute__((ifunc("pick"))); int g(void){return f();}'
+        "int (*pointers[])(void) = {f, f, f};",
     )
     path = workshop.program("int f(void); int main(){return f();}", "-la")
     agree(path)

@@ -7,7 +7,8 @@ must be there as code. It is one page, with the tables that it reads behind it:
                 does: the stack pointer addresses argc, rdx is a function for `atexit`
     fini        calls the destructors; it is that function where ld.so has not its own
     stop        where functions that the linker calls return to; it is never executed
-    resolve     binds a PLT entry at its first call, from the table in GOT[1] (`lazy.py`)
+    resolve     binds a PLT entry at its first call, from the table in GOT[1] (`lazy.py`);
+                calls the function's resolver first if it has one
     tlsdesc     the function of a TLS descriptor in the static block, and the one of an
                 undefined weak variable (`_dl_tlsdesc_return`, `_dl_tlsdesc_undefweak`)
     undefined   writes a message and exits: what a call of an undefined function comes to
@@ -65,18 +66,60 @@ STOP = bytes.fromhex("f4")  # hlt
 RESOLVE = bytes.fromhex(
     "50"  #                 push   rax
     "51"  #                 push   rcx
-    "488b442418"  #         mov    rax, [rsp + 24]       the entry's number, pushed by it
+    "488b442418"  #         mov    rax, [rsp + 24]        the entry's number, pushed by it
     "48c1e004"  #           shl    rax, 4
-    "4803442410"  #         add    rax, [rsp + 16]       GOT[1]
-    "488b08"  #             mov    rcx, [rax]            the slot
-    "488b4008"  #           mov    rax, [rax + 8]        the function
+    "4803442410"  #         add    rax, [rsp + 16]        GOT[1]
+    "488b08"  #             mov    rcx, [rax]             the slot
+    "488b4008"  #           mov    rax, [rax + 8]         the function
+    "480fbaf13f"  #         btr    rcx, 63                is it one that has a resolver?
+    "7210"  #               jc     choose
+    # store:
     "488901"  #             mov    [rcx], rax
     "4889442418"  #         mov    [rsp + 24], rax
     "59"  #                 pop    rcx
     "58"  #                 pop    rax
     "488d642408"  #         lea    rsp, [rsp + 8]
     "c3"  #                 ret
+    # choose:
+    "51"  #                 push   rcx
+    "52"  #                 push   rdx
+    "56"  #                 push   rsi
+    "57"  #                 push   rdi
+    "4150"  #               push   r8
+    "4151"  #               push   r9
+    "53"  #                 push   rbx
+    "4889e3"  #             mov    rbx, rsp
+    "4881ec80000000"  #     sub    rsp, 128
+    "4883e4f0"  #           and    rsp, -16
+    "0f290424"  #           movaps [rsp], xmm0
+    "0f294c2410"  #         movaps [rsp + 16], xmm1
+    "0f29542420"  #         movaps [rsp + 32], xmm2
+    "0f295c2430"  #         movaps [rsp + 48], xmm3
+    "0f29642440"  #         movaps [rsp + 64], xmm4
+    "0f296c2450"  #         movaps [rsp + 80], xmm5
+    "0f29742460"  #         movaps [rsp + 96], xmm6
+    "0f297c2470"  #         movaps [rsp + 112], xmm7
+    "ffd0"  #               call   rax
+    "0f280424"  #           movaps xmm0, [rsp]
+    "0f284c2410"  #         movaps xmm1, [rsp + 16]
+    "0f28542420"  #         movaps xmm2, [rsp + 32]
+    "0f285c2430"  #         movaps xmm3, [rsp + 48]
+    "0f28642440"  #         movaps xmm4, [rsp + 64]
+    "0f286c2450"  #         movaps xmm5, [rsp + 80]
+    "0f28742460"  #         movaps xmm6, [rsp + 96]
+    "0f287c2470"  #         movaps xmm7, [rsp + 112]
+    "4889dc"  #             mov    rsp, rbx
+    "5b"  #                 pop    rbx
+    "4159"  #               pop    r9
+    "4158"  #               pop    r8
+    "5f"  #                 pop    rdi
+    "5e"  #                 pop    rsi
+    "5a"  #                 pop    rdx
+    "59"  #                 pop    rcx
+    "e978ffffff"  #         jmp    store
 )
+"""A slot with bit 63 set has an IFUNC: its resolver is called, and the call's arguments are
+kept meanwhile."""
 
 TLSDESC = bytes.fromhex(
     "488b4008"  #           mov    rax, [rax + 8]

@@ -6,6 +6,10 @@ table with a pair of words for each entry of DT_JMPREL, the slot and the functio
 else differs: the slots lead into the PLT until they are used, and the store that binds one
 is the process's own, with the fault that it may cause.
 
+If the function has an IFUNC resolver, that is what the table has, and bit 63 of the slot is
+set: the resolver is called then. A table is there before its object is relocated, since
+other resolvers may call through the PLT.
+
 A function that does not exist is no error before it is called: its entry leads to code
 that ends the process with ld.so's message.
 """
@@ -15,40 +19,29 @@ import struct
 import numpy as np
 
 from samepage.elf.machines import Kind
-from samepage.elf.object import SHN_ABS, STB_WEAK, STT_GNU_IFUNC
+from samepage.linker.lazy import lazy_slots
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
-from samepage.linker.references import symbol_and_version
 from samepage.linker.relocate import Foreign
 from samepage.model.builtin.code import Code
-from samepage.model.builtin.user_side import UserSide
+
+HAS_RESOLVER = 1 << 63
+"""In the first word of a pair: the second one addresses an IFUNC resolver."""
 
 
-def lazy_table(
-    user: UserSide, result: LinkResult, link: LinkMap, code: Code, program: str
-) -> bytes:
-    """The table of one object whose PLT is bound lazily; empty if it has no such slots."""
-    entries, references = result.entries[link], result.references[link]
+def lazy_table(result: LinkResult, link: LinkMap, code: Code, program: str) -> bytes:
+    """The table of one object whose PLT is bound lazily."""
     words: list[int] = []
-    for entry in range(entries.plt_start, len(entries.places)):
-        if entries.kinds[entry] != Kind.JUMP_SLOT:
+    for slot in lazy_slots(result, link):
+        if slot is None:
             words += [0, 0]
             continue
-        slot = link.base + int(entries.places[entry])
-        reference = int(entries.reference[entry])
-        definer = int(references.definer[reference])
-        if definer >= 0:
-            owner = result.maps[definer]
-            target = _address(user, owner, int(references.definition[reference]))
-        else:
-            symbol = int(references.symbols[reference])
-            target = 0
-            if int(link.object.symbols["st_info"][symbol]) >> 4 != STB_WEAK:
-                where = program if link is result.maps[0] else link.name
-                name = symbol_and_version(link, symbol)
-                text = f"{program}: symbol lookup error: {where}: undefined symbol: {name}\n"
-                target = code.add_undefined(text.encode(errors="surrogateescape"))
-        words += [slot, target]
+        function = slot.function
+        if slot.undefined is not None:
+            where = program if link is result.maps[0] else link.name
+            text = f"{program}: symbol lookup error: {where}: undefined symbol: {slot.undefined}\n"
+            function = code.add_undefined(text.encode(errors="surrogateescape"))
+        words += [slot.place | (HAS_RESOLVER if slot.resolver else 0), function]
     return struct.pack(f"<{len(words)}Q", *words)
 
 
@@ -56,17 +49,7 @@ def lazy_size(result: LinkResult, link: LinkMap) -> int:
     """The size of an object's table in bytes; 0 if its PLT is not bound lazily."""
     if Foreign.LINK_MAP not in result.relocated[link].foreign.values():
         return 0
-    entries = result.entries[link]
-    return 16 * (len(entries.places) - entries.plt_start)
-
-
-def _address(user: UserSide, owner: LinkMap, index: int) -> int:
-    symbol = owner.object.symbols[index]
-    base = 0 if int(symbol["st_shndx"]) == SHN_ABS else owner.base
-    address = base + int(symbol["st_value"])
-    if int(symbol["st_info"]) & 15 == STT_GNU_IFUNC:
-        return user.call(address)
-    return address
+    return 16 * len(link.object.relocations.plt)
 
 
 def foreign_words(

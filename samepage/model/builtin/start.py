@@ -228,21 +228,26 @@ class BuiltinLoader:
         tables: dict[LinkMap, int] = {}
         debug = state.debug if state is not None else 0
 
-        def fill_in(link: LinkMap, result: LinkResult) -> None:
+        def set_up(link: LinkMap, result: LinkResult) -> None:
             size = lazy_size(result, link)
             if size:
                 tables[link] = heap.allocate(size)
+                self.user.store(tables[link], lazy_table(result, link, code, self.name))
+            store_foreign(link, result)
+
+        def store_foreign(link: LinkMap, result: LinkResult) -> None:
             words = foreign_words(result, link, code, tables.get(link, 0), debug)
             for address, word in words.items():
                 self.user.store_word(address, word)
+
+        def fill_in(link: LinkMap, result: LinkResult) -> None:
+            store_foreign(link, result)
             if state is not None and link.object.soname == ldso.SONAME:
                 state.after_relocation()
 
+        self.linker.on_lazy = set_up
         self.linker.on_relocated = fill_in
         self.linker.relocate(result)
-        # Only now every object is relocated, so that resolvers of functions can run.
-        for link, table in tables.items():
-            self.user.store(table, lazy_table(self.user, result, link, code, self.name))
 
     def _constructors(self, result: LinkResult) -> list[tuple[int, int]]:
         calls = []

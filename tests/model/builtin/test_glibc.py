@@ -11,6 +11,7 @@ from samepage.model import StopAt
 from samepage.model.builtin.ldso_layout import BUILDS
 from samepage.model.guest import Guest
 from tests.kernel.programs import ENVIRONMENT
+from tests.linker.test_binding_rules import CALLING_RESOLVER
 from tests.linker.workshop import Workshop
 
 INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
@@ -129,6 +130,24 @@ def test_dlopen_dlsym_threads_tls_and_exceptions(tmp_path: Path) -> None:
     assert ours.stdout == theirs.stdout
     assert b"plugin down" in ours.stdout
     assert ours.exit_code == theirs.exit_code == 22
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["now", "lazy"])
+def test_resolvers_call_through_the_plt(tmp_path: Path, lazy: bool) -> None:
+    """One runs while its object is relocated, another one at the first call, whose arguments
+    it must not change."""
+    workshop = Workshop(tmp_path)
+    workshop.library("libb.so", "int pick(int a){return a + 1;}")
+    workshop.library("liba.so", CALLING_RESOLVER, "-Wl,-z,lazy", "-L.", "-lb")
+    path = workshop.program(
+        "int f(void); double add(double, double); int main(int argc, char **argv)"
+        "{return f() * 10 + add(argc, 3.5 * argc) * 2;}",
+        "-la",
+        "-lb",
+        "-Wl,-z,lazy",
+    )
+    ours, theirs = run_both([path], lazy=lazy)
+    assert ours.exit_code == theirs.exit_code == 29
 
 
 def test_memory_at_the_entry_is_ldsos(tmp_path: Path) -> None:
