@@ -58,13 +58,28 @@ class Versions:
     needed: list[Version]
     base: str | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether ld.so looks at versions here (`l_versyms`): some version has to be listed."""
+        listed = self.defined or self.needed or self.base is not None
+        return self.symbols is not None and bool(listed)
+
     def name_of(self, symbol: int) -> str:
         """The version of a symbol, defined or needed; "" if it has none."""
+        version = self._of(symbol)
+        return version.name if version else ""
+
+    def file_of(self, symbol: int) -> str | None:
+        """The library that a symbol's version is needed of; None if it is not."""
+        version = self._of(symbol)
+        return version.file if version else None
+
+    def _of(self, symbol: int) -> Version | None:
         if self.symbols is None:
-            return ""
+            return None
         index = int(self.symbols[symbol]) & INDEX_MASK
         entries = (entry for entry in (*self.defined, *self.needed) if entry.index == index)
-        return next((entry.name for entry in entries if entry.hash), "")
+        return next((entry for entry in entries if entry.hash), None)
 
 
 def read_versions(

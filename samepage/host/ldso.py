@@ -89,7 +89,7 @@ def observe(
                 stderr.seek(0)
                 said = stderr.read().decode("utf-8", "replace").strip().splitlines()
                 raise SamepageError(
-                    f"{path}: ends in ld.so: {said[0] if said else 'without a message'}", 1
+                    f"{path}: ends in ld.so: {said[-1] if said else 'without a message'}", 1
                 )
             run.debug = _read_debug(run.output)
     return run

@@ -55,7 +55,7 @@ from samepage.linker.relocate import (
 from samepage.linker.resident import PageState, pages_of
 from samepage.linker.search import LinkerConfig
 from samepage.linker.symbolic import SymbolicRelocation
-from samepage.linker.version_check import check_versions
+from samepage.linker.version_check import check_versions, missing_tables
 
 
 class Mode(enum.IntFlag):
@@ -290,6 +290,8 @@ class Process:
         lazy = [False] * len(order)
         for link, name in bindings.undefined(lazy):
             raise LinkError(f"{link.name}: undefined symbol: {name}")
+        for message in missing_tables(bindings, self.loader.by_name, lazy):
+            raise LinkError(message)
         symbolic = SymbolicRelocation(self.memory, bindings, lazy)
         for number, link in enumerate(order):
             done = Relocated()

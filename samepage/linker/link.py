@@ -27,7 +27,7 @@ from samepage.linker.relocate import (
 from samepage.linker.search import Attempt, LinkerConfig
 from samepage.linker.symbolic import IfuncResolver, SymbolicRelocation
 from samepage.linker.tls import TlsLayout, assign_modules, layout_static_tls
-from samepage.linker.version_check import check_versions
+from samepage.linker.version_check import check_versions, missing_tables
 
 
 @dataclass(slots=True)
@@ -148,8 +148,11 @@ class Linker:
         self.binder = Binder(result.maps)
         links = self.relocation_order(result)
         result.bindings = self.binder.bind(links)
-        for link, name in result.bindings.undefined([self.is_lazy(link) for link in links]):
+        lazy = [self.is_lazy(link) for link in links]
+        for link, name in result.bindings.undefined(lazy):
             self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
+        for message in missing_tables(result.bindings, self.loader.by_name, lazy):
+            self._complain(message)
         return self.binder
 
     def bootstrap(self, result: LinkResult, *, adjust: bool = True) -> None:

@@ -101,7 +101,7 @@ class SymbolTables:
         )
         self._exact = np.array([exact for version in versions for exact in version.exact], np.bool_)
         columns = [link.object.versions.symbols for link in self.links]
-        self.has_versions = np.array([column is not None for column in columns], np.bool_)
+        self.has_versions = np.array([link.object.versions.known for link in self.links], np.bool_)
         lengths = np.diff(self.first).tolist()
         self._version_index: U16 = np.concatenate(
             [

@@ -3,15 +3,21 @@
 This check comes before any symbol is looked up, and gives the error that everyone knows:
 "version `GLIBC_2.38' not found (required by ...)". A library that has no versions at all
 only earns a warning, since the symbols may still be there, and so does a version that is
-only needed weakly. An object with DT_RELR has to need the version GLIBC_ABI_DT_RELR of libc
-if it needs any: an older libc, which would not apply DT_RELR, refuses it then. Sources:
-`_dl_check_all_versions`, `_dl_check_map_versions`, `match_symbol` of glibc 2.36.
+only needed weakly. But where a reference that wants a version of such a library is then bound
+to it, ld.so ends with a failed assertion (`missing_tables`).
+
+An object with DT_RELR has to need the version GLIBC_ABI_DT_RELR of libc if it needs any: an
+older libc, which would not apply DT_RELR, refuses it then.
+
+Sources: `_dl_check_all_versions`, `_dl_check_map_versions`, `match_symbol`, `check_match` of
+glibc 2.36.
 """
 
 from collections.abc import Iterator
 
 from samepage.elf.dynamic import Tag
 from samepage.linker.maps import LinkMap
+from samepage.linker.references import Bindings, symbol_and_version
 
 _RELR_VERSION = "GLIBC_ABI_DT_RELR"
 
@@ -45,6 +51,32 @@ def check_versions(
                     yield f"{provider.name}: {message}"
         if link.object.dynamic.get(Tag.RELR) is not None and not _may_pack(link, by_name):
             yield f"{link.name}: DT_RELR without {_RELR_VERSION} dependency"
+
+
+def missing_tables(
+    bindings: Bindings, by_name: dict[str, LinkMap], is_lazy: list[bool]
+) -> Iterator[str]:
+    """The references, in the order of relocation, that end ld.so: they want a version of the
+    library that they are bound to, which has no table of versions. Those that wait for their
+    first call (`is_lazy`, by object) do so only then.
+    """
+    tables = bindings.tables
+    definers = tables.owners(bindings.definitions)
+    bound = bindings.looked_up & (definers >= 0)
+    bound[bound] = ~tables.has_versions[definers[bound]]
+    for reference in bound.nonzero()[0].tolist():
+        owner = int(tables.owners(bindings.rows[reference : reference + 1])[0])
+        if is_lazy[owner] and bindings.lazy[reference]:
+            continue
+        user, definer = bindings.links[owner], tables.links[int(definers[reference])]
+        symbol = int(bindings.rows[reference] - tables.first[owner])
+        file = user.object.versions.file_of(symbol)
+        if file is not None and by_name.get(file) is definer:
+            yield (
+                f"{user.name}: {symbol_and_version(user, symbol)}: "
+                f"{definer.name} has no version information, "
+                "for which ld.so ends with an assertion (check_match)"
+            )
 
 
 def _may_pack(link: LinkMap, by_name: dict[str, LinkMap]) -> bool:
