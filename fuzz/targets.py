@@ -9,6 +9,7 @@ import os
 import tempfile
 from dataclasses import replace
 
+from samepage.analysis.cost import cost_of
 from samepage.elf.header import ElfError
 from samepage.elf.notes import build_id, gnu_properties
 from samepage.elf.object import DynamicObject
@@ -35,7 +36,7 @@ _REPLACED = "libselinux.so.1"
 
 
 def read_everything(data: bytes) -> str:
-    """Read every table of a file."""
+    """Read every table of a file, and tell its cost."""
     try:
         found = DynamicObject.from_bytes(data, "fuzzed")
         found.strings.pool(found.symbols["st_name"]).gnu_hashes()
@@ -45,6 +46,7 @@ def read_everything(data: bytes) -> str:
         gnu_properties(found.elf)
         read_sections(found.elf)
         relocated_pages(found)
+        cost_of(found)
     except ElfError:
         return "ElfError"
     return "accepted"

@@ -65,8 +65,9 @@ def command(
             sys.stdout.writelines(line + "\n" for line in lines)
     over = [cost for cost in costs if budget is not None and cost.copied > budget]
     for cost in over:
+        pages = "page is" if cost.copied == 1 else "pages are"
         print(
-            f"samepage: {cost.path}: {cost.copied} pages are copied at load, "
+            f"samepage: {cost.path}: {cost.copied} {pages} copied at load, "
             f"over the budget of {budget}",
             file=sys.stderr,
         )

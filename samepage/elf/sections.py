@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from samepage.elf.file import ElfFile
 
 SHT_NOBITS = 8
-SHF_ALLOC = 2
+SHF_WRITE, SHF_ALLOC, SHF_TLS = 1, 2, 0x400
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,15 @@ class Section:
     address: int
     offset: int
     size: int
+    alignment: int
+
+    @property
+    def writable(self) -> bool:
+        return bool(self.flags & SHF_WRITE)
+
+    @property
+    def thread_local(self) -> bool:
+        return bool(self.flags & SHF_TLS)
 
     @property
     def loaded(self) -> bool:
@@ -46,7 +55,7 @@ def read_sections(elf: ElfFile) -> list[Section]:
     start, size = int(names["sh_offset"]), int(names["sh_size"])
     if start + size > elf.size:
         raise elf.error(f"section names: offset {start:#x} is beyond the end of the file")
-    columns = ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size")
+    columns = ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_addralign")
     return [
         Section(elf.string("section names", start + name, start + size), *rest)
         for name, *rest in zip(*(headers[column].tolist() for column in columns), strict=True)

@@ -39,6 +39,8 @@ def places_and_kinds(dynamic_object: DynamicObject) -> tuple[U64, U8]:
         places.append(entries["r_offset"].astype(np.uint64))
         types = (entries["r_info"].astype(np.uint64) & mask).astype(np.int64)
         kinds.append(kinds_of(table, types))
+    # The type of the leading relative entries is not looked at.
+    kinds[1 if len(tables.rela) else 2][: tables.relative_count] = Kind.RELATIVE
     return np.concatenate(places), np.concatenate(kinds)
 
 

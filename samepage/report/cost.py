@@ -69,10 +69,13 @@ def cost_text(cost: Cost, *, page_map: bool, top: int) -> Iterator[str]:
     if cost.savings:
         yield "  what would lower it:"
     for saving in cost.savings:
-        pages = f"{count(saving.pages, 'page')}" if saving.pages else ""
+        pages = f"{count(saving.pages, 'page')}" if saving.pages > 0 else ""
         size = f"{saving.file_bytes:,} bytes of file" if saving.file_bytes else ""
         saved = ", ".join(filter(None, (pages, size))) or "no page"
-        yield f"    {saving.change}: saves {saved} ({saving.note})"
+        effect = f"saves {saved}"
+        if saving.pages < 0:
+            effect = f"costs {count(-saving.pages, 'page')} more"
+        yield f"    {saving.change}: {effect} ({saving.note})"
     if page_map:
         yield from _map(cost)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from samepage.analysis.cost import Cost, PageState, cost_of, relr_size
+from samepage.analysis.cost import Cost, PageState, cost_of
+from samepage.analysis.savings import relr_size
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError, ElfMachine
 from samepage.elf.machines import MACHINES, Kind
@@ -160,6 +161,19 @@ def test_hostile_sizes_are_errors() -> None:
     struct.pack_into("<Q", data, 64 + 40, 1 << 45)  # p_memsz of the first segment
     with pytest.raises(ElfError, match="PT_LOAD"):
         cost_of(DynamicObject.from_bytes(bytes(data), "hostile"))
+
+
+def test_the_symbol_of_a_relative_relocation_is_not_looked_at() -> None:
+    path = "/lib/x86_64-linux-gnu/libkeyutils.so.1"
+    if not os.path.exists(path):
+        pytest.skip("no small library")
+    library = DynamicObject.open(path)
+    data = bytearray(Path(path).read_bytes())
+    start, _ = library.elf.file_offset("DT_RELA", library.dynamic.value(Tag.RELA))
+    struct.pack_into("<Q", data, start + 8, 0xFFFFFFF0_00000008)
+    assert (
+        cost_of(DynamicObject.from_bytes(bytes(data), "hostile")).copied == cost_of(library).copied
+    )
 
 
 @pytest.mark.parametrize("machine", [ElfMachine.AARCH64, ElfMachine.RISCV])
