@@ -96,8 +96,11 @@ class ElfFile:
 
     @classmethod
     def open(cls, path: str) -> "ElfFile":
-        """Map the file at `path` read-only. Raises `OSError` and `ElfError`."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """Map the file at `path` read-only. Raises `OSError` and `ElfError`.
+
+        A FIFO is no file that could be mapped, so nobody waits for its other end.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return cls.from_fd(fd, path)
         finally:

@@ -111,7 +111,7 @@ class HostFiles:
 
         Raises `OSError` if it cannot be opened or mapped, and `ElfError` if it is not ELF.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(fd)
             found = DynamicObject(ElfFile.from_fd(fd, path))

@@ -109,7 +109,9 @@ def compare(
             copy = os.path.join(directory, os.path.basename(path))
             shutil.copy(path, copy)
             Path(copy).chmod(0o755)
-            return compare(copy, environment, bind_now=bind_now)
+            found = compare(copy, environment, bind_now=bind_now)
+            found.path = path
+            return found
     if environment is None:
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C"}
         for name in ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD"):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,40 @@ def test_cost_and_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document[0]["pages"]["copied"] >= 1
     assert len(document[0]["page_map"]) == sum(document[0]["pages"].values())
+
+
+@pytest.mark.parametrize("command", ["link", "cost"])
+def test_nothing_waits_for_a_fifo(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    result = subprocess.run(
+        [sys.executable, "-m", "samepage", command, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (result.returncode, result.stderr) == (2, f"samepage: {path}: file too short\n")
+
+
+def keys(document: object) -> set[str]:
+    """All keys of a document, but those of relocations and rules, which are data."""
+    if isinstance(document, list):
+        return set().union(*map(keys, document))
+    if not isinstance(document, dict):
+        return set()
+    found = {key for key in document if not key.isupper()}
+    return found.union(*map(keys, document.values()))
+
+
+def test_every_key_of_json_is_documented(
+    capsys: pytest.CaptureFixture[str], needs_ptrace: None
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "linker-json.md").read_text()
+    documented = {
+        name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"[a-z_]+", code)
+    }
+    for line in ("link /bin/ls --json", "link /bin/true --check --json", f"cost {LIBZ} --json"):
+        assert run(line.split(" ")) == 0
+        found = keys(json.loads(capsys.readouterr().out))
+        assert found <= documented, found - documented
