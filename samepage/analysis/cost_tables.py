@@ -8,7 +8,7 @@ import numpy as np
 
 from samepage.elf.dynamic import DynamicFlags, Tag
 from samepage.elf.header import ElfMachine, SegmentType
-from samepage.elf.layout import I64, PF_W, U8, U64
+from samepage.elf.layout import I64, PF_W, U8, U64, Table
 from samepage.elf.machines import WIDTHS, Kind
 from samepage.elf.object import DynamicObject
 from samepage.elf.sections import read_sections
@@ -28,8 +28,9 @@ _MOST_PAGES = 1 << 24
 class CostTables:
     """A library's stores as columns, and what is needed to name them.
 
-    By relocation: `places`, `kinds`, `symbols` (0 for none) and `widths`, the number of
-    bytes that it stores. `others` are the other stores, with their reasons.
+    By relocation: `places`, `kinds`, `symbols` (indices in `symbol_table`, 0 for none) and
+    `widths`, the number of bytes that it stores. `others` are the other stores, with their
+    reasons.
     """
 
     def __init__(self, library: DynamicObject, page_size: int) -> None:
@@ -37,7 +38,9 @@ class CostTables:
         self.page_size = page_size
         self.places, self.kinds = places_and_kinds(library)
         self.symbols = _symbol_indices(library, self.kinds)
-        self.widths = _widths(library, self.kinds, self.symbols)
+        # A library without any symbol may have a table without its first, empty entry.
+        self.symbol_table = library.symbols if len(library.symbols) else _no_symbol(library)
+        self.widths = _widths(library, self.kinds, self.symbol_table[self.symbols])
         self.others = _other_stores(library, page_size)
         self.sections = [
             section
@@ -66,7 +69,11 @@ class CostTables:
         return len({*pages.tolist(), *(address // self.page_size for address in others)})
 
 
-def _widths(library: DynamicObject, kinds: U8, symbols: I64) -> U64:
+def _no_symbol(library: DynamicObject) -> Table:
+    return np.zeros(1, library.elf.layout.sym)
+
+
+def _widths(library: DynamicObject, kinds: U8, symbols: Table) -> U64:
     """The bytes that each relocation stores: a word, but for a few kinds; COPY the symbol."""
     word = library.elf.layout.word_size
     of_kind = np.full(max(Kind) + 1, word, np.uint64)
@@ -75,7 +82,7 @@ def _widths(library: DynamicObject, kinds: U8, symbols: I64) -> U64:
     of_kind[Kind.TLSDESC] = 2 * word
     widths: U64 = of_kind[kinds]
     copies = (kinds == Kind.COPY).nonzero()[0]
-    widths[copies] = library.symbols["st_size"][symbols[copies]]
+    widths[copies] = symbols["st_size"][copies]
     return widths
 
 

@@ -56,7 +56,7 @@ def _bound_inside(tables: CostTables, now: int, *, functions_only: bool) -> Savi
     An IFUNC keeps its entry, which its resolver fills in.
     """
     layout = Layout(tables)
-    table = tables.library.symbols
+    table = tables.symbol_table
     kind = table["st_info"][tables.symbols] & 15
     inside = (tables.symbols > 0) & (table["st_shndx"][tables.symbols] != SHN_UNDEF)
     inside &= layout.in_got & (kind != STT_GNU_IFUNC)
@@ -92,7 +92,9 @@ def _prelinked(tables: CostTables, now: int) -> Saving | None:
         widths[start : start + relocations.relative_count] = 0
         note = "ld.so skips the leading relative relocations then"
     else:
-        note = "ld.so applies relative relocations at any address"
+        note = (
+            "ld.so stores relative relocations at any address; it only spares the dynamic section"
+        )
     others = [address for address, why in tables.others if why != DYNAMIC_SECTION]
     pages = now - tables.copied(tables.places, widths, others)
     return Saving("prelinking to a fixed base address", pages, 0, note)

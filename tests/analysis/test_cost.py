@@ -163,6 +163,14 @@ def test_hostile_sizes_are_errors() -> None:
         cost_of(DynamicObject.from_bytes(bytes(data), "hostile"))
 
 
+def test_a_library_may_have_no_symbol_at_all(tmp_path: Path) -> None:
+    if subprocess.run(["gcc", "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("no C compiler")
+    source = 'static int t, *p[] = {&t}; __attribute__((visibility("hidden"))) int **f(){return p;}'
+    library = Workshop(tmp_path).library("liba.so", source, "-nostdlib")
+    assert cost_of(DynamicObject.open(library)).relocations == {Kind.RELATIVE: 1}
+
+
 def test_the_symbol_of_a_relative_relocation_is_not_looked_at() -> None:
     path = "/lib/x86_64-linux-gnu/libkeyutils.so.1"
     if not os.path.exists(path):
