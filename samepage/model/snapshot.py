@@ -86,8 +86,9 @@ def _add_process(builder: SnapshotBuilder, process: Process) -> set[int]:
 def _file_number(builder: SnapshotBuilder, vma: Vma) -> int:
     if vma.file is None:
         return -1
-    path = vma.path.removesuffix(" (deleted)")
-    deleted = path != vma.path
+    shown = vma.shown_path
+    path = shown.removesuffix(" (deleted)")
+    deleted = path != shown
     return builder.add_file(vma.file.dev, vma.file.ino, path, deleted=deleted, size=vma.file.size)
 
 

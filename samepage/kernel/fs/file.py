@@ -14,6 +14,7 @@ from typing import Protocol
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.mapping import Mapping
+from samepage.kernel.fs.namei import path_name
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.stat import Stat
 from samepage.kernel.mm.readahead import FileRa
@@ -74,6 +75,11 @@ class OpenFile:
     def writable(self) -> bool:
         """Opened for writing."""
         return self.flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+
+    @property
+    def shown_name(self) -> str:
+        """Its path as it is now, or with " (deleted)" as it was (`d_path`)."""
+        return os.fsdecode(path_name(self.path))
 
     @property
     def nonblocking(self) -> bool:

@@ -326,7 +326,7 @@ def wants_writenotify(vma: Vma) -> bool:
 def vma_name(mm: AddressSpace, vma: Vma) -> str:
     """The last column of /proc/PID/maps (`show_map_vma`)."""
     if vma.path:
-        return vma.path
+        return vma.shown_path
     if vma.special:
         return vma.special
     if vma.start < mm.brk.end and vma.end > mm.brk.start:

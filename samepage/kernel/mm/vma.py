@@ -117,6 +117,11 @@ class Vma:
         return (self.end - self.start) >> PAGE_SHIFT
 
     @property
+    def shown_path(self) -> str:
+        """`path`, as the open file is called by now: it may be renamed, or removed."""
+        return getattr(self.filp, "shown_name", self.path)
+
+    @property
     def shared(self) -> bool:
         """Writes go to the file (or to the shared anonymous memory) itself."""
         return bool(self.flags & VmFlags.SHARED)

@@ -147,6 +147,7 @@ def _copy_process(task: Task, pid: int, flags: Clone, exit_signal: int) -> Proce
         old.sid,
         comm=old.comm,
         exe_path=old.exe_path,
+        exe=old.exe,
         argv=old.argv,
         auxv=old.auxv,
         actions=old.actions if flags & Clone.SIGHAND else old.actions.copy(),

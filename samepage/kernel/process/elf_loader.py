@@ -50,12 +50,14 @@ class BadExecutable(SysError):
 
 @record(frozen=True)
 class ElfImage:
-    """A file to map: its inode, its path for `/proc/PID/maps`, and its headers."""
+    """A file to map: its inode, its path as it was opened, its headers, and the open file
+    that its mappings have."""
 
     inode: Any
     path: str
     header: ElfHeader
     segments: list[ProgramHeader]
+    filp: Any = None
 
     @property
     def loads(self) -> list[ProgramHeader]:
@@ -77,7 +79,7 @@ class LoadedElf:
     end_bss: int
 
 
-def read_elf(cache: PageCache, inode: Any, path: str) -> ElfImage:
+def read_elf(cache: PageCache, inode: Any, path: str, filp: Any = None) -> ElfImage:
     """Read the headers of a program or interpreter through the page cache.
 
     Raises `BadExecutable` (ENOEXEC) with the reason.
@@ -100,7 +102,7 @@ def read_elf(cache: PageCache, inode: Any, path: str) -> ElfImage:
         segments = parse_program_headers(table, header.phnum)
     except ElfError as error:
         raise BadExecutable(errno.ENOEXEC, error.message) from None
-    return ElfImage(inode, path, header, segments)
+    return ElfImage(inode, path, header, segments, filp)
 
 
 def interpreter_path(cache: PageCache, image: ElfImage) -> bytes | None:
@@ -224,7 +226,15 @@ def _elf_map(
     offset = segment.offset - in_page
     length = max(page_align(total), size)
     place = do_mmap(
-        mm, address, length, _prot(segment), flags, image.inode, offset, path=image.path
+        mm,
+        address,
+        length,
+        _prot(segment),
+        flags,
+        image.inode,
+        offset,
+        path=image.path,
+        filp=image.filp,
     )
     if length > size:
         do_munmap(mm, place + size, length - size)

@@ -12,6 +12,7 @@ from samepage.elf.header import ElfType, SegmentFlags, SegmentType
 from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
@@ -121,7 +122,7 @@ def find_executable(
     """
     kernel = task.kernel
     scripts: list[tuple[bytes, bytes | None, bytes]] = []
-    file, path = _open_exec(task, filename, base, opened)
+    filp, file = _open_exec(task, filename, base, opened)
     name = filename
     while True:
         head = kernel.cache.read(file.mapping, 0, _BINPRM_BUF_SIZE)
@@ -132,20 +133,20 @@ def find_executable(
         interpreter, argument = _parse_script(head)
         scripts.append((interpreter, argument, name))
         name = interpreter
-        file, path = _open_exec(task, interpreter, None)
-    image = read_elf(kernel.cache, file.mapping, path)
+        filp, file = _open_exec(task, interpreter, None)
+    image = read_elf(kernel.cache, file.mapping, filp.shown_name, filp)
     wanted = interpreter_path(kernel.cache, image)
     loader = None
     if wanted is not None:
         try:
             # The empty name is the working directory here (`getname_kernel`).
-            linker, path = _open_exec(task, wanted or b".", None)
+            filp, linker = _open_exec(task, wanted or b".", None)
         except SysError as error:
             if optional:
                 return Executable(file, image, None, list(argv), scripts, needs_interpreter=True)
             text = wanted.decode(errors="backslashreplace")
             raise BadExecutable(error.errno, f"its interpreter {text}: {error}") from None
-        loader = read_elf(kernel.cache, linker.mapping, path)
+        loader = read_elf(kernel.cache, linker.mapping, filp.shown_name, filp)
     return Executable(
         file, image, loader, list(argv), scripts, needs_interpreter=wanted is not None
     )
@@ -153,8 +154,8 @@ def find_executable(
 
 def _open_exec(
     task: Task, name: bytes, base: Path | None, opened: Path | None = None
-) -> tuple[Regular, str]:
-    """A file that may be executed, and its path (`do_open_execat`).
+) -> tuple[OpenFile, Regular]:
+    """Open a file that may be executed; it and its inode (`do_open_execat`).
 
     Raises `SysError`: also ETXTBSY if it is open for writing.
     """
@@ -165,7 +166,7 @@ def _open_exec(
     task.process.fs.cred.require(path.inode, MAY_EXEC)
     if path.inode.writers:
         raise SysError(errno.ETXTBSY)
-    return path.inode, vfs.path_name(path)
+    return OpenFile(path, os.O_RDONLY), path.inode
 
 
 def _parse_script(head: bytes) -> tuple[bytes, bytes | None]:
@@ -229,6 +230,7 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     process.actions.flush_handlers()
     process.comm = filename.rsplit(b"/", 1)[-1][:15].decode(errors="replace")
     process.exe_path = executable.image.path
+    process.exe = executable.image.filp.path
     process.argv = executable.argv
     task.altstack = SigAltStack()
     task.clear_child_tid = task.rseq_area = 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.fs.context import FsContext
 from samepage.kernel.fs.fdtable import FdTable
+from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
 from samepage.kernel.process.sigset import (
     SIGCHLD,
@@ -118,6 +119,8 @@ class Process:
     sid: int
     comm: str = ""
     exe_path: str = ""
+    exe: Path | None = None
+    """The program's file, whatever it is called by now (`mm->exe_file`)."""
     argv: list[bytes] = field(default_factory=list)
     """As given to `execve`; the program itself may change its copy on the stack."""
     auxv: bytes = b""

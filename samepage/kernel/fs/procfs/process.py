@@ -60,7 +60,7 @@ def make_directory(
         b"maps": memory(maps.maps),
         b"cwd": place(lambda: process.fs.cwd),
         b"root": place(lambda: process.fs.root),
-        b"exe": ProcLink(sb, lambda: _exe(process), lambda: getattr(process, "exe", None)),
+        b"exe": ProcLink(sb, lambda: path_name(_exe(process)), lambda: process.exe),
         b"mounts": text(lambda p: system.mounts(mount_table, p.fs.root)),
         b"mountinfo": text(lambda p: system.mountinfo(mount_table, p.fs.root)),
         b"smaps": memory(smaps.smaps),
@@ -124,10 +124,10 @@ def _constant(text: bytes) -> Callable[[], bytes]:
     return lambda: text
 
 
-def _exe(process: ProcessView) -> bytes:
-    if not process.exe_path:
+def _exe(process: ProcessView) -> Path:
+    if process.exe is None or process.mm is None:
         raise SysError(errno.ENOENT)
-    return os.fsencode(process.exe_path)
+    return process.exe
 
 
 def _cmdline(process: ProcessView) -> bytes:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from samepage.kernel.fs.context import Credentials, FsContext
 from samepage.kernel.fs.fdtable import FdTable
+from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
@@ -27,7 +28,7 @@ class ProcessView(Protocol):
     @property
     def state(self) -> str: ...
     @property
-    def exe_path(self) -> str: ...
+    def exe(self) -> Path | None: ...
     @property
     def mm(self) -> AddressSpace | None: ...
     @property
