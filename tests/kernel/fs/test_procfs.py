@@ -59,7 +59,8 @@ def machine(tree):
         files.install(vfs.open(ctx, path, os.O_RDONLY))
     process = SimpleNamespace(
         pid=7, ppid=1, pgid=7, sid=1, comm="prog", state="R", mm=mm, files=files,
-        exe=vfs.lookup(ctx, b"/big"), fs=ctx, cred=Credentials(), tids=[7, 8], auxv=b"\6" + bytes(15), limits={},
+        exe=vfs.lookup(ctx, b"/big"), fs=ctx,
+        cred=Credentials(), tids=[7, 8], auxv=b"\6" + bytes(15), limits={},
         start_time_ns=10**9, utime_ns=0, stime_ns=0, exit_status=0,
         no_new_privs=False, seccomp_state=lambda tid: (0, 0), sig_shared_pending=0,
         sig_pending=lambda tid: 0, sig_blocked=lambda tid: 0,

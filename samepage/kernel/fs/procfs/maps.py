@@ -4,6 +4,7 @@
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
@@ -46,9 +47,18 @@ def header_line(
     return text + "\n"
 
 
-def maps(mm: AddressSpace) -> str:
-    """The whole of /proc/PID/maps."""
-    return "".join(map_line(mm, vma) for vma in mm.vmas)
+def vma_records(
+    mm: AddressSpace, show: Callable[[AddressSpace, Vma], str]
+) -> Callable[[int], tuple[bytes, int] | None]:
+    """A record for each VMA (`m_start`, `m_next`): the position is an address, so that a
+    reader goes on where it was, whatever was mapped meanwhile. Memory that is gone, as at
+    `execve`, has none."""
+
+    def next_record(position: int) -> tuple[bytes, int] | None:
+        vma = mm.vmas.next_from(position) if mm.users else None
+        return None if vma is None else (os.fsencode(show(mm, vma)), vma.end)
+
+    return next_record
 
 
 def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:

@@ -18,8 +18,10 @@ from samepage.kernel.fs.procfs.nodes import (
     ProcFile,
     ProcLink,
 )
+from samepage.kernel.fs.procfs.seq_file import NextRecord, SeqFile, of_list
 from samepage.kernel.fs.procfs.view import ProcessView
 from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.vma import Vma
 
 
 def make_directory(
@@ -34,8 +36,15 @@ def make_directory(
     def text(show: Callable[[ProcessView], str], mode: int = 0o444) -> ProcFile:
         return ProcFile(sb, lambda: os.fsencode(show(process)), mode)
 
-    def memory(show: Callable[[AddressSpace], str], mode: int = 0o444) -> ProcFile:
-        return _MemoryFile(sb, process, _while_in_use(lambda mm: os.fsencode(show(mm))), mode)
+    def by_vma(show: Callable[[AddressSpace, Vma], str]) -> SeqFile:
+        def bind() -> NextRecord:
+            mm = process.mm
+            return maps.vma_records(mm, show) if mm is not None else lambda _: None
+
+        return SeqFile(sb, bind)
+
+    def by_mount(show: Callable[[list[Mount], Path], list[str]]) -> SeqFile:
+        return SeqFile(sb, of_list(lambda: show(mount_table, process.fs.root)))
 
     def place(get: Callable[[], Path]) -> ProcLink:
         return ProcLink(sb, lambda: path_name(get()), get)
@@ -57,13 +66,13 @@ def make_directory(
         b"cmdline": ProcFile(sb, lambda: _cmdline(process)),
         b"stat": text(lambda p: status.stat(p, tid)),
         b"statm": ProcFile(sb, lambda: status.statm(process.mm).encode()),
-        b"maps": memory(maps.maps),
+        b"maps": by_vma(maps.map_line),
         b"cwd": place(lambda: process.fs.cwd),
         b"root": place(lambda: process.fs.root),
         b"exe": ProcLink(sb, lambda: path_name(_exe(process)), lambda: process.exe),
-        b"mounts": text(lambda p: system.mounts(mount_table, p.fs.root)),
-        b"mountinfo": text(lambda p: system.mountinfo(mount_table, p.fs.root)),
-        b"smaps": memory(smaps.smaps),
+        b"mounts": by_mount(system.mounts),
+        b"mountinfo": by_mount(system.mountinfo),
+        b"smaps": by_vma(smaps.smaps_entry),
         b"smaps_rollup": _MemoryFile(sb, process, lambda mm: lambda: _rollup(mm)),
         b"pagemap": BinaryFile(sb, lambda at, n: _pagemap(process, at, n), 0o400),
         b"wchan": text(lambda _: "0"),

@@ -140,20 +140,18 @@ def _figures(stats: MemSizeStats, *, rollup: bool) -> str:
     return text + _line("Locked", stats.locked >> PSS_SHIFT)
 
 
-def smaps(mm: AddressSpace) -> str:
-    """The whole of /proc/PID/smaps."""
-    parts = []
-    for vma in mm.vmas:
-        flags = "".join(f"{name} " for flag, name in MNEMONICS.items() if vma.flags & flag)
-        parts += [
-            map_line(mm, vma),
-            _line("Size", vma.end - vma.start),
-            _line("KernelPageSize", PAGE_SIZE),
-            _line("MMUPageSize", PAGE_SIZE),
-            _figures(gather(mm, vma), rollup=False),
-            f"{'THPeligible:':<16}{0:8}\n",
-            f"VmFlags: {flags}\n",
-        ]
+def smaps_entry(mm: AddressSpace, vma: Vma) -> str:
+    """What /proc/PID/smaps says of one VMA (`show_smap`)."""
+    flags = "".join(f"{name} " for flag, name in MNEMONICS.items() if vma.flags & flag)
+    parts = [
+        map_line(mm, vma),
+        _line("Size", vma.end - vma.start),
+        _line("KernelPageSize", PAGE_SIZE),
+        _line("MMUPageSize", PAGE_SIZE),
+        _figures(gather(mm, vma), rollup=False),
+        f"{'THPeligible:':<16}{0:8}\n",
+        f"VmFlags: {flags}\n",
+    ]
     return "".join(parts)
 
 

@@ -193,17 +193,17 @@ def version() -> str:
     return f"Linux version {host.release} (samepage@model) {host.version}\n"
 
 
-def mounts(table: list[Mount], root: Path) -> str:
-    """/proc/PID/mounts: those below the process's root."""
+def mounts(table: list[Mount], root: Path) -> list[str]:
+    """The lines of /proc/PID/mounts: those below the process's root."""
     lines = []
     for mount, place in _visible(table, root):
         options = OPTIONS.get(mount.type_name, "rw,noatime")
         lines.append(f"{mount.type_name} {place} {mount.type_name} {options} 0 0\n")
-    return "".join(lines)
+    return lines
 
 
-def mountinfo(table: list[Mount], root: Path) -> str:
-    """/proc/PID/mountinfo."""
+def mountinfo(table: list[Mount], root: Path) -> list[str]:
+    """The lines of /proc/PID/mountinfo."""
     lines = []
     for mount, place in _visible(table, root):
         at = mount.root
@@ -215,7 +215,7 @@ def mountinfo(table: list[Mount], root: Path) -> str:
             f"{at.mount_id} {parent} {os.major(dev)}:{os.minor(dev)} / {place} {options} - "
             f"{mount.type_name} {mount.type_name} {access}\n"
         )
-    return "".join(lines)
+    return lines
 
 
 def _visible(table: list[Mount], root: Path) -> list[tuple[Mount, str]]:
