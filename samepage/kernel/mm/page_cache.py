@@ -84,6 +84,8 @@ class PageCache:
             return False
         if inode in self._dropped and index in self._dropped[inode]:
             return False
+        if index << PAGE_SHIFT >= getattr(inode, "backed", inode.size):
+            return False  # a hole in a file of the guest's own, at which nobody has looked
         known = self.residency.get((inode.dev, inode.ino))
         return known is None or known(index)
 
