@@ -196,6 +196,8 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     start = max(page & -FAULT_AROUND_BYTES, vma.start, table_start)
     end = min(start + FAULT_AROUND_BYTES, vma.end, table_start + PMD_SIZE)
     inode = vma.file
+    if not getattr(inode, "map_around", True):
+        return 0
     first = vma.index(start)
     count = min((end - start) >> PAGE_SHIFT, ((inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - first)
     if count <= 0:

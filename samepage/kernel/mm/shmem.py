@@ -32,6 +32,8 @@ class ShmemInode:
     """A file of shared anonymous memory.
 
     `handles` counts what keeps it besides mappings: open descriptors, a System V id.
+    `map_around` is false for a System V segment: `shm_vm_ops` passes faults on to tmpfs, but
+    has no `map_pages`, so that each page of it that is read takes a fault of its own.
     """
 
     ino: int
@@ -41,6 +43,7 @@ class ShmemInode:
     pages: dict[int, int] = field(default_factory=dict)
     handles: int = 0
     shmem: bool = True
+    map_around: bool = True
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
         """A page that was never written is zeros."""

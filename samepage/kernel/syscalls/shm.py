@@ -79,6 +79,7 @@ def sys_shmget(task: Task, key: I32, size: int, flags: I32) -> int:
     ident = max(segments, default=-1) + 1
     inode = kernel.cache.shmem.create(page_align(size), f"/SYSV{key & 0xFFFF_FFFF:08x} (deleted)")
     inode.handles = 1
+    inode.map_around = False
     cred, now = task.process.cred, kernel.clock.realtime() // NS
     pid = task.process.pid
     mode = flags & 0o777

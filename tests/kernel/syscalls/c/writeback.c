@@ -1,5 +1,6 @@
-/* Dirty pages of shared file mappings, and what makes them clean. */
+/* Dirty pages of file mappings and what makes them clean; which faults are major. */
 #include "oracle.h"
+#include <sys/shm.h>
 
 #define PAGES 4
 
@@ -120,4 +121,39 @@ TEST(memory_is_never_clean) {
     write_all(map, 'b');
     printf("%ld faults\n", faults() - before);
     show_dirty("memfd", map);
+}
+
+TEST(a_hole_is_in_no_cache_until_it_is_read) {
+    for (int how = 0; how < 4; how++) {
+        char name[] = "/tmp/oracle-XXXXXX", c;
+        int fd = mkstemp(name);
+        unlink(name);
+        ftruncate(fd, PAGE);
+        if (how == 3)
+            pread(fd, &c, 1, 7);
+        char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, how == 2 ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+        unsigned char before, after;
+        mincore(p, PAGE, &before);
+        struct rusage old, new;
+        getrusage(RUSAGE_SELF, &old);
+        if (how == 0)
+            c = *(volatile char *)p;
+        else
+            *(volatile char *)p = 1;
+        getrusage(RUSAGE_SELF, &new);
+        mincore(p, PAGE, &after);
+        printf("minor %ld, major %ld, cached %d, then %d\n", new.ru_minflt - old.ru_minflt,
+               new.ru_majflt - old.ru_majflt, before & 1, after & 1);
+    }
+}
+
+TEST(a_system_v_segment_has_no_fault_around) {
+    int id = shmget(IPC_PRIVATE, 64 * PAGE, IPC_CREAT | 0600);
+    volatile char *p = shmat(id, NULL, 0), c;
+    shmctl(id, IPC_RMID, NULL);
+    CHILD(for (int i = 0; i < 64; i++) p[i * PAGE] = 1);
+    long before = faults();
+    for (int i = 0; i < 64; i++)
+        c = p[i * PAGE];
+    printf("%ld\n", faults() - before);
 }
