@@ -2,8 +2,9 @@
 
 What a fault maps depends on it: fault-around takes only pages that are cached, up to date
 and without the readahead mark. A comparison with another kernel needs to know it, and is
-simplest if it is the same for every page. Reading a file from end to end makes it so: every
-page is cached, and the marks, which readahead leaves for the reader to run into, are gone.
+simplest if it is the same for every page. Writing a file back and reading it from end to end
+makes it so: every page is cached and clean, and the marks, which readahead leaves for the
+reader to run into, are gone.
 """
 
 import contextlib
@@ -20,6 +21,9 @@ _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+_LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_uint]
+_WRITE_AND_WAIT = 7
+"""`SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER`."""
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _PAGE = mmap.PAGESIZE
 
@@ -60,7 +64,10 @@ def resident_pages(path: str) -> npt.NDArray[np.bool_]:
 
 
 def read_through(paths: Iterable[str]) -> None:
-    """Bring files into the page cache whole; what cannot be read is passed over.
+    """Bring files into the page cache whole, and clean; what cannot be read is passed over.
+
+    A file that was just written, such as a program fresh from the compiler, is written back:
+    until then its pages are dirty in every process that maps them.
 
     One page is read at a time: a read looks for the readahead mark on the last folio that
     it finds only, and a mark in the middle of a larger read would stay.
@@ -68,6 +75,7 @@ def read_through(paths: Iterable[str]) -> None:
     buffer = bytearray(_PAGE)
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            _LIBC.sync_file_range(file.fileno(), 0, 0, _WRITE_AND_WAIT)
             while file.readinto(buffer):
                 pass
 

@@ -6,7 +6,9 @@ side by side: processes by their position in the list of pairs, files by their i
 pages as arrays over all processes in that order.
 
 Two files are the same if device and inode are; where one of the kernels does not know the
-other's devices (an in-memory overlay, say) the path decides.
+other's devices (an in-memory overlay, say) the path decides. Several System V segments have
+one path, and what a removed file was called is often random: these are the same if they are
+mapped at the same place.
 """
 
 from dataclasses import dataclass
@@ -78,6 +80,7 @@ class Side:
         }
         files = snapshot.files
         self.paths: list[str] = files["path"].to_pylist()
+        self.deleted: list[bool] = files["deleted"].to_pylist()
         self.identities: list[tuple[int, int]] = list(
             zip(files["dev"].to_pylist(), files["ino"].to_pylist(), strict=True)
         )
@@ -108,12 +111,39 @@ def same_files(ours: Side, theirs: Side) -> npt.NDArray[np.int32]:
     One more entry, the last, is -1: so that "no file" (-1) maps to itself.
     """
     by_identity = {identity: n for n, identity in enumerate(theirs.identities)}
-    by_path = {path: n for n, path in enumerate(theirs.paths)}
-    numbers = [
-        by_identity.get(identity, by_path.get(path, -1))
-        for identity, path in zip(ours.identities, ours.paths, strict=True)
-    ]
+    by_path: dict[str, list[int]] = {}
+    for number, path in enumerate(theirs.paths):
+        by_path.setdefault(path, []).append(number)
+    beside = _files_beside(ours, theirs)
+    numbers: list[int] = []
+    for number, (identity, path) in enumerate(zip(ours.identities, ours.paths, strict=True)):
+        found = by_identity.get(identity, -1)
+        if found < 0:
+            candidates = by_path.get(path, [])
+            there = beside.get(number, -1)
+            nameless = ours.deleted[number] and there >= 0 and theirs.deleted[there]
+            if len(candidates) == 1:
+                found = candidates[0]
+            elif there in candidates or (nameless and theirs.paths[there] not in ours.paths):
+                found = there if there not in numbers else -1
+        numbers.append(found)
     return np.array([*numbers, -1], dtype=np.int32)
+
+
+def _files_beside(ours: Side, theirs: Side) -> dict[int, int]:
+    """For each file of `ours`, the one that `theirs` has where it is first mapped."""
+    places = {
+        (position, vma.start): vma.file
+        for position, vmas in enumerate(theirs.vmas)
+        for vma in vmas
+        if vma.file >= 0
+    }
+    found: dict[int, int] = {}
+    for position, vmas in enumerate(ours.vmas):
+        for vma in vmas:
+            if vma.file >= 0 and (position, vma.start) in places:
+                found.setdefault(vma.file, places[position, vma.start])
+    return found
 
 
 def _vmas_by_pid(snapshot: Snapshot) -> dict[int, list[VmaRow]]:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.kinds import FrameKind
+from samepage.snapshot.tables import Snapshot
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import DifferenceKind
 from tests.verify.memories import DIRTY, PRESENT, Frame, Memory, memories
@@ -162,3 +164,27 @@ def test_all_differences_are_counted_and_the_first_are_told() -> None:
     result = compare(memory.build(), kernel.build("live"), list(PIDS.items()), shown=1)
     assert result.counts[DifferenceKind.PRESENT] == 3
     assert sum(d.kind is DifferenceKind.PRESENT for d in result.differences) == 1
+
+
+def test_removed_files_are_told_apart_by_their_place() -> None:
+    """Their names are of no help: one for several, or random."""
+
+    def memory(first: str, second: str, *, crossed: bool = False) -> Snapshot:
+        builder = SnapshotBuilder("model")
+        builder.add_process(10, minor_faults=0, major_faults=0)
+        base = 50 if first == second else 0
+        files = [
+            builder.add_file(1, base + number, name, deleted=True)
+            for number, name in enumerate((first, second))
+        ]
+        for place, file in enumerate(files):
+            builder.add_vma(10, place << 20, (place << 20) + 4096, "rw-s", 0, file, first)
+        builder.add_pages(10, [0, 1 << 8], [1, 2], [PRESENT, PRESENT])
+        shown = files[::-1] if crossed else files
+        builder.add_frames([1, 2], [FrameKind.SHMEM] * 2, shown, [0, 0], [1, 1], [0, 0])
+        return builder.build()
+
+    same = memory("/SYSV", "/SYSV")
+    assert compare(memory("/a.X", "/a.Y"), same, [(10, 10)]).same
+    assert compare(memory("/SYSV", "/SYSV"), memory("/a.P", "/a.Q"), [(10, 10)]).same
+    assert not compare(memory("/a.X", "/a.Y", crossed=True), same, [(10, 10)]).same
