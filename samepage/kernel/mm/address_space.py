@@ -172,6 +172,8 @@ class AddressSpace:
         (`hiwater_rss`, `hiwater_vm`)."""
         self.default_flags = 0
         """Flags that every new VMA gets: what `mlockall(MCL_FUTURE)` set (`def_flags`)."""
+        self.guards: set[int] = set()
+        """Addresses of guard pages (see `guards`)."""
         self.users = 1
         self.special_pages: dict[tuple[str, int], int] = {}
         """(name, page index) -> frame, for `[vdso]` and its like."""

@@ -81,6 +81,8 @@ def handle_mm_fault(mm: AddressSpace, address: int, access: Access) -> FaultResu
 def fault_page(mm: AddressSpace, vma: Vma, page: int, write: bool) -> FaultResult:
     """Resolve a fault on a page of a VMA, whose rights were checked, and count it
     (`handle_pte_fault`, `mm_account_fault`). Raises `OutOfFrames`."""
+    if mm.guards and page in mm.guards:
+        return FaultResult.SEGV_MAPERR
     slot = mm.table.slot(page)
     if slot and mm.frames.ram.words[slot]:
         result = do_wp_page(mm, vma, page, slot) if write else FaultResult.OK
@@ -221,10 +223,10 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
         if cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not vma.shmem:
             return 0
         slot = mm.table.make_slot(start)
-    references, mapcount = frames.references, frames.mapcount
+    references, mapcount, guards = frames.references, frames.mapcount, mm.guards
     mapped = 0
     for offset, entry in enumerate(words[slot : slot + count].tolist()):
-        if entry:
+        if entry or (guards and start + (offset << PAGE_SHIFT) in guards):
             continue
         pfn = pages.get(first + offset, 0)
         if pfn and pfn not in marked:
@@ -387,6 +389,8 @@ def _install_anonymous(mm: AddressSpace, vma: Vma, slot: int, pfn: int) -> None:
     frames.ram.words[slot] = pfn << PAGE_SHIFT | flags
     frames.mapcount[pfn] = 1
     frames.exclusive[pfn] = 1
+    if vma.flags & VmFlags.DROPPABLE:
+        frames.lazy.add(pfn)
     mm.rss[RssKind.ANON] += 1
 
 

@@ -10,6 +10,7 @@ frame used twice, and copies it.
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
+from samepage.kernel.mm.guards import guards_inside
 from samepage.kernel.mm.vma import LOCKED_MASK, AnonVma, Vma, VmFlags
 from samepage.records import replace
 
@@ -32,6 +33,8 @@ def dup_mmap(mm: AddressSpace) -> AddressSpace:
             wiped = vma.flags & VmFlags.WIPEONFORK
             if not wiped and (vma.anon_vma or vma.flags & (VmFlags.PFNMAP | VmFlags.MIXEDMAP)):
                 copy_page_range(mm, child, vma)
+                if mm.guards:
+                    child.guards |= guards_inside(mm, vma.start, vma.end)
     except BaseException:
         child.destroy()
         raise

@@ -65,8 +65,8 @@ class Frames:
         self.kinds = memoryview(mmap.mmap(-1, count))
         self.exclusive = memoryview(mmap.mmap(-1, count))
         self.lazy: set[int] = set()
-        """Anonymous frames given up by MADV_FREE: reclaim may take those whose entry is
-        still clean."""
+        """Anonymous frames that reclaim may take: those given up by MADV_FREE while their
+        entry is still clean, those of MAP_DROPPABLE always."""
         self.zero_pfn = self.allocate(FrameKind.ZERO)
         ram.clear(self.zero_pfn)
 

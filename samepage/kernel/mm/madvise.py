@@ -16,6 +16,7 @@ from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.frames import FrameKind, OutOfFrames
+from samepage.kernel.mm.guards import guard_install, guard_remove
 from samepage.kernel.mm.gup import fault_in_range
 from samepage.kernel.mm.rmap import unmap_file_page
 from samepage.kernel.mm.unmapped_area import page_align
@@ -48,6 +49,8 @@ class Advice(enum.IntEnum):
     POPULATE_READ = 22
     POPULATE_WRITE = 23
     DONTNEED_LOCKED = 24
+    GUARD_INSTALL = 102
+    GUARD_REMOVE = 103
 
 
 _V = VmFlags
@@ -69,12 +72,18 @@ _FLAG_CHANGES: dict[int, tuple[int, int]] = {
 }
 """Advice -> (flags cleared, flags set)."""
 
+_DISCARDS = (
+    *(Advice.FREE, Advice.DONTNEED, Advice.DONTNEED_LOCKED, Advice.REMOVE, Advice.DONTFORK),
+    *(Advice.WIPEONFORK, Advice.GUARD_INSTALL),
+)
+"""Advice after which content is lost (`is_discard`)."""
+
 
 def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None:
     """Follow an advice for a range.
 
     Mapped parts are treated even if there are holes. Raises `SysError` with EINVAL,
-    ENOMEM (also: a hole), EACCES or EFAULT as `madvise(2)` does, and `OutOfFrames`.
+    ENOMEM (also: a hole), EACCES, EPERM or EFAULT as `madvise(2)` does, and `OutOfFrames`.
     """
     if advice not in Advice.__members__.values() or address & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
@@ -97,6 +106,8 @@ def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None
             break
         hole |= vma.start > address
         start, stop = max(vma.start, address), min(vma.end, end)
+        if vma.flags & VmFlags.SEALED and advice in _DISCARDS and not _may_discard(vma):
+            raise SysError(errno.EPERM)
         if change is not None:
             vma = _change_flags(mm, vma, start, stop, advice, *change)
             stop = max(stop, min(vma.end, end))
@@ -107,6 +118,12 @@ def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None
         raise SysError(errno.ENOMEM)
 
 
+def _may_discard(vma: Vma) -> bool:
+    """Whether a sealed VMA may lose its content: if it could be written to anyway, or comes
+    back from a file (`can_madvise_modify`)."""
+    return vma.has_file or bool(vma.flags & (VmFlags.SHARED | VmFlags.WRITE))
+
+
 def _change_flags(
     mm: AddressSpace, vma: Vma, start: int, end: int, advice: int, cleared: int, added: int
 ) -> Vma:
@@ -115,7 +132,8 @@ def _change_flags(
     if (
         (advice == Advice.DOFORK and flags & VmFlags.IO)
         or (advice == Advice.WIPEONFORK and (vma.has_file or vma.special or flags & VmFlags.SHARED))
-        or (advice == Advice.DODUMP and flags & SPECIAL_FLAGS)
+        or (advice == Advice.DODUMP and flags & (SPECIAL_FLAGS | VmFlags.DROPPABLE))
+        or (advice == Advice.KEEPONFORK and flags & VmFlags.DROPPABLE)
     ):
         raise SysError(errno.EINVAL)
     unmergeable = SPECIAL_FLAGS | VmFlags.SHARED | VmFlags.MAYSHARE
@@ -229,4 +247,6 @@ _ACTIONS: dict[int, Callable[[AddressSpace, Vma, int, int], None]] = {
     Advice.REMOVE: _remove,
     Advice.COLD: _cold,
     Advice.PAGEOUT: _pageout,
+    Advice.GUARD_INSTALL: guard_install,
+    Advice.GUARD_REMOVE: guard_remove,
 }

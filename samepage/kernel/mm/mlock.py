@@ -16,6 +16,8 @@ from samepage.kernel.mm.vma import LOCKED_MASK, SPECIAL_FLAGS, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
 MLOCK_ONFAULT = 1
+_UNLOCKABLE = SPECIAL_FLAGS | VmFlags.DROPPABLE
+"""What `mlock_fixup` passes over."""
 
 
 class Mcl(enum.IntFlag):
@@ -113,7 +115,7 @@ def _apply(mm: AddressSpace, start: int, end: int, bits: int) -> None:
             raise SysError(errno.ENOMEM)
         stop = min(vma.end, end)
         flags = vma.flags & ~LOCKED_MASK | bits
-        if flags != vma.flags and not vma.flags & SPECIAL_FLAGS:
+        if flags != vma.flags and not vma.flags & _UNLOCKABLE:
             stop = max(stop, min(modify_flags(mm, vma, start, stop, flags).end, end))
         start = stop
 
@@ -122,5 +124,5 @@ def _apply_all(mm: AddressSpace, bits: int) -> None:
     """`apply_mlockall_flags`: failures to split or merge are ignored."""
     for vma in list(mm.vmas):
         flags = vma.flags & ~LOCKED_MASK | bits
-        if flags != vma.flags and not vma.flags & SPECIAL_FLAGS and mm.vmas.find(vma.start) is vma:
+        if flags != vma.flags and not vma.flags & _UNLOCKABLE and mm.vmas.find(vma.start) is vma:
             modify_flags(mm, vma, vma.start, vma.end, flags)

@@ -48,6 +48,7 @@ class MapFlags(enum.IntFlag):
 
     SHARED = 0x01
     PRIVATE = 0x02
+    DROPPABLE = 0x08
     SHARED_VALIDATE = 0x03
     FIXED = 0x10
     ANONYMOUS = 0x20
@@ -110,11 +111,8 @@ def do_mmap(
     if not mm.may_lock(vm_flags, length):
         raise SysError(errno.EAGAIN)
     if file is None and not zero_device:
-        if kind not in (MapFlags.SHARED, MapFlags.PRIVATE):
-            raise SysError(errno.EINVAL)
-        offset = address if kind == MapFlags.PRIVATE else 0
-        if kind == MapFlags.SHARED:
-            vm_flags |= VmFlags.SHARED | VmFlags.MAYSHARE
+        vm_flags |= _anonymous_flags(kind, flags)
+        offset = 0 if kind == MapFlags.SHARED else address
     else:
         vm_flags = _file_flags(kind, flags, vm_flags, offset, length, may_write)
     if vm_flags & VmFlags.SHARED and vm_flags & VmFlags.GROWSDOWN:
@@ -140,6 +138,18 @@ def _flag_bits(flags: int) -> int:
     if flags & MapFlags.STACK:
         bits |= VmFlags.NOHUGEPAGE
     return bits
+
+
+def _anonymous_flags(kind: int, flags: int) -> int:
+    """The flags by the kind of anonymous memory (`do_mmap`). Droppable memory may be taken
+    away at any time, so it is never charged, inherited or locked."""
+    if kind == MapFlags.SHARED:
+        return VmFlags.SHARED | VmFlags.MAYSHARE
+    if kind == MapFlags.DROPPABLE and not flags & (MapFlags.LOCKED | MapFlags.GROWSDOWN):
+        return VmFlags.DROPPABLE | VmFlags.NORESERVE | VmFlags.WIPEONFORK | VmFlags.DONTDUMP
+    if kind != MapFlags.PRIVATE:
+        raise SysError(errno.EINVAL)
+    return 0
 
 
 def _place(
@@ -232,8 +242,8 @@ def _pages_inside(vmas: list[Vma], start: int, end: int) -> int:
 def do_munmap(mm: AddressSpace, address: int, length: int) -> None:
     """Unmap [address, address + length); holes are no error (`do_vmi_munmap`).
 
-    Page tables that served nothing else are given back. Raises `SysError` with EINVAL, or
-    ENOMEM if a split would exceed `max_map_count`.
+    Page tables that served nothing else are given back. Raises `SysError` with EINVAL,
+    EPERM (sealed), or ENOMEM if a split would exceed `max_map_count`.
     """
     end = address + page_align(length)
     if address & ~PAGE_MASK or end > TASK_SIZE or end == address:
@@ -244,7 +254,9 @@ def do_munmap(mm: AddressSpace, address: int, length: int) -> None:
 
 
 def _unmap(mm: AddressSpace, start: int, end: int) -> None:
-    """`do_vmi_align_munmap`."""
+    """`do_vmi_align_munmap`. Raises `SysError(EPERM)` if a part of it is sealed."""
+    if any(vma.flags & VmFlags.SEALED for vma in mm.vmas.overlapping(start, end)):
+        raise SysError(errno.EPERM)
     first = mm.vmas.find(start)
     if first is not None and first.start < start:
         if end < first.end and len(mm.vmas) >= mm.limits.max_map_count:
@@ -259,6 +271,8 @@ def _unmap(mm: AddressSpace, start: int, end: int) -> None:
     below, above = mm.vmas.before(start), mm.vmas.next_from(end)
     mm.peak_virtual = max(mm.peak_virtual, mm.virtual_pages)
     mm.zap(gone[0].start, gone[-1].end)
+    if mm.guards:
+        mm.guards = {page for page in mm.guards if not start <= page < end}
     for vma in gone:
         mm.vmas.remove(vma)
         mm.release_file(vma)

@@ -26,7 +26,7 @@ def do_mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
     """Change the rights of a range (`do_mprotect_pkey`).
 
     VMAs before the first one that cannot be changed are changed. Raises `SysError` with
-    EINVAL, EACCES, or ENOMEM (a hole in the range, or a limit).
+    EINVAL, EACCES, EPERM (sealed), or ENOMEM (a hole in the range, or a limit).
     """
     prot = int(prot)
     grows_down = prot & Prot.GROWSDOWN
@@ -65,6 +65,8 @@ def _protect(mm: AddressSpace, address: int, end: int, prot: int) -> None:
         flags = vma.flags & ~ACCESS_FLAGS | prot
         if flags & ~(flags >> 4) & ACCESS_FLAGS:
             raise SysError(errno.EACCES)
+        if vma.flags & VmFlags.SEALED:
+            raise SysError(errno.EPERM)
         stop = min(vma.end, end)
         if flags != vma.flags:
             stop = max(stop, min(mprotect_fixup(mm, vma, address, stop, flags).end, end))

@@ -12,6 +12,7 @@ import errno
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
+from samepage.kernel.mm.guards import move_guards
 from samepage.kernel.mm.gup import mm_populate
 from samepage.kernel.mm.mmap import do_munmap
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
@@ -81,6 +82,8 @@ def _checked_vma(mm: AddressSpace, address: int, old: int, new: int, flags: int)
     vma = mm.vmas.find(address)
     if vma is None:
         raise SysError(errno.EFAULT)
+    if vma.flags & VmFlags.SEALED:
+        raise SysError(errno.EPERM)
     if new <= old and old and not flags & _PLACED:
         return vma
     if not old and not vma.flags & (VmFlags.SHARED | VmFlags.MAYSHARE):
@@ -230,6 +233,8 @@ def _copy_vma(mm: AddressSpace, vma: Vma, address: int, new: int, target: int) -
 def _move_page_tables(mm: AddressSpace, address: int, length: int, target: int) -> None:
     """`move_ptes`; the tables at the target are there."""
     words = mm.frames.ram.words
+    if mm.guards:
+        move_guards(mm, address, length, target)
     for page, slot, entry in mm.table.present(address, address + length):
         words[slot] = 0
         words[mm.table.slot(page - address + target)] = entry

@@ -21,6 +21,7 @@ from samepage.kernel.mm import rmap
 from samepage.kernel.mm.vma import MappedFile, VmFlags
 
 if TYPE_CHECKING:
+    from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.frames import Frames
     from samepage.kernel.mm.page_cache import PageCache
 
@@ -125,8 +126,14 @@ def _was_used(cache: "PageCache", inode: MappedFile, index: int, pfn: int) -> bo
     return used
 
 
+def _is_droppable(mm: "AddressSpace", page: int) -> bool:
+    vma = mm.vmas.find(page << PAGE_SHIFT)
+    return vma is not None and bool(vma.flags & VmFlags.DROPPABLE)
+
+
 def _take_lazy(cache: "PageCache", frames: "Frames") -> int:
-    """Take frames of MADV_FREE whose entry nobody has dirtied since."""
+    """Take frames of MADV_FREE whose entry nobody has dirtied since, and all frames of
+    droppable mappings (`try_to_unmap_one`)."""
     if not frames.lazy:
         return 0
     freed = 0
@@ -134,7 +141,8 @@ def _take_lazy(cache: "PageCache", frames: "Frames") -> int:
     for pfn, places in rmap.mappings(cache.spaces, frames.lazy).items():
         slots = [(mm, mm.table.slot(page << PAGE_SHIFT)) for mm, page in places]
         held = frames.references[pfn] > len(slots)
-        if held or any(words[slot] & Pte.DIRTY for _, slot in slots):
+        dirty = any(words[slot] & Pte.DIRTY for _, slot in slots)
+        if held or (dirty and not all(_is_droppable(mm, page) for mm, page in places)):
             frames.lazy.discard(pfn)
             continue
         for mm, slot in slots:

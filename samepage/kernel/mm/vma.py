@@ -59,6 +59,8 @@ class VmFlags:
     HUGEPAGE = 0x20000000
     NOHUGEPAGE = 0x40000000
     MERGEABLE = 0x80000000
+    DROPPABLE = 1 << 40
+    SEALED = 1 << 42
 
 
 ACCESS_FLAGS = VmFlags.READ | VmFlags.WRITE | VmFlags.EXEC

@@ -62,6 +62,7 @@ _MODULES = (
     "sockets",
     "mempolicy",
     "seccomp",
+    "advice",
 )
 """The modules of handlers, those that every program needs first. They are imported in this
 order up to the one that has the call: a short program does not wait for all of them."""

@@ -18,6 +18,7 @@ NAME_COLUMN = 25 + 8 * 6 - 1
 
 PM_PRESENT = 1 << 63
 PM_FILE = 1 << 61
+PM_GUARD_REGION = 1 << 58
 PM_MMAP_EXCLUSIVE = 1 << 56
 FILE_KINDS = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.VDSO)
 
@@ -82,6 +83,9 @@ def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:
         if kinds[pfn] != FrameKind.ZERO and mapcount[pfn] == 1:
             value |= PM_MMAP_EXCLUSIVE
         entries[(address >> PAGE_SHIFT) - first] = value
+    for page in mm.guards:
+        if first <= page >> PAGE_SHIFT < last:
+            entries[(page >> PAGE_SHIFT) - first] = PM_GUARD_REGION
     return struct.pack(f"<{len(entries)}Q", *entries)
 
 

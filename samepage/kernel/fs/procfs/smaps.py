@@ -39,6 +39,8 @@ MNEMONICS = {
     VmFlags.HUGEPAGE: "hg",
     VmFlags.NOHUGEPAGE: "nh",
     VmFlags.MERGEABLE: "mg",
+    VmFlags.DROPPABLE: "dp",
+    VmFlags.SEALED: "sl",
 }
 """`show_smap_vma_flags`, in the order of the bits."""
 
