@@ -75,6 +75,30 @@ def test_help_that_cannot_be_written_is_an_error(unbuffered):
     assert done.stderr == "samepage: cannot write the output: No space left on device\n"
 
 
+CLOSED = "samepage: cannot write the output: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "out", "err"),
+    [
+        ("link --json /bin/true >&-", 2, "", CLOSED),
+        ("--help >&-", 2, "", CLOSED),
+        ("run true 2>&-", 2, "", ""),
+        ("run -q echo hi 2>&-", 0, "hi\n", ""),
+        ("run -q echo hi >&-", 1, "", "echo: write error: Bad file descriptor\n"),
+        ("run -q cat <&-", 1, "", "cat: -: Bad file descriptor\n"),
+        ("nosuch 2>/dev/full", 2, "", ""),
+    ],
+)
+def test_a_closed_stream_is_an_error_of_who_uses_it(line, status, out, err):
+    command = f'exec "$0" -m samepage {line}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.startswith(err) if err else not done.stderr
+
+
 def test_no_command_shows_the_help_and_fails(capsys):
     assert run([]) == 2
     assert "commands:" in capsys.readouterr().err

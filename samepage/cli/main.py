@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from samepage import __version__
 from samepage.cli.arguments import USAGE_ERROR, Parser
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     as Python does by default took a tenth of a short run.
     """
     gc.set_threshold(50_000)
+    _open_closed_streams()
     status = run(argv)
     if sys.gettrace() or sys.getprofile():
         sys.exit(status)
@@ -112,12 +113,40 @@ def run(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno == errno.ENOSPC or (error.errno == errno.EBADF and not _can_write()):
             _silence_stdout()
             return _complain(f"cannot write the output: {error.strerror}", 2)
         return _internal(error)
     except Exception as error:
         return _internal(error)
+
+
+def _open_closed_streams() -> None:
+    """Give each standard stream that is closed a descriptor that cannot be used.
+
+    Otherwise the next file to be opened would get its number, and our output with it, or a
+    guest's (as gnulib's `stdopen`).
+    """
+    for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number, which is `fd`
+    sys.stdin = sys.stdin or _stream(0, "r")
+    sys.stdout = sys.stdout or _stream(1, "w")
+    sys.stderr = sys.stderr or _stream(2, "w")
+
+
+def _stream(fd: int, mode: str) -> TextIO:
+    return cast("TextIO", open(fd, mode, encoding="utf-8", closefd=False))
+
+
+def _can_write() -> bool:
+    """Whether stdout and stderr are open for writing."""
+    import fcntl
+
+    modes = (fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE for fd in (1, 2))
+    return all(mode != os.O_RDONLY for mode in modes)
 
 
 def _escape_what_cannot_be_encoded() -> None:
@@ -166,7 +195,8 @@ def _complain(message: str, status: int) -> int:
     from samepage.report.sizes import printable
 
     message = printable(message)  # it may quote a name, and that may hold anything
-    print(f"samepage: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"samepage: {message}", file=sys.stderr)
     return status
 
 
