@@ -30,16 +30,25 @@ def _resolve(mm: AddressSpace, address: int, access: Access) -> int:
 
 def copy_from_user(mm: AddressSpace, address: int, length: int) -> bytes:
     """Read `length` bytes of user memory. Raises `SysError(EFAULT)`."""
-    ram = mm.frames.ram.bytes
-    if length <= PAGE_SIZE - (address & _OFFSET):
-        if length <= 0:
-            return b""
+    if 0 < length <= PAGE_SIZE - (address & _OFFSET):
         at = _resolve(mm, address, Access.READ)
-        return bytes(ram[at : at + length])
+        return bytes(mm.frames.ram.bytes[at : at + length])
+    data = copy_from_user_partly(mm, address, length)
+    if len(data) < length:
+        raise SysError(errno.EFAULT)
+    return data
+
+
+def copy_from_user_partly(mm: AddressSpace, address: int, length: int) -> bytes:
+    """Read user memory up to the first page that cannot be read."""
+    ram = mm.frames.ram.bytes
     parts = []
     while length > 0:
         size = min(length, PAGE_SIZE - (address & _OFFSET))
-        at = _resolve(mm, address, Access.READ)
+        try:
+            at = _resolve(mm, address, Access.READ)
+        except SysError:
+            break
         parts.append(bytes(ram[at : at + size]))
         address += size
         length -= size
@@ -49,6 +58,12 @@ def copy_from_user(mm: AddressSpace, address: int, length: int) -> bytes:
 def copy_to_user(mm: AddressSpace, address: int, data: bytes) -> None:
     """Write `data` to user memory. Raises `SysError(EFAULT)`; what came before the bad
     page is written."""
+    if copy_to_user_partly(mm, address, data) < len(data):
+        raise SysError(errno.EFAULT)
+
+
+def copy_to_user_partly(mm: AddressSpace, address: int, data: bytes) -> int:
+    """Write `data` up to the first page that cannot be written; return how many bytes."""
     ram = mm.frames.ram.bytes
     rewrite = mm.frames.rewrite
     view = memoryview(data)
@@ -56,10 +71,14 @@ def copy_to_user(mm: AddressSpace, address: int, data: bytes) -> None:
     while position < length:
         here = address + position
         size = min(length - position, PAGE_SIZE - (here & _OFFSET))
-        at = _resolve(mm, here, Access.WRITE)
+        try:
+            at = _resolve(mm, here, Access.WRITE)
+        except SysError:
+            break
         rewrite(at >> PAGE_SHIFT)
         ram[at : at + size] = view[position : position + size]
         position += size
+    return position
 
 
 def clear_user(mm: AddressSpace, address: int, length: int) -> None:

@@ -9,7 +9,11 @@ from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import RegularFile
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import (
+    copy_from_user,
+    copy_from_user_partly,
+    copy_to_user_partly,
+)
 from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import ALL_PAGES, sync, write_back
@@ -106,7 +110,10 @@ def sys_preadv2(
 def _read_parts(
     task: Task, file: OpenFile, parts: list[tuple[int, int]], offset: int | None = None
 ) -> SyscallResult:
-    """Read into the parts in turn; only the first read may wait."""
+    """Read into the parts in turn; only the first read may wait.
+
+    What does not fit into memory that is there has not been read (`filemap_read`).
+    """
     if not file.seekable:
         _check_buffer(task, parts)
 
@@ -122,9 +129,15 @@ def _read_parts(
                     if done:
                         return done
                     raise
-                copy_to_user(task.mm, address + position, data)
-                position += len(data)
-                done += len(data)
+                copied = copy_to_user_partly(task.mm, address + position, data)
+                position += copied
+                done += copied
+                if copied < len(data):
+                    if offset is None and isinstance(file, RegularFile):
+                        file.pos -= len(data) - copied
+                    if not done:
+                        raise SysError(errno.EFAULT)
+                    return done
                 if len(data) < size or not length:
                     break
             if position < length:
@@ -195,7 +208,7 @@ def write_parts(
                 size = min(length - position, _CHUNK, room - done)
                 if size <= 0:
                     return done
-                data = copy_from_user(task.mm, address + position, size)
+                data = _fetch(task, file, address + position, size)
                 while data:
                     try:
                         written = _put(task, file, data, None if offset is None else offset + done)
@@ -215,6 +228,17 @@ def write_parts(
 
 _declare(Sys.READ, Sys.READV, Sys.PREAD64, Sys.PREADV, _read_parts, writes=False)
 _declare(Sys.WRITE, Sys.WRITEV, Sys.PWRITE64, Sys.PWRITEV, write_parts, writes=True)
+
+
+def _fetch(task: Task, file: OpenFile, address: int, size: int) -> bytes:
+    """What is to be written; into a regular file, as far as it is there
+    (`generic_perform_write`). Raises `SysError(EFAULT)`."""
+    if not isinstance(file, RegularFile):
+        return copy_from_user(task.mm, address, size)
+    data = copy_from_user_partly(task.mm, address, size)
+    if not data:
+        raise SysError(errno.EFAULT)
+    return data
 
 
 def _room_to_write(task: Task, file: OpenFile, offset: int | None) -> int:

@@ -449,3 +449,45 @@ TEST(writing_to_null_touches_nothing) {
     getrusage(RUSAGE_SELF, &after);
     printf("faults %ld\n", after.ru_minflt - before.ru_minflt);
 }
+
+/* Two pages of memory, of which the second cannot be used. */
+static char *half_there(void) {
+    char *p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(p, 'm', PAGE);
+    mprotect(p + PAGE, PAGE, PROT_NONE);
+    return p;
+}
+
+IN_PLACE(buffers_that_are_half_there) {
+    char *p = half_there(), *end = p + PAGE, b[100];
+    int fd = open("f", O_CREAT | O_RDWR, 0600), zero = open("/dev/zero", O_RDONLY);
+    struct iovec parts[] = {{b, 10}, {end - 6, 20}, {b, 10}};
+    for (int i = 0; i < 300; i++) write(fd, "0123456789abcdef0123456789abcdef", 32);
+    lseek(fd, 5, SEEK_SET);
+    SHOW(read(fd, end - 7, 100));
+    printf("%.7s\n", end - 7);
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(read(fd, p, 2 * PAGE));
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(read(fd, end, 10));
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(pread(fd, end - 3, 10, 2));
+    SHOW(preadv(fd, parts, 3, 1));
+    SHOW(readv(fd, parts, 3));
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(read(zero, end - 9, 100));
+    SHOW(read(zero, end, 100));
+    SHOW(readv(zero, parts, 3));
+    SHOW(lseek(fd, 0, SEEK_SET));
+    memset(p, 'm', PAGE);
+    SHOW(write(fd, end - 7, 100));
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(write(fd, end, 100));
+    SHOW(pwrite(fd, end - 5, 10, 40));
+    SHOW(pwritev(fd, parts, 3, 60));
+    SHOW(writev(fd, parts, 3));
+    SHOW(lseek(fd, 0, SEEK_CUR));
+    SHOW(pread(fd, b, 99, 0));
+    printf("%.50s\n", b);
+    SHOW(lseek(fd, 0, SEEK_END));
+}
