@@ -388,8 +388,9 @@ TEST(priority_inheriting_futex_is_handed_over) {
     while (!(*(volatile int *)word & FUTEX_WAITERS))
         pause_ms(1);
     pause_ms(20);
-    SHOW(pi(FUTEX_UNLOCK_PI, NULL));
-    pthread_join(thread, NULL);
+    int unlocked = pi(FUTEX_UNLOCK_PI, NULL);
+    pthread_join(thread, NULL);  // it prints as soon as it has the lock
+    SHOW(unlocked);
     show_word();
     *word = 0;
     pthread_create(&thread, NULL, lock_first, NULL);
