@@ -16,8 +16,22 @@ from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 
 
-class ProcFile(Inode):
-    """A text made by `show`; `store` takes what is written (None: EIO, as Linux says)."""
+class TextNode(Inode):
+    """A file of text; `store` takes what is written (None: EIO, as Linux says)."""
+
+    def __init__(
+        self, sb: Superblock, mode: int, store: Callable[[bytes], None] | None = None
+    ) -> None:
+        super().__init__(sb, stat.S_IFREG | mode)
+        self.blksize = 1024 if sb.type_name == "proc" else 4096
+        self.store = store
+
+    def truncate(self, size: int) -> None:
+        """Allowed and without effect: a shell opens with O_TRUNC before it writes."""
+
+
+class ProcFile(TextNode):
+    """A text made by `show`."""
 
     def __init__(
         self,
@@ -26,28 +40,19 @@ class ProcFile(Inode):
         mode: int = 0o444,
         store: Callable[[bytes], None] | None = None,
     ) -> None:
-        super().__init__(sb, stat.S_IFREG | mode)
-        self.blksize = 1024 if sb.type_name == "proc" else 4096
+        super().__init__(sb, mode, store)
         self.show = show
-        self.store = store
 
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open it; the text is made at the first read."""
-        return GeneratedFile(path, flags, self.at_open())
-
-    def at_open(self) -> Callable[[], bytes]:
-        """What makes the text for one open file."""
-        return self.show
-
-    def truncate(self, size: int) -> None:
-        """Allowed and without effect: a shell opens with O_TRUNC before it writes."""
+        return GeneratedFile(path, flags, self.show)
 
 
 class GeneratedFile(OpenFile):
-    """An open `ProcFile`. The text is made anew whenever reading starts at offset 0, as a
-    seq_file does it."""
+    """An open text. It is made anew whenever reading starts at offset 0, as a seq_file does
+    it."""
 
-    inode: ProcFile
+    inode: TextNode
 
     def __init__(self, path: Path, flags: int, show: Callable[[], bytes]) -> None:
         super().__init__(path, flags)

@@ -13,10 +13,12 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.procfs import maps, smaps, status, system
 from samepage.kernel.fs.procfs.nodes import (
     BinaryFile,
+    GeneratedFile,
     NumberDirectory,
     ProcDirectory,
     ProcFile,
     ProcLink,
+    TextNode,
 )
 from samepage.kernel.fs.procfs.seq_file import NextRecord, SeqFile, of_list
 from samepage.kernel.fs.procfs.view import ProcessView
@@ -95,7 +97,7 @@ def make_directory(
     return directory
 
 
-class _MemoryFile(ProcFile):
+class _MemoryFile(TextNode):
     """A text about the memory that a process has when the file is opened. `bind` takes that
     memory, and returns what makes the text; a zombie has none."""
 
@@ -106,14 +108,14 @@ class _MemoryFile(ProcFile):
         bind: Callable[[AddressSpace], Callable[[], bytes]],
         mode: int = 0o444,
     ) -> None:
-        super().__init__(sb, lambda: self.at_open()(), mode)
+        super().__init__(sb, mode)
         self._process = process
         self._bind = bind
 
-    def at_open(self) -> Callable[[], bytes]:
-        """What makes the text of the memory that the process has now."""
+    def open(self, path: Path, flags: int) -> OpenFile:
+        """Open it for the memory that the process has now."""
         mm = self._process.mm
-        return self._bind(mm) if mm is not None else bytes
+        return GeneratedFile(path, flags, self._bind(mm) if mm is not None else bytes)
 
 
 def _while_in_use(

@@ -11,18 +11,18 @@ from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.procfs.nodes import ProcFile
+from samepage.kernel.fs.procfs.nodes import TextNode
 
 NextRecord = Callable[[int], tuple[bytes, int] | None]
 """From a position to the first record there or later, and the position after it; None at
 the end. The first position is 0."""
 
 
-class SeqFile(ProcFile):
+class SeqFile(TextNode):
     """A file of records; `bind` is called at each `open` for what makes them."""
 
     def __init__(self, sb: Superblock, bind: Callable[[], NextRecord], mode: int = 0o444) -> None:
-        super().__init__(sb, lambda: whole_text(bind()), mode)
+        super().__init__(sb, mode)
         self._bind = bind
 
     def open(self, path: Path, flags: int) -> OpenFile:
@@ -83,16 +83,6 @@ class _OpenSeqFile(OpenFile):
             text, self._position = record
             self._left = text[offset:]
             offset -= len(text)
-
-
-def whole_text(next_record: NextRecord) -> bytes:
-    """All records in one."""
-    parts = []
-    position = 0
-    while record := next_record(position):
-        text, position = record
-        parts.append(text)
-    return b"".join(parts)
 
 
 def of_list(lines: Callable[[], list[str]]) -> Callable[[], NextRecord]:
