@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
-from samepage.elf.object import SHN_ABS, STB_WEAK, STT_GNU_IFUNC
+from samepage.elf.object import STB_WEAK, STT_GNU_IFUNC
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.references import symbol_and_version
@@ -53,10 +53,9 @@ def lazy_slots(result: LinkResult, link: LinkMap) -> list[LazySlot | None]:
         definer = int(references.definer[reference])
         if definer >= 0:
             owner = result.maps[definer]
-            symbol = owner.object.symbols[int(references.definition[reference])]
-            base = 0 if int(symbol["st_shndx"]) == SHN_ABS else owner.base
-            is_resolver = int(symbol["st_info"]) & 15 == STT_GNU_IFUNC
-            slots.append(LazySlot(place, base + int(symbol["st_value"]), is_resolver))
+            symbol = int(references.definition[reference])
+            is_resolver = int(owner.object.symbols[symbol]["st_info"]) & 15 == STT_GNU_IFUNC
+            slots.append(LazySlot(place, owner.address_of(symbol), is_resolver))
         else:
             own_symbol = int(references.symbols[reference])
             weak = int(link.object.symbols["st_info"][own_symbol]) >> 4 == STB_WEAK

@@ -324,7 +324,7 @@ class Process:
         found = self._binder.find(name, [alive])
         if found is None:
             return None
-        return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_address(*found))
+        return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(found[0].address_of(found[1]))
 
     def symbol_address(self, link: LinkMap, name: str) -> int:
         """The address of a symbol in an object or what it needs."""
@@ -336,7 +336,7 @@ class Process:
         kind = int(record["st_info"]) & 15
         if kind == STT_TLS:
             raise AttributeError(f"{link.name}: {name} is thread-local")
-        address = _address(*found)
+        address = found[0].address_of(found[1])
         return call_resolver(address) if kind == STT_GNU_IFUNC else address
 
     def close(self, root: LinkMap) -> None:
@@ -395,11 +395,6 @@ def _closure(link: LinkMap) -> list[LinkMap]:
     for current in found:
         found += [need for need in current.needed if need not in found]
     return found
-
-
-def _address(link: LinkMap, symbol: int) -> int:
-    record = link.object.symbols[symbol]
-    return int(record["st_value"]) + (0 if record["st_shndx"] == 0xFFF1 else link.base)
 
 
 _process: Process | None = None

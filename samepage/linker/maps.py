@@ -9,7 +9,7 @@ breadth-first), and the initialisation order (dependencies first).
 import enum
 from dataclasses import dataclass, field
 
-from samepage.elf.object import DynamicObject
+from samepage.elf.object import SHN_ABS, DynamicObject
 
 
 class MapKind(enum.Enum):
@@ -51,6 +51,12 @@ class LinkMap:
     """The name by which it was asked for when it was mapped."""
     origin: str = ""
     """The file's resolved path, for the program, whose name may be a symbolic link."""
+
+    def address_of(self, symbol: int) -> int:
+        """The address of one of the object's own symbols, by index (`SYMBOL_ADDRESS`)."""
+        record = self.object.symbols[symbol]
+        base = 0 if int(record["st_shndx"]) == SHN_ABS else self.base
+        return base + int(record["st_value"])
 
     def __repr__(self) -> str:
         return f"<LinkMap {self.name} at {self.base:#x}>"

@@ -11,7 +11,7 @@ from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.gup import mm_populate
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
+from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align_wrapping
 from samepage.kernel.mm.vma import LOCKED_MASK, SPECIAL_FLAGS, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
@@ -91,9 +91,7 @@ def _check_permission(mm: AddressSpace) -> None:
 
 
 def _whole_pages(address: int, length: int) -> tuple[int, int]:
-    # In 64 bits, as Linux does it: a length that wraps is none.
-    length = page_align(length + (address & (PAGE_SIZE - 1)))
-    return address & PAGE_MASK, length % (1 << 64)
+    return address & PAGE_MASK, page_align_wrapping(length + (address & (PAGE_SIZE - 1)))
 
 
 def _locked_inside(mm: AddressSpace, start: int, end: int) -> int:

@@ -9,14 +9,14 @@ import errno
 from samepage.hardware.ram import PAGE_MASK
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.unmapped_area import page_align
+from samepage.kernel.mm.unmapped_area import page_align_wrapping
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
 
 def do_mseal(mm: AddressSpace, address: int, length: int, flags: int) -> None:
     """Seal a range. Raises `SysError` with EINVAL, or ENOMEM (a hole)."""
-    size = page_align(length) % (1 << 64)
+    size = page_align_wrapping(length)
     end = address + size
     if flags or address & ~PAGE_MASK or (length and not size) or end >= 1 << 64:
         raise SysError(errno.EINVAL)

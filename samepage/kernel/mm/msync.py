@@ -6,7 +6,7 @@ import errno
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
+from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align, page_align_wrapping
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import write_back
 
@@ -29,7 +29,7 @@ def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:
     both = MsFlags.ASYNC | MsFlags.SYNC
     if flags & ~int(known) or address & ~PAGE_MASK or flags & both == both:
         raise SysError(errno.EINVAL)
-    end = address + page_align(length) % (1 << 64)  # a length that wraps is none
+    end = address + page_align_wrapping(length)
     if end >= 1 << 64:
         raise SysError(errno.ENOMEM)
     position = address

@@ -33,6 +33,11 @@ def page_align(size: int) -> int:
     return (size + PAGE_SIZE - 1) & PAGE_MASK
 
 
+def page_align_wrapping(size: int) -> int:
+    """The same in 64 bits, as PAGE_ALIGN is: a length that wraps is none."""
+    return page_align(size) % (1 << 64)
+
+
 def get_unmapped_area(
     mm: AddressSpace,
     length: int,

@@ -18,7 +18,8 @@ class MappedFile(Protocol):
     `pages` maps the index of a file page to its frame; it is the page cache, and only
     `page_cache` changes it. `read_backing` fills buffers from a byte offset with what the
     storage holds, and returns the number of bytes; fewer at the end of the file. An inode
-    of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`).
+    of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`), and one
+    `map_around`. One that lies over another file has `backed`: from that size on it is a hole.
     """
 
     dev: int
