@@ -1,19 +1,23 @@
 """Physical memory: one block of bytes, cut into frames of 4 KiB.
 
 The block is an anonymous mapping of the host, so that frames which nobody has touched
-cost the host nothing. It has two views of the same bytes: `bytes` for the contents of
-pages, and `words` (64 bits each) for page-table entries. Frame 0 exists but is never
-handed out: physical address 0 in a page table then always means "no table".
+cost the host nothing; in huge pages where the host gives them, since programs touch hundreds
+of frames, and each would be a page fault of the host. It has two views of the same bytes:
+`bytes` for the contents of pages, and `words` (64 bits each) for page-table entries. Frame 0
+exists but is never handed out: physical address 0 in a page table then always means "no table".
 """
 
 import ctypes
 import mmap
+from contextlib import suppress
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 PAGE_MASK = ~(PAGE_SIZE - 1)
 WORDS_PER_PAGE = PAGE_SIZE // 8
 ZERO_PAGE = bytes(PAGE_SIZE)
+_MAP_NORESERVE = 0x4000
+"""Of <asm-generic/mman-common.h>; Python's `mmap` has it from 3.12 on."""
 
 
 class Ram:
@@ -27,7 +31,10 @@ class Ram:
         if self.n_frames < 2:
             raise ValueError("RAM must hold at least two frames")
         self.size = self.n_frames << PAGE_SHIFT
-        self._block = mmap.mmap(-1, self.size)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._block = mmap.mmap(-1, self.size, flags)
+        with suppress(OSError):  # a host without them
+            self._block.madvise(mmap.MADV_HUGEPAGE)
         self.bytes = memoryview(self._block)
         self.words = self.bytes.cast("Q")
 
