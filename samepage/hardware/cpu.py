@@ -116,6 +116,8 @@ class Cpu:
         self._stale_code = False
         self._breakpoints: dict[int, int] = {}
         self._resume_at = -1
+        self._at_port: Context | None = None
+        """The registers at an access to a port."""
         self.code_frames: dict[int, int] = {}
         """Frames from which code was fetched, since Unicorn may hold translations of them:
         the page they were fetched at, or `_SEVERAL`."""
@@ -273,6 +275,9 @@ class Cpu:
             status = self._engine.run(self.pc, _UNTIL, max_instructions)
         finally:
             self._running = False
+        if self._at_port is not None:
+            self._engine.restore(self._at_port)
+            self._at_port = None
         if status != engine.ERR_OK and self._stop is None:
             invalid = status == engine.ERR_INSN_INVALID
             vector = Vector.INVALID_OPCODE if invalid else Vector.GENERAL_PROTECTION
@@ -315,13 +320,18 @@ class Cpu:
         self._engine.stop()
 
     def _port_access(self) -> None:
-        # User mode has no I/O ports. Unicorn has moved on to the next instruction only once
-        # the hook is done, so the program stands on this one.
+        # User mode has no I/O ports. Unicorn only stops at the end of the block: so the
+        # registers of now are kept, and no later instruction gets at memory.
         if self._stop is None:
             self._stop = CpuStop(Stop.EXCEPTION, vector=Vector.GENERAL_PROTECTION)
+            self._at_port = self._engine.save()
+            self._engine.flush_tlb()
+            self._stale_tlb = True
         self._engine.stop()
 
     def _fill_tlb(self, address: int, kind: int, entry: TlbEntry) -> bool:
+        if self._at_port is not None:
+            return False
         access = _ACCESS[kind]
         self.tlb_fills += 1
         self._filling = address >> PAGE_SHIFT

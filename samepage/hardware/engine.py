@@ -11,9 +11,8 @@ emulation and raises it afterwards.
 """
 
 import ctypes
-import mmap
 from collections.abc import Callable, Iterable
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from samepage.hardware import library
 from samepage.hardware.library import EngineError
@@ -51,11 +50,15 @@ _USER_SEGMENTS = 0x23
 """SYSRETQ loads CS with this plus 16 and SS with this plus 8: 0x33 and 0x2b, as Linux."""
 _PROBE_COUNT = 0x5A3C_17E9_0001
 _STATE_SIZE = 4096
+"""How much of `uc_struct` is looked at, in bytes."""
+_INIT_DONE_ONLY = bytes((0, 0, 0, 1, 0, 0, 0, 0))
+"""`hook_insert`, `first_tb`, `no_exit_request`, `init_done`, and padding."""
+_NO_EXIT_REQUEST = 2
 SYSRETQ = b"\x48\x0f\x07\x90"
 """With a NOP behind it."""
 _EFLAGS_IF = 0x202
 
-_TLB_FILL = ctypes.CFUNCTYPE(ctypes.c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
+_TLB_FILL = ctypes.CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
 _SYSCALL = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 _INTERRUPT = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 _PORT_READ = ctypes.CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
@@ -143,9 +146,11 @@ class Engine:
         self._error: BaseException | None = None
         self._cell = c_uint64()
         self._cell_at = byref(self._cell)
+        before = ctypes.string_at(self.handle, _STATE_SIZE)
         self._control(_CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
-        self._stop_requested = c_uint64()
-        self._poll_for_stop()
+        self._no_exit_request = self._find_exit_checks(before)
+        self._code_hooks: set[int] = set()
+        self._limit = 0
 
     def __del__(self) -> None:
         if self.handle:
@@ -155,33 +160,33 @@ class Engine:
         code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
         _check(_lib.uc_ctl(self.handle, c_uint32(code), *arguments))
 
-    def _poll_for_stop(self) -> None:
-        """Let each block of code look whether it should stop.
+    def _find_exit_checks(self, before: bytes) -> c_bool:
+        """The field that keeps Unicorn from looking for a request to stop amid a block.
 
-        `uc_emu_stop` from another thread leaves the program counter at some earlier block
-        (the emulator only brings it up to date where it was going to stop anyway); from a
-        block hook it is exact. A hook in Python would cost a microsecond for each block; so
-        this one is written in machine code:
-
-            cmp byte ptr [rcx], 0       ; rcx: the hook's user data, our flag
-            jne stop
-            ret
-        stop: mov rax, uc_emu_stop      ; with the emulator still in rdi
-            jmp rax
+        Unicorn looks at the start of each block of code, where a stop is exact, and again
+        after each load and each store. The second only serves hooks that we do not have; it
+        takes a third of the emulator's time, and a request from another thread would be seen
+        between the store of `add [mem], 1` and the end of the instruction, which would be
+        executed again. The field that switches it off (`no_exit_request` of `uc_struct`, made
+        for another processor) has no function to set it. It lies between flags that are off
+        and `init_done`, which the first call turns on; a padded word holds all of them.
+        `before` is the state before that call.
         """
-        target = ctypes.cast(_lib.uc_emu_stop, c_void_p).value or 0
-        code = b"\x80\x39\x00\x75\x01\xc3\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
-        self._stop_code = mmap.mmap(
-            -1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-        )
-        self._stop_code.write(code)
-        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._stop_code)))
-        number = c_size_t()
-        flag = byref(self._stop_requested)
-        whole = (c_uint64(1), c_uint64(0))
-        _check(
-            _lib.uc_hook_add(self.handle, byref(number), c_int(_HOOK_BLOCK), callback, flag, *whole)
-        )
+        after = ctypes.string_at(self.handle, _STATE_SIZE)
+        places = [
+            at
+            for at in range(0, _STATE_SIZE, 8)
+            if before[at : at + 8] == bytes(8) and after[at : at + 8] == _INIT_DONE_ONLY
+        ]
+        if len(places) != 1:
+            raise EngineError("this version of Unicorn cannot be stopped exactly")
+        return c_bool.from_address((self.handle.value or 0) + places[0] + _NO_EXIT_REQUEST)
+
+    def _stop_amid_blocks(self, wanted: bool) -> None:
+        """Hooks on single instructions can only stop where Unicorn looks within blocks."""
+        if self._no_exit_request.value == wanted:
+            self._no_exit_request.value = not wanted
+            self.flush_translations()
 
     def map_memory(self, size: int, host_address: int) -> None:
         """Make `size` bytes of the host's memory the physical memory from 0 on."""
@@ -287,7 +292,7 @@ class Engine:
     @property
     def executed(self) -> int:
         """How many instructions the last `run` with a limit executed."""
-        return self._counter.value
+        return min(self._counter.value, self._limit)  # it counts the one that it stops at
 
     def _read_msr(self, number: int) -> int:
         cell = _Msr(number, 0)
@@ -319,12 +324,15 @@ class Engine:
             except BaseException as error:
                 self._keep(error)
 
-        return self._hook(_HOOK_CODE, _CODE(callback), address, address)
+        hook = self._hook(_HOOK_CODE, _CODE(callback), address, address)
+        self._code_hooks.add(hook)
+        return hook
 
     def remove_hook(self, number: int) -> None:
         """Undo `add_code_hook`."""
         _check(_lib.uc_hook_del(self.handle, number))
         del self._callbacks[number]
+        self._code_hooks.discard(number)
 
     def _keep(self, error: BaseException) -> None:
         if self._error is None:
@@ -337,7 +345,8 @@ class Engine:
         Returns Unicorn's status (`ERR_OK`, `ERR_INSN_INVALID`...); raises what a callback
         raised.
         """
-        self._stop_requested.value = 0
+        self._stop_amid_blocks(bool(count or self._code_hooks))
+        self._limit = count
         status: int = _lib.uc_emu_start(self.handle, start, until, 0, count)
         if self._error is not None:
             error, self._error = self._error, None
@@ -351,7 +360,7 @@ class Engine:
     def request_stop(self) -> None:
         """From another thread: make `run` return at the start of the next block of code, so
         that the registers are right and the program can go on later."""
-        self._stop_requested.value = 1
+        _lib.uc_emu_stop(self.handle)
 
     def read(self, register: int) -> int:
         """The value of a register; XMM and FP registers as 128 and 80 bits."""

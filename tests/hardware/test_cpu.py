@@ -1,6 +1,7 @@
 """The CPU against page tables built by hand."""
 
 import struct
+import threading
 
 from samepage.hardware.cpu import Cpu, Stop, Vector
 from samepage.hardware.paging import Access, Pte, walk
@@ -162,3 +163,72 @@ def test_frames_are_views_of_the_same_bytes():
     assert ram.words[WORD_OF_FRAME_1 + 512] == 7
     ram.clear(2)
     assert not any(ram.frame(2))
+
+
+def test_a_port_access_stops_before_what_follows():
+    ram, cpu = machine()
+    load(ram, b"\xe4\x80\x48\xff\xc3\x48\x89\x19\x48\xff\xc3\x0f\x05")
+    cpu.write(Reg.RCX, DATA)  # in al, 0x80; inc rbx; mov [rcx], rbx; inc rbx; syscall
+    for _ in range(2):
+        stop = cpu.run()
+        assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.GENERAL_PROTECTION)
+        assert (cpu.pc, cpu.read(Reg.RBX), ram.words[7 << 9]) == (CODE, 0, 0)
+    cpu.write(Reg.RIP, CODE + 2)
+    assert cpu.run().reason is Stop.SYSCALL
+    assert (cpu.read(Reg.RBX), ram.words[7 << 9]) == (2, 1)
+
+
+LOOP = b"\x48\xff\xc0\x48\x83\x03\x01\xeb\xf7"
+"""inc rax; add qword [rbx], 1; jmp to the start: it never needs the kernel."""
+
+
+def test_a_stop_from_another_thread_is_between_instructions():
+    ram, cpu = machine()
+    load(ram, LOOP)
+    cpu.write(Reg.RBX, DATA)
+    done = threading.Event()
+
+    def stop_often():
+        while not done.wait(0.0003):
+            cpu.stop()
+
+    thread = threading.Thread(target=stop_often)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert cpu.run().reason is Stop.BUDGET
+            added = {CODE: 0, CODE + 3: 1, CODE + 7: 0}[cpu.pc]
+            assert cpu.read(Reg.RAX) == ram.words[7 << 9] + added
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_instructions_are_counted_in_code_that_ran_uncounted():
+    ram, cpu = machine()
+    load(ram, LOOP)
+    cpu.write(Reg.RBX, DATA)
+    timer = threading.Timer(0.05, cpu.stop)
+    timer.start()
+    cpu.run()
+    timer.join()
+    cpu.write(Reg.RIP, CODE)
+    cpu.write(Reg.RAX, 0)
+    for count, at, total in ((1, CODE + 3, 1), (1, CODE + 7, 1), (5, CODE + 3, 3)):
+        assert cpu.run(count).reason is Stop.BUDGET
+        assert (cpu.pc, cpu.read(Reg.RAX), cpu.executed) == (at, total, count)
+
+
+def test_a_breakpoint_counts_in_code_that_ran_without():
+    ram, cpu = machine()
+    load(ram, LOOP)
+    cpu.write(Reg.RBX, DATA)
+    timer = threading.Timer(0.05, cpu.stop)
+    timer.start()
+    cpu.run()
+    timer.join()
+    cpu.add_breakpoint(CODE + 7)
+    assert cpu.run().reason is Stop.BREAKPOINT
+    assert cpu.pc == CODE + 7
+    assert cpu.read(Reg.RAX) == ram.words[7 << 9]
+    cpu.remove_breakpoint(CODE + 7)
