@@ -5,6 +5,8 @@ Each command is a module of its own that is imported only when it is called, so 
 module (see `samepage.cli.arguments`) and one line in `COMMANDS`.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import errno
@@ -14,11 +16,16 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO, cast
 
 from samepage import __version__
+from samepage.cli import bytecode
 from samepage.cli.arguments import USAGE_ERROR, Parser
 from samepage.errors import SamepageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, TextIO
+
 
 TRACEBACK = "SAMEPAGE_TRACEBACK"
 """The environment variable that asks for the traceback of a bug."""
@@ -91,6 +98,7 @@ def _leave(status: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
+    bytecode.save()
     os._exit(status)
 
 
@@ -138,7 +146,7 @@ def _open_closed_streams() -> None:
 
 
 def _stream(fd: int, mode: str) -> TextIO:
-    return cast("TextIO", open(fd, mode, encoding="utf-8", closefd=False))
+    return open(fd, mode, encoding="utf-8", closefd=False)  # type: ignore[return-value]
 
 
 def _can_write() -> bool:
