@@ -1,12 +1,15 @@
 """samepage shows which physical pages processes share when they use the same shared libraries."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from samepage.errors import SamepageError
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.model import Machine as Machine
     from samepage.model import StopAt as StopAt
 

@@ -10,12 +10,17 @@ A record's methods are shared closures over its field names. Only `__init__` is 
 only when the first instance is made: of the kernel's records a short program needs a third.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform, overload
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform, overload
+
+    T = TypeVar("T")
 
 FIELDS = "__record_fields__"
 """The class attribute that holds the names of a record's fields, bases' first."""
@@ -25,12 +30,12 @@ class FrozenRecordError(AttributeError):
     """Something tried to change a field of a frozen record."""
 
 
-class _Field(Generic[T]):
+class _Field:
     """What `field` says of one field: its default's maker, and whether `__init__` takes it."""
 
     __slots__ = ("default_factory", "init")
 
-    def __init__(self, default_factory: Callable[[], T] | None, init: bool) -> None:
+    def __init__(self, default_factory: Callable[[], object] | None, init: bool) -> None:
         self.default_factory = default_factory
         self.init = init
 
@@ -48,13 +53,16 @@ def field(*, default_factory: Callable[[], T] | None = None, init: bool = True) 
     return _Field(default_factory, init)
 
 
-@overload
-def record(cls: type[T], /) -> type[T]: ...
-@overload
-def record(*, frozen: bool = False, eq: bool = True) -> Callable[[type[T]], type[T]]: ...
+if TYPE_CHECKING:
+
+    @overload
+    @dataclass_transform(field_specifiers=(field,))
+    def record(cls: type[T], /) -> type[T]: ...
+    @overload
+    @dataclass_transform(field_specifiers=(field,))
+    def record(*, frozen: bool = False, eq: bool = True) -> Callable[[type[T]], type[T]]: ...
 
 
-@dataclass_transform(field_specifiers=(field,))
 def record(
     cls: type[T] | None = None, /, *, frozen: bool = False, eq: bool = True
 ) -> type[T] | Callable[[type[T]], type[T]]:

@@ -8,24 +8,28 @@ which takes it as keywords; the docstring of `command` is its help text. Mistake
 one line and with status 2, as everything is (`SamepageError`).
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from samepage.errors import SamepageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn, TypeVar
+
+    from _typeshed import SupportsWrite
+
+    Number = TypeVar("Number", int, float)
 
 USAGE_ERROR = 2
 """The exit status of a wrong command line, as a shell's builtins have it."""
 
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
-
 FOREIGN = (argparse.PARSER, argparse.REMAINDER)
 """What follows the first of such arguments belongs to another command."""
-
-Number = TypeVar("Number", int, float)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -70,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         self.formatter_class = partial(HelpFormatter, width=width)
         return super().format_help()
 
-    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse's own one keeps silent when the help cannot be written.
         (file or sys.stderr).write(message)
 

@@ -1,16 +1,18 @@
 """`samepage run`: run programs on the model machine, and report what they share."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from samepage.cli.arguments import Parser, add_file, add_programs, add_top, check_file, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.programs import split_programs
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.model import Machine, StopAt
 
@@ -168,11 +170,11 @@ def _environment(settings: Sequence[str], clear: bool) -> dict[str, str]:
 
 
 def run_program(
-    machine: "Machine",
+    machine: Machine,
     argv: list[str],
     environment: dict[str, str],
     cwd: str | None,
-    stop: "StopAt",
+    stop: StopAt,
     *,
     loader: str = "ldso",
     lazy: bool = False,
@@ -194,7 +196,7 @@ def run_program(
 
 
 @contextlib.contextmanager
-def _kernel_messages(machine: "Machine") -> Iterator[None]:
+def _kernel_messages(machine: Machine) -> Iterator[None]:
     """Show what the kernel has to say while a program runs: a kill for lack of memory."""
     before = len(machine.log)
     try:
@@ -205,7 +207,7 @@ def _kernel_messages(machine: "Machine") -> Iterator[None]:
 
 
 def _report(
-    machine: "Machine",
+    machine: Machine,
     output: str | None,
     *,
     quiet: bool,

@@ -5,9 +5,10 @@ without the table machinery (and NumPy) that a linker needs. Source of the layou
 System V ABI, "ELF Header" and "Program Header"; of the x86-64 values: its psABI.
 """
 
+from __future__ import annotations
+
 import enum
 import struct
-from typing import NamedTuple
 
 from samepage.errors import SamepageError
 from samepage.records import record
@@ -65,7 +66,8 @@ class SegmentFlags(enum.IntFlag):
     R = 4
 
 
-class ProgramHeader(NamedTuple):
+@record
+class ProgramHeader:
     """One segment. Addresses, offsets and sizes are in bytes."""
 
     type: int

@@ -4,10 +4,16 @@ Source: Intel SDM volume 1, table 10-2. Signal frames carry it, so that a handle
 these registers and the interrupted code finds its own again.
 """
 
+from __future__ import annotations
+
 import struct
-from typing import Any
 
 from samepage.hardware.registers import Reg
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 FXSAVE_SIZE = 512
 _HEAD = struct.Struct("<HHBxHQQII")

@@ -10,13 +10,14 @@ CPU at system calls, faults and exceptions.
 What each of these does is in `mm`, `process` and `syscalls`; this module connects them.
 """
 
+from __future__ import annotations
+
 import errno
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from types import GeneratorType
-from typing import Any
 
 from samepage.hardware.cpu import Cpu, CpuStop, Stop
 from samepage.hardware.fxsave import FXSAVE_SIZE
@@ -54,6 +55,11 @@ from samepage.kernel.syscalls.table import HANDLERS, find_handler
 from samepage.kernel.timeline import TimelineEvent, timeline_event
 from samepage.kernel.traps import bad_access, exception
 from samepage.records import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""

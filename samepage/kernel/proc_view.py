@@ -1,13 +1,15 @@
 """What `/proc` sees of the kernel (`fs.procfs.view.KernelView`)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.process.task import Process
 from samepage.records import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
 
@@ -23,7 +25,7 @@ CPU_FLAGS = (
 class ProcView:
     """A read-only look at a machine, for whoever is reading now."""
 
-    kernel: "Kernel"
+    kernel: Kernel
 
     @property
     def processes(self) -> Mapping[int, Process]:

@@ -1,13 +1,16 @@
 """The memory's history: each event with what was mapped where it happened."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import Event
 from samepage.kernel.process.task import Process
 from samepage.records import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.kernel.kernel import Kernel
 
 
@@ -36,7 +39,7 @@ class TimelineEvent:
     file: Any = None
 
 
-def timeline_event(kernel: "Kernel", event: Event) -> TimelineEvent:
+def timeline_event(kernel: Kernel, event: Event) -> TimelineEvent:
     """An event of the process that the kernel acts for, with what is mapped there now."""
     process = kernel.acting
     if process is None:
@@ -48,7 +51,7 @@ def timeline_event(kernel: "Kernel", event: Event) -> TimelineEvent:
     return TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
 
 
-def _instruction(kernel: "Kernel", process: Process) -> tuple[int, CodePlace | None]:
+def _instruction(kernel: Kernel, process: Process) -> tuple[int, CodePlace | None]:
     """The instruction of `process` that the CPU is at, and where in a file it is; 0 if the
     CPU runs another process (a program that the machine itself starts has not run)."""
     current = kernel.scheduler.current

@@ -81,7 +81,8 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
     has_holes = False
     end = map_end = 0  # of the segment before
     for segment in elf.loads:
-        _, flags, offset, vaddr, filesz, memsz, align = segment
+        offset, vaddr, align = segment.offset, segment.vaddr, segment.align
+        filesz, memsz = segment.filesz, segment.memsz
         if align & (PAGE - 1) or align & (align - 1):
             raise elf.error("ELF load command alignment not page-aligned")
         if (vaddr - offset) & (align - 1):
@@ -95,7 +96,7 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
                 raise elf.error(f"PT_LOAD at address {vaddr:#x} overlaps the one before")
             has_holes |= map_end != map_start
         end, map_end = (alloc_end + PAGE - 1) & -PAGE, (data_end + PAGE - 1) & -PAGE
-        prot = _PROTECTIONS[flags & (PF_R | PF_W | PF_X)]
+        prot = _PROTECTIONS[segment.flags & (PF_R | PF_W | PF_X)]
         commands.append(
             LoadCommand(map_start, map_end, data_end, alloc_end, offset & -PAGE, prot, align)
         )

@@ -5,8 +5,9 @@ in RAM, the frames. Looking changes nothing; in particular, reading memory throu
 does not fault pages in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from samepage.errors import SamepageError
 from samepage.hardware.paging import Access, Pte
@@ -21,6 +22,7 @@ from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.kernel.process.task import Process
 from samepage.records import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.model.machine import Machine
 
@@ -111,7 +113,7 @@ class GuestMemory:
 class Guest:
     """One program that was started on a machine."""
 
-    def __init__(self, machine: "Machine", process: Process, output: bytearray | None) -> None:
+    def __init__(self, machine: Machine, process: Process, output: bytearray | None) -> None:
         self.machine = machine
         self.process = process
         self._output = output

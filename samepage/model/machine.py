@@ -5,6 +5,8 @@ its address space stays as its last instruction left it, while the next program 
 all of them are resident together, as long-lived programs would be.
 """
 
+from __future__ import annotations
+
 import enum
 import os
 import re
@@ -13,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
-from typing import TYPE_CHECKING
 
 from samepage.errors import SamepageError
 from samepage.hardware.registers import Reg
@@ -33,6 +34,7 @@ from samepage.model.frame import FrameInfo
 from samepage.model.guest import Guest
 from samepage.model.watchdog import watch
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.model.content import Contents
     from samepage.snapshot.tables import Snapshot
@@ -382,7 +384,7 @@ class Machine:
             reason = error.strerror or str(error)
             raise SamepageError(f"cannot export to {directory}: {reason}") from None
 
-    def snapshot(self) -> "Snapshot":
+    def snapshot(self) -> Snapshot:
         """Physical memory as it is now, in the tables that all reports read."""
         from samepage.model.snapshot import take_snapshot
 

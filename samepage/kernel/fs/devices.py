@@ -4,16 +4,22 @@ The host's devices are never opened. A device node is found by its number (`rdev
 it lies; a number without a driver gives ENXIO.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import random
 from collections.abc import Callable
-from typing import Any
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 Opener = Callable[[Path, int], OpenFile]
 Drivers = dict[int, Opener]

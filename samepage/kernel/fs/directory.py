@@ -10,17 +10,34 @@ The order of entries is the host's order; names that only the guest made follow 
 they were made (`ovl_dir_read_merged` puts the lowest layer first as well).
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 import struct
-from typing import Any, Protocol
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 from samepage.records import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Lower(Protocol):
+        """The host's side of a directory."""
+
+        def lookup(self, name: bytes) -> Inode | None:
+            """The inode of an entry, None if there is none. Raises `SysError`."""
+            ...
+
+        def list(self) -> list[DirEntry]:
+            """All entries in the host's order, `.` and `..` included. Raises `SysError`."""
+            ...
+
 
 _DIRENT = struct.Struct("<QqHB")
 END_OF_DIRECTORY = (1 << 63) - 1
@@ -34,18 +51,6 @@ class DirEntry:
     ino: int
     type: int
     cookie: int
-
-
-class Lower(Protocol):
-    """The host's side of a directory."""
-
-    def lookup(self, name: bytes) -> Inode | None:
-        """The inode of an entry, None if there is none. Raises `SysError`."""
-        ...
-
-    def list(self) -> list[DirEntry]:
-        """All entries in the host's order, `.` and `..` included. Raises `SysError`."""
-        ...
 
 
 def dirent_type(mode: int) -> int:

@@ -5,11 +5,12 @@ method raises `SysError(EAGAIN)` whatever O_NONBLOCK says; the system-call layer
 whether to wait and try again.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import select
 import struct
-from typing import Protocol
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.inode import Inode
@@ -18,6 +19,18 @@ from samepage.kernel.fs.namei import path_name
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.stat import Stat
 from samepage.kernel.mm.readahead import FileRa
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class UserMemory(Protocol):
+        """How an ioctl reaches its argument. Both raise `SysError(EFAULT)`."""
+
+        def read(self, address: int, length: int) -> bytes: ...
+
+        def write(self, address: int, data: bytes) -> None: ...
+
 
 O_LARGEFILE = 0o100000
 O_TMPFILE = 0o20000000
@@ -36,14 +49,6 @@ FIONREAD = 0x541B
 FIONBIO = 0x5421
 FIGETBSZ = 2
 MAX_LFS_FILESIZE = (1 << 63) - 1
-
-
-class UserMemory(Protocol):
-    """How an ioctl reaches its argument. Both raise `SysError(EFAULT)`."""
-
-    def read(self, address: int, length: int) -> bytes: ...
-
-    def write(self, address: int, data: bytes) -> None: ...
 
 
 class OpenFile:
@@ -234,7 +239,7 @@ class OpenFile:
     def release(self) -> None:
         """The last descriptor is gone."""
 
-    def get(self) -> "OpenFile":
+    def get(self) -> OpenFile:
         """Count one more reference (`get_file`)."""
         self.refs += 1
         return self

@@ -12,14 +12,16 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.records import field, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.kernel.fs.file import OpenFile
     from samepage.kernel.fs.locks import FileLocks
     from samepage.kernel.fs.path import Path

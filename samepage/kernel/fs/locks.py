@@ -5,14 +5,18 @@ files (OFD) are one set. A lock that cannot be had raises EAGAIN; the system-cal
 waits and tries again. There is no deadlock detection across waiting tasks.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
-from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.errors import SysError
 from samepage.records import record, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.kernel.fs.file import OpenFile
 
 END = 1 << 63
@@ -31,7 +35,7 @@ class RecordLock:
     start: int
     end: int
 
-    def conflicts(self, other: "RecordLock") -> bool:
+    def conflicts(self, other: RecordLock) -> bool:
         """Whether both cannot be held."""
         return (
             self.owner is not other.owner
@@ -51,7 +55,7 @@ class FileLocks:
         self._flocks: dict[OpenFile, int] = {}
         self._records: list[RecordLock] = []
 
-    def flock(self, file: "OpenFile", operation: int) -> None:
+    def flock(self, file: OpenFile, operation: int) -> None:
         """LOCK_SH, LOCK_EX or LOCK_UN (LOCK_NB is the caller's matter).
 
         Raises `SysError` with EAGAIN (EWOULDBLOCK) or EINVAL.
@@ -109,7 +113,7 @@ def _joined(locks: list[RecordLock]) -> list[RecordLock]:
     return done
 
 
-def locks_of(file: "OpenFile") -> FileLocks:
+def locks_of(file: OpenFile) -> FileLocks:
     """The locks on a file's inode, made at the first use."""
     if file.inode.locks is None:
         file.inode.locks = FileLocks()

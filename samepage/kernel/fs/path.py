@@ -8,8 +8,7 @@ A rename moves the Path, so that a process whose working directory is inside fol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.fs.inode import Inode
 

@@ -5,12 +5,13 @@ part of it that is not whole pages, if that fits, and then fills new buffers: so
 at most PIPE_BUF bytes goes in whole or not at all, and a larger one may go in partly.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 import struct
 from collections import deque
-from typing import Any
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -23,10 +24,16 @@ from samepage.kernel.fs.file import (
     POLLRDNORM,
     POLLWRNORM,
     OpenFile,
-    UserMemory,
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from samepage.kernel.fs.file import UserMemory
+
 
 DEFAULT_SLOTS = 16
 MAX_SLOTS = 256

@@ -1,10 +1,11 @@
 """Regular files: read and written through the page cache, so that mmap sees the same."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
 import struct
-from typing import Any
 
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -13,7 +14,6 @@ from samepage.kernel.fs.file import (
     FIONREAD,
     MAX_LFS_FILESIZE,
     OpenFile,
-    UserMemory,
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mapping import (
@@ -25,6 +25,13 @@ from samepage.kernel.fs.mapping import (
 )
 from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.writeback import write_back
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from samepage.kernel.fs.file import UserMemory
+
 
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2

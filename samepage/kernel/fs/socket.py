@@ -14,7 +14,6 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import (
@@ -25,11 +24,17 @@ from samepage.kernel.fs.file import (
     POLLRDNORM,
     POLLWRNORM,
     OpenFile,
-    UserMemory,
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 from samepage.records import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from samepage.kernel.fs.file import UserMemory
+
 
 AF_UNIX = 1
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5

@@ -7,6 +7,8 @@ programs choose their buffering and their colours as they do natively. ioctls ne
 the host: a terminal's settings are the model's own, only its window size is asked for.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -14,7 +16,6 @@ import select
 import stat
 import struct
 from collections.abc import Callable
-from typing import TypeVar
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import (
@@ -28,7 +29,6 @@ from samepage.kernel.fs.file import (
     POLLRDNORM,
     POLLWRNORM,
     OpenFile,
-    UserMemory,
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mapping import Mapping
@@ -36,7 +36,13 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.stat import Stat
 from samepage.kernel.fs.terminal import Terminal
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from samepage.kernel.fs.file import UserMemory
+
+    T = TypeVar("T")
 
 
 class HostStream(Inode):

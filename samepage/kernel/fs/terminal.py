@@ -4,12 +4,18 @@ The settings are kept here and have no effect on the host's terminal, whose own 
 discipline echoes and edits. The window size is the host's.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import struct
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import UserMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.fs.file import UserMemory
+
 
 TCGETS, TCSETS, TCSETSW, TCSETSF = 0x5401, 0x5402, 0x5403, 0x5404
 TCSBRK, TCXONC, TCFLSH = 0x5409, 0x540A, 0x540B

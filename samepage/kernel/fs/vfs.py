@@ -10,13 +10,14 @@ Paths are bytes, as on Linux. Each call gets the caller's `FsContext` first, whi
 where `/` and `.` are and who asks.
 """
 
+from __future__ import annotations
+
 import errno
 import itertools
 import os
 import random
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes, devtree, procfs, sysfs
@@ -44,6 +45,7 @@ from samepage.kernel.fs.stdio import Stdio
 from samepage.kernel.fs.tree import Tree, create, own
 from samepage.kernel.mm.page_cache import PageCache
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # few programs need these
     from samepage.kernel.fs.epoll import Epoll
     from samepage.kernel.fs.eventfd import EventFd
@@ -321,25 +323,25 @@ class Vfs(Tree):
         """`pipe2`: the end to read from and the end to write to."""
         return make_pipe(self.pipefs, flags)
 
-    def memfd(self, name: bytes, flags: int = 0) -> "MemfdFile":
+    def memfd(self, name: bytes, flags: int = 0) -> MemfdFile:
         """`memfd_create`. Raises `SysError(EINVAL)`."""
         from samepage.kernel.fs.memfd import make_memfd
 
         return make_memfd(self.shm, name, flags)
 
-    def eventfd(self, count: int, flags: int = 0) -> "EventFd":
+    def eventfd(self, count: int, flags: int = 0) -> EventFd:
         """`eventfd2`. Raises `SysError(EINVAL)`."""
         from samepage.kernel.fs.eventfd import EventFd
 
         return EventFd(self.anonfs, count, flags)
 
-    def epoll(self, flags: int = 0) -> "Epoll":
+    def epoll(self, flags: int = 0) -> Epoll:
         """`epoll_create1`. Raises `SysError(EINVAL)`."""
         from samepage.kernel.fs.epoll import Epoll
 
         return Epoll(self.anonfs, flags)
 
-    def timerfd(self, clock: Callable[[], int], flags: int = 0) -> "TimerFd":
+    def timerfd(self, clock: Callable[[], int], flags: int = 0) -> TimerFd:
         """`timerfd_create` on a clock given as a function. Raises `SysError(EINVAL)`."""
         from samepage.kernel.fs.timerfd import TimerFd
 

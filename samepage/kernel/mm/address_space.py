@@ -6,9 +6,10 @@ Invariants, held after every operation:
 - every present entry holds one reference and one mapcount of its frame.
 """
 
+from __future__ import annotations
+
 import enum
 from collections.abc import Callable
-from typing import Protocol
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
@@ -17,6 +18,25 @@ from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
 from samepage.kernel.mm.vma import Vma, VmaSet, VmFlags
 from samepage.records import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class ExecutableFile(Protocol):
+        """A file that counts the address spaces whose program it is."""
+
+        executing: int
+
+    class Tlb(Protocol):
+        """What the kernel tells the CPU that caches address translations."""
+
+        def flush_tlb(self) -> None:
+            """Rights or pages were taken away."""
+
+        def flush_tlb_page(self, address: int) -> None:
+            """The page at `address` is in another frame now."""
+
 
 STACK_TOP = 0x7FFF_FFFF_F000
 MMAP_BASE = 0x7FFF_F7FF_F000
@@ -122,22 +142,6 @@ class Limits:
     memlock: int = 8 << 20
     max_map_count: int = 65530
     privileged: bool = False
-
-
-class ExecutableFile(Protocol):
-    """A file that counts the address spaces whose program it is."""
-
-    executing: int
-
-
-class Tlb(Protocol):
-    """What the kernel tells the CPU that caches address translations."""
-
-    def flush_tlb(self) -> None:
-        """Rights or pages were taken away."""
-
-    def flush_tlb_page(self, address: int) -> None:
-        """The page at `address` is in another frame now."""
 
 
 class AddressSpace:

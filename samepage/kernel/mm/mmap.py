@@ -5,9 +5,10 @@ MAP_POPULATE asks for it. Checks come in Linux's order (mm/mmap.c and mm/vma.c o
 since the errno depends on it.
 """
 
+from __future__ import annotations
+
 import enum
 import errno
-from typing import Any
 
 from samepage.hardware.paging import ADDRESS_LIMIT
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -31,6 +32,10 @@ from samepage.kernel.mm.vma import (
     VmFlags,
 )
 from samepage.kernel.mm.vma_merge import merge_new, split_vma
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Prot(enum.IntFlag):

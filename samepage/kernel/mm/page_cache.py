@@ -12,8 +12,9 @@ looks at it. Exceptions: a machine booted `cold`; pages that the host itself doe
 kernel has dropped. Those are read as Linux does it, with readahead and as major faults.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm import readahead, rmap
@@ -21,10 +22,11 @@ from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind, Frames, OutOfFrames
 from samepage.kernel.mm.readahead import FileRa
 from samepage.kernel.mm.shmem import ShmemDevice
-from samepage.kernel.mm.vma import MappedFile
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
+    from samepage.kernel.mm.vma import MappedFile
 
 BATCH = 256
 """Pages that are read from the host at once."""

@@ -9,14 +9,16 @@ onwards from it (`do_sync_mmap_readahead`). Source: mm/readahead.c and mm/filema
 Linux 6.18.
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from samepage.hardware.ram import PAGE_SHIFT
-from samepage.kernel.mm.vma import MappedFile, Vma, VmFlags
+from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.records import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.page_cache import PageCache
+    from samepage.kernel.mm.vma import MappedFile
 
 MMAP_LOTSAMISS = 100
 
@@ -51,13 +53,13 @@ def _next_size(size: int, limit: int) -> int:
     return 2 * size if size <= limit // 2 else limit
 
 
-def _submit(cache: "PageCache", inode: MappedFile, ra: FileRa) -> int:
+def _submit(cache: PageCache, inode: MappedFile, ra: FileRa) -> int:
     """Read the window's missing pages, and mark its far part (`page_cache_ra_order`). Does
     what it can where frames run out."""
     return _read(cache, inode, ra.start, ra.size, ra.async_size)
 
 
-def _read(cache: "PageCache", inode: MappedFile, start: int, size: int, ahead: int) -> int:
+def _read(cache: PageCache, inode: MappedFile, start: int, size: int, ahead: int) -> int:
     end = min(start + size, (inode.size + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT)
     missing = [index for index in range(start, end) if not cache.resident(inode, index)]
     if not missing:
@@ -69,7 +71,7 @@ def _read(cache: "PageCache", inode: MappedFile, start: int, size: int, ahead: i
     return len(missing)
 
 
-def read_miss(cache: "PageCache", inode: MappedFile, ra: FileRa, index: int, wanted: int) -> None:
+def read_miss(cache: PageCache, inode: MappedFile, ra: FileRa, index: int, wanted: int) -> None:
     """`read` found no page `index`; it wants `wanted` pages (`page_cache_sync_ra`)."""
     limit = cache.ra_pages
     limit = max(wanted, limit) if wanted <= limit else limit
@@ -92,9 +94,7 @@ def read_miss(cache: "PageCache", inode: MappedFile, ra: FileRa, index: int, wan
     _submit(cache, inode, ra)
 
 
-def reached_mark(
-    cache: "PageCache", inode: MappedFile, ra: FileRa, index: int, wanted: int
-) -> None:
+def reached_mark(cache: PageCache, inode: MappedFile, ra: FileRa, index: int, wanted: int) -> None:
     """Somebody reached the marked page `index`: read the next window
     (`page_cache_async_ra`)."""
     cache.marked.discard(inode.pages[index])
@@ -114,7 +114,7 @@ def reached_mark(
     _submit(cache, inode, ra)
 
 
-def fault_miss(cache: "PageCache", vma: Vma, index: int) -> None:
+def fault_miss(cache: PageCache, vma: Vma, index: int) -> None:
     """A fault found no page `index`: read it and what is around it
     (`do_sync_mmap_readahead`)."""
     ra = getattr(vma.filp, "ra", None) or FileRa()
@@ -140,7 +140,7 @@ def fault_miss(cache: "PageCache", vma: Vma, index: int) -> None:
     _submit(cache, vma.file, ra)
 
 
-def fault_hit(cache: "PageCache", vma: Vma, index: int) -> None:
+def fault_hit(cache: PageCache, vma: Vma, index: int) -> None:
     """A fault found its page, outside of fault-around (`do_async_mmap_readahead`)."""
     ra = getattr(vma.filp, "ra", None) or FileRa()
     if vma.flags & VmFlags.RAND_READ:

@@ -13,17 +13,19 @@ such a refault as mm/workingset.c does, by its distance: the number of pages tha
 between its own going and coming. `Thrashing` is the rule for when to give up.
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm import rmap
-from samepage.kernel.mm.vma import MappedFile, VmFlags
+from samepage.kernel.mm.vma import VmFlags
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.frames import Frames
     from samepage.kernel.mm.page_cache import PageCache
+    from samepage.kernel.mm.vma import MappedFile
 
 SWAP_CLUSTER_MAX = 32
 """How many pages reclaim takes at least (`SWAP_CLUSTER_MAX`)."""
@@ -58,7 +60,7 @@ class Thrashing:
         self._in_vain = 0
 
 
-def shrink(cache: "PageCache", frames: "Frames") -> int:
+def shrink(cache: PageCache, frames: Frames) -> int:
     """Free some frames; return how many (`shrink_node`)."""
     wanted = max(SWAP_CLUSTER_MAX, min(frames.ram.n_frames >> 6, _BATCH_MAX))
     freed = _take_unmapped(cache, frames, wanted)
@@ -66,7 +68,7 @@ def shrink(cache: "PageCache", frames: "Frames") -> int:
     return freed or _take_mapped(cache, frames, wanted)
 
 
-def _is_clean_file_page(cache: "PageCache", frames: "Frames", pfn: int) -> bool:
+def _is_clean_file_page(cache: PageCache, frames: Frames, pfn: int) -> bool:
     """Whether its content is in storage, and nobody is about to use it: more references than
     those of the cache and the page tables say that."""
     return (
@@ -76,7 +78,7 @@ def _is_clean_file_page(cache: "PageCache", frames: "Frames", pfn: int) -> bool:
     )
 
 
-def _take_unmapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
+def _take_unmapped(cache: PageCache, frames: Frames, wanted: int) -> int:
     victims = []
     for pfn in cache.owner:
         if not frames.mapcount[pfn] and _is_clean_file_page(cache, frames, pfn):
@@ -88,7 +90,7 @@ def _take_unmapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
     return len(victims)
 
 
-def _take_mapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
+def _take_mapped(cache: PageCache, frames: Frames, wanted: int) -> int:
     """Take the first pages of the list that were not used since the last look. The second
     round finds all of them old."""
     freed = 0
@@ -107,7 +109,7 @@ def _take_mapped(cache: "PageCache", frames: "Frames", wanted: int) -> int:
     return freed
 
 
-def _was_used(cache: "PageCache", inode: MappedFile, index: int, pfn: int) -> bool:
+def _was_used(cache: PageCache, inode: MappedFile, index: int, pfn: int) -> bool:
     """Whether a page is locked in memory, or was used through an entry since the last call;
     then it becomes the youngest (`folio_referenced`)."""
     used = False
@@ -126,12 +128,12 @@ def _was_used(cache: "PageCache", inode: MappedFile, index: int, pfn: int) -> bo
     return used
 
 
-def _is_droppable(mm: "AddressSpace", page: int) -> bool:
+def _is_droppable(mm: AddressSpace, page: int) -> bool:
     vma = mm.vmas.find(page << PAGE_SHIFT)
     return vma is not None and bool(vma.flags & VmFlags.DROPPABLE)
 
 
-def _take_lazy(cache: "PageCache", frames: "Frames") -> int:
+def _take_lazy(cache: PageCache, frames: Frames) -> int:
     """Take frames of MADV_FREE whose entry nobody has dirtied since, and all frames of
     droppable mappings (`try_to_unmap_one`)."""
     if not frames.lazy:

@@ -6,21 +6,24 @@ computed by walking the address spaces. A file page is looked for in the VMAs of
 an anonymous frame in all page tables.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm.frames import FrameKind
-from samepage.kernel.mm.vma import MappedFile, Vma
+from samepage.kernel.mm.vma import Vma
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
+    from samepage.kernel.mm.vma import MappedFile
 
 
 def file_vmas(
-    spaces: Iterable["AddressSpace"], inode: MappedFile, first: int, last: int
-) -> Iterator[tuple["AddressSpace", Vma, int, int]]:
+    spaces: Iterable[AddressSpace], inode: MappedFile, first: int, last: int
+) -> Iterator[tuple[AddressSpace, Vma, int, int]]:
     """The VMAs that show pages from `first` up to, not including, `last` of a file, each
     with the addresses of that part (`vma_interval_tree_foreach`)."""
     for mm in spaces:
@@ -32,7 +35,7 @@ def file_vmas(
 
 
 def unmap_mapping_range(
-    spaces: Iterable["AddressSpace"],
+    spaces: Iterable[AddressSpace],
     inode: MappedFile,
     first: int,
     last: int,
@@ -52,7 +55,7 @@ def unmap_mapping_range(
 
 
 def unmap_file_page(
-    spaces: Iterable["AddressSpace"], inode: MappedFile, index: int, pfn: int
+    spaces: Iterable[AddressSpace], inode: MappedFile, index: int, pfn: int
 ) -> None:
     """Take one cached page out of every page table; private copies stay
     (`try_to_unmap`)."""
@@ -65,8 +68,8 @@ def unmap_file_page(
 
 
 def mappings(
-    spaces: Iterable["AddressSpace"], pfns: Iterable[int]
-) -> dict[int, list[tuple["AddressSpace", int]]]:
+    spaces: Iterable[AddressSpace], pfns: Iterable[int]
+) -> dict[int, list[tuple[AddressSpace, int]]]:
     """For each frame, the (address space, virtual page number) pairs that map it
     (`rmap_walk`); one pass over all page tables."""
     found: dict[int, list[tuple[AddressSpace, int]]] = {pfn: [] for pfn in pfns}

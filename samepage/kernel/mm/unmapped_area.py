@@ -11,14 +11,20 @@ taken where address and file offset agree modulo 2 MiB.
 Source: arch/x86/kernel/sys_x86_64.c, mm/huge_memory.c and mm/mmap.c of Linux 6.18.
 """
 
+from __future__ import annotations
+
 import errno
-from typing import Any
 
 from samepage.hardware.paging import ADDRESS_LIMIT, PMD_SIZE
 from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR, STACK_GUARD_GAP, AddressSpace
 from samepage.kernel.mm.vma import Vma, VmFlags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 TASK_SIZE = ADDRESS_LIMIT - PAGE_SIZE
 """User addresses lie below this (`TASK_SIZE_MAX`)."""

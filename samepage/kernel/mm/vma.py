@@ -4,30 +4,34 @@ A `Vma` is plain data; the set of them is kept sorted by address in `VmaSet`. Wh
 does to neighbours, splitting and merging, is in `vma_merge`.
 """
 
+from __future__ import annotations
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.records import record, replace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
 
-class MappedFile(Protocol):
-    """What memory management needs of an inode.
+    class MappedFile(Protocol):
+        """What memory management needs of an inode.
 
-    `pages` maps the index of a file page to its frame; it is the page cache, and only
-    `page_cache` changes it. `read_backing` fills buffers from a byte offset with what the
-    storage holds, and returns the number of bytes; fewer at the end of the file. An inode
-    of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`), and one
-    `map_around`. One that lies over another file has `backed`: from that size on it is a hole.
-    """
+        `pages` maps the index of a file page to its frame; it is the page cache, and only
+        `page_cache` changes it. `read_backing` fills buffers from a byte offset with what the
+        storage holds, and returns the number of bytes; fewer at the end of the file. An inode
+        of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`), and one
+        `map_around`. One that lies over another file has `backed`: from that size on it is a hole.
+        """
 
-    dev: int
-    ino: int
-    size: int
-    pages: dict[int, int]
+        dev: int
+        ino: int
+        size: int
+        pages: dict[int, int]
 
-    def read_backing(self, offset: int, buffers: list[memoryview]) -> int: ...
+        def read_backing(self, offset: int, buffers: list[memoryview]) -> int: ...
 
 
 class VmFlags:

@@ -8,11 +8,18 @@ they are. Linux also writes back by itself, some seconds after a page was dirtie
 the programs ask for it.
 """
 
+from __future__ import annotations
+
 from samepage.hardware.paging import Pte
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.mm.vma import MappedFile, VmFlags
+from samepage.kernel.mm.vma import VmFlags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.mm.vma import MappedFile
+
 
 ALL_PAGES = 1 << 52
 

@@ -8,8 +8,9 @@ Where a position-independent program goes is fixed: with an interpreter at
 `ELF_ET_DYN_BASE`, without one (static PIE) like any other mapping, top-down.
 """
 
+from __future__ import annotations
+
 import errno
-from typing import Any
 
 from samepage.elf.header import (
     EHDR64,
@@ -32,6 +33,11 @@ from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
 from samepage.records import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 ELF_ET_DYN_BASE = 0x5555_5555_4000
 """Two thirds of TASK_SIZE, rounded down to a page."""

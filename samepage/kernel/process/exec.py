@@ -4,9 +4,10 @@ Up to the point of no return an error leaves the old program as it was. After it
 program is gone, and an error kills the process: `ExecFatal`.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import TYPE_CHECKING, Any
 
 from samepage.elf.header import ElfType, SegmentFlags, SegmentType
 from samepage.hardware.ram import PAGE_SIZE
@@ -33,7 +34,10 @@ from samepage.kernel.process.task import Rlimit, Task
 from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
 from samepage.records import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.kernel.kernel import Kernel
 
 _BINPRM_BUF_SIZE = 256
@@ -281,7 +285,7 @@ def _set_layout(mm: AddressSpace, image: ElfImage, program: LoadedElf, static: b
     mm.brk.start = mm.brk.end = start
 
 
-def _map_vdso(kernel: "Kernel", mm: AddressSpace) -> int:
+def _map_vdso(kernel: Kernel, mm: AddressSpace) -> int:
     """Map `[vvar]`, `[vvar_vclock]` and `[vdso]`; return the vDSO's address, 0 without one."""
     if kernel.vdso is None:
         return 0

@@ -5,9 +5,10 @@ memory is shared. Each waiter has a ticket in the machine's queue; waking takes 
 from the queue's front.
 """
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
 
 from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -16,6 +17,7 @@ from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Interrupted, PiWaiter, Task, Wait
 from samepage.records import field, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
 
@@ -24,7 +26,7 @@ FUTEX_OWNER_DIED = 0x4000_0000
 FUTEX_TID_MASK = 0x3FFF_FFFF
 BITSET_ANY = 0xFFFF_FFFF
 
-Key = tuple[Any, int]
+Key = tuple[object, int]
 
 
 @record(eq=False)
@@ -88,7 +90,7 @@ def wait(
 
 
 def wake(
-    kernel: "Kernel", mm: AddressSpace, address: int, count: int, bitset: int = BITSET_ANY
+    kernel: Kernel, mm: AddressSpace, address: int, count: int, bitset: int = BITSET_ANY
 ) -> int:
     """Wake up to `count` waiters; return how many. Raises `SysError`."""
     tickets = kernel.futexes.waiting.get(futex_key(mm, address), [])
@@ -103,7 +105,7 @@ def wake(
 
 
 def requeue(
-    kernel: "Kernel", mm: AddressSpace, address: int, n_wake: int, n_move: int, target: int
+    kernel: Kernel, mm: AddressSpace, address: int, n_wake: int, n_move: int, target: int
 ) -> int:
     """Wake some waiters and move others to another futex; return how many in all."""
     done = wake(kernel, mm, address, n_wake)

@@ -6,15 +6,17 @@ jumps to the earliest deadline; if there is none, but a task reads a host file, 
 waits for that; and if there is none either, the programs have locked each other up.
 """
 
+from __future__ import annotations
+
 import select
 from collections import deque
-from typing import TYPE_CHECKING
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.signal import deliverable
 from samepage.kernel.process.task import Interrupted, Process, Task, TaskState
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.kernel import Kernel
 
@@ -33,7 +35,7 @@ class Deadlock(Exception):
 class Scheduler:
     """The run queue. `current` is the task whose registers the CPU holds."""
 
-    def __init__(self, kernel: "Kernel") -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._queue: deque[Task] = deque()
         self.current: Task | None = None

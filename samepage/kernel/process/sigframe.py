@@ -9,8 +9,9 @@ The kernel writes it with ordinary user accesses, so a frame below the stack's V
 the stack, as a push would.
 """
 
+from __future__ import annotations
+
 import struct
-from typing import Any
 
 from samepage.hardware.fxsave import FXSAVE_SIZE, fxrstor, fxsave
 from samepage.hardware.registers import Reg
@@ -34,6 +35,11 @@ from samepage.kernel.process.sigset import (
     bit,
 )
 from samepage.kernel.process.task import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _GENERAL = (
     Reg.R8,

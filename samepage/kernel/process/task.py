@@ -9,9 +9,10 @@ scheduler resumes the generator when something may have changed, or throws `Inte
 into it when a signal comes.
 """
 
+from __future__ import annotations
+
 import enum
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
 
 from samepage.kernel.fs.context import FsContext
 from samepage.kernel.fs.fdtable import FdTable
@@ -27,7 +28,10 @@ from samepage.kernel.process.sigset import (
 from samepage.kernel.process.timers import Timers
 from samepage.records import field, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from samepage.kernel.kernel import Kernel
     from samepage.kernel.process.seccomp import Seccomp
 
@@ -109,9 +113,9 @@ class Process:
     only for a zombie whose memory was given back.
     """
 
-    kernel: "Kernel"
+    kernel: Kernel
     pid: int
-    parent: "Process | None"
+    parent: Process | None
     mm: AddressSpace
     files: FdTable
     fs: FsContext
@@ -128,8 +132,8 @@ class Process:
     pending: PendingSignals = field(default_factory=PendingSignals)
     """Signals for whichever thread takes them first (`shared_pending`)."""
     limits: dict[int, tuple[int, int]] = field(default_factory=default_limits)
-    threads: "dict[int, Task]" = field(default_factory=dict)
-    children: "list[Process]" = field(default_factory=list)
+    threads: dict[int, Task] = field(default_factory=dict)
+    children: list[Process] = field(default_factory=list)
     exit_status: int | None = None
     """The status word for `wait4`: exit code << 8, or the signal that killed it."""
     exit_signal: int = SIGCHLD
@@ -153,7 +157,7 @@ class Process:
     start_time_ns: int = 0
     peak_rss_pages: int = 0
     cpu_time_ns: int = 0
-    children_usage: "Usage" = field(default_factory=lambda: Usage())
+    children_usage: Usage = field(default_factory=lambda: Usage())
     """What children used that were waited for."""
     timers: Timers = field(default_factory=Timers)
     nice: int = 0
@@ -174,7 +178,7 @@ class Process:
         return self.parent.pid if self.parent else 0
 
     @property
-    def leader(self) -> "Task":
+    def leader(self) -> Task:
         """The thread whose tid is the pid, or the oldest one that is left."""
         return self.threads.get(self.pid) or next(iter(self.threads.values()))
 
@@ -269,7 +273,7 @@ class Usage:
     minor_faults: int = 0
     major_faults: int = 0
 
-    def add(self, other: "Usage") -> None:
+    def add(self, other: Usage) -> None:
         """Count a child's."""
         self.cpu_time_ns += other.cpu_time_ns
         self.peak_rss_pages = max(self.peak_rss_pages, other.peak_rss_pages)
@@ -281,7 +285,7 @@ class Usage:
 class PiWaiter:
     """A thread that waits for a lock with priority inheritance; `owns` once it has got it."""
 
-    task: "Task"
+    task: Task
     address: int
     owns: bool = False
 
@@ -333,14 +337,14 @@ class Task:
     robust_list: int = 0
     rseq_area: int = 0
     trap: Trap = Trap()
-    seccomp: "Seccomp | None" = None
+    seccomp: Seccomp | None = None
     """The system calls that it has given up."""
     memory_policy: MemoryPolicy | None = None
     killed_by: int = 0
     """A fatal signal on its way: nothing of the program runs any more."""
 
     @property
-    def kernel(self) -> "Kernel":
+    def kernel(self) -> Kernel:
         """The kernel that runs it."""
         return self.process.kernel
 

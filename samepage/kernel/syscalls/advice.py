@@ -1,5 +1,7 @@
 """Rarely used calls about mappings: seal them, advise on those of another process."""
 
+from __future__ import annotations
+
 import errno
 
 from samepage.kernel.errors import SysError

@@ -1,6 +1,8 @@
 """System calls on file descriptors themselves: dup, close, fcntl, locks, directories, and
 those that make descriptors without a path."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os

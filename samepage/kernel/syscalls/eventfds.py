@@ -1,6 +1,8 @@
 """System calls that make descriptors of things other than files: counters, timers, signals,
 memory, processes."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """Reading and writing open files."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat

@@ -1,5 +1,7 @@
 """The system call behind locks: `futex`."""
 
+from __future__ import annotations
+
 import errno
 
 from samepage.kernel.errors import SysError

@@ -1,5 +1,7 @@
 """Who a process is: ids, groups, sessions, limits, priorities, prctl."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """System calls about resource limits."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """System calls about what is mapped already: move it, advise on it, lock it, write it back."""
 
+from __future__ import annotations
+
 import errno
 
 from samepage.kernel.errors import SysError

@@ -1,7 +1,8 @@
 """System calls on the address space. What they do is in `kernel.mm`."""
 
+from __future__ import annotations
+
 import errno
-from typing import NoReturn
 
 from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -11,6 +12,11 @@ from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 _MAP_HUGE_SHIFT = 26
 _HUGE_PAGE_SIZES = (0, 21, 30)

@@ -4,6 +4,8 @@ effect; what a thread has set is checked and told as `mm/mempolicy.c` does it.
 `mbind` is not there: it would give VMAs a policy, by which they split and merge.
 """
 
+from __future__ import annotations
+
 import errno
 
 from samepage.hardware.ram import PAGE_SIZE

@@ -4,6 +4,8 @@ All of them are here, also those that the kernel does not have: the report names
 that a program tried by its name.
 """
 
+from __future__ import annotations
+
 
 class Sys:
     """`__NR_*`, as plain ints: an enum of this size takes 5 ms to make at each start."""

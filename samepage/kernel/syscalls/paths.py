@@ -1,5 +1,7 @@
 """System calls that take a path."""
 
+from __future__ import annotations
+
 import errno
 import os
 import struct

@@ -4,6 +4,8 @@ Each is the same loop: look at all files, and while none is ready, wait. The dea
 time of the monotonic clock; a signal ends the wait with EINTR, never with a restart.
 """
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Callable, Generator

@@ -1,5 +1,7 @@
 """System calls that make, replace, end and wait for processes and threads."""
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Generator

@@ -1,6 +1,8 @@
 """System calls on scheduling. There is one CPU and no priorities: policies and nice values
 are remembered and told, and change nothing else."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

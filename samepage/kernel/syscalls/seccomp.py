@@ -1,5 +1,7 @@
 """System calls with which a thread gives up system calls."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """System V shared memory (ipc/shm.c): segments of shared anonymous memory with a number."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """System calls on signals."""
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Generator

@@ -1,5 +1,7 @@
 """System calls on sockets: AF_UNIX between processes of the machine, and nothing else."""
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Generator

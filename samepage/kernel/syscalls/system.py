@@ -1,5 +1,7 @@
 """The machine as a whole: its name, memory, randomness; and calls that it refuses."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -9,17 +9,24 @@ A handler returns a non-negative int, raises `SysError`, or is a generator that 
 while it must wait (see `process.task`).
 """
 
+from __future__ import annotations
+
 import importlib
-import typing
 from collections.abc import Callable
-from typing import Annotated, Any
 
 from samepage.kernel.syscalls.numbers import name_of
 from samepage.records import record
 
-I32 = Annotated[int, "i32"]
-U32 = Annotated[int, "u32"]
-I64 = Annotated[int, "i64"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
+
+I32 = int
+U32 = int
+I64 = int
+"""What C's types are for the type checker. `syscall` reads their names."""
 
 
 def _i32(value: int) -> int:
@@ -35,7 +42,7 @@ def _i64(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-_CONVERTERS: dict[str, Callable[[int], int]] = {"i32": _i32, "u32": _u32, "i64": _i64}
+_CONVERTERS: dict[str, Callable[[int], int]] = {"I32": _i32, "U32": _u32, "I64": _i64}
 
 _MODULES = (
     "memory",
@@ -87,19 +94,17 @@ class Handler:
 HANDLERS: dict[int, Handler] = {}
 _not_imported = list(reversed(_MODULES))
 
-_F = typing.TypeVar("_F", bound=Callable[..., Any])
-
 
 def syscall(*numbers: int) -> Callable[[_F], _F]:
     """Declare a handler for one or more numbers."""
 
     def register(function: _F) -> _F:
-        hints = function.__annotations__  # objects, since no module defers them
+        types = function.__annotations__  # text, since these modules defer annotations
         names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
         converters = tuple(
-            (index, _CONVERTERS[metadata[0]])
+            (index, _CONVERTERS[types[name]])
             for index, name in enumerate(names)
-            if (metadata := getattr(hints[name], "__metadata__", None))
+            if types[name] in _CONVERTERS
         )
         handler = Handler(function, len(names), converters)
         for number in numbers:

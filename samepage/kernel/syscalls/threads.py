@@ -1,5 +1,7 @@
 """System calls of a thread about itself: its start, its registers, its end."""
 
+from __future__ import annotations
+
 import errno
 
 from samepage.hardware.registers import Reg

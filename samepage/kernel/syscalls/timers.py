@@ -1,5 +1,7 @@
 """System calls on timers that send signals."""
 
+from __future__ import annotations
+
 import errno
 import struct
 

@@ -1,5 +1,7 @@
 """Clocks, sleeping, and timers. Time is virtual: see `kernel.clock`."""
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Generator

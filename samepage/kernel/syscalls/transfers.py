@@ -1,5 +1,7 @@
 """System calls that move data between pipes, and between the memory of processes."""
 
+from __future__ import annotations
+
 import errno
 from collections import deque
 from collections.abc import Generator, Iterator

@@ -1,5 +1,7 @@
 """What handlers share: reading arguments from user memory, and waiting for files."""
 
+from __future__ import annotations
+
 import errno
 import struct
 from collections.abc import Callable, Generator

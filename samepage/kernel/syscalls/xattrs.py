@@ -1,5 +1,7 @@
 """Extended attributes: of host files as the host has them, changed ones in the model."""
 
+from __future__ import annotations
+
 import errno
 
 from samepage.kernel.errors import SysError

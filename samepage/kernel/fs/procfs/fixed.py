@@ -1,22 +1,24 @@
 """The files of /proc that are about the whole machine, and the directory sys."""
 
+from __future__ import annotations
+
 import os
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.procfs import system
 from samepage.kernel.fs.procfs.nodes import ProcDirectory, ProcFile, ProcLink
-from samepage.kernel.fs.procfs.view import KernelView
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.fs.procfs.root import ProcFs
+    from samepage.kernel.fs.procfs.view import KernelView
 
 PID_MAX = 4194304
 
 
-def fixed_nodes(proc: "ProcFs", sb: Superblock) -> dict[bytes, Inode]:
+def fixed_nodes(proc: ProcFs, sb: Superblock) -> dict[bytes, Inode]:
     """The entries of /proc that are there from the start, in the order of listing."""
 
     def text(show: Callable[[KernelView], str]) -> ProcFile:

@@ -1,5 +1,7 @@
 """/proc/PID (fs/proc/base.c, fs/proc/fd.c)."""
 
+from __future__ import annotations
+
 import errno
 import os
 from collections.abc import Callable
@@ -21,9 +23,12 @@ from samepage.kernel.fs.procfs.nodes import (
     TextNode,
 )
 from samepage.kernel.fs.procfs.seq_file import NextRecord, SeqFile, of_list
-from samepage.kernel.fs.procfs.view import ProcessView
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.vma import Vma
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.fs.procfs.view import ProcessView
 
 
 def make_directory(

@@ -4,12 +4,18 @@ What is in it is made, and the code for it imported, when somebody looks into it
 programs never do.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.procfs.nodes import ProcDirectory, parse_number
-from samepage.kernel.fs.procfs.view import KernelView, ProcessView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.fs.procfs.view import KernelView, ProcessView
+
 
 MAGIC = 0x9FA0
 

@@ -1,11 +1,17 @@
 """/proc/PID/status, stat, statm and limits (fs/proc/array.c, fs/proc/base.c)."""
 
+from __future__ import annotations
+
 import resource
 
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from samepage.kernel.fs.procfs.view import ProcessView
 from samepage.kernel.mm.address_space import AddressSpace, RssKind, is_data
 from samepage.kernel.mm.vma import VmFlags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.fs.procfs.view import ProcessView
+
 
 STATES = {
     "R": "R (running)",

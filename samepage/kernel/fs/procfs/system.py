@@ -1,13 +1,19 @@
 """Files of /proc about the whole machine (fs/proc/meminfo.c and others)."""
 
+from __future__ import annotations
+
 import os
 
 from samepage.hardware.ram import PAGE_SHIFT
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import path_name
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.procfs.view import KernelView
 from samepage.kernel.mm.frames import FrameKind, Frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.fs.procfs.view import KernelView
+
 
 FILESYSTEMS = """\
 nodev\tsysfs
