@@ -10,7 +10,8 @@ import time
 import venv
 from pathlib import Path
 
-SAMEPAGE = [sys.executable, "-m", "samepage"]
+SAMEPAGE = [str(Path(sys.executable).parent / "samepage")]
+"""The command as it is installed."""
 
 
 def environment() -> dict[str, str]:

@@ -21,15 +21,10 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Buffer = bytes | memoryview
-
 PACKAGE = "samepage"
 _PREFIX = f"{PACKAGE}."
-_LENGTH = 8
+_HEAD = 8
 """Bytes at the file's start that tell the table's length."""
-_MTIME, _SIZE, _IS_PACKAGE = range(3)
 _IDENTITY = f"{sys.version} optimize={sys.flags.optimize}"
 """What decides whether bytecode can be executed."""
 
@@ -42,7 +37,7 @@ package; offset and length of its marshalled code object behind the table."""
 class _Loader(SourceFileLoader):
     """Loads one module whose code object is known already."""
 
-    def __init__(self, name: str, path: str, code: memoryview) -> None:
+    def __init__(self, name: str, path: str, code: bytes) -> None:
         super().__init__(name, path)
         self._code = code
 
@@ -62,7 +57,7 @@ class Finder:
         self.path = path
         self.missed = False
         self._root = root
-        self._table, self._codes = _read(path)
+        self._file, self._start, self._table = _open(path)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -70,72 +65,84 @@ class Finder:
         """A module of this package, None if it is another one or has no valid entry."""
         if not name.startswith(_PREFIX):
             return None
-        entry = self._table.get(name)
-        source = None if entry is None else self._source(name, entry)
-        if entry is None or source is None:
+        found = self._find(name)
+        if found is None:
             self.missed = True
             return None
-        spec = ModuleSpec(name, _Loader(name, source, self._code(entry)), origin=source)
+        source, is_package, code = found
+        spec = ModuleSpec(name, _Loader(name, source, code), origin=source)
         spec.has_location = True
         spec.cached = self.path
-        if entry[_IS_PACKAGE]:
+        if is_package:
             spec.submodule_search_locations = [os.path.dirname(source)]
         return spec
 
-    def _source(self, name: str, entry: Entry) -> str | None:
-        """The path of a module's source, None if that is not the one that was compiled."""
-        inner = "/__init__.py" if entry[_IS_PACKAGE] else ".py"
-        path = self._root + name[len(PACKAGE) :].replace(".", "/") + inner
+    def _find(self, name: str) -> tuple[str, bool, bytes] | None:
+        """The source, whether it is a package, and the code of a module whose entry is valid."""
+        entry = self._table.get(name)
+        if entry is None:
+            return None
+        mtime, size, is_package, offset, length = entry
+        path = self._root + name[len(PACKAGE) :].replace(".", "/")
+        path += "/__init__.py" if is_package else ".py"
         try:
             source = os.stat(path)
+            code = os.pread(self._file, length, self._start + offset)
         except OSError:
             return None
-        unchanged = source.st_mtime_ns == entry[_MTIME] and source.st_size == entry[_SIZE]
-        return path if unchanged else None
-
-    def _code(self, entry: Entry) -> memoryview:
-        *_, offset, length = entry
-        return self._codes[offset : offset + length]
+        valid = source.st_mtime_ns == mtime and source.st_size == size and len(code) == length
+        return (path, is_package, code) if valid else None
 
     def write(self) -> None:
         """Write the file anew, with the modules that were imported by now."""
-        modules: list[tuple[str, int, int, bool, Buffer]] = [
-            (name, *entry[:3], self._code(entry))
-            for name, entry in self._table.items()
-            if self._source(name, entry) is not None
-        ]
-        known = {name for name, *_ in modules}
+        modules: dict[str, tuple[int, int, bool, bytes]] = {}
+        for name, (mtime, size, is_package, *_) in self._table.items():
+            found = self._find(name)
+            if found is not None:
+                modules[name] = (mtime, size, is_package, found[2])
         for name, module in list(sys.modules.items()):
-            if name.startswith(_PREFIX) and name not in known:
+            if name.startswith(_PREFIX) and name not in modules:
                 compiled = _compiled(module)
                 if compiled is not None:
-                    modules.append((name, *compiled))
+                    modules[name] = compiled
         table: dict[str, Entry] = {}
         codes = bytearray()
-        for name, mtime, size, is_package, code in modules:
+        for name, (mtime, size, is_package, code) in modules.items():
             table[name] = (mtime, size, is_package, len(codes), len(code))
             codes += code
         head = marshal.dumps((_IDENTITY, table))
         temporary = f"{self.path}.{os.getpid()}"
         try:
             with open(temporary, "xb") as file:
-                file.write(len(head).to_bytes(_LENGTH, "little") + head + codes)
+                file.write(len(head).to_bytes(_HEAD, "little") + head + codes)
             os.replace(temporary, self.path)
         except OSError:  # a full disk, or nobody may write here: the next start is slow too
             with suppress(OSError):
                 os.unlink(temporary)
 
 
-def _read(path: str) -> tuple[dict[str, Entry], memoryview]:
-    """The file's table and the codes behind it; an empty table if there is none for us."""
+def _open(path: str) -> tuple[int, int, dict[str, Entry]]:
+    """The file's descriptor, where the codes start, and the table; this is empty if there is
+    no file for us.
+
+    The file stays open, since most commands need a part of it only.
+    """
     try:
-        with open(path, "rb") as file:
-            data = memoryview(file.read())
-        end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-        identity, table = marshal.loads(data[_LENGTH:end])
-    except (OSError, ValueError, TypeError, EOFError):
-        return {}, memoryview(b"")
-    return (table if identity == _IDENTITY else {}), data[end:]
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1, 0, {}
+    try:
+        if file <= 2:  # a standard stream is closed, and must stay so
+            raise ValueError(file)
+        head = os.pread(file, _HEAD, 0)
+        start = _HEAD + int.from_bytes(head, "little")
+        identity, table = marshal.loads(os.pread(file, start - _HEAD, _HEAD))
+        if identity != _IDENTITY:
+            raise ValueError(identity)
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError):
+        os.close(file)
+        return -1, 0, {}
+    return file, start, table
 
 
 def _compiled(module: ModuleType) -> tuple[int, int, bool, bytes] | None:

@@ -141,7 +141,7 @@ class ElfFile:
             for kind, offset, vaddr, _, filesz, memsz, flags, align in _PHDR32.iter_unpack(table)
         ]
 
-    def segment(self, kind: SegmentType) -> ProgramHeader | None:
+    def segment(self, kind: int) -> ProgramHeader | None:
         """The last program header of a kind, which is the one that glibc keeps."""
         return self._last_of_type.get(kind)
 

@@ -7,7 +7,6 @@ System V ABI, "ELF Header" and "Program Header"; of the x86-64 values: its psABI
 
 from __future__ import annotations
 
-import enum
 import struct
 
 from samepage.errors import SamepageError
@@ -22,7 +21,7 @@ class ElfError(SamepageError):
     """The file is not an ELF file, or one whose headers cannot be right."""
 
 
-class ElfType(enum.IntEnum):
+class ElfType:
     """`e_type`."""
 
     NONE = 0
@@ -32,7 +31,7 @@ class ElfType(enum.IntEnum):
     CORE = 4
 
 
-class ElfMachine(enum.IntEnum):
+class ElfMachine:
     """`e_machine`, as far as samepage knows the architecture."""
 
     I386 = 3
@@ -41,7 +40,7 @@ class ElfMachine(enum.IntEnum):
     RISCV = 243
 
 
-class SegmentType(enum.IntEnum):
+class SegmentType:
     """`p_type`."""
 
     NULL = 0
@@ -58,7 +57,7 @@ class SegmentType(enum.IntEnum):
     GNU_PROPERTY = 0x6474E553
 
 
-class SegmentFlags(enum.IntFlag):
+class SegmentFlags:
     """`p_flags`."""
 
     X = 1

@@ -61,7 +61,7 @@ class Stop(enum.Enum):
     """The instructions that were allowed are used up, or `stop` was called."""
 
 
-class Vector(enum.IntEnum):
+class Vector:
     """Exception vectors (Intel SDM volume 3A, table 6-1)."""
 
     DIVIDE_ERROR = 0

@@ -68,8 +68,13 @@ _CODE = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 TlbFill = Callable[[int, int, TlbEntry], bool]
 
 
-def _declare() -> ctypes.CDLL:
-    lib = library.load()
+_lib: ctypes.CDLL
+"""The library, from the first `Engine` on: it is loaded while modules are imported."""
+
+
+def _load() -> None:
+    global _lib
+    _lib = lib = library.load()
     lib.uc_strerror.restype = c_char_p
     lib.uc_open.argtypes = (c_int, c_int, POINTER(c_void_p))
     lib.uc_close.argtypes = (c_void_p,)
@@ -84,10 +89,6 @@ def _declare() -> ctypes.CDLL:
     lib.uc_context_reg_read.argtypes = (c_void_p, c_int, c_void_p)
     lib.uc_context_reg_write.argtypes = (c_void_p, c_int, c_void_p)
     lib.uc_context_free.argtypes = (c_void_p,)
-    return lib
-
-
-_lib = _declare()
 
 
 def _check(status: int) -> None:
@@ -140,6 +141,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.handle = c_void_p()
+        _load()
         _check(_lib.uc_open(_ARCH_X86, _MODE_64, byref(self.handle)))
         self._close = _lib.uc_close
         self._callbacks: dict[int, object] = {}

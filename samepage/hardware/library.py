@@ -11,9 +11,10 @@ wait. Those that a machine needs are imported before.
 
 import ctypes
 import functools
-import importlib.util
+import importlib
 import os
 import threading
+from importlib.machinery import PathFinder
 
 
 class EngineError(Exception):
@@ -36,6 +37,7 @@ def preload() -> None:
         _loader.start()
 
 
+@functools.cache
 def load() -> ctypes.CDLL:
     """The library. Raises `EngineError` if it is not installed or cannot be loaded."""
     if _loader is not None:
@@ -56,7 +58,7 @@ def _dlopen(path: str) -> int | None:
 
 @functools.cache
 def _path() -> str:
-    spec = importlib.util.find_spec("unicorn")
+    spec = PathFinder.find_spec("unicorn")
     if spec is None or not spec.submodule_search_locations:
         raise EngineError("the package unicorn is not installed")
     return os.path.join(spec.submodule_search_locations[0], "lib", "libunicorn.so.2")

@@ -28,7 +28,7 @@ from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
 from samepage.kernel.process.scheduler import Deadlock
-from samepage.kernel.process.task import RLIM_INFINITY, Process, Rlimit, Task
+from samepage.kernel.process.task import RLIM_INFINITY, RLIM_NLIMITS, Process, Rlimit, Task
 from samepage.kernel.timeline import TimelineEvent
 from samepage.model.frame import FrameInfo
 from samepage.model.guest import Guest
@@ -456,9 +456,9 @@ def _host_auxv() -> dict[int, int]:
 def _host_limits() -> dict[int, tuple[int, int]]:
     """This process's own resource limits, which a program inherits as it would natively."""
     limits = {}
-    for which in Rlimit:
+    for which in range(RLIM_NLIMITS):
         soft, hard = resource.getrlimit(which)
-        limits[int(which)] = (soft & RLIM_INFINITY, hard & RLIM_INFINITY)
+        limits[which] = (soft & RLIM_INFINITY, hard & RLIM_INFINITY)
     return limits
 
 

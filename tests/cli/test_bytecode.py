@@ -75,6 +75,13 @@ def test_a_file_that_cannot_be_read_is_replaced(package: Path, content: bytes) -
     assert "samepage.cli.main" in start(package)[0]
 
 
+def test_a_file_that_was_cut_is_replaced(package: Path) -> None:
+    start(package)
+    size = bytecode_file(package).stat().st_size
+    os.truncate(bytecode_file(package), size - 1)
+    assert len(start(package)[0]) == len(start(package)[0]) - 1
+
+
 def test_another_python_writes_its_own(package: Path) -> None:
     start(package)
     assert start(package, PYTHONOPTIMIZE="2")[0] == set()

@@ -7,7 +7,6 @@ since the errno depends on it.
 
 from __future__ import annotations
 
-import enum
 import errno
 
 from samepage.hardware.paging import ADDRESS_LIMIT
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Prot(enum.IntFlag):
+class Prot:
     """`PROT_*`: the same bits as the access flags of a VMA."""
 
     NONE = 0
@@ -48,7 +47,7 @@ class Prot(enum.IntFlag):
     GROWSDOWN = 0x01000000
 
 
-class MapFlags(enum.IntFlag):
+class MapFlags:
     """`MAP_*` (include/uapi/linux/mman.h)."""
 
     SHARED = 0x01

@@ -95,7 +95,7 @@ def read_elf(cache: PageCache, inode: Any, path: str, filp: Any = None) -> ElfIm
     except ElfError as error:
         raise BadExecutable(errno.ENOEXEC, error.message) from None
     if header.machine != ElfMachine.X86_64:
-        known = {m.value: m.name for m in ElfMachine}
+        known = {number: name for name, number in vars(ElfMachine).items() if name.isupper()}
         name = known.get(header.machine, f"machine {header.machine}")
         raise BadExecutable(errno.ENOEXEC, f"it is for another architecture ({name})")
     if header.type not in (ElfType.EXEC, ElfType.DYN):

@@ -310,7 +310,7 @@ def _map_vdso(kernel: Kernel, mm: AddressSpace) -> int:
 
 def _auxiliary_vector(
     task: Task, image: ElfImage, program: LoadedElf, base: int, vdso: int
-) -> list[tuple[Aux, int]]:
+) -> list[tuple[int, int]]:
     """The entries in the order of `ARCH_DLINFO` and `create_elf_tables`."""
     kernel, cred = task.kernel, task.process.fs.cred
     aux = [(Aux.SYSINFO_EHDR, vdso)] if vdso else []

@@ -71,7 +71,7 @@ class Interrupted(Exception):
 SyscallResult = int | Generator[Wait, None, int]
 
 
-class Rlimit(enum.IntEnum):
+class Rlimit:
     """`RLIMIT_*` (include/uapi/asm-generic/resource.h)."""
 
     CPU = 0
@@ -92,9 +92,12 @@ class Rlimit(enum.IntEnum):
     RTTIME = 15
 
 
+RLIM_NLIMITS = 16
+
+
 def default_limits() -> dict[int, tuple[int, int]]:
     """The limits (soft, hard) that a login gives; they are inherited over fork and exec."""
-    limits = {int(which): (RLIM_INFINITY, RLIM_INFINITY) for which in Rlimit}
+    limits = dict.fromkeys(range(RLIM_NLIMITS), (RLIM_INFINITY, RLIM_INFINITY))
     limits[Rlimit.STACK] = (8 << 20, RLIM_INFINITY)
     limits[Rlimit.CORE] = (0, RLIM_INFINITY)
     limits[Rlimit.NOFILE] = (1024, 1 << 20)
@@ -220,7 +223,7 @@ class Process:
             total.minor - self.faults_before.minor, total.major - self.faults_before.major
         )
 
-    def limit(self, which: Rlimit) -> int:
+    def limit(self, which: int) -> int:
         """The soft limit."""
         return self.limits[which][0]
 

@@ -15,7 +15,6 @@ Strings are written while the old program still runs, into pages of the new addr
 that the writes themselves fault in; the stack's VMA grows page by page on the way.
 """
 
-import enum
 import errno
 import struct
 
@@ -33,7 +32,7 @@ MAX_ARG_STRLEN = 32 * PAGE_SIZE
 _PLATFORM = b"x86_64\0"
 
 
-class Aux(enum.IntEnum):
+class Aux:
     """`AT_*` (include/uapi/linux/auxvec.h)."""
 
     NULL = 0
@@ -124,7 +123,7 @@ def create_elf_tables(
     stack: StackBuilder,
     argv: list[bytes],
     envp: list[bytes],
-    aux: list[tuple[Aux, int]],
+    aux: list[tuple[int, int]],
     random_bytes: bytes,
 ) -> tuple[int, bytes]:
     """Write everything below the strings; return the stack pointer and the auxv bytes.
