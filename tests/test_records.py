@@ -31,11 +31,15 @@ def both(name: str, body: dict[str, Any], **options: bool) -> tuple[Any, Any]:
     )
 
 
-@given(st.lists(st.integers(), min_size=3, max_size=3), st.booleans(), st.booleans())
+@given(st.lists(st.integers(), min_size=3, max_size=3), st.booleans(), st.booleans(), st.booleans())
 def test_construction_equality_hash_and_repr_are_those_of_a_data_class(
-    values: list[int], frozen: bool, eq: bool
+    values: list[int], frozen: bool, eq: bool, compiled: bool
 ) -> None:
     ours, theirs = both("Point", {"x": ..., "y": 7, "z": list}, frozen=frozen, eq=eq)
+    first = ours.__init__
+    for _ in range(50 if compiled else 0):
+        ours(1)
+    assert (ours.__init__ is not first) == compiled
     for arguments in (values[:1], values[:2], values):
         mine, oracle = ours(*arguments), theirs(*arguments)
         assert (mine.x, mine.y, mine.z) == (oracle.x, oracle.y, oracle.z)
@@ -53,7 +57,7 @@ def test_construction_equality_hash_and_repr_are_those_of_a_data_class(
 @pytest.mark.parametrize("arguments", [(), (1, 2, 3, 4)])
 def test_wrong_arguments_are_a_type_error(arguments: tuple[int, ...]) -> None:
     ours, _ = both("Point", {"x": ..., "y": 7})
-    for _ in range(2):  # the first call compiles `__init__`
+    for _ in range(2):  # the first mistake compiles `__init__`
         with pytest.raises(TypeError):
             ours(*arguments)
     with pytest.raises(TypeError):
