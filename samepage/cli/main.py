@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import gc
 import importlib
 import os
 import signal
@@ -76,12 +75,7 @@ class MainParser(Parser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its status; no traceback reaches the user.
-
-    Start and exit make and drop many objects and hardly any garbage; looking for it as often
-    as Python does by default took a tenth of a short run.
-    """
-    gc.set_threshold(50_000)
+    """Run the command line and exit with its status; no traceback reaches the user."""
     _open_closed_streams()
     status = run(argv)
     if sys.gettrace() or sys.getprofile():

@@ -120,9 +120,9 @@ def command(
     form = _report_form(output)
     if export is not None and os.path.lexists(export):
         raise SamepageError(f"cannot export to {export}: it exists already")
-    from samepage.hardware import library
+    from samepage.hardware import engine
 
-    library.preload()
+    engine.prepare()
     from samepage.model import Machine, StopAt
 
     machine = Machine(

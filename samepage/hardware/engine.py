@@ -51,7 +51,7 @@ _USER_SEGMENTS = 0x23
 _PROBE_COUNT = 0x5A3C_17E9_0001
 _STATE_SIZE = 4096
 """How much of `uc_struct` is looked at, in bytes."""
-_INIT_DONE_ONLY = bytes((0, 0, 0, 1, 0, 0, 0, 0))
+_INIT_DONE_ONLY = 1 << 24
 """`hook_insert`, `first_tb`, `no_exit_request`, `init_done`, and padding."""
 _NO_EXIT_REQUEST = 2
 SYSRETQ = b"\x48\x0f\x07\x90"
@@ -94,6 +94,45 @@ def _load() -> None:
 def _check(status: int) -> None:
     if status != ERR_OK:
         raise EngineError(_lib.uc_strerror(status).decode())
+
+
+def _control(handle: c_void_p, what: int, *arguments: object) -> None:
+    code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
+    _check(_lib.uc_ctl(handle, c_uint32(code), *arguments))
+
+
+def _open() -> tuple[c_void_p, c_bool]:
+    """Make an emulator; return it and its field `no_exit_request`, which is off.
+
+    Unicorn looks for a request to stop at the start of each block of code, where a stop is
+    exact, and again after each load and each store. The second only serves hooks that we do
+    not have; it takes a third of the emulator's time, and a request from another thread would
+    be seen between the store of `add [mem], 1` and the end of the instruction, which would be
+    executed again. The field that switches it off (`no_exit_request` of `uc_struct`, made for
+    another processor) has no function to set it. It lies between flags that are off and
+    `init_done`, which the first call turns on; a padded word holds all of them.
+    """
+    _load()
+    handle = c_void_p()
+    _check(_lib.uc_open(_ARCH_X86, _MODE_64, byref(handle)))
+    before = ctypes.string_at(handle, _STATE_SIZE)
+    _control(handle, _CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
+    after = ctypes.string_at(handle, _STATE_SIZE)
+    words = zip(memoryview(before).cast("Q"), memoryview(after).cast("Q"), strict=True)
+    places = [at for at, change in enumerate(words) if change == (0, _INIT_DONE_ONLY)]
+    if len(places) != 1:
+        raise EngineError("this version of Unicorn cannot be stopped exactly")
+    return handle, c_bool.from_address((handle.value or 0) + 8 * places[0] + _NO_EXIT_REQUEST)
+
+
+_spare: list[tuple[c_void_p, c_bool]] = []
+"""What `prepare` has made."""
+
+
+def prepare() -> None:
+    """Load the library and make an emulator in a thread, for the first `Engine`. Raises
+    `EngineError` if the library is not installed."""
+    library.preload(lambda: _spare.append(_open()))
 
 
 class Context:
@@ -141,48 +180,19 @@ class Engine:
 
     def __init__(self) -> None:
         self.handle = c_void_p()
-        _load()
-        _check(_lib.uc_open(_ARCH_X86, _MODE_64, byref(self.handle)))
+        library.finish_preload()
+        self.handle, self._no_exit_request = _spare.pop() if _spare else _open()
         self._close = _lib.uc_close
         self._callbacks: dict[int, object] = {}
         self._error: BaseException | None = None
         self._cell = c_uint64()
         self._cell_at = byref(self._cell)
-        before = ctypes.string_at(self.handle, _STATE_SIZE)
-        self._control(_CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
-        self._no_exit_request = self._find_exit_checks(before)
         self._code_hooks: set[int] = set()
         self._limit = 0
 
     def __del__(self) -> None:
         if self.handle:
             self._close(self.handle)
-
-    def _control(self, what: int, *arguments: object) -> None:
-        code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
-        _check(_lib.uc_ctl(self.handle, c_uint32(code), *arguments))
-
-    def _find_exit_checks(self, before: bytes) -> c_bool:
-        """The field that keeps Unicorn from looking for a request to stop amid a block.
-
-        Unicorn looks at the start of each block of code, where a stop is exact, and again
-        after each load and each store. The second only serves hooks that we do not have; it
-        takes a third of the emulator's time, and a request from another thread would be seen
-        between the store of `add [mem], 1` and the end of the instruction, which would be
-        executed again. The field that switches it off (`no_exit_request` of `uc_struct`, made
-        for another processor) has no function to set it. It lies between flags that are off
-        and `init_done`, which the first call turns on; a padded word holds all of them.
-        `before` is the state before that call.
-        """
-        after = ctypes.string_at(self.handle, _STATE_SIZE)
-        places = [
-            at
-            for at in range(0, _STATE_SIZE, 8)
-            if before[at : at + 8] == bytes(8) and after[at : at + 8] == _INIT_DONE_ONLY
-        ]
-        if len(places) != 1:
-            raise EngineError("this version of Unicorn cannot be stopped exactly")
-        return c_bool.from_address((self.handle.value or 0) + places[0] + _NO_EXIT_REQUEST)
 
     def _stop_amid_blocks(self, wanted: bool) -> None:
         """Hooks on single instructions can only stop where Unicorn looks within blocks."""
@@ -196,11 +206,11 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Forget all address translations."""
-        self._control(_CTL_TLB_FLUSH)
+        _control(self.handle, _CTL_TLB_FLUSH)
 
     def flush_translations(self) -> None:
         """Forget all translated code."""
-        self._control(_CTL_TB_FLUSH)
+        _control(self.handle, _CTL_TB_FLUSH)
 
     def _hook(
         self, kind: int, callback: object, begin: int = 1, end: int = 0, *extra: object

@@ -1,9 +1,10 @@
 """Unicorn's shared library.
 
-It has some 75,000 relocations, so that ld.so needs 6 ms to load it: a twentieth of the time
-that `samepage run true` takes. So a command that will need the library calls `preload`, and
-the modules are imported meanwhile. `ctypes.CDLL` would hold Python's lock while ld.so works,
-and would bind all functions at once; `dlopen` called as a foreign function does neither.
+It has some 75,000 relocations, so that ld.so needs 6 ms to load it, and an emulator takes one
+more to make: a twelfth of the time that `samepage run true` takes. So a command that will need
+one calls `engine.prepare`, and the modules are imported meanwhile. `ctypes.CDLL` would hold
+Python's lock while ld.so works, and would bind all functions at once; `dlopen` called as a
+foreign function does neither.
 
 ld.so holds its lock meanwhile, so the import of a module that is a shared library itself would
 wait. Those that a machine needs are imported before.
@@ -14,6 +15,8 @@ import functools
 import importlib
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import PathFinder
 
 
@@ -27,21 +30,35 @@ _LIBRARIES = ("fcntl", "mmap", "random", "resource", "select")
 _loader: threading.Thread | None = None
 
 
-def preload() -> None:
-    """Start to load the library, in a thread. Raises `EngineError` if it is not installed."""
+def preload(use: Callable[[], None]) -> None:
+    """Load the library in a thread, which calls `use` then, and goes on. What goes wrong there
+    does so again, and is told, when the library is needed.
+
+    Raises `EngineError` if it is not installed.
+    """
     global _loader
     if _loader is None:
         for name in _LIBRARIES:
             importlib.import_module(name)
-        _loader = threading.Thread(target=_dlopen, args=(_path(),), name="preload", daemon=True)
+        _path()
+        _loader = threading.Thread(target=_preload, args=(use,), name="preload", daemon=True)
         _loader.start()
+
+
+def _preload(use: Callable[[], None]) -> None:
+    with suppress(EngineError):
+        use()
+
+
+def finish_preload() -> None:
+    """Wait for the thread, if there is one."""
+    if _loader is not None:
+        _loader.join()
 
 
 @functools.cache
 def load() -> ctypes.CDLL:
     """The library. Raises `EngineError` if it is not installed or cannot be loaded."""
-    if _loader is not None:
-        _loader.join()
     path = _path()
     handle = _dlopen(path)
     if not handle:
