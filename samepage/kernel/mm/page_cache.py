@@ -91,6 +91,16 @@ class PageCache:
         known = self.residency.get((inode.dev, inode.ino))
         return known is None or known(index)
 
+    def _all_warm(self, inode: MappedFile, last: int) -> bool:
+        """Whether all pages before `last` are `_warm`, where that can be told of all at once."""
+        return (
+            not self.cold
+            and (inode.dev, inode.ino) not in self.residency
+            and not self._dropped.get(inode)
+            and last - 1 << PAGE_SHIFT < getattr(inode, "backed", inode.size)
+            and not _is_shmem(inode)
+        )
+
     def folio_end(self, inode: MappedFile, index: int) -> int:
         """The index after the folio that holds a page (`folio_next_index`)."""
         known = self.folios.get((inode.dev, inode.ino))
@@ -108,7 +118,9 @@ class PageCache:
         """Give frames to those pages from `first` up to, not including, `last` that count
         as cached. Raises `OutOfFrames` if there is none for the page `needed`."""
         pages = inode.pages
-        missing = [i for i in range(first, last) if i not in pages and self._warm(inode, i)]
+        missing = [i for i in range(first, last) if i not in pages]
+        if not self._all_warm(inode, last):
+            missing = [i for i in missing if self._warm(inode, i)]
         if missing:
             self.load(inode, missing, needed if needed in missing else -1)
 
@@ -127,32 +139,27 @@ class PageCache:
         of them, or is none of `indices`. Else raises `OutOfFrames`, and nothing changed.
         """
         kind = _SHMEM if _is_shmem(inode) else _FILE
-        got: dict[int, int] = {}
-        try:
-            if needed in indices:
-                got[needed] = self._frames.allocate(kind)
-            for index in indices:
-                if index not in got:
-                    got[index] = self._frames.allocate(kind)
-        except OutOfFrames:
-            if needed in indices and needed not in got:
-                raise
-        placed = sorted(got.items())
+        if needed in indices:  # it comes first
+            indices = [needed, *(index for index in indices if index != needed)]
+        frames = self._frames.allocate_many(kind, len(indices))
+        if needed in indices and not frames:
+            raise OutOfFrames
+        placed = sorted(zip(indices, frames, strict=False))
         try:
             self._read_storage(inode, placed)
         except BaseException:
             for _, pfn in placed:
                 self._frames.put(pfn)
             raise
-        for index, pfn in placed:
-            self._insert(inode, index, pfn)
+        self._insert(inode, placed)
 
-    def _insert(self, inode: MappedFile, index: int, pfn: int) -> None:
-        inode.pages[index] = pfn
-        self.owner[pfn] = (inode, index)
+    def _insert(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
         dropped = self._dropped.get(inode)
-        if dropped:
-            dropped.pop(index, None)
+        for index, pfn in placed:
+            inode.pages[index] = pfn
+            self.owner[pfn] = (inode, index)
+            if dropped:
+                dropped.pop(index, None)
 
     def _read_storage(self, inode: MappedFile, placed: list[tuple[int, int]]) -> None:
         """Fill frames, one read for each run of file pages."""
@@ -255,7 +262,7 @@ class PageCache:
         if not pfn and (size == PAGE_SIZE or index << PAGE_SHIFT >= inode.size):
             kind = _SHMEM if _is_shmem(inode) else _FILE
             pfn = self._frames.allocate_zeroed(kind)
-            self._insert(inode, index, pfn)
+            self._insert(inode, [(index, pfn)])
         return pfn or self.get(inode, index)
 
     def mark_dirty(self, pfn: int) -> None:
