@@ -88,6 +88,15 @@ def test_another_python_writes_its_own(package: Path) -> None:
     assert "samepage.cli.main" in start(package, PYTHONOPTIMIZE="2")[0]
 
 
+def test_closed_standard_streams_stay_closed(package: Path) -> None:
+    start(package)
+    command = f"{sys.executable} -c 'import samepage.cli, os; os.fstat(0)' <&- 2>&1"
+    result = subprocess.run(
+        command, shell=True, cwd=package.parent, capture_output=True, text=True, check=False
+    )
+    assert "Bad file descriptor" in result.stdout
+
+
 def test_nothing_is_written_where_python_must_not(package: Path) -> None:
     start(package, PYTHONDONTWRITEBYTECODE="1")
     assert not bytecode_file(package).exists()
