@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Nothing here needs what venv brings, and it would run code whenever Python starts.
-	@$(BIN)/python -m pip uninstall --quiet --yes setuptools
+	@$(BIN)/python -m pip uninstall -qq --yes setuptools
 	@# Bytecode is written now, so that the first command is as fast as the others.
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/samepage run --quiet true
 	@touch $@
