@@ -150,7 +150,10 @@ class Collector:
                 self._undo(number, mark)
             except OSError:
                 self._undo(number, mark)
-                self.tally.denied += 1
+                if self._has_no_memory(pid):
+                    self.tally.without_memory += 1
+                else:
+                    self.tally.denied += 1
                 return
             if self._has_no_memory(pid):
                 self.tally.without_memory += 1

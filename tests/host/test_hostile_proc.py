@@ -100,6 +100,16 @@ def test_a_process_that_cannot_be_read_is_counted(tree: ProcTree) -> None:
     assert result.tally.denied == 2
 
 
+def test_a_kernel_thread_that_cannot_be_read_has_no_memory(tree: ProcTree) -> None:
+    for pid, size in ((11, 0), (12, 4096)):
+        (tree.path / str(pid)).mkdir()
+        (tree.path / str(pid) / "maps").symlink_to("/dev/null/none")
+        fields = ["S", *["0"] * 19, str(size), *["0"] * 29]  # vsize is the 23rd of proc(5)
+        (tree.path / str(pid) / "stat").write_text(f"{pid} (k) {' '.join(fields)}\n")
+    tally = read_system(proc=tree.proc).tally
+    assert (tally.denied, tally.without_memory) == (1, 1)
+
+
 def test_processes_that_vanish_half_way_are_counted(tree: ProcTree) -> None:
     for pid, missing in ((10, "pagemap"), (11, "stat"), (12, "maps"), (13, None)):
         base = tree.process(pid, maps_line(0x400000, 0x401000), {0x400: PRESENT | 7})
