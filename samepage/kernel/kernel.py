@@ -27,7 +27,7 @@ from samepage.hardware.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs
-from samepage.kernel.mm.address_space import AddressSpace, Event, Limits
+from samepage.kernel.mm.address_space import MMAP_MIN_ADDR, AddressSpace, Event, Limits
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import Frames, OutOfFrames
 from samepage.kernel.mm.page_cache import PageCache
@@ -87,6 +87,7 @@ class KernelConfig:
     seed: int = 0
     max_instructions: int = 0
     min_sigstack_size: int = 1776
+    mmap_min_addr: int = MMAP_MIN_ADDR
     hostname: str = "samepage"
     domain: str = "(none)"
     release: str = "6.18.0"
@@ -193,6 +194,7 @@ class Kernel:
             stack=process.limit(Rlimit.STACK),
             memlock=process.limit(Rlimit.MEMLOCK),
             privileged=process.cred.privileged,
+            min_address=0 if process.cred.privileged else self.config.mmap_min_addr,
         )
 
     def replace_mm(self, process: Process, mm: AddressSpace) -> None:

@@ -22,8 +22,10 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.hostcalls import sysctl
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
+from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
@@ -104,6 +106,7 @@ class Machine:
             seed=seed,
             max_instructions=max_instructions,
             min_sigstack_size=_host_auxv().get(AT_MINSIGSTKSZ, 2048),
+            mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
             hostname=host.nodename,
             release=host.release,
             version=host.version,

@@ -1,4 +1,5 @@
-"""Questions to the host that Python's `os` does not ask: getdents64, statfs, birth times."""
+"""Questions to the host that Python's `os` does not ask: getdents64, statfs, birth times,
+sysctls."""
 
 import ctypes
 import struct
@@ -54,3 +55,12 @@ def birth_time(path: bytes) -> int | None:
         return None
     mask, seconds, nanoseconds = struct.unpack_from("<I76xqI", buffer.raw)
     return seconds * 1_000_000_000 + nanoseconds if mask & STATX_BTIME else None
+
+
+def sysctl(name: str, default: int) -> int:
+    """A number of the host's /proc/sys, `default` where it cannot be read."""
+    try:
+        with open(f"/proc/sys/{name}", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return default

@@ -42,6 +42,7 @@ STACK_TOP = 0x7FFF_FFFF_F000
 MMAP_BASE = 0x7FFF_F7FF_F000
 """The stack's top less 128 MiB of gap (`mmap_base` with an 8 MiB stack limit)."""
 MMAP_MIN_ADDR = 0x10000
+"""Where the kernel itself puts nothing below (CONFIG_LSM_MMAP_MIN_ADDR)."""
 STACK_GUARD_GAP = 256 << PAGE_SHIFT
 RLIM_INFINITY = (1 << 64) - 1
 
@@ -133,7 +134,8 @@ class Layout:
 class Limits:
     """What a process may take: its `RLIMIT_*` in bytes, and the system's own bounds.
 
-    `privileged` stands for CAP_IPC_LOCK: memory may be locked beyond `memlock`.
+    `privileged` stands for CAP_IPC_LOCK: memory may be locked beyond `memlock`. Nothing is
+    mapped below `min_address`, which is the sysctl vm.mmap_min_addr, or 0 with CAP_SYS_RAWIO.
     """
 
     address_space: int = RLIM_INFINITY
@@ -142,6 +144,7 @@ class Limits:
     memlock: int = 8 << 20
     max_map_count: int = 65530
     privileged: bool = False
+    min_address: int = MMAP_MIN_ADDR
 
 
 class AddressSpace:

@@ -13,7 +13,6 @@ from samepage.hardware.paging import ADDRESS_LIMIT
 from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import (
-    MMAP_MIN_ADDR,
     RLIM_INFINITY,
     AddressSpace,
     Event,
@@ -183,7 +182,7 @@ def _place(
         raise SysError(errno.ENOMEM)
     if address & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
-    if address < MMAP_MIN_ADDR:
+    if address < mm.limits.min_address:  # `cap_mmap_addr`
         raise SysError(errno.EPERM)
     if flags & MapFlags.FIXED_NOREPLACE and mm.vmas.overlapping(address, address + length):
         raise SysError(errno.EEXIST)

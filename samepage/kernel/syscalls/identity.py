@@ -102,6 +102,7 @@ def _set_res(task: Task, ids: _Ids, wanted: tuple[int, int, int]) -> int:
     )
     changes = {ids.real: real, ids.effective: effective, ids.saved: saved, ids.fs: effective}
     task.process.fs.cred = replace(task.process.fs.cred, **changes)
+    task.kernel.apply_limits(task.process, task.mm)
     return 0
 
 

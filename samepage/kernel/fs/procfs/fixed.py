@@ -6,9 +6,11 @@ import os
 import random
 from collections.abc import Callable
 
+from samepage.kernel.fs.hostcalls import sysctl
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.procfs import system
 from samepage.kernel.fs.procfs.nodes import ProcDirectory, ProcFile, ProcLink
+from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def _sysctl(sb: Superblock) -> ProcDirectory:
     )
     vm = directory(
         max_map_count=65530,
-        mmap_min_addr=65536,
+        mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
         nr_hugepages=0,
         overcommit_memory=0,
         overcommit_ratio=50,

@@ -38,6 +38,31 @@ TEST(mmap_refuses_bad_arguments) {
     SHOW(munmap((void *)(1UL << 40), PAGE));
 }
 
+TEST(only_root_maps_the_lowest_pages) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    for (int i = 0; i < 2; i++) {
+        SHOW(mmap(0, 2 * PAGE, RW | PROT_EXEC, flags, -1, 0));
+        SHOW(mmap((void *)(4 * PAGE), PAGE, RW, flags | MAP_FIXED_NOREPLACE, -1, 0));
+        SHOW(mmap((void *)PAGE, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        SHOW(munmap(0, 17 * PAGE));
+        setuid(65534);
+    }
+}
+
+TEST(address_zero_is_like_any_other) {
+    char *volatile zero = 0;
+    if (mmap(0, PAGE, RW | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        printf("not allowed\n");
+        return;
+    }
+    printf("%d\n", zero[8]);
+    zero[8] = 3;
+    CHILD(zero[8]++; printf("child %d\n", zero[8]));
+    printf("parent %d\n", zero[8]);
+    munmap(0, PAGE);
+    CHILD(zero[1] = 5);
+}
+
 TEST(fixed_noreplace_and_hints) {
     char *p = anonymous(4, RW);
     p[PAGE] = 3;
