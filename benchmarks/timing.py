@@ -37,7 +37,7 @@ def time_command(argv: list[str]) -> tuple[float, float]:
     return wall, cpu
 
 
-def compare(ours: list[str], peer: list[str], runs: int = 7) -> tuple[float, float, float]:
+def compare(ours: list[str], peer: list[str], runs: int = 15) -> tuple[float, float, float]:
     """Run two commands in turn; return (median wall of ours, of the peer, median ratio).
 
     The first run of each warms caches and is not counted.
