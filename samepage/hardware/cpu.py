@@ -139,6 +139,7 @@ class Cpu:
         self._engine.enter_user_mode(0)
         ram.bytes[: len(engine.SYSRETQ)] = bytes(len(engine.SYSRETQ))
         self._engine.on_tlb_fill(self._fill_tlb)
+        # First, since once a stop was requested Unicorn asks no further hook of instructions.
         self._engine.on_syscall(self._syscall)
         self._engine.on_interrupt(self._interrupt)
         self._engine.on_port_access(self._port_access)

@@ -11,6 +11,8 @@ emulation and raises it afterwards.
 """
 
 import ctypes
+import mmap
+import threading
 from collections.abc import Callable, Iterable
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
@@ -189,16 +191,60 @@ class Engine:
         self._cell_at = byref(self._cell)
         self._code_hooks: set[int] = set()
         self._limit = 0
+        self._mode = threading.RLock()  # a signal handler may ask for a stop
+        self._stop_requested = c_uint64()
+        self._poll: int | None = None
 
     def __del__(self) -> None:
         if self.handle:
             self._close(self.handle)
 
     def _stop_amid_blocks(self, wanted: bool) -> None:
-        """Hooks on single instructions can only stop where Unicorn looks within blocks."""
-        if self._no_exit_request.value == wanted:
+        """Hooks on single instructions can only stop where Unicorn looks within blocks. Then
+        a request from another thread must not become Unicorn's own but at the start of one.
+        """
+        if self._no_exit_request.value != wanted:
+            return
+        with self._mode:
             self._no_exit_request.value = not wanted
-            self.flush_translations()
+            if wanted:
+                self._poll = self._poll_for_stop()
+            elif self._poll is not None:
+                self.remove_hook(self._poll)
+                self._poll = None
+        self.flush_translations()
+
+    def _poll_for_stop(self) -> int:
+        """Let each block of code look whether it should stop; return the hook.
+
+        A hook in Python would cost a microsecond for each block; so this one is written in
+        machine code:
+
+            cmp byte ptr [rcx], 0       ; rcx: the hook's user data, our flag
+            jne stop
+            ret
+        stop: mov rax, uc_emu_stop      ; with the emulator still in rdi
+            jmp rax
+        """
+        target = ctypes.cast(_lib.uc_emu_stop, c_void_p).value or 0
+        code = b"\x80\x39\x00\x75\x01\xc3\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
+        page = mmap.mmap(-1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(code)
+        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+        number = c_size_t()
+        whole = (c_uint64(1), c_uint64(0))
+        _check(
+            _lib.uc_hook_add(
+                self.handle,
+                byref(number),
+                c_int(_HOOK_BLOCK),
+                callback,
+                byref(self._stop_requested),
+                *whole,
+            )
+        )
+        self._callbacks[number.value] = page
+        return number.value
 
     def map_memory(self, size: int, host_address: int) -> None:
         """Make `size` bytes of the host's memory the physical memory from 0 on."""
@@ -358,6 +404,7 @@ class Engine:
         raised.
         """
         self._stop_amid_blocks(bool(count or self._code_hooks))
+        self._stop_requested.value = 0
         self._limit = count
         status: int = _lib.uc_emu_start(self.handle, start, until, 0, count)
         if self._error is not None:
@@ -372,7 +419,10 @@ class Engine:
     def request_stop(self) -> None:
         """From another thread: make `run` return at the start of the next block of code, so
         that the registers are right and the program can go on later."""
-        _lib.uc_emu_stop(self.handle)
+        with self._mode:
+            self._stop_requested.value = 1
+            if self._no_exit_request.value:
+                _lib.uc_emu_stop(self.handle)
 
     def read(self, register: int) -> int:
         """The value of a register; XMM and FP registers as 128 and 80 bits."""

@@ -31,8 +31,8 @@ _loader: threading.Thread | None = None
 
 
 def preload(use: Callable[[], None]) -> None:
-    """Load the library in a thread, which calls `use` then, and goes on. What goes wrong there
-    does so again, and is told, when the library is needed.
+    """Call `use`, which loads the library, in a thread, and go on. What goes wrong there does
+    so again, and is told, when the library is needed.
 
     Raises `EngineError` if it is not installed.
     """

@@ -3,6 +3,8 @@
 import struct
 import threading
 
+import pytest
+
 from samepage.hardware.cpu import Cpu, Stop, Vector
 from samepage.hardware.paging import Access, Pte, walk
 from samepage.hardware.ram import PAGE_SIZE, Ram
@@ -182,10 +184,13 @@ LOOP = b"\x48\xff\xc0\x48\x83\x03\x01\xeb\xf7"
 """inc rax; add qword [rbx], 1; jmp to the start: it never needs the kernel."""
 
 
-def test_a_stop_from_another_thread_is_between_instructions():
+@pytest.mark.parametrize("watched", ["", "breakpoint", "limit"])
+def test_a_stop_from_another_thread_is_between_instructions(watched):
     ram, cpu = machine()
     load(ram, LOOP)
     cpu.write(Reg.RBX, DATA)
+    if watched == "breakpoint":
+        cpu.add_breakpoint(CODE + 0x800)
     done = threading.Event()
 
     def stop_often():
@@ -196,7 +201,7 @@ def test_a_stop_from_another_thread_is_between_instructions():
     thread.start()
     try:
         for _ in range(500):
-            assert cpu.run().reason is Stop.BUDGET
+            assert cpu.run(10**12 if watched == "limit" else 0).reason is Stop.BUDGET
             added = {CODE: 0, CODE + 3: 1, CODE + 7: 0}[cpu.pc]
             assert cpu.read(Reg.RAX) == ram.words[7 << 9] + added
     finally:
@@ -204,7 +209,8 @@ def test_a_stop_from_another_thread_is_between_instructions():
         thread.join()
 
 
-def test_instructions_are_counted_in_code_that_ran_uncounted():
+def looped():
+    """A machine that has executed LOOP for a while, without a limit."""
     ram, cpu = machine()
     load(ram, LOOP)
     cpu.write(Reg.RBX, DATA)
@@ -212,6 +218,11 @@ def test_instructions_are_counted_in_code_that_ran_uncounted():
     timer.start()
     cpu.run()
     timer.join()
+    return ram, cpu
+
+
+def test_instructions_are_counted_in_code_that_ran_uncounted():
+    _, cpu = looped()
     cpu.write(Reg.RIP, CODE)
     cpu.write(Reg.RAX, 0)
     for count, at, total in ((1, CODE + 3, 1), (1, CODE + 7, 1), (5, CODE + 3, 3)):
@@ -220,13 +231,7 @@ def test_instructions_are_counted_in_code_that_ran_uncounted():
 
 
 def test_a_breakpoint_counts_in_code_that_ran_without():
-    ram, cpu = machine()
-    load(ram, LOOP)
-    cpu.write(Reg.RBX, DATA)
-    timer = threading.Timer(0.05, cpu.stop)
-    timer.start()
-    cpu.run()
-    timer.join()
+    ram, cpu = looped()
     cpu.add_breakpoint(CODE + 7)
     assert cpu.run().reason is Stop.BREAKPOINT
     assert cpu.pc == CODE + 7
