@@ -99,7 +99,8 @@ def syscall(*numbers: int) -> Callable[[_F], _F]:
     """Declare a handler for one or more numbers."""
 
     def register(function: _F) -> _F:
-        types = function.__annotations__  # text, since these modules defer annotations
+        types = function.__annotations__
+        assert type(types["return"]) is str, "a module of handlers defers its annotations"
         names = function.__code__.co_varnames[1 : function.__code__.co_argcount]
         converters = tuple(
             (index, _CONVERTERS[types[name]])
