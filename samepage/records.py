@@ -138,7 +138,7 @@ def _first_init(
     """The `__init__` of the first instances. It puts the compiled one in its own place when
     `_PATIENCE` of them have been made, and where the arguments are wrong, to say how."""
     made = 0
-    rules: _Rules | None = None
+    rules: _Rules | None = None  # worked out when they are needed: most classes make none
 
     def __init__(self: object, *args: object, **kwargs: object) -> None:
         nonlocal made, rules
@@ -146,7 +146,7 @@ def _first_init(
         rules = rules or _Rules(names, defaults)
         values = rules.bind(args, kwargs)
         if made > _PATIENCE or values is None:
-            real = _compile_init(cls, names, defaults, frozen)
+            real = _compile_init(cls, rules, frozen)
             cls.__init__ = real  # type: ignore[misc]
             real(self, *args, **kwargs)
             return
@@ -162,26 +162,26 @@ class _Rules:
     """Which arguments the `__init__` of a record takes, and what the others become."""
 
     def __init__(self, names: tuple[str, ...], defaults: dict[str, object]) -> None:
-        self._taken = [name for name in names if _is_taken(defaults.get(name))]
-        self._known = set(self._taken)
+        self.taken = [name for name in names if _is_taken(defaults.get(name))]
+        self.values: dict[str, object] = {}
+        self.factories: dict[str, Callable[[], object]] = {}
+        self._known = set(self.taken)
         self._required = self._known - defaults.keys()
-        self._values: dict[str, object] = {}
-        self._factories: dict[str, Callable[[], object]] = {}
         for name, default in defaults.items():
             if not isinstance(default, _Field):
-                self._values[name] = default
+                self.values[name] = default
             elif default.default_factory is not None:
-                self._factories[name] = default.default_factory
+                self.factories[name] = default.default_factory
 
     def bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, object] | None:
         """The fields' values; None if the arguments are wrong."""
-        given = dict(zip(self._taken, args, strict=False), **kwargs)
+        given = dict(zip(self.taken, args, strict=False), **kwargs)
         if len(given) != len(args) + len(kwargs) or not (
             self._required <= given.keys() <= self._known
         ):
             return None
-        made = {name: make() for name, make in self._factories.items() if name not in given}
-        return {**self._values, **made, **given}
+        made = {name: make() for name, make in self.factories.items() if name not in given}
+        return {**self.values, **made, **given}
 
 
 def _is_taken(default: object) -> bool:
@@ -189,26 +189,19 @@ def _is_taken(default: object) -> bool:
     return not isinstance(default, _Field) or default.init
 
 
-def _compile_init(
-    cls: type, names: tuple[str, ...], defaults: dict[str, object], frozen: bool
-) -> Callable[..., None]:
+def _compile_init(cls: type, rules: _Rules, frozen: bool) -> Callable[..., None]:
     parameters, statements = ["self"], []
     scope: dict[str, Any] = {"_store": object.__setattr__, "_missing": object()}
-    for name in names:
-        value = f"{name}"
-        if name in defaults:
-            default = defaults[name]
-            if not isinstance(default, _Field):
-                scope[f"_{name}"] = default
-                parameters.append(f"{name}=_{name}")
-            elif not default.init:
-                continue
-            else:
-                scope[f"_{name}"] = default.default_factory
-                parameters.append(f"{name}=_missing")
-                value = f"_{name}() if {name} is _missing else {name}"
-        else:
-            parameters.append(name)
+    for name in rules.taken:
+        parameter = value = name
+        if name in rules.values:
+            scope[f"_{name}"] = rules.values[name]
+            parameter = f"{name}=_{name}"
+        elif name in rules.factories:
+            scope[f"_{name}"] = rules.factories[name]
+            parameter = f"{name}=_missing"
+            value = f"_{name}() if {name} is _missing else {name}"
+        parameters.append(parameter)
         statements.append(
             f"_store(self, {name!r}, {value})" if frozen else f"self.{name} = {value}"
         )
