@@ -228,23 +228,12 @@ class Engine:
         """
         target = ctypes.cast(_lib.uc_emu_stop, c_void_p).value or 0
         code = b"\x80\x39\x00\x75\x01\xc3\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
-        page = mmap.mmap(-1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        page.write(code)
-        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
-        number = c_size_t()
-        whole = (c_uint64(1), c_uint64(0))
-        _check(
-            _lib.uc_hook_add(
-                self.handle,
-                byref(number),
-                c_int(_HOOK_BLOCK),
-                callback,
-                byref(self._stop_requested),
-                *whole,
-            )
+        self._stop_code = mmap.mmap(
+            -1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
         )
-        self._callbacks[number.value] = page
-        return number.value
+        self._stop_code.write(code)
+        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._stop_code)))
+        return self._hook(_HOOK_BLOCK, callback, data=byref(self._stop_requested))
 
     def map_memory(self, size: int, host_address: int) -> None:
         """Make `size` bytes of the host's memory the physical memory from 0 on."""
@@ -259,7 +248,13 @@ class Engine:
         _control(self.handle, _CTL_TB_FLUSH)
 
     def _hook(
-        self, kind: int, callback: object, begin: int = 1, end: int = 0, *extra: object
+        self,
+        kind: int,
+        callback: object,
+        begin: int = 1,
+        end: int = 0,
+        *extra: object,
+        data: object = None,
     ) -> int:
         number = c_size_t()
         _check(
@@ -268,7 +263,7 @@ class Engine:
                 byref(number),
                 c_int(kind),
                 callback,
-                None,
+                data,
                 c_uint64(begin),
                 c_uint64(end),
                 *extra,
