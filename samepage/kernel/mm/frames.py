@@ -103,13 +103,6 @@ class Frames:
     def allocate_many(self, kind: int, count: int) -> list[int]:
         """Take `count` frames as `allocate` does, fewer if there are no more."""
         pfns: list[int] = []
-        if not self._free and self._next + count <= self.ram.n_frames:
-            pfns += range(self._next, self._next + count)
-            self._next += count
-            for pfn in pfns:
-                self.references[pfn] = 1
-                self.kinds[pfn] = kind
-            return pfns
         try:
             for _ in range(count):
                 pfns.append(self.allocate(kind))

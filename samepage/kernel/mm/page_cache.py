@@ -82,24 +82,23 @@ class PageCache:
         return index in inode.pages or self._warm(inode, index)
 
     def _warm(self, inode: MappedFile, index: int) -> bool:
-        if self.cold or _is_shmem(inode):
-            return False
-        if inode in self._dropped and index in self._dropped[inode]:
-            return False
-        if index << PAGE_SHIFT >= getattr(inode, "backed", inode.size):
-            return False  # a hole in a file of the guest's own, at which nobody has looked
-        known = self.residency.get((inode.dev, inode.ino))
-        return known is None or known(index)
+        return bool(self._warm_among(inode, [index]))
 
-    def _all_warm(self, inode: MappedFile, last: int) -> bool:
-        """Whether all pages before `last` are `_warm`, where that can be told of all at once."""
-        return (
-            not self.cold
-            and (inode.dev, inode.ino) not in self.residency
-            and not self._dropped.get(inode)
-            and last - 1 << PAGE_SHIFT < getattr(inode, "backed", inode.size)
-            and not _is_shmem(inode)
-        )
+    def _warm_among(self, inode: MappedFile, indices: list[int]) -> list[int]:
+        """Those of the pages, which have no frame, that count as cached all the same."""
+        if self.cold or _is_shmem(inode):
+            return []
+        dropped = self._dropped.get(inode, {})
+        # What follows is a hole in a file of the guest's own, at which nobody has looked.
+        backed = getattr(inode, "backed", inode.size)
+        known = self.residency.get((inode.dev, inode.ino))
+        return [
+            index
+            for index in indices
+            if index not in dropped
+            and index << PAGE_SHIFT < backed
+            and (known is None or known(index))
+        ]
 
     def folio_end(self, inode: MappedFile, index: int) -> int:
         """The index after the folio that holds a page (`folio_next_index`)."""
@@ -118,9 +117,7 @@ class PageCache:
         """Give frames to those pages from `first` up to, not including, `last` that count
         as cached. Raises `OutOfFrames` if there is none for the page `needed`."""
         pages = inode.pages
-        missing = [i for i in range(first, last) if i not in pages]
-        if not self._all_warm(inode, last):
-            missing = [i for i in missing if self._warm(inode, i)]
+        missing = self._warm_among(inode, [i for i in range(first, last) if i not in pages])
         if missing:
             self.load(inode, missing, needed if needed in missing else -1)
 
