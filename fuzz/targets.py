@@ -23,7 +23,7 @@ from samepage.linker.link import Linker
 from samepage.linker.memory import OpenFile
 from samepage.linker.pages import relocated_pages
 from samepage.linker.search import LinkerConfig
-from samepage.model import Machine
+from samepage.machine import Machine
 
 HOST = "/bin/ls"
 """A program whose first library is replaced by the file under test."""

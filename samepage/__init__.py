@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from samepage.model import Machine as Machine
-    from samepage.model import StopAt as StopAt
+    from samepage.machine import Machine as Machine
+    from samepage.machine import StopAt as StopAt
 
 __all__ = ["Machine", "SamepageError", "StopAt", "__version__"]
 
@@ -19,7 +19,7 @@ __all__ = ["Machine", "SamepageError", "StopAt", "__version__"]
 def __getattr__(name: str) -> Any:
     # `import samepage` stays cheap: the CPU emulator loads when a machine is wanted.
     if name in ("Machine", "StopAt"):
-        import samepage.model
+        import samepage.machine
 
-        return getattr(samepage.model, name)
+        return getattr(samepage.machine, name)
     raise AttributeError(f"module 'samepage' has no attribute {name!r}")

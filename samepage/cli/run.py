@@ -14,7 +14,7 @@ from samepage.programs import split_programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.model import Machine, StopAt
+    from samepage.machine import Machine, StopAt
 
 
 USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
@@ -120,10 +120,10 @@ def command(
     form = _report_form(output)
     if export is not None and os.path.lexists(export):
         raise SamepageError(f"cannot export to {export}: it exists already")
-    from samepage.hardware import engine
+    from samepage.cpu import engine
 
     engine.prepare()
-    from samepage.model import Machine, StopAt
+    from samepage.machine import Machine, StopAt
 
     machine = Machine(
         ram,

@@ -12,8 +12,8 @@ from samepage.kernel.mm.address_space import EventKind
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.timeline import TimelineEvent
-from samepage.model import Guest, Machine
-from samepage.model.symbols import Symbols
+from samepage.machine import Guest, Machine
+from samepage.machine.symbols import Symbols
 from samepage.snapshot.tables import Snapshot
 from samepage.verify.environment import ENVIRONMENT
 

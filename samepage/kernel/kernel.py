@@ -19,11 +19,11 @@ from collections import Counter
 from collections.abc import Callable
 from types import GeneratorType
 
-from samepage.hardware.cpu import Cpu, CpuStop, Stop
-from samepage.hardware.fxsave import FXSAVE_SIZE
-from samepage.hardware.paging import Access
-from samepage.hardware.ram import PAGE_SIZE, Ram
-from samepage.hardware.registers import Reg
+from samepage.cpu.cpu import Cpu, CpuStop, Stop
+from samepage.cpu.fxsave import FXSAVE_SIZE
+from samepage.cpu.paging import Access
+from samepage.cpu.ram import PAGE_SIZE, Ram
+from samepage.cpu.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import Event
 from samepage.kernel.process.task import Process
 from samepage.records import record

@@ -1,9 +1,9 @@
 """Faults and exceptions that end in a signal (arch/x86/kernel/traps.c, arch/x86/mm/fault.c)."""
 
-from samepage.hardware.cpu import CpuStop, Vector
-from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte
-from samepage.hardware.ram import PAGE_MASK
-from samepage.hardware.registers import Reg
+from samepage.cpu.cpu import CpuStop, Vector
+from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.cpu.ram import PAGE_MASK
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult
 from samepage.kernel.mm.uaccess import copy_from_user

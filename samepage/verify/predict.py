@@ -21,8 +21,8 @@ from samepage.host.traced import StopAt
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.task import Process
-from samepage.model import Guest, Machine
-from samepage.model import StopAt as ModelStopAt
+from samepage.machine import Guest, Machine
+from samepage.machine import StopAt as ModelStopAt
 from samepage.snapshot.tables import Snapshot
 from samepage.verify.environment import CWD
 from samepage.verify.faults import with_faults

@@ -7,8 +7,8 @@ import itertools
 from collections import Counter
 
 from samepage import Machine
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind

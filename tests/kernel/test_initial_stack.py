@@ -9,13 +9,13 @@ import struct
 
 import pytest
 
+from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
-from samepage.hardware.registers import Reg
 from samepage.host import ptrace
 from samepage.host.launch import Launch, launch
 from samepage.host.ptrace import StopKind
 from samepage.kernel.process.user_stack import Aux
-from samepage.model import Machine
+from samepage.machine import Machine
 
 TOP = 0x7FFF_FFFF_F000
 PROGRAM = "/usr/bin/true"

@@ -20,7 +20,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Container
 
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 
 MAX_OPEN_HOST_FILES = 128

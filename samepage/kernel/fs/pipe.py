@@ -13,7 +13,7 @@ import stat
 import struct
 from collections import deque
 
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import (
     FIONREAD,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable

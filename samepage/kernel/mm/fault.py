@@ -16,8 +16,8 @@ access may be tried again once there is memory.
 
 import enum
 
-from samepage.hardware.paging import PMD_SIZE, Access, Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import PMD_SIZE, Access, Pte
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import readahead
 from samepage.kernel.mm.address_space import (

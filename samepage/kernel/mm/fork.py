@@ -7,8 +7,8 @@ Copied private pages become read-only on both sides: the next write of either fi
 frame used twice, and copies it.
 """
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
 from samepage.kernel.mm.guards import guards_inside
 from samepage.kernel.mm.vma import LOCKED_MASK, AnonVma, Vma, VmFlags

@@ -20,7 +20,7 @@ import enum
 import mmap
 from collections.abc import Callable, Iterable
 
-from samepage.hardware.ram import Ram
+from samepage.cpu.ram import Ram
 
 
 class OutOfFrames(Exception):

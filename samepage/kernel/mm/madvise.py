@@ -11,8 +11,8 @@ import enum
 import errno
 from collections.abc import Callable
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.frames import FrameKind, OutOfFrames

@@ -7,7 +7,7 @@ alone. What it costs is counted against RLIMIT_MEMLOCK unless the process is pri
 import enum
 import errno
 
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.gup import mm_populate

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 
-from samepage.hardware.paging import ADDRESS_LIMIT
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import ADDRESS_LIMIT
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import (
     RLIM_INFINITY,

@@ -8,8 +8,8 @@ faults and decides.
 
 import errno
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind, page_flags
 from samepage.kernel.mm.fault import can_change_pte_writable

@@ -9,7 +9,7 @@ meets; one never written takes the offset of its new place, and does.
 import enum
 import errno
 
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.guards import move_guards

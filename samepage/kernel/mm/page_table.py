@@ -10,8 +10,8 @@ Linux calls `pte_present`.
 
 from collections.abc import Iterator
 
-from samepage.hardware.paging import PMD_SHIFT, PMD_SIZE, Pte, walk
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import PMD_SHIFT, PMD_SIZE, Pte, walk
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.frames import FrameKind, Frames
 
 _LEVELS = (39, 30, PMD_SHIFT)

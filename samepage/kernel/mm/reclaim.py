@@ -15,8 +15,8 @@ between its own going and coming. `Thrashing` is the rule for when to give up.
 
 from __future__ import annotations
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.vma import VmFlags
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma
 

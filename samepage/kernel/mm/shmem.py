@@ -7,7 +7,7 @@ have nowhere else to be, since there is no swap: reclaim never takes them. They 
 last mapping and the last descriptor are gone.
 """
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.records import field, record
 
 

@@ -2,8 +2,8 @@
 
 import errno
 
-from samepage.hardware.paging import ADDRESS_LIMIT, Access, Pte
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault

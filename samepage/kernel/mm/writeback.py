@@ -10,8 +10,8 @@ the programs ask for it.
 
 from __future__ import annotations
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.vma import VmFlags

@@ -3,7 +3,7 @@
 import enum
 import errno
 
-from samepage.hardware.registers import Reg
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import copy_to_user

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 
+from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.elf.header import (
     EHDR64,
     PHDR64,
@@ -25,7 +26,6 @@ from samepage.elf.header import (
     parse_elf_header,
     parse_program_headers,
 )
-from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap, vm_brk_flags

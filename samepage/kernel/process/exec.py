@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.elf.header import ElfType, SegmentFlags, SegmentType
-from samepage.hardware.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
 from samepage.kernel.fs.file import OpenFile

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from samepage.hardware.registers import Reg
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.process import exit as exiting
 from samepage.kernel.process.sigframe import AUDIT_ARCH_X86_64

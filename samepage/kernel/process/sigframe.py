@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import struct
 
-from samepage.hardware.fxsave import FXSAVE_SIZE, fxrstor, fxsave
-from samepage.hardware.registers import Reg
+from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigset import (

@@ -18,8 +18,8 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 import errno
 import struct
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_MASK, PAGE_SIZE
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
 from samepage.kernel.mm.uaccess import copy_to_user

@@ -15,7 +15,7 @@ import ctypes
 import struct
 import time
 
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.records import record
 

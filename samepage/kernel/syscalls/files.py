@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Generator
 
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.regular import RegularFile

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mmap
 from samepage.kernel.mm.mmap import MapFlags

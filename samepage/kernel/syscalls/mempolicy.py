@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import clear_user, copy_from_user, copy_to_user
 from samepage.kernel.process.task import MemoryPolicy, Task

@@ -6,7 +6,7 @@ import errno
 import struct
 from collections.abc import Generator
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap
 from samepage.kernel.mm.shmem import ShmemInode

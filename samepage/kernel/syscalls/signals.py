@@ -6,7 +6,7 @@ import errno
 import struct
 from collections.abc import Generator
 
-from samepage.hardware.registers import Reg
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn

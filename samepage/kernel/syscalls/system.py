@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.hardware.registers import Reg
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.exit import do_exit, do_group_exit

@@ -6,7 +6,7 @@ import errno
 from collections import deque
 from collections.abc import Generator, Iterator
 
-from samepage.hardware.ram import PAGE_SIZE
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.pipe import PipeFile
 from samepage.kernel.mm.address_space import AddressSpace

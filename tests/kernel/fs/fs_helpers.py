@@ -2,7 +2,7 @@
 
 import os
 
-from samepage.hardware.ram import Ram
+from samepage.cpu.ram import Ram
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs
 from samepage.kernel.mm.frames import Frames

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 from fs_helpers import Clock, NoTlb, fails, names
 
-from samepage.hardware.paging import Access
-from samepage.hardware.ram import PAGE_SIZE, Ram
+from samepage.cpu.paging import Access
+from samepage.cpu.ram import PAGE_SIZE, Ram
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.procfs import maps, smaps, status

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import Ram
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import Ram
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache

@@ -1,6 +1,6 @@
 """Which file page is in which frame, who maps it, and what may go when memory is short."""
 
-from samepage.hardware.paging import Pte
+from samepage.cpu.paging import Pte
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.madvise import Advice, do_madvise

@@ -6,8 +6,8 @@ import os
 import struct
 from collections.abc import Callable
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind

@@ -1,8 +1,8 @@
 """/proc/PID/smaps and smaps_rollup, counted from page tables and frames
 (`smaps_account` in fs/proc/task_mmu.c)."""
 
-from samepage.hardware.paging import Pte
-from samepage.hardware.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.paging import Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.fs.procfs.maps import header_line, map_line
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.frames import FrameKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from samepage.hardware.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace, RssKind, is_data
 from samepage.kernel.mm.vma import VmFlags
 

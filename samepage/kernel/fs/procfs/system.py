@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from samepage.hardware.ram import PAGE_SHIFT
+from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import path_name
 from samepage.kernel.fs.path import Path

@@ -1,0 +1,35 @@
+"""The content of files as guests would see it, read past the page cache: it takes no frame."""
+
+from typing import Any
+
+from samepage.cpu.ram import PAGE_SHIFT
+from samepage.kernel.fs.mapping import HostMapping
+from samepage.kernel.kernel import Kernel
+
+
+class Contents:
+    """The files of one machine. What is the host's never changes, so it is read once."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._unchanging: dict[HostMapping, bytes] = {}
+
+    def of(self, file: Any) -> bytes:
+        """All bytes of a file's mapping: what is in storage, with the pages that were
+        written in memory over it. Raises `SysError`.
+        """
+        if not isinstance(file, HostMapping):
+            return self._read(file)
+        if file not in self._unchanging:
+            self._unchanging[file] = self._read(file)
+        return self._unchanging[file]
+
+    def _read(self, file: Any) -> bytes:
+        data = bytearray(file.size)
+        file.read_backing(0, [memoryview(data)])
+        for index, pfn in file.pages.items():
+            if pfn in self._kernel.cache.written:
+                start = index << PAGE_SHIFT
+                page = self._kernel.ram.frame(pfn)
+                data[start : start + len(page)] = page[: file.size - start]
+        return bytes(data)

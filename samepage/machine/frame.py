@@ -1,0 +1,50 @@
+"""A physical frame of the model machine, as a Python user sees it: what it holds, who maps it."""
+
+from samepage.cpu.ram import PAGE_SHIFT
+from samepage.kernel.kernel import Kernel
+from samepage.kernel.mm import rmap
+from samepage.kernel.mm.frames import FrameKind
+
+
+class FrameInfo:
+    """One physical frame of a machine."""
+
+    def __init__(self, kernel: Kernel, number: int) -> None:
+        self._kernel = kernel
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"<FrameInfo {self.number} {self.kind.name}, mapped {self.mapcount} times>"
+
+    @property
+    def kind(self) -> FrameKind:
+        """What it holds."""
+        return FrameKind(self._kernel.frames.kinds[self.number])
+
+    @property
+    def references(self) -> int:
+        """Page-table entries, and the page cache."""
+        return int(self._kernel.frames.references[self.number])
+
+    @property
+    def mapcount(self) -> int:
+        """How many page-table entries map it."""
+        return int(self._kernel.frames.mapcount[self.number])
+
+    @property
+    def data(self) -> bytes:
+        """The 4096 bytes in it."""
+        return bytes(self._kernel.ram.frame(self.number))
+
+    @property
+    def file_page(self) -> tuple[int, int, int] | None:
+        """(device, inode, page of the file) if the page cache owns it."""
+        owner = self._kernel.cache.owner.get(self.number)
+        return (owner[0].dev, owner[0].ino, owner[1]) if owner else None
+
+    @property
+    def mappings(self) -> list[tuple[int, int]]:
+        """The reverse map: (pid, virtual address) of every entry that maps it."""
+        pids = {p.mm: p.pid for p in self._kernel.processes.values() if p.threads or p.frozen}
+        found = rmap.mappings(pids, [self.number])[self.number]
+        return [(pids[mm], vpage << PAGE_SHIFT) for mm, vpage in found]

@@ -1,0 +1,475 @@
+"""`Machine`: the hardware booted with the kernel, and programs on it.
+
+A program that was started runs when `run` is called, up to its exit, and is frozen there:
+its address space stays as its last instruction left it, while the next program runs. So
+all of them are resident together, as long-lived programs would be.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import resource
+import stat
+import time
+from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping as EnvMapping
+
+from samepage.cpu.registers import Reg
+from samepage.errors import SamepageError
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.context import MAY_EXEC, Credentials
+from samepage.kernel.fs.fdtable import FdTable
+from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.hostcalls import sysctl
+from samepage.kernel.fs.regular import Regular
+from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
+from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
+from samepage.kernel.mm.frames import OutOfFrames
+from samepage.kernel.process.elf_loader import BadExecutable
+from samepage.kernel.process.exec import ExecFatal, do_execve
+from samepage.kernel.process.scheduler import Deadlock
+from samepage.kernel.process.task import RLIM_INFINITY, RLIM_NLIMITS, Process, Rlimit, Task
+from samepage.kernel.timeline import TimelineEvent
+from samepage.machine.frame import FrameInfo
+from samepage.machine.guest import Guest
+from samepage.machine.watchdog import watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.machine.content import Contents
+    from samepage.snapshot.tables import Snapshot
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+MIN_RAM = 1 << 20
+LOADERS = ("ldso", "builtin")
+TIMED_OUT = 124
+"""The exit status of `timeout(1)`."""
+_MAX_START_STEPS = 64
+_CALLS = (b"\xe8", b"\xff\x15")
+AT_MINSIGSTKSZ = 51
+
+
+class StopAt(enum.Enum):
+    """Where `run` stops a program."""
+
+    ENTRY = "entry"
+    """At the program's own first instruction (AT_ENTRY): ld.so has done its work."""
+    MAIN = "main"
+    """At the first instruction of `main`: constructors have run."""
+    EXIT = "exit"
+    """When it has called `exit_group`, before anything is given back."""
+
+
+Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
+"""Where `Machine.run` stops a program; it says what each means."""
+
+
+class Machine:
+    """A machine with `ram` bytes (or text such as "512M") of memory.
+
+    `root` is the directory that programs see as `/`; nothing in it is ever changed. `cold`
+    starts with an empty page cache. `timeline` records every event for the snapshot.
+    `seed` decides all that is random. `epoch_ns` is the time of day at boot (default: now).
+    `timeout` (seconds) and `max_instructions` bound each `run`.
+
+    Raises `SamepageError` if there is not enough RAM, or `root` is no directory.
+    """
+
+    def __init__(
+        self,
+        ram: int | str = "4G",
+        *,
+        root: str = "/",
+        cold: bool = False,
+        timeline: bool = False,
+        seed: int = 0,
+        epoch_ns: int | None = None,
+        timeout: float | None = None,
+        max_instructions: int = 0,
+    ) -> None:
+        size = parse_size(ram)
+        if size < MIN_RAM:
+            raise SamepageError(f"RAM of {size} bytes is too small: give at least 1M")
+        if timeout is not None and not timeout > 0:
+            raise SamepageError(f"a timeout of {timeout} seconds is not above 0")
+        if epoch_ns is not None and epoch_ns < 0:
+            raise SamepageError(f"the time of day {epoch_ns} ns is before 1970")
+        host = os.uname()
+        config = KernelConfig(
+            epoch_ns=time.time_ns() if epoch_ns is None else epoch_ns,
+            ram=size,
+            root=root,
+            cold=cold,
+            seed=seed,
+            max_instructions=max_instructions,
+            min_sigstack_size=_host_auxv().get(AT_MINSIGSTKSZ, 2048),
+            mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
+            hostname=host.nodename,
+            release=host.release,
+            version=host.version,
+        )
+        try:
+            self.kernel = Kernel(config)
+        except SysError as error:
+            raise SamepageError(f"cannot use {root} as the root: {error}") from None
+        except (OutOfFrames, OSError, OverflowError) as error:
+            reason = str(error) or "the kernel itself does not fit"
+            if isinstance(error, OverflowError):
+                reason = "it is more than a process can map"
+            raise SamepageError(f"cannot boot with {ram} of RAM: {reason}") from None
+        if timeline:
+            self.kernel.timeline = []
+        self.timeout = timeout
+        self.guests: list[Guest] = []
+        self._contents: Contents | None = None
+
+    def spawn(
+        self,
+        argv: Sequence[str | bytes],
+        *,
+        env: EnvMapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: bytes | int = b"",
+        stdout: int | None = None,
+        stderr: int | None = None,
+        loader: str = "ldso",
+        lazy: bool = False,
+    ) -> Guest:
+        """Start a program; it runs when `run` is called.
+
+        A name without a slash is looked up in PATH, as a shell does it. `env` and `cwd`
+        default to this process's. `stdin` is the bytes that the guest will read, or a host
+        descriptor; `stdout` and `stderr` are host descriptors, or None to keep what is
+        written (`Guest.stdout`).
+
+        `loader` is "ldso" for the program's own (PT_INTERP), or "builtin" for
+        samepage's linker in its place (see `samepage.machine.loader`); `lazy` makes that
+        bind PLT entries at their first calls, where the program allows it.
+
+        Raises `SamepageError` with exit status 127 if there is no such program or its
+        interpreter is missing, 126 if it cannot be executed.
+        """
+        kernel = self.kernel
+        if isinstance(argv, str):
+            raise SamepageError(f"a program is a list of words: write [{argv!r}]")
+        words = [os.fsencode(word) for word in argv]
+        environment = dict(os.environ) if env is None else dict(env)
+        if not words:
+            raise SamepageError("no program was given")
+        if loader not in LOADERS:
+            raise SamepageError(f"there is no loader {loader!r}: it is one of {', '.join(LOADERS)}")
+        output = bytearray()
+        process, task = self._new_process(cwd)
+        try:
+            stdio = kernel.vfs.stdio
+            source = stdio.open_bytes(stdin) if isinstance(stdin, bytes) else None
+            streams = [source or stdio.open_host(_as_fd(stdin))]
+            streams += [_sink(kernel, fd, output) for fd in (stdout, stderr)]
+            for stream in streams:
+                process.files.install(stream)
+            path = self._find(process, words[0], environment.get("PATH"))
+            strings = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+            kernel.acting = process
+            builtin = loader == "builtin"
+            do_execve(task, path, words, strings, run_interpreter=not builtin)
+        except BaseException as error:
+            self._discard(process)
+            raise _explain(error, words[0]) from None
+        kernel.add_task(task)
+        if builtin:
+            self._link(task, environment, lazy)
+        guest = Guest(self, process, output)
+        self.guests.append(guest)
+        return guest
+
+    def _link(self, task: Task, environment: EnvMapping[str, str], lazy: bool) -> None:
+        """Let our linker do the interpreter's work. Raises `SamepageError`."""
+        from samepage.machine.content import Contents
+        from samepage.machine.loader.start import BuiltinLoader
+
+        if self._contents is None:
+            self._contents = Contents(self.kernel)
+        try:
+            BuiltinLoader(task, self._contents, dict(environment), lazy).start()
+        except BaseException as error:
+            if task in self.kernel.scheduler.tasks:
+                self.kernel.forget_task(task)
+            self._discard(task.process)
+            name = task.process.argv[0] if task.process.argv else b""
+            raise _explain(error, name) from None
+
+    def _new_process(self, cwd: str | None) -> tuple[Process, Task]:
+        kernel = self.kernel
+        cred = Credentials.of_user(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
+        try:
+            where = os.fsencode(cwd) if cwd is not None else os.getcwdb()
+            context = kernel.vfs.context(cred, where)
+        except (SysError, FileNotFoundError) as error:
+            if cwd is not None:
+                raise SamepageError(f"cannot use {cwd} as working directory: {error}") from None
+            context = kernel.vfs.context(cred)  # this directory was removed, or is not in the root
+        context.umask = _host_umask()
+        try:
+            mm = kernel.new_address_space()
+        except OutOfFrames:
+            raise SamepageError("out of memory: the machine has no frame left") from None
+        pid = kernel.next_pid()
+        process = Process(kernel, pid, None, mm, FdTable(), context, pid, pid)
+        process.started_by_machine = True
+        process.limits.update(_host_limits())
+        process.files.limit = process.limit(Rlimit.NOFILE)
+        process.start_time_ns = kernel.clock.monotonic()
+        task = Task(pid, process, None)
+        process.threads[pid] = task
+        kernel.processes[pid] = process
+        return process, task
+
+    def _discard(self, process: Process) -> None:
+        process.threads.clear()
+        process.files.close_all()
+        self.kernel.put_mm(process)
+        self.kernel.processes.pop(process.pid, None)
+
+    def _find(self, process: Process, name: bytes, search: str | None) -> bytes:
+        """The path of a program, looked up in PATH. Raises `SysError`."""
+        if b"/" in name or not name:
+            return name
+        vfs = self.kernel.vfs
+        default = "/usr/local/bin:/usr/bin:/bin"
+        for directory in os.fsencode(search if search is not None else default).split(b":"):
+            candidate = (directory or b".") + b"/" + name
+            try:
+                found = vfs.lookup(process.fs, candidate)
+            except SysError:
+                continue
+            if stat.S_ISREG(found.inode.mode) and process.fs.cred.may(found.inode, MAY_EXEC):
+                return candidate
+        text = name.decode(errors="backslashreplace")
+        raise SamepageError(f"{text}: command not found", _NOT_FOUND)
+
+    def discard(self, guest: Guest) -> None:
+        """Give back the memory of a program, and end what is left of it and its children.
+
+        Raises `SamepageError` if that was done already.
+        """
+        self._check_mine(guest)
+        kernel = self.kernel
+        kernel.kill_descendants(guest.process)
+        if guest.process.frozen:
+            guest.process.frozen = False
+            kernel.put_mm(guest.process)
+            kernel.processes.pop(guest.process.pid, None)
+        self.guests.remove(guest)
+
+    def _check_mine(self, guest: Guest) -> None:
+        if guest not in self.guests:
+            raise SamepageError(f"{guest!r} is not on this machine, or was discarded")
+
+    def run(self, guest: Guest, until: Until = StopAt.EXIT) -> int | None:
+        """Run `guest` (and what it forks) until it exits or reaches `until`; return its
+        exit code, None if it was stopped before. A stopped guest goes on when `run` is
+        called again.
+
+        `until` is a `StopAt` or its name ("entry", "main", "exit"), or the address of an
+        instruction or several (it stops before the first of them that it comes to), or a
+        function that is asked at each event of the timeline: if it answers True, the guest
+        stops when that fault or system call is done, and before any further one.
+
+        Raises `SamepageError` if a limit was reached, if the programs wait for each other
+        for ever, if `guest` is another machine's, or for a function if the machine was booted
+        without `timeline`.
+        """
+        self._check_mine(guest)
+        if isinstance(until, str):
+            until = _stop_at(until)
+        elif isinstance(until, int):
+            until = (until,)
+        process = guest.process
+        process.held = False
+        if until is StopAt.EXIT:
+            self._run_to(guest)
+        elif isinstance(until, StopAt):
+            if not process.reached_entry:
+                self._run_to(guest, [self._entry(process)])
+                process.reached_entry = process.held
+            if until is StopAt.MAIN and guest.exit_code is None:
+                main = self._find_main(guest)
+                process.held = False
+                self._run_to(guest, [main])
+        elif isinstance(until, Collection):
+            self._run_to(guest, until)
+        else:
+            if self.kernel.timeline is None:
+                raise SamepageError("to stop at an event, boot the machine with timeline=True")
+            process.hold_on = until
+            try:
+                self._run_to(guest)
+            finally:
+                process.hold_on = None
+        return guest.exit_code
+
+    def _run_to(self, guest: Guest, addresses: Collection[int] = ()) -> None:
+        """Run until the guest exits, or is held: before an instruction at `addresses`."""
+        kernel, process = self.kernel, guest.process
+        process.hold_at = frozenset(addresses)
+        for address in process.hold_at:
+            kernel.cpu.add_breakpoint(address)
+        try:
+            with watch(kernel, self.timeout):
+                kernel.scheduler.run_until_exit(process)
+        except LimitReached as limit:
+            kernel.stop_reason = None
+            raise SamepageError(f"{_name(guest)}: stopped at {limit}", TIMED_OUT) from None
+        except Deadlock as deadlock:
+            raise SamepageError(f"{_name(guest)}: {deadlock}", TIMED_OUT) from None
+        finally:
+            for address in process.hold_at:
+                kernel.cpu.remove_breakpoint(address)
+            process.hold_at = frozenset()
+
+    def _find_main(self, guest: Guest) -> int:
+        """Step from the entry point up to the call of `__libc_start_main`, whose first
+        argument is `main` (`_start` in sysdeps/x86_64/start.S).
+
+        Raises `SamepageError` for a program that does not start that way.
+        """
+        kernel, process = self.kernel, guest.process
+        kernel.scheduler.switch_to(process.leader)
+        code = next(vma for vma in process.mm.vmas if vma.start <= kernel.cpu.pc < vma.end)
+        for _ in range(_MAX_START_STEPS):
+            pc = kernel.cpu.pc
+            if guest.memory.read(pc, 3).removeprefix(b"\x67").startswith(_CALLS):
+                main = kernel.cpu.read(Reg.RDI)
+                if code.start <= main < code.end:
+                    return int(main)
+                break
+            kernel.cpu.run(1)
+        raise SamepageError(f"{_name(guest)}: cannot tell where its main is; use --stop entry")
+
+    def _entry(self, process: Process) -> int:
+        words = memoryview(process.auxv).cast("Q")
+        return dict(zip(words[::2], words[1::2], strict=True))[9]
+
+    @property
+    def log(self) -> list[str]:
+        """The kernel's messages."""
+        return self.kernel.log
+
+    @property
+    def unimplemented_syscalls(self) -> dict[str, int]:
+        """System calls that programs tried and the kernel does not have, with counts."""
+        return dict(self.kernel.unimplemented)
+
+    def frame(self, number: int) -> FrameInfo:
+        """What is in a physical frame, and who maps it. Raises `SamepageError`."""
+        if not 0 < number < self.kernel.ram.n_frames:
+            raise SamepageError(f"the machine has no frame {number}")
+        return FrameInfo(self.kernel, number)
+
+    def page_cache(self, path: str) -> dict[int, int]:
+        """The cached pages of a file: page of the file -> frame. Raises `SamepageError`."""
+        vfs = self.kernel.vfs
+        try:
+            inode = vfs.lookup(vfs.context(), os.fsencode(path)).inode
+        except SysError as error:
+            raise SamepageError(f"{path}: {error}") from None
+        return dict(inode.mapping.pages) if isinstance(inode, Regular) else {}
+
+    def export(self, directory: str) -> int:
+        """Save the files that programs changed in a new directory of the host, as a layer
+        over `root`; return how many names were written. Raises `SamepageError`."""
+        try:
+            return self.kernel.vfs.export(directory)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SamepageError(f"cannot export to {directory}: {reason}") from None
+
+    def snapshot(self) -> Snapshot:
+        """Physical memory as it is now, in the tables that all reports read."""
+        from samepage.machine.snapshot import take_snapshot
+
+        return take_snapshot(self)
+
+
+def _stop_at(name: str) -> StopAt:
+    try:
+        return StopAt(name)
+    except ValueError:
+        known = ", ".join(stop.value for stop in StopAt)
+        raise SamepageError(f"cannot stop at {name!r}: it is one of {known}") from None
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes, from a number or text such as "512M" or "2GiB". Raises `SamepageError`."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+)\s*([kmgt]?)(?:i?b)?\s*", str(text), re.IGNORECASE)
+    if match is None:
+        raise SamepageError(f"{text!r} is not a size: write for example 512M or 4G")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def _sink(kernel: Kernel, fd: int | None, output: bytearray) -> OpenFile:
+    stdio = kernel.vfs.stdio
+    return stdio.open_sink(output.extend) if fd is None else stdio.open_host(fd)
+
+
+def _as_fd(stdin: object) -> int:
+    if not isinstance(stdin, int):
+        kind = type(stdin).__name__
+        raise SamepageError(f"stdin is bytes or a descriptor of the host, not of type {kind}")
+    return stdin
+
+
+def _name(guest: Guest) -> str:
+    return guest.argv[0] if guest.argv else f"pid {guest.pid}"
+
+
+def _explain(error: BaseException, name: bytes) -> BaseException:
+    """The user's error for what went wrong in starting a program."""
+    text = name.decode(errors="backslashreplace")
+    if isinstance(error, BadExecutable):
+        missing = error.errno in (2, 20)
+        status = _NOT_FOUND if missing else _NOT_EXECUTABLE
+        return SamepageError(f"{text}: cannot execute: {error.reason}", status)
+    if isinstance(error, SysError):
+        status = _NOT_FOUND if error.errno in (2, 20) else _NOT_EXECUTABLE
+        return SamepageError(f"{text}: cannot execute: {os.strerror(error.errno)}", status)
+    if isinstance(error, ExecFatal):
+        return SamepageError(f"{text}: cannot execute: {error.reason}", _NOT_EXECUTABLE)
+    if isinstance(error, LimitReached):
+        return SamepageError(f"{text}: stopped at {error}", TIMED_OUT)
+    if isinstance(error, OutOfFrames):
+        return SamepageError(f"{text}: out of memory: the machine's RAM is too small", 126)
+    return error
+
+
+def _host_auxv() -> dict[int, int]:
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            words = memoryview(file.read()).cast("Q")
+    except OSError:
+        return {}
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def _host_limits() -> dict[int, tuple[int, int]]:
+    """This process's own resource limits, which a program inherits as it would natively."""
+    limits = {}
+    for which in range(RLIM_NLIMITS):
+        soft, hard = resource.getrlimit(which)
+        limits[which] = (soft & RLIM_INFINITY, hard & RLIM_INFINITY)
+    return limits
+
+
+def _host_umask() -> int:
+    """This process's umask, read without changing it."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            match = re.search(rb"^Umask:\s*(\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        match = None
+    return int(match[1], 8) if match else 0o022

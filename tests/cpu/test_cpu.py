@@ -1,0 +1,239 @@
+"""The CPU against page tables built by hand."""
+
+import struct
+import threading
+
+import pytest
+
+from samepage.cpu.cpu import Cpu, Stop, Vector
+from samepage.cpu.paging import Access, Pte, walk
+from samepage.cpu.ram import PAGE_SIZE, Ram
+from samepage.cpu.registers import Reg
+
+CODE = 0x400000
+DATA = 0x401000
+
+
+def machine(fault=lambda address, access: False):
+    """RAM with one address space: CODE -> frame 6 (r-x), DATA -> frame 7 (rw-)."""
+    ram = Ram(1 << 20)
+    for level, (index, target) in enumerate([(0, 2), (0, 3), (2, 4)], start=1):
+        ram.words[(level << 9) + index] = target << 12 | Pte.TABLE
+    ram.words[(4 << 9) + 0] = 6 << 12 | Pte.PRESENT | Pte.USER
+    ram.words[(4 << 9) + 1] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE | Pte.NX
+    cpu = Cpu(ram, fault)
+    cpu.load_page_table(1)
+    cpu.write(Reg.RIP, CODE)
+    return ram, cpu
+
+
+def load(ram, code, pfn=6):
+    ram.frame(pfn)[: len(code)] = code
+
+
+def pte(ram, address):
+    return ram.words[walk(ram, 1, address)]
+
+
+def test_walk_finds_entries_and_missing_tables():
+    ram, _ = machine()
+    assert walk(ram, 1, DATA) == (4 << 9) + 1
+    assert walk(ram, 1, 1 << 39) == 0
+    assert walk(ram, 1, 0x800000) == 0
+
+
+def test_syscall_stops_after_the_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x0f\x05")
+    assert cpu.run().reason is Stop.SYSCALL
+    assert cpu.pc == CODE + 2
+
+
+def test_accessed_on_read_and_dirty_only_on_write():
+    ram, cpu = machine()
+    load(ram, b"\x48\x8b\x03\x0f\x05\x48\x89\x03\x0f\x05")  # mov rax,[rbx]; mov [rbx],rax
+    cpu.write(Reg.RBX, DATA)
+    assert not pte(ram, DATA) & Pte.ACCESSED
+    cpu.run()
+    assert pte(ram, DATA) & Pte.ACCESSED
+    assert not pte(ram, DATA) & Pte.DIRTY
+    cpu.run()
+    assert pte(ram, DATA) & Pte.DIRTY
+
+
+def test_fault_reports_address_access_and_leaves_pc_on_the_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x90\x48\x89\x03")
+    cpu.write(Reg.RBX, 0x402008)
+    stop = cpu.run()
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0x402000, Access.WRITE)
+    assert cpu.pc == CODE + 1
+
+
+def test_fault_handler_can_map_the_page_and_the_access_is_done_again():
+    def handler(address, access):
+        ram.words[(4 << 9) + 2] = 8 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE
+        return True
+
+    ram, cpu = machine(handler)
+    load(ram, b"\x48\x89\x03\x0f\x05")
+    cpu.write(Reg.RBX, 0x402008)
+    cpu.write(Reg.RAX, 0x1122)
+    assert cpu.run().reason is Stop.SYSCALL
+    assert int.from_bytes(ram.frame(8)[8:16], "little") == 0x1122
+
+
+def test_execution_of_a_page_without_the_right_faults():
+    _, cpu = machine()
+    cpu.write(Reg.RIP, DATA)
+    stop = cpu.run()
+    assert (stop.reason, stop.access, stop.address) == (Stop.PAGE_FAULT, Access.EXECUTE, DATA)
+
+
+def test_exceptions_carry_their_vector():
+    ram, cpu = machine()
+    load(ram, b"\x31\xc9\xf7\xf1")  # xor ecx,ecx; div ecx
+    stop = cpu.run()
+    assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.DIVIDE_ERROR)
+    ram, cpu = machine()
+    load(ram, b"\x0f\x0b")  # ud2
+    stop = cpu.run()
+    assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.INVALID_OPCODE)
+
+
+def test_code_in_a_reused_frame_is_translated_anew_after_drop_code():
+    ram, cpu = machine()
+    load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")  # mov eax,1; syscall
+    cpu.run()
+    assert cpu.read(Reg.RAX) == 1
+    assert 6 in cpu.code_frames
+    cpu.drop_code(6)
+    load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05")
+    cpu.write(Reg.RIP, CODE)
+    cpu.run()
+    assert cpu.read(Reg.RAX) == 2
+
+
+def test_the_tlb_grows_for_a_program_that_goes_over_many_pages():
+    pages, rounds = 2048, 100
+    ram, cpu = machine()
+    first, last = 0x600000, 0x600000 + pages * PAGE_SIZE
+    for table in range(pages // 512):
+        ram.words[(3 << 9) + (first >> 21) + table] = 16 + table << 12 | Pte.TABLE
+        for entry in range(512):
+            ram.words[(16 + table << 9) + entry] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.NX
+    code = (
+        b"\x48\xc7\xc1" + struct.pack("<I", rounds),  # mov rcx, rounds
+        b"\x48\xc7\xc0" + struct.pack("<I", first),  # outer: mov rax, first
+        b"\x8a\x10",  # inner: mov dl, [rax]
+        b"\x48\x05" + struct.pack("<I", PAGE_SIZE),  # add rax, 4096
+        b"\x48\x3d" + struct.pack("<I", last),  # cmp rax, last
+        b"\x72\xf0",  # jb inner
+        b"\x48\xff\xc9",  # dec rcx
+        b"\x75\xe4",  # jnz outer
+        b"\x0f\x05",  # syscall
+    )
+    load(ram, b"".join(code))
+    stop = cpu.run()
+    while stop.reason is Stop.BUDGET and cpu.stopped_early:
+        stop = cpu.run()
+    assert stop.reason is Stop.SYSCALL
+    assert (cpu.read(Reg.RAX), cpu.read(Reg.RDX) & 0xFF) == (last, ram.frame(7)[0])
+    assert cpu.tlb_fills < 10 * pages
+
+
+def test_jump_to_null_is_a_page_fault():
+    ram, cpu = machine()
+    load(ram, b"\x31\xc0\xff\xe0")  # xor eax,eax; jmp rax
+    stop = cpu.run()
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0, Access.EXECUTE)
+
+
+def test_budget_ends_an_endless_loop():
+    ram, cpu = machine()
+    load(ram, b"\xeb\xfe")
+    assert cpu.run(max_instructions=1000).reason is Stop.BUDGET
+    assert cpu.pc == CODE
+
+
+def test_frames_are_views_of_the_same_bytes():
+    ram = Ram(3 * PAGE_SIZE + 5)
+    assert ram.n_frames == 3
+    ram.frame(1)[8] = 7
+    assert ram.words[WORD_OF_FRAME_1 := 512 + 1] == 7
+    ram.copy(1, 2)
+    assert ram.words[WORD_OF_FRAME_1 + 512] == 7
+    ram.clear(2)
+    assert not any(ram.frame(2))
+
+
+def test_a_port_access_stops_before_what_follows():
+    ram, cpu = machine()
+    load(ram, b"\xe4\x80\x48\xff\xc3\x48\x89\x19\x48\xff\xc3\x0f\x05")
+    cpu.write(Reg.RCX, DATA)  # in al, 0x80; inc rbx; mov [rcx], rbx; inc rbx; syscall
+    for _ in range(2):
+        stop = cpu.run()
+        assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.GENERAL_PROTECTION)
+        assert (cpu.pc, cpu.read(Reg.RBX), ram.words[7 << 9]) == (CODE, 0, 0)
+    cpu.write(Reg.RIP, CODE + 2)
+    assert cpu.run().reason is Stop.SYSCALL
+    assert (cpu.read(Reg.RBX), ram.words[7 << 9]) == (2, 1)
+
+
+LOOP = b"\x48\xff\xc0\x48\x83\x03\x01\xeb\xf7"
+"""inc rax; add qword [rbx], 1; jmp to the start: it never needs the kernel."""
+
+
+@pytest.mark.parametrize("watched", ["", "breakpoint", "limit"])
+def test_a_stop_from_another_thread_is_between_instructions(watched):
+    ram, cpu = machine()
+    load(ram, LOOP)
+    cpu.write(Reg.RBX, DATA)
+    if watched == "breakpoint":
+        cpu.add_breakpoint(CODE + 0x800)
+    done = threading.Event()
+
+    def stop_often():
+        while not done.wait(0.0003):
+            cpu.stop()
+
+    thread = threading.Thread(target=stop_often)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert cpu.run(10**12 if watched == "limit" else 0).reason is Stop.BUDGET
+            added = {CODE: 0, CODE + 3: 1, CODE + 7: 0}[cpu.pc]
+            assert cpu.read(Reg.RAX) == ram.words[7 << 9] + added
+    finally:
+        done.set()
+        thread.join()
+
+
+def looped():
+    """A machine that has executed LOOP for a while, without a limit."""
+    ram, cpu = machine()
+    load(ram, LOOP)
+    cpu.write(Reg.RBX, DATA)
+    timer = threading.Timer(0.05, cpu.stop)
+    timer.start()
+    cpu.run()
+    timer.join()
+    return ram, cpu
+
+
+def test_instructions_are_counted_in_code_that_ran_uncounted():
+    _, cpu = looped()
+    cpu.write(Reg.RIP, CODE)
+    cpu.write(Reg.RAX, 0)
+    for count, at, total in ((1, CODE + 3, 1), (1, CODE + 7, 1), (5, CODE + 3, 3)):
+        assert cpu.run(count).reason is Stop.BUDGET
+        assert (cpu.pc, cpu.read(Reg.RAX), cpu.executed) == (at, total, count)
+
+
+def test_a_breakpoint_counts_in_code_that_ran_without():
+    ram, cpu = looped()
+    cpu.add_breakpoint(CODE + 7)
+    assert cpu.run().reason is Stop.BREAKPOINT
+    assert cpu.pc == CODE + 7
+    assert cpu.read(Reg.RAX) == ram.words[7 << 9]
+    cpu.remove_breakpoint(CODE + 7)
