@@ -38,10 +38,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.timing import SAMEPAGE, compare, peer_environment
-from samepage.host.background import BackgroundCollector
-from samepage.host.capture import read_system
-from samepage.host.pagemap import ADDRESS_SPACE_END, PAGEMAP_SCAN
-from samepage.host.system import Capture
+from samepage.live.background import BackgroundCollector
+from samepage.live.capture import read_system
+from samepage.live.pagemap import ADDRESS_SPACE_END, PAGEMAP_SCAN
+from samepage.live.system import Capture
 
 SLEEPS = 200
 PYTHONS = 40
@@ -239,7 +239,7 @@ def many_pages(pages: int) -> None:
             ("columns", "read_system([pid])"),
             ("summary", "s = Summary(read_system([pid])); s.processes, s.files, s.total, s.lost"),
             ("columns without dirtiness", "read_system([pid], all_flags=False)"),
-            ("snapshot", "from samepage.host.capture import capture; capture([pid])"),
+            ("snapshot", "from samepage.live.capture import capture; capture([pid])"),
             ("snapshot, written", _WRITE),
         ):
             runs = [measured(code, child) for _ in range(3)]
@@ -274,15 +274,15 @@ def mapper(pages: int) -> tuple[int, Callable[[], object]]:
 
 
 _WRITE = (
-    "import tempfile; from samepage.host.to_snapshot import write_snapshot; "
+    "import tempfile; from samepage.live.to_snapshot import write_snapshot; "
     "place = tempfile.TemporaryDirectory(); "
     "write_snapshot(read_system([pid]), place.name + '/snapshot')"
 )
 
 _MEASURE = """
 import resource, sys, time
-from samepage.host.capture import read_system
-from samepage.host.summary import Summary
+from samepage.live.capture import read_system
+from samepage.live.summary import Summary
 pid = int(sys.argv[1])
 begun = time.perf_counter()
 kept = {code}

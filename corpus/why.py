@@ -18,14 +18,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from samepage.host import ptrace
-from samepage.host.launch import Launch, launch
-from samepage.host.ptrace import StopKind, SyscallOp
 from samepage.kernel.errors import SysError
 from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
+from samepage.trace import ptrace
+from samepage.trace.launch import Launch, launch
+from samepage.trace.ptrace import StopKind, SyscallOp
 from samepage.verify.environment import CWD, ENVIRONMENT, find_program
 from samepage.verify.predict import predict
 

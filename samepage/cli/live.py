@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from samepage.cli.arguments import Parser, add_file, add_top, check_file
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.host.background import BackgroundCollector
-from samepage.host.select import find_processes
+from samepage.live.background import BackgroundCollector
+from samepage.live.select import find_processes
 from samepage.report import format_of
 
 if TYPE_CHECKING:
-    from samepage.host.summary import Summary
-    from samepage.host.system import Capture
+    from samepage.live.summary import Summary
+    from samepage.live.system import Capture
 
 
 def arguments(parser: Parser) -> None:
@@ -70,8 +70,8 @@ def command(
     pids = find_processes(targets, proc) if targets else None
     collector = BackgroundCollector(pids, proc=proc)
     use_one_thread()
-    from samepage.host.capture import read_system
-    from samepage.host.summary import Summary
+    from samepage.live.capture import read_system
+    from samepage.live.summary import Summary
 
     is_report = output is not None or form not in (None, "text")
     # The tables on the terminal and the metrics do not tell what is dirty.
@@ -100,7 +100,7 @@ def _print(summary: "Summary", top: int) -> None:
 
 
 def _print_file(capture: "Capture", name: str, proc: str) -> None:
-    from samepage.host.to_snapshot import to_snapshot
+    from samepage.live.to_snapshot import to_snapshot
     from samepage.report import print_report
 
     print_report(to_snapshot(capture, use_up=True, proc=proc), file=name)
@@ -116,7 +116,7 @@ def _write_metrics(summary: "Summary", path: str) -> None:
 
 def _write(capture: "Capture", output: str | None, form: str | None, proc: str) -> None:
     """Write a report or snapshot, for which the capture is used up."""
-    from samepage.host.to_snapshot import to_snapshot, write_snapshot
+    from samepage.live.to_snapshot import to_snapshot, write_snapshot
     from samepage.report import SNAPSHOT_FORMAT, write_report
     from samepage.report.output import stdout_for
 

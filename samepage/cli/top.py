@@ -6,7 +6,7 @@ import sys
 from samepage.cli.arguments import Parser, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.host.select import find_processes
+from samepage.live.select import find_processes
 
 
 def arguments(parser: Parser) -> None:

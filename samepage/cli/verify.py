@@ -98,7 +98,7 @@ def command(
     the first program.
     """
     use_one_thread()
-    from samepage.host.traced import StopAt
+    from samepage.trace.traced import StopAt
     from samepage.verify.corpus import read_corpus
     from samepage.verify.environment import ENVIRONMENT
     from samepage.verify.group import Options

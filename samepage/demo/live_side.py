@@ -23,11 +23,11 @@ import numpy as np
 from samepage.demo.evidence import Fault, Page, Segment
 from samepage.demo.side import Program
 from samepage.errors import SamepageError
-from samepage.host import ptrace
-from samepage.host.capture import capture
-from samepage.host.launch import Launch, fault_counts, launch
-from samepage.host.ptrace import Stop, StopKind, SyscallOp
+from samepage.live.capture import capture
 from samepage.snapshot.tables import Snapshot
+from samepage.trace import ptrace
+from samepage.trace.launch import Launch, fault_counts, launch
+from samepage.trace.ptrace import Stop, StopKind, SyscallOp
 from samepage.verify.environment import ENVIRONMENT
 
 _MMAP = 9

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from samepage.demo.evidence import Fault, Library, Page, Segment
 from samepage.demo.side import Program
 from samepage.errors import SamepageError
-from samepage.host.folios import large_folios
 from samepage.kernel.mm.address_space import EventKind
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.timeline import TimelineEvent
+from samepage.live.folios import large_folios
 from samepage.machine import Guest, Machine
 from samepage.machine.symbols import Symbols
 from samepage.snapshot.tables import Snapshot

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from samepage.analysis.twins import Cause, Copy, causes
-from samepage.host.procfs import Tally
-from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, Lost, ProcessSum, Summary
+from samepage.live.procfs import Tally
+from samepage.live.summary import PAGE_SIZE, FileSum, GroupSum, Lost, ProcessSum, Summary
 from samepage.report.sizes import count, printable, size
 
 NAME_WIDTH = 31

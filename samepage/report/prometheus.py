@@ -10,7 +10,7 @@ of each are added up under the value `other`.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from samepage.host.summary import PAGE_SIZE, GroupSum, Summary
+from samepage.live.summary import PAGE_SIZE, GroupSum, Summary
 from samepage.report.sizes import printable
 
 LIMIT = 50

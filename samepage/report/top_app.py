@@ -17,8 +17,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 
 from samepage.errors import SamepageError
-from samepage.host.capture import read_system
-from samepage.host.summary import Summary
+from samepage.live.capture import read_system
+from samepage.live.summary import Summary
 from samepage.report import top_views
 from samepage.report.live_text import clip, describe_tally
 from samepage.report.sizes import count, size

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samepage.host.summary import PAGE_SIZE, FileSum, GroupSum, ProcessSum, Summary
+from samepage.live.summary import PAGE_SIZE, FileSum, GroupSum, ProcessSum, Summary
 from samepage.report.live_text import file_name, process_name
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.snapshot.kinds import FrameKind, PageFlags

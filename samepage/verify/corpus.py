@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 
 from samepage.errors import SamepageError
-from samepage.host.reap import die_with_parent
 from samepage.programs import split_programs
+from samepage.trace.reap import die_with_parent
 from samepage.verify.group import Commands, Options, Outcome, Verdict, verify_group
 from samepage.verify.record import Record, tell_commands, to_record
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from samepage.errors import SamepageError
-from samepage.host.traced import StopAt
 from samepage.snapshot.kinds import PageFlags
 from samepage.snapshot.tables import Snapshot, column
+from samepage.trace.traced import StopAt
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import Difference, DifferenceKind
 from samepage.verify.kernel_sums import compare_with_smaps

@@ -1,6 +1,6 @@
 """Our linker against glibc's ld.so, for one program: objects, order, bindings, bytes.
 
-ld.so's side comes from `samepage.host.ldso`: what LD_DEBUG says, and the memory of the
+ld.so's side comes from `samepage.trace.ldso`: what LD_DEBUG says, and the memory of the
 process when everything is relocated. Ours is linked at the same addresses. Then every
 byte of every writable and RELRO page of every object is compared. Words may only differ
 by the rules of `Rule`: each is one thing that ld.so alone can know, and the words are
@@ -25,7 +25,6 @@ import numpy as np
 
 from samepage.elf.header import SegmentFlags
 from samepage.elf.layout import U64
-from samepage.host.ldso import LdsoRun, observe
 from samepage.linker.ifunc import SandboxResolver
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker, LinkResult
@@ -33,6 +32,7 @@ from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, OpenFile
 from samepage.linker.relocate import Foreign
 from samepage.linker.search import LinkerConfig
+from samepage.trace.ldso import LdsoRun, observe
 
 
 class Rule(enum.Enum):

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.errors import SamepageError
-from samepage.host.capture import capture
-from samepage.host.folios import Folios, large_folios
-from samepage.host.launch import Launch
-from samepage.host.residency import evict, read_through, resident_pages
-from samepage.host.smaps import read_smaps
-from samepage.host.traced import StopAt, TracedGroup
+from samepage.live.capture import capture
+from samepage.live.folios import Folios, large_folios
+from samepage.live.residency import evict, read_through, resident_pages
+from samepage.live.smaps import read_smaps
 from samepage.snapshot.tables import Snapshot
+from samepage.trace.launch import Launch
+from samepage.trace.traced import StopAt, TracedGroup
 from samepage.verify.environment import CWD, find_program
 from samepage.verify.faults import with_faults
 from samepage.verify.keys import Key

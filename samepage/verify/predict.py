@@ -5,7 +5,7 @@ environment and directory, standard streams on /dev/null, and a page cache that 
 as the host's was made.
 
 The instant must be the same too. On the host each process of a tree leaves a ghost that
-keeps its address space when it ends (see `samepage.host.ghost`); here it is enough to keep
+keeps its address space when it ends (see `samepage.trace.ghost`); here it is enough to keep
 one more user of the address space (`mm_users`), which is what a ghost is.
 """
 
@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from samepage.host.folios import Folios
-from samepage.host.traced import StopAt
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.task import Process
+from samepage.live.folios import Folios
 from samepage.machine import Guest, Machine
 from samepage.machine import StopAt as ModelStopAt
 from samepage.snapshot.tables import Snapshot
+from samepage.trace.traced import StopAt
 from samepage.verify.environment import CWD
 from samepage.verify.faults import with_faults
 from samepage.verify.keys import Key

@@ -16,7 +16,7 @@ import pytest
 
 from samepage.analysis.counting import Scope
 from samepage.analysis.sharing import Sharing, VmaUse
-from samepage.host.capture import capture
+from samepage.live.capture import capture
 from samepage.snapshot.tables import Snapshot
 
 FORKED = """

@@ -19,7 +19,7 @@ from samepage.elf.machines import MACHINES, Kind
 from samepage.elf.object import DynamicObject
 from samepage.elf.sections import read_sections
 from samepage.errors import SamepageError
-from samepage.host.ldso import LdsoRun, observe
+from samepage.trace.ldso import LdsoRun, observe
 from tests.linker.workshop import Workshop
 
 GIT_LIBRARIES = ("libz.so", "libpcre2-8.so")

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from samepage.analysis.diff import NO_FILE, Match, PageChanges, diff
-from samepage.host.capture import capture
+from samepage.live.capture import capture
 from samepage.snapshot import store
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.tables import Snapshot

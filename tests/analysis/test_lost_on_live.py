@@ -11,8 +11,8 @@ import pytest
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.analysis.twins import Cause
-from samepage.host.capture import capture, read_system
-from samepage.host.summary import Summary
+from samepage.live.capture import capture, read_system
+from samepage.live.summary import Summary
 from samepage.report.live_text import live_text
 
 SLEEP = shutil.which("sleep")

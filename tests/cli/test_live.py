@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.host.live_processes import read_smaps
+from tests.live.live_processes import read_smaps
 
 NOBODY = 65534
 
@@ -175,9 +175,9 @@ def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command without privileges."""
     # Everything is imported first: nobody may not be able to read this environment.
     code = f"""
-import os, samepage.cli.live, samepage.host.capture, samepage.host.summary
+import os, samepage.cli.live, samepage.live.capture, samepage.live.summary
 import samepage.report.live_text, encodings.idna, locale
-import pyarrow.compute, samepage.host.to_snapshot, samepage.host.smaps
+import pyarrow.compute, samepage.live.to_snapshot, samepage.live.smaps
 import samepage.report.json, samepage.report.text, samepage.report.output
 from samepage.cli.main import main
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})

@@ -16,8 +16,8 @@ pytest.importorskip("textual", reason="Textual is not installed (the extra samep
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
-from samepage.host.capture import read_system
-from samepage.host.summary import Summary
+from samepage.live.capture import read_system
+from samepage.live.summary import Summary
 from samepage.report import top_views
 from samepage.report.top_app import TopApp
 from samepage.report.top_views import View

@@ -11,11 +11,11 @@ import pytest
 
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
-from samepage.host import ptrace
-from samepage.host.launch import Launch, launch
-from samepage.host.ptrace import StopKind
 from samepage.kernel.process.user_stack import Aux
 from samepage.machine import Machine
+from samepage.trace import ptrace
+from samepage.trace.launch import Launch, launch
+from samepage.trace.ptrace import StopKind
 
 TOP = 0x7FFF_FFFF_F000
 PROGRAM = "/usr/bin/true"

@@ -10,10 +10,10 @@ import pytest
 from samepage.elf.dynamic import Tag
 from samepage.elf.object import DynamicObject
 from samepage.errors import SamepageError
-from samepage.host.ldso import ldd
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
 from samepage.linker.search import LinkerConfig
+from samepage.trace.ldso import ldd
 from samepage.verify.linking import Rule
 from tests.linker.workshop import Workshop
 

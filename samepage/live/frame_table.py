@@ -1,0 +1,132 @@
+"""The distinct frames of a capture, and what each is.
+
+What a frame is, follows from kpageflags (`stable_page_flags` in fs/proc/page.c):
+
+    ZERO_PAGE         the zero page, 4 KiB or 2 MiB
+    HUGE              hugetlb
+    KSM               anonymous, merged by KSM
+    ANON              anonymous
+    SWAPBACKED        of the others: tmpfs, shared memory, memfd
+    the rest          the page cache, or the kernel's own page if it is in `[vdso]`
+
+**Dirty** as smaps counts it is `pte_dirty || folio_test_dirty` (`smaps_page_accumulate`).
+The second is in kpageflags. The first is in no file of /proc; it follows from how PTEs
+become dirty:
+
+- Anonymous: the fault that makes the page makes the PTE dirty, and it stays so. It may be
+  clean in two cases, and each shows in the flags: a page read back from swap (SWAPCACHE), and
+  one given up by MADV_FREE (not SWAPBACKED). If the PTE was dirtied afterwards, that is not
+  seen. And the last few pages (at most 30 per CPU) of MADV_FREE count as dirty until the kernel
+  empties its batch of folios to mark.
+- KSM marks the frame itself dirty when it merges it (`try_to_merge_one_page`).
+- Page cache: filesystems with dirty accounting write-protect clean pages, and the write fault
+  marks the folio (`fault_dirty_shared_page`), so the folio's flag is enough.
+- tmpfs has no such accounting: a page that was first *read* through a writable shared mapping
+  and then written there has a dirty PTE and a clean folio.
+
+The frames of which the PTE would have to be seen are `uncertain`; for processes that have
+pages with such frames, `samepage.live.dirty` asks smaps.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.live import kpage
+from samepage.records import record
+from samepage.snapshot.kinds import FrameFlags, FrameKind
+
+Numbers = npt.NDArray[np.uint64]
+Marks = npt.NDArray[np.bool_]
+
+
+@record(eq=False)
+class FrameTable:
+    """Columns of the distinct frames.
+
+    Invariants: `frame` ascends strictly; all columns have its length; `file` and `index` are
+    -1 unless `kind` is FILE, SHMEM or HUGETLB.
+    """
+
+    frame: Numbers
+    kind: npt.NDArray[np.uint8]
+    mapcount: npt.NDArray[np.int32]
+    """How often the system maps it; not less than the capture itself has it."""
+    flags: npt.NDArray[np.uint32]
+    dirty: Marks
+    """Whether a page with this frame counts as dirty in smaps."""
+    uncertain: Marks
+    """Not `dirty`, but a page with it may have a dirty PTE that cannot be seen."""
+    resident: Marks
+    """Whether it counts in RSS: the zero page and hugetlb do not."""
+    file: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> FrameTable:
+    """Return the table of `frames` by what the kernel says of them; without files yet.
+
+    Frames that are `exclusive` need no look into kpagecount. Those that are `assumed` to be
+    anonymous and small, as pagemap tells of them, need none into kpageflags, unless they have no
+    map count: so do zero pages, which pagemap does not tell apart. If the kernel does not let its
+    flags be read, kinds are UNKNOWN.
+    """
+    count = len(frames)
+    mapcount = np.ones(count, dtype=np.int32)
+    shared = np.flatnonzero(~exclusive)
+    counts = kpage.read_counts(frames[shared], proc)
+    mapcount[shared] = 0 if counts is None else counts
+    asked = ~assumed | (mapcount == 0)
+    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
+    known[asked] = kpage.read_flags(frames[asked], proc)
+    kind = _kinds(known)
+    dirty = _dirty(kind, known)
+    flags = np.zeros(count, dtype=np.uint32)
+    for bit, flag in (
+        (kpage.DIRTY, FrameFlags.DIRTY),
+        (kpage.REFERENCED, FrameFlags.REFERENCED),
+        (kpage.LRU, FrameFlags.LRU),
+        (kpage.THP, FrameFlags.THP),
+        (kpage.MLOCKED, FrameFlags.MLOCKED),
+    ):
+        flags |= _has(known, bit) * np.uint32(flag)
+    return FrameTable(
+        frames,
+        kind,
+        mapcount,
+        flags,
+        dirty,
+        ~dirty & ((kind == FrameKind.ANON) | (kind == FrameKind.SHMEM)),
+        (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
+        np.full(count, -1, dtype=np.int32),
+        np.full(count, -1, dtype=np.int64),
+    )
+
+
+def _has(flags: Numbers, bit: int) -> Marks:
+    found: Marks = (flags & np.uint64(bit)) != 0
+    return found
+
+
+def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
+    kind = np.full(len(flags), FrameKind.FILE, dtype=np.uint8)
+    # From the weakest statement to the strongest, each overrules the ones before it.
+    for bit, value in (
+        (kpage.SWAPBACKED, FrameKind.SHMEM),
+        (kpage.ANON, FrameKind.ANON),
+        (kpage.KSM, FrameKind.KSM),
+        (kpage.HUGE, FrameKind.HUGETLB),
+        (kpage.ZERO_PAGE, FrameKind.ZERO),
+        (kpage.NOPAGE, FrameKind.UNKNOWN),
+    ):
+        kind[_has(flags, bit)] = value
+    return kind
+
+
+def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> Marks:
+    may_be_clean = _has(flags, kpage.SWAPCACHE) | ~_has(flags, kpage.SWAPBACKED)
+    dirty: Marks = _has(flags, kpage.DIRTY)
+    dirty |= (kind == FrameKind.ANON) & ~may_be_clean
+    return dirty

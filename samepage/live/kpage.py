@@ -1,0 +1,114 @@
+"""/proc/kpagecount and /proc/kpageflags: what the kernel knows of a frame.
+
+Both are arrays of one 64-bit number per page frame of the machine
+(Documentation/admin-guide/mm/pagemap.rst; fs/proc/page.c). kpagecount is how many page
+table entries map the frame: since Linux 6.9 exactly what `smaps` divides by
+(`folio_precise_page_mapcount`). kpageflags are the flags of the folio that the frame
+belongs to (`stable_page_flags`).
+
+Only the frames of interest are read, in runs: frames that are near each other are read by
+one call along with the gap between them. The kernel takes some 60 ns to make up one
+frame's flags, and a call costs over a microsecond from Python, so gaps are kept short.
+"""
+
+import os
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.live.pagemap import ENTRY_SIZE
+
+LOCKED = 1 << 0
+REFERENCED = 1 << 2
+UPTODATE = 1 << 3
+DIRTY = 1 << 4
+LRU = 1 << 5
+SLAB = 1 << 7
+WRITEBACK = 1 << 8
+MMAP = 1 << 11
+ANON = 1 << 12
+SWAPCACHE = 1 << 13
+SWAPBACKED = 1 << 14
+COMPOUND_HEAD = 1 << 15
+COMPOUND_TAIL = 1 << 16
+HUGE = 1 << 17
+UNEVICTABLE = 1 << 18
+NOPAGE = 1 << 20
+KSM = 1 << 21
+THP = 1 << 22
+ZERO_PAGE = 1 << 24
+MLOCKED = 1 << 33
+"""Bits of kpageflags (include/uapi/linux/kernel-page-flags.h and linux/kernel-page-flags.h)."""
+
+GAP = 8
+"""Frames between two of interest that are read along; measured: the fastest in all."""
+_CHUNK = 1 << 17
+
+Numbers = npt.NDArray[np.uint64]
+
+
+def read_counts(frames: Numbers, proc: str = "/proc") -> npt.NDArray[np.int32] | None:
+    """Return how many page table entries map each of `frames`, which must ascend strictly.
+
+    None if kpagecount may not be read, or is not there (it is root's, and exists with
+    CONFIG_PROC_PAGE_MONITOR). A frame beyond its end counts 0.
+    """
+    counts = _read(f"{proc}/kpagecount", frames, 0)
+    if counts is None:
+        return None
+    return np.minimum(counts, np.uint64(2**31 - 1)).astype(np.int32)
+
+
+def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers:
+    """Return the flags of each of `frames`, which must ascend strictly.
+
+    They are NOPAGE beyond the end of kpageflags, and for all if it may not be read.
+    """
+    flags = _read(f"{proc}/kpageflags", frames, NOPAGE)
+    return np.full(len(frames), NOPAGE, dtype=np.uint64) if flags is None else flags
+
+
+def _read(path: str, frames: Numbers, missing: int) -> Numbers | None:
+    """Return the entries of one of the files for `frames`, `missing` where it has none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_runs(fd, frames, missing)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _read_runs(fd: int, frames: Numbers, missing: int) -> Numbers:
+    out = np.empty(len(frames), dtype=np.uint64)
+    for first in range(0, len(frames), _CHUNK):
+        wanted = frames[first : first + _CHUNK]
+        breaks = np.flatnonzero(np.diff(wanted) > GAP) + 1
+        starts = wanted[np.concatenate(([0], breaks))]
+        ends = wanted[np.concatenate((breaks - 1, [len(wanted) - 1]))] + np.uint64(1)
+        lengths = (ends - starts).astype(np.int64)
+        positions = np.cumsum(lengths) - lengths
+        sizes = (lengths * ENTRY_SIZE).tolist()
+        # `map`, since a loop takes a fifth of the time of these calls.
+        parts = list(map(os.pread, repeat(fd), sizes, (starts * np.uint64(ENTRY_SIZE)).tolist()))
+        data = b"".join(parts)
+        if len(data) < sum(sizes):  # beyond the end of the file
+            filler = missing.to_bytes(ENTRY_SIZE, "little")
+            data = b"".join(map(_filled, parts, sizes, repeat(filler)))
+        shift = np.repeat(
+            positions - starts.astype(np.int64),
+            np.diff(np.concatenate(([0], breaks, [len(wanted)]))),
+        )
+        entries = np.frombuffer(data, dtype=np.uint64)
+        out[first : first + _CHUNK] = entries[shift + wanted.astype(np.int64)]
+    return out
+
+
+def _filled(part: bytes, size: int, filler: bytes) -> bytes:
+    """Return `size` bytes: the whole entries of `part`, then `filler` again and again."""
+    entries = len(part) // ENTRY_SIZE
+    return part[: entries * ENTRY_SIZE] + filler * (size // ENTRY_SIZE - entries)

@@ -1,0 +1,1 @@
+"""Live processes acted on: ptrace, programs held at an instant, and ghosts that keep memory."""

@@ -1,0 +1,391 @@
+"""Programs run under ptrace and held, all together, at one instant of their lives.
+
+`TracedGroup.run` starts a program, follows everything that it forks, and returns when each
+process of that tree is held at the chosen instant:
+
+- `entry`: the interpreter has done its work, and the first instruction of the program
+  itself (AT_ENTRY) is the next;
+- `exit`: the last instruction has run, `exit_group` has been called or a signal has
+  killed it, and the address space is still whole (PTRACE_EVENT_EXIT).
+
+A program without children is held at its exit stop itself. In a tree that would be a
+deadlock (a parent waits for its child), so there each process leaves a ghost that keeps
+its address space (see `ghost`), and goes. Either way the memory of all of them, and of the
+programs run in the group before, stays mapped, so that map counts and copy-on-write are
+what they would be if all had reached their last instruction and stayed.
+
+A child of vfork that exits without exec has no address space of its own and leaves nothing.
+What cannot be held is told in `Tree.lost` with its reason, never left out silently.
+
+Leaving the `with` block kills and reaps every process. If this process is killed instead,
+the kernel does it (`PTRACE_O_EXITKILL`, which all descendants inherit).
+"""
+
+import contextlib
+import enum
+import os
+import signal
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from samepage.errors import SamepageError
+from samepage.trace import ptrace
+from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_syscall
+from samepage.trace.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
+from samepage.trace.launch import fault_counts as read_fault_counts
+from samepage.trace.ptrace import Stop, StopKind
+from samepage.trace.reap import end_all, is_tracee, set_subreaper, status_lines
+
+_SYS_EXIT = 60
+_SYS_EXIT_GROUP = 231
+
+_HARMLESS = frozenset(
+    {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, 19, 20, 21, 22}
+)
+"""Signals whose default action does not end a process."""
+
+
+class StopAt(enum.Enum):
+    """The instant at which programs are held."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+
+
+@dataclass(slots=True)
+class Process:
+    """One traced process, from its first stop to its last.
+
+    `key` is its place in the tree: `()` the program itself, `(1, 0)` the first child of
+    its second child. It names the same process in a run on another kernel, where pids
+    differ. `holder` is the pid under which its address space can be read once it is held.
+    Faults are counted from the entry to exec (a program) or from the fork (a child), and
+    do not include what follows the instant.
+    """
+
+    pid: int
+    key: tuple[int, ...]
+    launch: Launch
+    exec_faults: int = 0
+    base_faults: tuple[int, int] = (0, 0)
+    minor_faults: int = 0
+    major_faults: int = 0
+    wait_status: int | None = None
+    holder: int = 0
+    children: int = 0
+    borrows_memory: bool = False
+    leaving: bool = False
+    threads: set[int] = field(default_factory=set)
+    exiting: set[int] = field(default_factory=set)
+
+    def count_faults(self) -> None:
+        """Read the fault counters, as of this instant."""
+        minor, major = read_fault_counts(self.pid)
+        self.minor_faults = minor - self.base_faults[0]
+        self.major_faults = major - self.base_faults[1]
+
+
+@dataclass(slots=True)
+class Tree:
+    """What one program became: its processes held, in the order of their forks, and those
+    that could not be held, with the reason."""
+
+    processes: list[Process] = field(default_factory=list)
+    lost: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
+
+
+class TracedGroup:
+    """Programs that are held together; a context manager.
+
+    All of it happens in one thread, which has one group at a time. Invariant: every pid in
+    `_tasks` is ours to reap: a tracee that has not been reported as ended.
+    """
+
+    def __init__(self, stop_at: StopAt = StopAt.EXIT, timeout: float = 30.0) -> None:
+        """`timeout`: seconds that one program, with all its children, may take."""
+        self.stop_at = stop_at
+        self.timeout = timeout
+        self.trees: list[Tree] = []
+        self.xstate_size = 0
+        """What `ptrace.xstate_size` says of the CPU, once a program runs."""
+        self._tasks: dict[int, Process] = {}
+        self._early: set[int] = set()
+        self._ghosts: list[int] = []
+        self._expired = False
+        self._was_subreaper = False
+
+    def __enter__(self) -> Self:
+        # Orphans come to us and not to init, which in a container may reap nobody.
+        self._was_subreaper = set_subreaper(True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+        set_subreaper(self._was_subreaper)
+
+    @property
+    def processes(self) -> list[Process]:
+        """All held processes, program by program."""
+        return [process for tree in self.trees for process in tree.processes]
+
+    def run(self, program: Launch) -> Tree:
+        """Start a program, and return once its whole tree is held.
+
+        Raises `SamepageError` if it cannot be started or traced, or does not get there in
+        time; the group is then still usable for those held before.
+        """
+        tree = Tree()
+        self.trees.append(tree)
+        pid, exec_faults = launch(program)
+        root = Process(pid, (), program, exec_faults, threads={pid})
+        minor, major = read_fault_counts(pid)
+        root.base_faults = (minor - exec_faults, major)
+        self._tasks[pid] = root
+        self.xstate_size = ptrace.xstate_size(pid)
+        self._expired = False
+        watchdog = threading.Timer(self.timeout, self._expire)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._on_exec(root)
+            while any(p.holder == 0 for p in self._tasks.values()):
+                if self._expired:
+                    # What was forked since the watchdog looked must end too.
+                    self._kill_running()
+                self._handle(tree, ptrace.wait())
+        finally:
+            watchdog.cancel()
+            if self._expired:
+                self._drop(tree)
+        if self._expired:
+            raise SamepageError(
+                f"{' '.join(program.argv)}: did not end within {self.timeout:g} s, killed"
+            )
+        tree.processes.sort(key=lambda process: process.key)
+        return tree
+
+    def release(self) -> None:
+        """Kill and reap every process of the group."""
+        pids = {*self._tasks, *self._ghosts, *self._early}
+        self._tasks.clear()
+        self._ghosts.clear()
+        self._early.clear()
+        end_all(pids, set())
+
+    def _drop(self, tree: Tree) -> None:
+        """Kill and reap one tree, and forget it."""
+        kept = {p.holder for t in self.trees if t is not tree for p in t.processes}
+        pids = ({*self._tasks, *self._ghosts} - kept) | self._early
+        self._tasks = {tid: p for tid, p in self._tasks.items() if tid in kept}
+        self._ghosts = [pid for pid in self._ghosts if pid in kept]
+        self._early.clear()
+        self.trees.remove(tree)
+        end_all(pids, kept)
+
+    def _expire(self) -> None:
+        """In the watchdog's thread: end what has not ended; `wait` then comes back."""
+        self._expired = True
+        self._kill_running()
+
+    def _kill_running(self) -> None:
+        for process in list(self._tasks.values()):
+            if process.holder == 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    # What happens at each stop
+
+    def _handle(self, tree: Tree, stop: Stop) -> None:
+        process = self._tasks.get(stop.tid)
+        if process is None:
+            # A child's first stop may be reported before its parent's fork event.
+            if stop.kind is StopKind.NEW:
+                self._early.add(stop.tid)
+            return
+        try:
+            self._dispatch(tree, process, stop)
+        except ProcessLookupError:
+            # Killed between two calls of ours: its end is reported by a later wait.
+            pass
+        except Killed:
+            # Killed while it did a call for us, which saw it about to exit: let it.
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.resume(stop.tid)
+
+    def _dispatch(self, tree: Tree, process: Process, stop: Stop) -> None:
+        tid = stop.tid
+        match stop.kind:
+            case StopKind.GONE:
+                self._on_gone(tree, process, stop)
+                return
+            case StopKind.EXIT:
+                self._on_exit(tree, process, tid)
+                return
+            case StopKind.GROUP_STOP:
+                ptrace.listen(tid)
+                return
+            case StopKind.SIGNAL:
+                self._on_signal(tree, process, stop)
+                return
+            case StopKind.SYSCALL:
+                self._on_syscall(tree, process, tid)
+                return
+            case StopKind.FORK | StopKind.VFORK | StopKind.CLONE:
+                self._on_fork(process, tid, stop.kind)
+            case StopKind.EXEC:
+                self._on_exec(process)
+                return
+            case StopKind.NEW:
+                pass
+        self._resume(process, tid)
+
+    def _resume(self, process: Process, tid: int, signal_number: int = 0) -> None:
+        """System calls are stopped at only where a ghost will be needed: in trees."""
+        in_tree = bool(process.key) or process.children > 0
+        ptrace.resume(tid, signal_number, syscalls=in_tree)
+
+    def _on_fork(self, parent: Process, tid: int, kind: StopKind) -> None:
+        new = ptrace.event_message(tid)
+        if not is_tracee(new):
+            # Killed meanwhile: the message is that of its exit, no pid.
+            return
+        if _thread_group(new) == parent.pid:
+            parent.threads.add(new)
+            self._tasks[new] = parent
+        else:
+            child = Process(new, (*parent.key, parent.children), parent.launch, threads={new})
+            child.borrows_memory = kind is not StopKind.FORK
+            parent.children += 1
+            self._tasks[new] = child
+        if new in self._early:
+            self._early.discard(new)
+            self._resume(self._tasks[new], new)
+
+    def _on_exec(self, process: Process) -> None:
+        """A new image: give it our AT_RANDOM, and stop it at its entry if that is asked."""
+        process.borrows_memory = False
+        for thread in process.threads - {process.pid}:
+            self._tasks.pop(thread, None)
+        process.threads = {process.pid}
+        process.exiting.clear()
+        auxv = auxiliary_vector(process.pid)
+        ptrace.write_memory(process.pid, auxv[AT_RANDOM], process.launch.random)
+        if self.stop_at is StopAt.ENTRY:
+            ptrace.set_breakpoint(process.pid, auxv[AT_ENTRY])
+        self._resume(process, process.pid)
+
+    def _on_signal(self, tree: Tree, process: Process, stop: Stop) -> None:
+        tid = stop.tid
+        at_entry = self.stop_at is StopAt.ENTRY and stop.signal == signal.SIGTRAP
+        if at_entry and _at_breakpoint(tid):
+            self._hold(tree, process, tid)
+            return
+        needs_ghost = bool(process.key) or process.children > 0
+        if needs_ghost and not process.leaving and _is_fatal(process.pid, stop.signal):
+            if stands_behind_syscall(tid):
+                process.count_faults()
+                self._leave_ghost(tree, process, tid)
+            else:
+                process.leaving = True
+                tree.lost.append((process.key, f"killed by signal {stop.signal} in a tree"))
+        self._resume(process, tid, stop.signal)
+
+    def _on_syscall(self, tree: Tree, process: Process, tid: int) -> None:
+        op, number = ptrace.syscall_info(tid)
+        ends = number == _SYS_EXIT_GROUP or (number == _SYS_EXIT and len(process.threads) == 1)
+        if op is ptrace.SyscallOp.ENTRY and ends and not process.leaving:
+            process.count_faults()
+            self._leave_ghost(tree, process, tid)
+            if process.holder:
+                call_again(tid, number)
+        self._resume(process, tid)
+
+    def _leave_ghost(self, tree: Tree, process: Process, tid: int) -> None:
+        process.leaving = True
+        if process.borrows_memory:
+            return
+        process.holder = make_ghost(tid)
+        self._ghosts.append(process.holder)
+        tree.processes.append(process)
+
+    def _on_exit(self, tree: Tree, process: Process, tid: int) -> None:
+        """A thread is about to exit: the process's last instant, or only a thread's end."""
+        if process.leaving:
+            ptrace.resume(tid)
+            return
+        process.exiting.add(tid)
+        if process.exiting >= process.threads:
+            self._on_last_exit(tree, process, tid)
+        elif ptrace.get_registers(tid).orig_rax == _SYS_EXIT:
+            process.exiting.discard(tid)
+            process.threads.discard(tid)
+            ptrace.resume(tid)
+
+    def _on_last_exit(self, tree: Tree, process: Process, tid: int) -> None:
+        """All threads that the process still has stand at their exits, `tid` among them."""
+        if not process.key and process.children == 0:
+            process.wait_status = ptrace.event_message(tid)
+            self._hold(tree, process, tid)
+        else:
+            process.leaving = True
+            tree.lost.append((process.key, "killed without a chance to keep its memory"))
+            for thread in process.exiting:
+                ptrace.resume(thread)
+
+    def _hold(self, tree: Tree, process: Process, tid: int) -> None:
+        process.holder = tid if tid != process.pid and _has_no_memory(process.pid) else process.pid
+        process.count_faults()
+        tree.processes.append(process)
+
+    def _on_gone(self, tree: Tree, process: Process, stop: Stop) -> None:
+        self._tasks.pop(stop.tid, None)
+        process.threads.discard(stop.tid)
+        process.exiting.discard(stop.tid)
+        if stop.tid == process.pid:
+            process.wait_status = stop.status
+            if not process.leaving and not process.holder:
+                tree.lost.append((process.key, "killed"))
+        elif (
+            process.exiting >= process.threads
+            and process.exiting
+            and not process.leaving
+            and not process.holder
+        ):
+            # exit_group kills a thread that stands at its own exit: that stop is never told,
+            # and this end may come after the others' stops.
+            self._on_last_exit(tree, process, next(iter(process.exiting)))
+
+
+def _thread_group(tid: int) -> int:
+    for line in status_lines(tid):
+        if line.startswith("Tgid:"):
+            return int(line.split()[1])
+    return tid
+
+
+def _has_no_memory(pid: int) -> bool:
+    """Whether the main thread is gone already: its /proc files then show no memory."""
+    return not any(line.startswith("VmSize:") for line in status_lines(pid))
+
+
+def _is_fatal(pid: int, number: int) -> bool:
+    """Whether a signal about to be delivered will end the process."""
+    if number in _HARMLESS:
+        return False
+    handled = 0
+    for line in status_lines(pid):
+        if line.startswith(("SigCgt:", "SigIgn:")):
+            handled |= int(line.split()[1], 16)
+    return not handled >> (number - 1) & 1
+
+
+def _at_breakpoint(tid: int) -> bool:
+    """Whether the SIGTRAP comes from the debug register, not from the program itself."""
+    return bool(ptrace.get_registers(tid).rip == auxiliary_vector(tid).get(AT_ENTRY))

@@ -1,0 +1,76 @@
+"""Names, users and containers as the kernel and the runtimes write them."""
+
+import os
+import time
+
+import psutil
+import pytest
+
+from samepage.errors import SamepageError
+from samepage.live.processes import find_container, parse_cgroup, parse_stat
+from samepage.live.procfs import read_file
+from samepage.live.select import find_processes
+
+ID = "0123456789abcdef" * 4
+
+
+def test_stat_of_this_process() -> None:
+    comm, ppid, minor, _, started = parse_stat(read_file("/proc/self/stat"))
+    assert comm == read_file("/proc/self/comm").decode().rstrip("\n")
+    assert ppid == os.getppid()
+    assert minor > 100
+    assert started is not None
+    ticks = os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / ticks
+    assert abs(age - (time.time() - psutil.Process().create_time())) < 1
+
+
+def test_a_name_with_parentheses() -> None:
+    stat = b"7 (a) S (b) R 3 0 0 0 0 0 11 0 22 0 0"
+    assert parse_stat(stat) == ("a) S (b", 3, 11, 22, None)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "container"),
+    [
+        (f"/system.slice/docker-{ID}.scope", f"docker:{ID}"),
+        (f"/docker/{ID}", f"docker:{ID}"),
+        (f"/docker/{ID}/init.scope", f"docker:{ID}"),
+        (f"/machine.slice/libpod-{ID}.scope/container", f"podman:{ID}"),
+        (f"/libpod_parent/libpod-{ID}", f"podman:{ID}"),
+        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", f"containerd:{ID}"),
+        (f"/kubepods.slice/kubepods-pod1.slice/crio-{ID}.scope", f"crio:{ID}"),
+        (f"/kubepods/burstable/pod1234/{ID}", f"kubernetes:{ID}"),
+        ("/lxc.payload.web/system.slice/cron.service", "lxc:web"),
+        ("/machine.slice/machine-debian.scope/payload", "machine:debian"),
+        (f"/system.slice/nerdctl-{ID}.scope", f"containerd:{ID}"),
+        (f"/default/{ID}", f"containerd:{ID}"),
+        (
+            f"/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{ID}",
+            f"containerd:{ID}",
+        ),
+        ("/machine.slice/systemd-nspawn@web.service/payload", "machine:web"),
+        (f"/machine.slice/libpod-conmon-{ID}.scope", ""),
+        ("/lxc.monitor.web", ""),
+        ("/user.slice/user-0.slice/session-1.scope", ""),
+        ("/system.slice/docker.service", ""),
+        ("/", ""),
+    ],
+)
+def test_containers_by_their_control_group(cgroup: str, container: str) -> None:
+    assert find_container(cgroup) == container
+
+
+def test_the_control_group_that_accounts_memory() -> None:
+    assert parse_cgroup(b"0::/a\n") == "/a"
+    assert parse_cgroup(b"9:memory:/m\n3:cpu,cpuacct:/c\n1:name=systemd:/s\n0::/\n") == "/m"
+    assert parse_cgroup(b"1:name=systemd:/s:with:colons\n0::/\n") == "/s:with:colons"
+    assert parse_cgroup(b"") == ""
+
+
+def test_processes_are_found_by_pid_and_by_name() -> None:
+    assert find_processes([str(os.getppid())]) == [os.getppid()]
+    with pytest.raises(SamepageError, match="no process 4194305"):
+        find_processes(["4194305"])
+    with pytest.raises(SamepageError, match="no process is called nothing-like-this"):
+        find_processes(["nothing-like-this"])
