@@ -36,7 +36,7 @@ from samepage.elf.object import DynamicObject
 from samepage.linker.cache import LibraryCache
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
-from samepage.linker.process import ProcessMemory
+from samepage.linker.inprocess.process import ProcessMemory
 from samepage.linker.relocate import Relocated, relocate_relative
 from samepage.linker.search import LinkerConfig
 

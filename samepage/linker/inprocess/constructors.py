@@ -14,7 +14,7 @@ from typing import Any
 
 from samepage.elf.dynamic import Tag
 from samepage.linker.maps import LinkMap
-from samepage.linker.process import ProcessMemory
+from samepage.linker.inprocess.process import ProcessMemory
 
 
 def call_array(memory: ProcessMemory, link: LinkMap, one: Tag, array: Tag, size: Tag) -> None:

@@ -160,7 +160,7 @@ def test_scopes_of_dlopen(workshop: Workshop) -> None:
     workshop.library("libq.so", "int value(void){return 2;} int ask(void){return value();}")
     code = (
         "import sys\n"
-        "from samepage.linker.library import Mode\n"
+        "from samepage.linker.inprocess.library import Mode\n"
         "dlopen(sys.argv[1] + '/libp.so', Mode.NOW | int(sys.argv[2]))\n"
         "print(dlopen(sys.argv[1] + '/libq.so', Mode.NOW | int(sys.argv[3])).ask())\n"
     )
@@ -173,7 +173,7 @@ def test_scopes_of_dlopen(workshop: Workshop) -> None:
 MAPPED = (
     "import os, sys, ctypes\n"
     "from samepage.linker.errors import LinkError\n"
-    "from samepage.linker.library import Mode\n"
+    "from samepage.linker.inprocess.library import Mode\n"
     "there = sys.argv[1] + '/'\n"
     "def mapped():\n"
     "    lines = [line for line in open('/proc/self/maps') if there in line and 'r-xp' in line]\n"
