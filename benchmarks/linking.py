@@ -35,8 +35,8 @@ from samepage.elf.header import ElfError
 from samepage.elf.object import DynamicObject
 from samepage.linker.cache import LibraryCache
 from samepage.linker.image import ImageMemory
-from samepage.linker.link import Linker
 from samepage.linker.inprocess.process import ProcessMemory
+from samepage.linker.link import Linker
 from samepage.linker.relocate import Relocated, relocate_relative
 from samepage.linker.search import LinkerConfig
 

@@ -13,6 +13,7 @@ from samepage.analysis.cost import cost_of
 from samepage.elf.header import ElfError
 from samepage.elf.notes import build_id, gnu_properties
 from samepage.elf.object import DynamicObject
+from samepage.elf.relocated_pages import relocated_pages
 from samepage.elf.sections import read_sections
 from samepage.errors import SamepageError
 from samepage.linker.cache import LibraryCache
@@ -21,7 +22,6 @@ from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
 from samepage.linker.memory import OpenFile
-from samepage.linker.pages import relocated_pages
 from samepage.linker.search import LinkerConfig
 from samepage.machine import Machine
 

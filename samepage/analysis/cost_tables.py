@@ -11,8 +11,8 @@ from samepage.elf.header import ElfMachine, SegmentType
 from samepage.elf.layout import I64, PF_W, U8, U64, Table
 from samepage.elf.machines import WIDTHS, Kind
 from samepage.elf.object import DynamicObject
+from samepage.elf.relocated_pages import places_and_kinds
 from samepage.elf.sections import read_sections
-from samepage.linker.pages import places_and_kinds
 from samepage.linker.relocate import ADJUSTED_TAGS
 
 DYNAMIC_SECTION = "pointers of the dynamic section"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from samepage.elf.machines import Kind
+from samepage.elf.relocated_pages import count_kinds, relocated_pages
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
-from samepage.linker.pages import count_kinds, relocated_pages
 from samepage.linker.relocate import relro_range
 from samepage.report.sizes import count, printable
 from samepage.verify.linking import Comparison

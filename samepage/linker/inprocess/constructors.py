@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from samepage.elf.dynamic import Tag
-from samepage.linker.maps import LinkMap
 from samepage.linker.inprocess.process import ProcessMemory
+from samepage.linker.maps import LinkMap
 
 
 def call_array(memory: ProcessMemory, link: LinkMap, one: Tag, array: Tag, size: Tag) -> None:

@@ -33,18 +33,19 @@ from samepage.elf.dynamic import DynamicFlags1, Tag
 from samepage.elf.header import EHDR64, ELF_MAGIC, SegmentFlags, SegmentType
 from samepage.elf.object import STT_GNU_IFUNC, STT_TLS, DynamicObject
 from samepage.linker.binding import Binder
-from samepage.linker.inprocess.constructors import call_array
 from samepage.linker.errors import LinkError
-from samepage.linker.load import Loader
-from samepage.linker.maps import LinkMap, MapKind
-from samepage.linker.memory import PAGE
-from samepage.linker.order import sort_maps
+from samepage.linker.inprocess.constructors import call_array
 from samepage.linker.inprocess.process import (
     ProcessMemory,
     adopted_objects,
     call_resolver,
     thread_pointer,
 )
+from samepage.linker.inprocess.resident import PageState, pages_of
+from samepage.linker.load import Loader
+from samepage.linker.maps import LinkMap, MapKind
+from samepage.linker.memory import PAGE
+from samepage.linker.order import sort_maps
 from samepage.linker.relocate import (
     Relocated,
     WritableText,
@@ -52,7 +53,6 @@ from samepage.linker.relocate import (
     protect_relro,
     relocate_relative,
 )
-from samepage.linker.inprocess.resident import PageState, pages_of
 from samepage.linker.search import LinkerConfig
 from samepage.linker.symbolic import SymbolicRelocation
 from samepage.linker.version_check import check_versions, missing_tables
