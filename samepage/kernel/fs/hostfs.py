@@ -24,8 +24,8 @@ from samepage.kernel.fs.inode import FIRST_NEW_INO, Inode, Superblock, Symlink
 from samepage.kernel.fs.mapping import HostFiles, HostMapping, reopen
 from samepage.kernel.fs.pipe import Fifo
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.fs.socket import SocketNode
 from samepage.kernel.mm.page_cache import PageCache
+from samepage.kernel.net.unix import SocketNode
 
 HIDDEN_TYPES = {
     0x9FA0: "proc",

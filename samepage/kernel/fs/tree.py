@@ -16,7 +16,7 @@ from samepage.kernel.fs.namei import PATH_MAX, Last, LastKind, walk
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.pipe import Fifo
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.fs.socket import SocketNode
+from samepage.kernel.net.unix import SocketNode
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 

@@ -39,11 +39,11 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.pipe import make_pipe
 from samepage.kernel.fs.procfs import ProcFs
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.fs.socket import SocketNode, UnixSocket, make_socket, make_socket_pair
 from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.fs.stdio import Stdio
 from samepage.kernel.fs.tree import Tree, create, own
 from samepage.kernel.mm.page_cache import PageCache
+from samepage.kernel.net.unix import SocketNode, UnixSocket, make_socket, make_socket_pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # few programs need these

@@ -8,13 +8,13 @@ from collections.abc import Generator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.fs.socket import (
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.net.unix import (
     AF_UNIX,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     UnixSocket,
 )
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SIGPIPE, SigInfo
 from samepage.kernel.process.task import SyscallResult, Task, Wait

@@ -3,7 +3,6 @@
 import os
 
 import pytest
-from fs_helpers import NoTlb, boot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from tests.kernel.fs_helpers import NoTlb, boot
 
 BASE = 0x10_0000_0000
 RW = Prot.READ | Prot.WRITE

@@ -9,11 +9,11 @@ import struct
 import tempfile
 
 import pytest
-from fs_helpers import boot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.kernel.errors import SysError
+from tests.kernel.fs_helpers import boot
 
 SYS_OPENAT2 = 437
 RESOLVE_IN_ROOT = 0x10

@@ -5,8 +5,6 @@ import os
 import select
 import struct
 
-from fs_helpers import fails
-
 from samepage.kernel.fs.epoll import (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
@@ -16,6 +14,7 @@ from samepage.kernel.fs.epoll import (
 )
 from samepage.kernel.fs.file import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.fs.memfd import F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE
+from tests.kernel.fs_helpers import fails
 
 
 class Memory:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from fs_helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.stat import StatFs
+from tests.kernel.fs_helpers import fails
 
 BASE = 20
 """The oracle's descriptors start here, above those of the test runner."""

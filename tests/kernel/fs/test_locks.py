@@ -6,12 +6,12 @@ import os
 import struct
 import tempfile
 
-from fs_helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.locks import FileLocks, RecordLock, locks_of
+from tests.kernel.fs_helpers import fails
 
 F_OFD_SETLK, F_OFD_GETLK = 37, 36
 KINDS = {fcntl.F_RDLCK: "read", fcntl.F_WRLCK: "write", fcntl.F_UNLCK: "none"}

@@ -16,7 +16,6 @@ import zlib
 
 import pytest
 from chroot_oracle import Chrooted
-from fs_helpers import boot, names
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -24,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.context import Credentials
+from tests.kernel.fs_helpers import boot, names
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the oracle needs chroot, so root")
 

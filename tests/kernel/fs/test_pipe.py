@@ -6,13 +6,13 @@ import fcntl
 import os
 
 import pytest
-from fs_helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.fs.pipe import Pipe
+from tests.kernel.fs_helpers import fails
 
 SIZES = st.one_of(
     st.integers(0, 9000),

@@ -10,7 +10,6 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from fs_helpers import Clock, NoTlb, fails, names
 
 from samepage.cpu.paging import Access
 from samepage.cpu.ram import PAGE_SIZE, Ram
@@ -25,6 +24,7 @@ from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
+from tests.kernel.fs_helpers import Clock, NoTlb, fails, names
 
 BASE = 0x10_0000_0000
 

@@ -6,11 +6,11 @@ import pathlib
 import stat
 
 import pytest
-from fs_helpers import boot, fails, names
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes, hostcalls
 from samepage.kernel.fs.context import Credentials
+from tests.kernel.fs_helpers import boot, fails, names
 
 
 def read_all(vfs, ctx, path):

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from fs_helpers import boot
+
+from tests.kernel.fs_helpers import boot
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import os
 import socket
 
 import pytest
-from fs_helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import POLLHUP, POLLIN, POLLOUT
-from samepage.kernel.fs.socket import MSG_PEEK, SHUT_WR, UnixSocket, make_socket_pair
+from samepage.kernel.net.unix import MSG_PEEK, SHUT_WR, UnixSocket, make_socket_pair
+from tests.kernel.fs_helpers import fails
 
 STEPS = st.one_of(
     st.tuples(st.just("send"), st.integers(0, 1), st.integers(0, 300)),

@@ -1,0 +1,1 @@
+"""Sockets (net/): AF_UNIX between the processes of the model."""
