@@ -20,6 +20,8 @@ from typing import Self
 
 import numpy as np
 
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import Pm
 from samepage.demo.evidence import Fault, Page, Segment
 from samepage.demo.side import Program
 from samepage.errors import SamepageError
@@ -31,7 +33,6 @@ from samepage.trace.ptrace import Stop, StopKind, SyscallOp
 from samepage.verify.environment import ENVIRONMENT
 
 _MMAP = 9
-_PRESENT, _FILE, _FRAME = 1 << 63, 1 << 61, (1 << 55) - 1
 _TIMEOUT = 20.0
 """Seconds until a program that does not get on is killed."""
 
@@ -39,12 +40,12 @@ _TIMEOUT = 20.0
 def why_not() -> str:
     """Why the live kernel cannot be asked, in one line; "" if it can."""
     try:
-        with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        with mmap.mmap(-1, HOST_PAGE_SIZE) as page:
             page[0] = 1
             frames = _pagemap("self", _address(page), 1)
     except OSError as error:
         return f"/proc/self/pagemap cannot be read ({error.strerror})"
-    if not frames[0] & _FRAME:
+    if not frames[0] & Pm.PFRAME:
         return "/proc/PID/pagemap hides frame numbers from all but root (CAP_SYS_ADMIN)"
     return ""
 
@@ -78,7 +79,7 @@ class LiveSide:
     def cached(self, library: str) -> dict[int, int]:
         """As `Side.cached`."""
         with _mapped_file(library) as view:
-            pages = (len(view) + mmap.PAGESIZE - 1) // mmap.PAGESIZE
+            pages = (len(view) + HOST_PAGE_SIZE - 1) // HOST_PAGE_SIZE
             resident = (ctypes.c_ubyte * pages)()
             libc = ctypes.CDLL(None, use_errno=True)
             start = ctypes.c_void_p(_address(view))
@@ -87,15 +88,15 @@ class LiveSide:
                 raise SamepageError(f"{library}: mincore: {os.strerror(code)}")
             found = [number for number in range(pages) if resident[number] & 1]
             for number in found:
-                view[number * mmap.PAGESIZE]  # read a byte, so that it is mapped
+                view[number * HOST_PAGE_SIZE]  # read a byte, so that it is mapped
             entries = _pagemap("self", _address(view), pages)
-            return {n: entries[n] & _FRAME for n in found if entries[n] & _PRESENT}
+            return {n: entries[n] & Pm.PFRAME for n in found if entries[n] & Pm.PRESENT}
 
     def cached_bytes(self, library: str, file_page: int) -> bytes:
         """As `Side.cached_bytes`."""
         with _mapped_file(library) as view:
-            start = file_page * mmap.PAGESIZE
-            return view[start : start + mmap.PAGESIZE]
+            start = file_page * HOST_PAGE_SIZE
+            return view[start : start + HOST_PAGE_SIZE]
 
     def snapshot(self) -> Snapshot:
         """As `Side.snapshot`."""
@@ -171,7 +172,7 @@ class LiveHeld:
         return next((s, e) for s, e, *_ in _maps(self.pid) if s <= address < e)
 
     def _present(self, start: int, end: int) -> int:
-        entries = _pagemap(str(self.pid), start, (end - start) // mmap.PAGESIZE)
+        entries = _pagemap(str(self.pid), start, (end - start) // HOST_PAGE_SIZE)
         return sum(entry >> 63 for entry in entries)
 
     def run_to_exit(self) -> None:
@@ -194,10 +195,10 @@ class LiveHeld:
         for segment in self.segments(library):
             entries = _pagemap(str(self.pid), segment.start, segment.pages)
             for number, entry in enumerate(entries):
-                if entry & _PRESENT:
-                    file_page = segment.offset // mmap.PAGESIZE + number
-                    address = segment.start + number * mmap.PAGESIZE
-                    found.append(Page(file_page, address, entry & _FRAME, not entry & _FILE))
+                if entry & Pm.PRESENT:
+                    file_page = segment.offset // HOST_PAGE_SIZE + number
+                    address = segment.start + number * HOST_PAGE_SIZE
+                    found.append(Page(file_page, address, entry & Pm.PFRAME, not entry & Pm.FILE))
         return found
 
     def touch(self, address: int) -> None:
@@ -251,7 +252,7 @@ def _pagemap(pid: str, address: int, pages: int) -> "array[int]":
     entries: array[int] = array("Q")
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        entries.frombytes(os.pread(fd, pages * 8, address // mmap.PAGESIZE * 8))
+        entries.frombytes(os.pread(fd, pages * 8, address // HOST_PAGE_SIZE * 8))
     finally:
         os.close(fd)
     return entries

@@ -10,10 +10,11 @@ import os
 import shutil
 from dataclasses import dataclass
 
+from samepage.abi.elf import SHN_UNDEF, STT_FUNC
 from samepage.demo.evidence import Library
 from samepage.demo.side import Program
 from samepage.elf.header import ElfError
-from samepage.elf.object import SHN_UNDEF, STT_FUNC, DynamicObject
+from samepage.elf.object import DynamicObject
 from samepage.errors import SamepageError
 from samepage.linker.cache import LibraryCache
 from samepage.linker.search import DEFAULT_DIRECTORIES

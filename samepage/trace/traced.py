@@ -4,7 +4,7 @@
 process of that tree is held at the chosen instant:
 
 - `entry`: the interpreter has done its work, and the first instruction of the program
-  itself (AT_ENTRY) is the next;
+  itself (Aux.ENTRY) is the next;
 - `exit`: the last instruction has run, `exit_group` has been called or a signal has
   killed it, and the address space is still whole (PTRACE_EVENT_EXIT).
 
@@ -30,10 +30,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from samepage.abi.auxv import Aux
 from samepage.errors import SamepageError
 from samepage.trace import ptrace
 from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_syscall
-from samepage.trace.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
+from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.launch import fault_counts as read_fault_counts
 from samepage.trace.ptrace import Stop, StopKind
 from samepage.trace.reap import end_all, is_tracee, set_subreaper, status_lines
@@ -269,16 +270,16 @@ class TracedGroup:
             self._resume(self._tasks[new], new)
 
     def _on_exec(self, process: Process) -> None:
-        """A new image: give it our AT_RANDOM, and stop it at its entry if that is asked."""
+        """A new image: give it our and stop it at its entry if that is asked."""
         process.borrows_memory = False
         for thread in process.threads - {process.pid}:
             self._tasks.pop(thread, None)
         process.threads = {process.pid}
         process.exiting.clear()
         auxv = auxiliary_vector(process.pid)
-        ptrace.write_memory(process.pid, auxv[AT_RANDOM], process.launch.random)
+        ptrace.write_memory(process.pid, auxv[Aux.RANDOM], process.launch.random)
         if self.stop_at is StopAt.ENTRY:
-            ptrace.set_breakpoint(process.pid, auxv[AT_ENTRY])
+            ptrace.set_breakpoint(process.pid, auxv[Aux.ENTRY])
         self._resume(process, process.pid)
 
     def _on_signal(self, tree: Tree, process: Process, stop: Stop) -> None:
@@ -388,4 +389,4 @@ def _is_fatal(pid: int, number: int) -> bool:
 
 def _at_breakpoint(tid: int) -> bool:
     """Whether the SIGTRAP comes from the debug register, not from the program itself."""
-    return bool(ptrace.get_registers(tid).rip == auxiliary_vector(tid).get(AT_ENTRY))
+    return bool(ptrace.get_registers(tid).rip == auxiliary_vector(tid).get(Aux.ENTRY))
