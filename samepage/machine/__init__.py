@@ -12,6 +12,7 @@
 
 from samepage.machine.frame import FrameInfo
 from samepage.machine.guest import Guest, GuestMemory, Mapping, PageView
-from samepage.machine.machine import Machine, StopAt
+from samepage.machine.machine import Machine
+from samepage.stop_at import StopAt
 
 __all__ = ["FrameInfo", "Guest", "GuestMemory", "Machine", "Mapping", "PageView", "StopAt"]

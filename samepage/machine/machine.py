@@ -7,7 +7,6 @@ all of them are resident together, as long-lived programs would be.
 
 from __future__ import annotations
 
-import enum
 import os
 import re
 import resource
@@ -16,8 +15,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
 
-from samepage.abi.auxv import Aux, parse_auxv
-from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
 from samepage.kernel.errors import SysError
@@ -32,11 +29,12 @@ from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
 from samepage.kernel.process.scheduler import Deadlock
-from samepage.kernel.process.task import Process, Task
+from samepage.kernel.process.task import RLIM_INFINITY, RLIM_NLIMITS, Process, Rlimit, Task
 from samepage.kernel.timeline import TimelineEvent
 from samepage.machine.frame import FrameInfo
 from samepage.machine.guest import Guest
 from samepage.machine.watchdog import watch
+from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,19 +47,7 @@ MIN_RAM = 1 << 20
 LOADERS = ("ldso", "builtin")
 TIMED_OUT = 124
 """The exit status of `timeout(1)`."""
-_MAX_START_STEPS = 64
-_CALLS = (b"\xe8", b"\xff\x15")
-
-
-class StopAt(enum.Enum):
-    """Where `run` stops a program."""
-
-    ENTRY = "entry"
-    """At the program's own first instruction (AT_ENTRY): ld.so has done its work."""
-    MAIN = "main"
-    """At the first instruction of `main`: constructors have run."""
-    EXIT = "exit"
-    """When it has called `exit_group`, before anything is given back."""
+AT_MINSIGSTKSZ = 51
 
 
 Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
@@ -106,7 +92,7 @@ class Machine:
             cold=cold,
             seed=seed,
             max_instructions=max_instructions,
-            min_sigstack_size=_host_auxv().get(Aux.MINSIGSTKSZ, 2048),
+            min_sigstack_size=_host_auxv().get(AT_MINSIGSTKSZ, 2048),
             mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
             hostname=host.nodename,
             release=host.release,
@@ -332,17 +318,15 @@ class Machine:
             process.hold_at = frozenset()
 
     def _find_main(self, guest: Guest) -> int:
-        """Step from the entry point up to the call of `__libc_start_main`, whose first
-        argument is `main` (`_start` in sysdeps/x86_64/start.S).
+        """Step from the entry point to the first call, which passes `main` (see `stop_at`).
 
         Raises `SamepageError` for a program that does not start that way.
         """
         kernel, process = self.kernel, guest.process
         kernel.scheduler.switch_to(process.leader)
         code = next(vma for vma in process.mm.vmas if vma.start <= kernel.cpu.pc < vma.end)
-        for _ in range(_MAX_START_STEPS):
-            pc = kernel.cpu.pc
-            if guest.memory.read(pc, 3).removeprefix(b"\x67").startswith(_CALLS):
+        for _ in range(MAX_START_STEPS):
+            if is_call(guest.memory.read(kernel.cpu.pc, CALL_LENGTH)):
                 main = kernel.cpu.read(Reg.RDI)
                 if code.start <= main < code.end:
                     return int(main)
@@ -351,7 +335,8 @@ class Machine:
         raise SamepageError(f"{_name(guest)}: cannot tell where its main is; use --stop entry")
 
     def _entry(self, process: Process) -> int:
-        return parse_auxv(process.auxv)[Aux.ENTRY]
+        words = memoryview(process.auxv).cast("Q")
+        return dict(zip(words[::2], words[1::2], strict=True))[9]
 
     @property
     def log(self) -> list[str]:
@@ -450,9 +435,10 @@ def _explain(error: BaseException, name: bytes) -> BaseException:
 def _host_auxv() -> dict[int, int]:
     try:
         with open("/proc/self/auxv", "rb") as file:
-            return parse_auxv(file.read())
+            words = memoryview(file.read()).cast("Q")
     except OSError:
         return {}
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _host_limits() -> dict[int, tuple[int, int]]:

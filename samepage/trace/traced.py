@@ -4,9 +4,13 @@
 process of that tree is held at the chosen instant:
 
 - `entry`: the interpreter has done its work, and the first instruction of the program
-  itself (Aux.ENTRY) is the next;
+  itself (AT_ENTRY) is the next;
+- `main`: the first instruction of `main` is the next;
 - `exit`: the last instruction has run, `exit_group` has been called or a signal has
   killed it, and the address space is still whole (PTRACE_EVENT_EXIT).
+
+`start` and `run_on` are the steps that it takes, for those who want to look at a program
+more than once (`Hold`).
 
 A program without children is held at its exit stop itself. In a tree that would be a
 deadlock (a parent waits for its child), so there each process leaves a ghost that keeps
@@ -22,19 +26,20 @@ the kernel does it (`PTRACE_O_EXITKILL`, which all descendants inherit).
 """
 
 import contextlib
-import enum
+import mmap
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from samepage.abi.auxv import Aux
 from samepage.errors import SamepageError
+from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 from samepage.trace import ptrace
 from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_syscall
-from samepage.trace.launch import Launch, auxiliary_vector, launch
+from samepage.trace.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
 from samepage.trace.launch import fault_counts as read_fault_counts
 from samepage.trace.ptrace import Stop, StopKind
 from samepage.trace.reap import end_all, is_tracee, set_subreaper, status_lines
@@ -48,11 +53,18 @@ _HARMLESS = frozenset(
 """Signals whose default action does not end a process."""
 
 
-class StopAt(enum.Enum):
-    """The instant at which programs are held."""
+@dataclass(slots=True, frozen=True)
+class Hold:
+    """What holds a program before its exit, which holds it in any case.
 
-    ENTRY = "entry"
-    EXIT = "exit"
+    `address`: an instruction, before it is fetched. `step`: one instruction, after it.
+    `after_call`: a system call, at its return, if the function returns True for its number.
+    A program is held by its first thread only: the others would run on.
+    """
+
+    address: int = 0
+    step: bool = False
+    after_call: Callable[[int], bool] | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +92,17 @@ class Process:
     leaving: bool = False
     threads: set[int] = field(default_factory=set)
     exiting: set[int] = field(default_factory=set)
+    hold: Hold = field(default_factory=Hold)
+
+    @property
+    def in_tree(self) -> bool:
+        """Whether it has a parent or a child in the tree, so that it leaves a ghost."""
+        return bool(self.key) or self.children > 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last instruction has run."""
+        return self.leaving or self.wait_status is not None
 
     def count_faults(self) -> None:
         """Read the fault counters, as of this instant."""
@@ -90,9 +113,10 @@ class Process:
 
 @dataclass(slots=True)
 class Tree:
-    """What one program became: its processes held, in the order of their forks, and those
-    that could not be held, with the reason."""
+    """What one program (`root`) became: its processes held, in the order of their forks, and
+    those that could not be held, with the reason."""
 
+    root: Process
     processes: list[Process] = field(default_factory=list)
     lost: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
 
@@ -137,25 +161,60 @@ class TracedGroup:
         return [process for tree in self.trees for process in tree.processes]
 
     def run(self, program: Launch) -> Tree:
-        """Start a program, and return once its whole tree is held.
+        """Start a program, and return once its whole tree is held at `stop_at`.
 
         Raises `SamepageError` if it cannot be started or traced, or does not get there in
         time; the group is then still usable for those held before.
         """
-        tree = Tree()
-        self.trees.append(tree)
+        tree = self.start(program)
+        self.run_to(tree, self.stop_at)
+        return tree
+
+    def start(self, program: Launch) -> Tree:
+        """Start a program, and hold it where it has become itself: the new image is mapped,
+        and no instruction of it has run. Raises `SamepageError` as `launch` does."""
         pid, exec_faults = launch(program)
         root = Process(pid, (), program, exec_faults, threads={pid})
         minor, major = read_fault_counts(pid)
         root.base_faults = (minor - exec_faults, major)
         self._tasks[pid] = root
+        tree = Tree(root)
+        self.trees.append(tree)
         self.xstate_size = ptrace.xstate_size(pid)
+        self._on_new_image(root)
+        self._hold(tree, root, pid)
+        return tree
+
+    def run_to(self, tree: Tree, stop_at: StopAt) -> None:
+        """Let a program that was started run until its tree is held at `stop_at`, or ends.
+
+        Raises `SamepageError` as `run_on` does, or if `main` cannot be found.
+        """
+        root = tree.root
+        if stop_at is StopAt.EXIT:
+            self.run_on(tree)
+            return
+        self.run_on(tree, Hold(address=auxiliary_vector(root.pid)[AT_ENTRY]))
+        if stop_at is StopAt.MAIN and not root.ended:
+            self.run_on(tree, Hold(address=self._find_main(tree)))
+
+    def run_on(self, tree: Tree, hold: Hold | None = None) -> None:
+        """Let a program that is held before its exit run on, until `hold` or its exit.
+
+        Raises `SamepageError` if it cannot be held so, or does not get there in time.
+        """
+        root = tree.root
+        assert tree.processes == [root], "only a program that has not forked yet runs on"
+        assert not root.ended, "a program does not run on from its exit"
+        tree.processes.clear()
+        root.holder, root.hold = 0, hold or Hold()
         self._expired = False
         watchdog = threading.Timer(self.timeout, self._expire)
         watchdog.daemon = True
         watchdog.start()
         try:
-            self._on_exec(root)
+            _arm(root)
+            self._resume(root, root.pid)
             while any(p.holder == 0 for p in self._tasks.values()):
                 if self._expired:
                     # What was forked since the watchdog looked must end too.
@@ -167,17 +226,33 @@ class TracedGroup:
                 self._drop(tree)
         if self._expired:
             raise SamepageError(
-                f"{' '.join(program.argv)}: did not end within {self.timeout:g} s, killed"
+                f"{' '.join(root.launch.argv)}: did not end within {self.timeout:g} s, killed"
             )
         tree.processes.sort(key=lambda process: process.key)
-        return tree
+
+    def _find_main(self, tree: Tree) -> int:
+        """Step from the entry point to the first call, which passes `main` (see `stop_at`).
+
+        The first instruction is stepped over unread: its page may not be present yet.
+        """
+        root = tree.root
+        for _ in range(MAX_START_STEPS):
+            self.run_on(tree, Hold(step=True))
+            if root.ended:
+                break
+            registers = ptrace.get_registers(root.pid)
+            in_page = -registers.rip % mmap.PAGESIZE or mmap.PAGESIZE
+            if is_call(ptrace.read_memory(root.pid, registers.rip, min(CALL_LENGTH, in_page))):
+                return int(registers.rdi)
+        raise SamepageError(f"{root.launch.path}: no call of main was found behind its entry")
 
     def release(self) -> None:
-        """Kill and reap every process of the group."""
+        """Kill and reap every process of the group, which can then be used again."""
         pids = {*self._tasks, *self._ghosts, *self._early}
         self._tasks.clear()
         self._ghosts.clear()
         self._early.clear()
+        self.trees.clear()
         end_all(pids, set())
 
     def _drop(self, tree: Tree) -> None:
@@ -241,16 +316,16 @@ class TracedGroup:
             case StopKind.FORK | StopKind.VFORK | StopKind.CLONE:
                 self._on_fork(process, tid, stop.kind)
             case StopKind.EXEC:
-                self._on_exec(process)
-                return
+                self._on_new_image(process)
             case StopKind.NEW:
                 pass
         self._resume(process, tid)
 
     def _resume(self, process: Process, tid: int, signal_number: int = 0) -> None:
-        """System calls are stopped at only where a ghost will be needed: in trees."""
-        in_tree = bool(process.key) or process.children > 0
-        ptrace.resume(tid, signal_number, syscalls=in_tree)
+        """Resume a thread. Its system calls stop it only where that is of use: where a ghost
+        will be needed (in trees), or where it is to be held after one."""
+        wanted = process.in_tree or process.hold.after_call is not None
+        ptrace.resume(tid, signal_number, syscalls=wanted)
 
     def _on_fork(self, parent: Process, tid: int, kind: StopKind) -> None:
         new = ptrace.event_message(tid)
@@ -269,30 +344,26 @@ class TracedGroup:
             self._early.discard(new)
             self._resume(self._tasks[new], new)
 
-    def _on_exec(self, process: Process) -> None:
-        """A new image: give it our and stop it at its entry if that is asked."""
+    def _on_new_image(self, process: Process) -> None:
+        """exec has made a new image: give it our AT_RANDOM."""
         process.borrows_memory = False
         for thread in process.threads - {process.pid}:
             self._tasks.pop(thread, None)
         process.threads = {process.pid}
         process.exiting.clear()
         auxv = auxiliary_vector(process.pid)
-        ptrace.write_memory(process.pid, auxv[Aux.RANDOM], process.launch.random)
-        if self.stop_at is StopAt.ENTRY:
-            ptrace.set_breakpoint(process.pid, auxv[Aux.ENTRY])
-        self._resume(process, process.pid)
+        ptrace.write_memory(process.pid, auxv[AT_RANDOM], process.launch.random)
 
     def _on_signal(self, tree: Tree, process: Process, stop: Stop) -> None:
         tid = stop.tid
-        at_entry = self.stop_at is StopAt.ENTRY and stop.signal == signal.SIGTRAP
-        if at_entry and _at_breakpoint(tid):
+        if stop.signal == signal.SIGTRAP and _at_hold(process, tid):
+            _disarm(process)
             self._hold(tree, process, tid)
             return
-        needs_ghost = bool(process.key) or process.children > 0
-        if needs_ghost and not process.leaving and _is_fatal(process.pid, stop.signal):
+        if process.in_tree and not process.leaving and _is_fatal(process.pid, stop.signal):
             if stands_behind_syscall(tid):
                 process.count_faults()
-                self._leave_ghost(tree, process, tid)
+                self._leave_ghost(tree, process, tid, stop.signal)
             else:
                 process.leaving = True
                 tree.lost.append((process.key, f"killed by signal {stop.signal} in a tree"))
@@ -300,16 +371,23 @@ class TracedGroup:
 
     def _on_syscall(self, tree: Tree, process: Process, tid: int) -> None:
         op, number = ptrace.syscall_info(tid)
+        after_call = process.hold.after_call
+        if op is ptrace.SyscallOp.EXIT and after_call is not None:
+            called = ptrace.get_registers(tid).orig_rax
+            (self._hold(tree, process, tid) if after_call(called) else self._resume(process, tid))
+            return
         ends = number == _SYS_EXIT_GROUP or (number == _SYS_EXIT and len(process.threads) == 1)
-        if op is ptrace.SyscallOp.ENTRY and ends and not process.leaving:
+        if op is ptrace.SyscallOp.ENTRY and process.in_tree and ends and not process.leaving:
             process.count_faults()
-            self._leave_ghost(tree, process, tid)
+            status = (ptrace.get_registers(tid).rdi & 0xFF) << 8
+            self._leave_ghost(tree, process, tid, status)
             if process.holder:
                 call_again(tid, number)
         self._resume(process, tid)
 
-    def _leave_ghost(self, tree: Tree, process: Process, tid: int) -> None:
+    def _leave_ghost(self, tree: Tree, process: Process, tid: int, wait_status: int) -> None:
         process.leaving = True
+        process.wait_status = wait_status
         if process.borrows_memory:
             return
         process.holder = make_ghost(tid)
@@ -331,7 +409,7 @@ class TracedGroup:
 
     def _on_last_exit(self, tree: Tree, process: Process, tid: int) -> None:
         """All threads that the process still has stand at their exits, `tid` among them."""
-        if not process.key and process.children == 0:
+        if not process.in_tree:
             process.wait_status = ptrace.event_message(tid)
             self._hold(tree, process, tid)
         else:
@@ -387,6 +465,26 @@ def _is_fatal(pid: int, number: int) -> bool:
     return not handled >> (number - 1) & 1
 
 
-def _at_breakpoint(tid: int) -> bool:
-    """Whether the SIGTRAP comes from the debug register, not from the program itself."""
-    return bool(ptrace.get_registers(tid).rip == auxiliary_vector(tid).get(Aux.ENTRY))
+def _arm(process: Process) -> None:
+    """Have the CPU stop a process where its `hold` says. Raises `SamepageError`."""
+    try:
+        if process.hold.address:
+            ptrace.set_breakpoint(process.pid, process.hold.address)
+        if process.hold.step:
+            ptrace.set_trap_flag(process.pid, True)
+    except OSError as error:
+        raise SamepageError(f"cannot stop {process.launch.path} on its way: {error}") from error
+
+
+def _disarm(process: Process) -> None:
+    if process.hold.address:
+        ptrace.clear_breakpoint(process.pid)
+    if process.hold.step:
+        ptrace.set_trap_flag(process.pid, False)
+
+
+def _at_hold(process: Process, tid: int) -> bool:
+    """Whether a SIGTRAP comes from what `_arm` set, not from the program itself."""
+    if tid != process.pid or not (process.hold.address or process.hold.step):
+        return False
+    return process.hold.step or ptrace.get_registers(tid).rip == process.hold.address
