@@ -23,11 +23,13 @@ from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
+from samepage.lab.environment import CWD, ENVIRONMENT, find_program
+from samepage.lab.model_side import ModelSide
+from samepage.lab.scenario import Scenario
+from samepage.lab.side import observe
 from samepage.trace import ptrace
 from samepage.trace.launch import Launch, launch
 from samepage.trace.ptrace import StopKind, SyscallOp
-from samepage.verify.environment import CWD, ENVIRONMENT, find_program
-from samepage.verify.predict import predict
 
 NAMES = {number: name.lower() for name, number in vars(Sys).items() if isinstance(number, int)}
 PATH_ARGUMENT = {
@@ -101,7 +103,7 @@ def calls_on_model(argv: Sequence[str]) -> list[Call]:
         leave(kernel, task, result, **options)
 
     Kernel._enter_syscall, Kernel.leave_syscall = watch_enter, watch_leave  # type: ignore[method-assign]
-    predict([list(argv)], ENVIRONMENT)
+    observe(ModelSide(), Scenario([argv], ENVIRONMENT, timeout=None))
     return calls
 
 

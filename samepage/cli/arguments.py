@@ -4,7 +4,8 @@ The parser is the standard library's because start-up counts: the import of clic
 project used at first, takes 25 ms, as long as a short program runs on the model machine.
 
 A command module gives `arguments(parser)`, which declares its command line, and `command`,
-which takes it as keywords; the docstring of `command` is its help text. Mistakes are told in
+which takes it as keywords, or as one record `Options` if the module defines that; the
+docstring of `command` is its help text. Mistakes are told in
 one line and with status 2, as everything is (`SamepageError`).
 """
 

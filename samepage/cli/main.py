@@ -174,6 +174,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         arguments = vars(parser.parse(rest))
     except SystemExit:  # after --help and --version
         return 0
+    options = getattr(module, "Options", None)
+    if options is not None:
+        return module.command(options(**arguments)) or 0
     return module.command(**arguments) or 0
 
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from samepage.cli.arguments import Parser, add_file, add_programs, add_top, check_file, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.programs import split_programs
+from samepage.lab.commands import split_commands
+from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.machine import Machine, StopAt
+    from samepage.lab.commands import Commands
+    from samepage.lab.model_side import ModelSide
+    from samepage.lab.scenario import Scenario
+    from samepage.machine import Machine
 
 
 USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
@@ -85,27 +89,32 @@ def arguments(parser: Parser) -> None:
     add_top(parser)
 
 
-def command(
-    words: list[str],
-    output: str | None,
-    quiet: bool,
-    timeline: bool,
-    stop: str,
-    loader: str,
-    lazy: bool,
-    ram: str,
-    root: str,
-    cold: bool,
-    seed: int,
-    env: list[str],
-    clear_env: bool,
-    cwd: str | None,
-    export: str | None,
-    max_instructions: int | None,
-    timeout: float | None,
-    file: str | None,
-    top: int,
-) -> int:
+@record(frozen=True)
+class Options:
+    """The command line; what each option means is in its help text."""
+
+    words: list[str]
+    output: str | None
+    quiet: bool
+    timeline: bool
+    stop: str
+    loader: str
+    lazy: bool
+    ram: str
+    root: str
+    cold: bool
+    seed: int
+    env: list[str]
+    clear_env: bool
+    cwd: str | None
+    export: str | None
+    max_instructions: int | None
+    timeout: float | None
+    file: str | None
+    top: int
+
+
+def command(options: Options) -> int:
     """Run unmodified Linux programs on a model machine; `:::` separates them.
 
     Each runs to its exit and stays resident, so that all can be looked at together. Their
@@ -115,36 +124,52 @@ def command(
         samepage run true ::: uname -a
         samepage run -o report.html python3 -c 'import json' ::: true
     """
-    programs = split_programs(words)
-    check_file(file, output, None)
-    form = _report_form(output)
-    if export is not None and os.path.lexists(export):
-        raise SamepageError(f"cannot export to {export}: it exists already")
+    programs = split_commands(options.words)
+    check_file(options.file, options.output, None)
+    form = _report_form(options.output)
+    if options.export is not None and os.path.lexists(options.export):
+        raise SamepageError(f"cannot export to {options.export}: it exists already")
     from samepage.cpu import engine
 
     engine.prepare()
-    from samepage.machine import Machine, StopAt
+    from samepage.lab.model_side import ModelSide
 
-    machine = Machine(
-        ram,
-        root=root,
-        cold=cold,
-        seed=seed,
-        timeline=timeline or form in ("snapshot", "html"),
-        timeout=timeout,
-        max_instructions=max_instructions or 0,
-    )
-    environment = _environment(env, clear_env)
+    side = ModelSide(own_streams=True, whole_trees=False)
+    side.prepare(_scenario(programs, options, events=form in ("snapshot", "html")))
     use_one_thread()
     status = 0
     for argv in programs:
-        status = run_program(
-            machine, argv, environment, cwd, StopAt(stop), loader=loader, lazy=lazy
-        )
-    if export is not None:
-        machine.export(export)
-    _report(machine, output, quiet=quiet, timeline=timeline, top=top, file=file)
+        sys.stdout.flush()
+        with _kernel_messages(side.machine):
+            status = side.run(argv) or 0
+    if options.export is not None:
+        side.machine.export(options.export)
+    _report(side, options)
     return status
+
+
+def _scenario(programs: Commands, options: Options, *, events: bool) -> Scenario:
+    """What is to be run; `events`: whether the report needs them."""
+    from samepage.lab.scenario import MachineOptions, Scenario
+    from samepage.stop_at import StopAt
+
+    return Scenario(
+        programs,
+        _environment(options.env, options.clear_env),
+        cwd=options.cwd,
+        stop_at=StopAt(options.stop),
+        timeout=options.timeout,
+        machine=MachineOptions(
+            ram=options.ram,
+            root=options.root,
+            cold=options.cold,
+            seed=options.seed,
+            timeline=options.timeline or events,
+            max_instructions=options.max_instructions or 0,
+            loader=options.loader,
+            lazy=options.lazy,
+        ),
+    )
 
 
 def _report_form(output: str | None) -> str | None:
@@ -169,32 +194,6 @@ def _environment(settings: Sequence[str], clear: bool) -> dict[str, str]:
     return environment
 
 
-def run_program(
-    machine: Machine,
-    argv: list[str],
-    environment: dict[str, str],
-    cwd: str | None,
-    stop: StopAt,
-    *,
-    loader: str = "ldso",
-    lazy: bool = False,
-) -> int:
-    """Run one program with this process's own streams; return its exit status."""
-    sys.stdout.flush()
-    guest = machine.spawn(
-        argv,
-        env=environment,
-        cwd=cwd,
-        stdin=0,
-        stdout=1,
-        stderr=2,
-        loader=loader,
-        lazy=lazy,
-    )
-    with _kernel_messages(machine):
-        return machine.run(guest, stop) or 0
-
-
 @contextlib.contextmanager
 def _kernel_messages(machine: Machine) -> Iterator[None]:
     """Show what the kernel has to say while a program runs: a kill for lack of memory."""
@@ -206,25 +205,18 @@ def _kernel_messages(machine: Machine) -> Iterator[None]:
             print(f"samepage: kernel: {line}", file=sys.stderr)
 
 
-def _report(
-    machine: Machine,
-    output: str | None,
-    *,
-    quiet: bool,
-    timeline: bool,
-    top: int,
-    file: str | None,
-) -> None:
-    if output is None and quiet and not timeline:
+def _report(side: ModelSide, options: Options) -> None:
+    if options.output is None and options.quiet and not options.timeline:
         return
     from samepage.report import print_report, write_report
 
-    snapshot = machine.snapshot()
-    if output is not None:
-        write_report(snapshot, output)
-    if timeline:
+    snapshot = side.snapshot()
+    if options.output is not None:
+        write_report(snapshot, options.output)
+    if options.timeline:
         write_report(snapshot, sys.stderr, "timeline")
-    elif output is None and not quiet:
+    elif options.output is None and not options.quiet:
         from samepage.report.tables import console_for
 
-        print_report(snapshot, console_for(sys.stderr), top=top or None, file=file)
+        console = console_for(sys.stderr)
+        print_report(snapshot, console, top=options.top or None, file=options.file)

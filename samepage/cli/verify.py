@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from samepage.cli.arguments import Parser, add_programs, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.programs import split_programs
+from samepage.lab.commands import join_commands, split_commands
 
 if TYPE_CHECKING:
-    from samepage.verify.group import Commands, Options
+    from samepage.lab.commands import Commands
+    from samepage.verify.group import Options
     from samepage.verify.record import Record
 
 AGREES, DIFFERS, UNTRIED = 0, 1, 2
@@ -36,9 +37,10 @@ def arguments(parser: Parser) -> None:
     add("--json", action="store_true", dest="as_json", help="Print the results as JSON.")
     add(
         "--stop",
-        choices=("entry", "exit"),
+        choices=("entry", "main", "exit"),
         default="exit",
-        help="The instant: the program's first instruction, or its end (default: %(default)s).",
+        help="The instant: the program's first instruction, main's, or its end "
+        "(default: %(default)s).",
     )
     add("--cold", action="store_true", help="Evict the programs' files first, where possible.")
     add(
@@ -98,9 +100,9 @@ def command(
     the first program.
     """
     use_one_thread()
-    from samepage.trace.traced import StopAt
+    from samepage.lab.environment import ENVIRONMENT
+    from samepage.stop_at import StopAt
     from samepage.verify.corpus import read_corpus
-    from samepage.verify.environment import ENVIRONMENT
     from samepage.verify.group import Options
 
     if bool(words) == bool(corpus):
@@ -118,7 +120,7 @@ def command(
     if corpus:
         records = _run(read_corpus(corpus), options, jobs, state)
     else:
-        records = [_one(split_programs(words), options)]
+        records = [_one(split_commands(words), options)]
     _print(records, as_json=as_json, shown=shown, summary=bool(corpus))
     return _status(records)
 
@@ -152,7 +154,6 @@ def _run(
 
     from samepage.verify.corpus import run_corpus
     from samepage.verify.group import Outcome
-    from samepage.verify.record import tell_commands
 
     known = _load(state)
     done = dict(known)
@@ -165,7 +166,7 @@ def _run(
 
         def on_result(record: "Record") -> None:
             progress.advance(task)
-            line = tell_commands(record["commands"])
+            line = join_commands(record["commands"])
             if record["outcome"] != Outcome.AGREES.value and line not in known:
                 progress.console.print(f"{record['outcome']}: {line}", markup=False)
             if line not in done:

@@ -10,8 +10,7 @@ import os
 import shutil
 import subprocess
 
-from samepage.demo.programs import Choice, describe, imported_functions
-from samepage.demo.side import Program
+from samepage.demo.programs import Choice, Program, describe, imported_functions
 from samepage.errors import SamepageError
 
 _SOURCES = {

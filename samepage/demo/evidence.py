@@ -6,46 +6,7 @@ is an offset in the file divided by 4096; addresses are in bytes.
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One VMA of the library, as in `/proc/PID/maps`."""
-
-    start: int
-    end: int
-    perms: str
-    offset: int
-
-    @property
-    def pages(self) -> int:
-        """The length in pages."""
-        return (self.end - self.start) >> 12
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A present page of the library. `private`: a copy of the process's own, not the file's."""
-
-    file_page: int
-    address: int
-    frame: int
-    private: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A page fault on the library; only the model tells them one by one.
-
-    `by` is the function of the instruction, or its file and offset; `pages` is how many were
-    mapped, `frame` that of the page at fault; `cached` whether the page cache had it.
-    """
-
-    kind: str
-    by: str
-    file_page: int
-    pages: int
-    frame: int
-    cached: bool
+from samepage.lab.side import Fault, Page, Segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,16 @@ has, and shares more than the C library: GMP, for numbers beyond 64 bits.
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from samepage.abi.elf import SHN_UNDEF, STT_FUNC
 from samepage.demo.evidence import Library
-from samepage.demo.side import Program
 from samepage.elf.header import ElfError
-from samepage.elf.object import DynamicObject
+from samepage.elf.object import SHN_UNDEF, STT_FUNC, DynamicObject
 from samepage.errors import SamepageError
+from samepage.lab.environment import ENVIRONMENT
 from samepage.linker.cache import LibraryCache
 from samepage.linker.search import DEFAULT_DIRECTORIES
-from samepage.verify.environment import ENVIRONMENT
 
 _PAIRS = (
     (("factor", "8727963568087712425891397479476727340041449"), ("expr", str(10**30), "+", "1")),
@@ -26,6 +25,21 @@ _PAIRS = (
     (("sort", "/dev/null"), ("uname", "-s")),
     (("cat", "/dev/null"), ("echo", "x")),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start: `path` for execve, and the words that a reader would type."""
+
+    path: str
+    argv: Sequence[str]
+
+    @property
+    def command(self) -> list[str]:
+        """The words that the program gets: it is called by its path."""
+        return [self.path, *self.argv[1:]]
+
+
 _STARTS = ("__libc_start_main", "__libc_start_call_main")
 """What `_start` calls: of the C library, but before the program's own code."""
 

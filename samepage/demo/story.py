@@ -16,6 +16,8 @@ import os
 import tempfile
 from dataclasses import dataclass
 
+import numpy as np
+
 from samepage.analysis.sharing import Sharing
 from samepage.demo.compiled import build, compiler
 from samepage.demo.evidence import (
@@ -23,18 +25,22 @@ from samepage.demo.evidence import (
     Call,
     Evidence,
     Mapped,
-    Page,
     Second,
     SharedPage,
     Story,
     Sum,
     Write,
 )
-from samepage.demo.live_side import LiveSide, evict, why_not
-from samepage.demo.model_side import ModelSide
 from samepage.demo.programs import Choice, choose
-from samepage.demo.side import Held, Side
 from samepage.errors import SamepageError
+from samepage.lab.environment import ENVIRONMENT
+from samepage.lab.host_state import host_state
+from samepage.lab.live_side import LiveSide
+from samepage.lab.model_side import ModelSide
+from samepage.lab.scenario import MachineOptions, Scenario, replace
+from samepage.lab.side import Held, HoldingSide, Page
+from samepage.live.cached_frames import why_no_frames
+from samepage.stop_at import StopAt
 
 _PAGE, _WORD = 4096, 8
 
@@ -44,7 +50,7 @@ def tell_story(*, live: bool = True) -> Story:
 
     Raises `SamepageError` if this system has no two programs for it.
     """
-    no_live = why_not() if live else "--no-live was given"
+    no_live = why_no_frames() if live else "--no-live was given"
     story = Story()
     story.acts.append(_act("Two programs of this system", choose(), no_live, cold=False))
     cc = compiler()
@@ -65,9 +71,8 @@ def tell_story(*, live: bool = True) -> Story:
 
 def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
     """One pair of programs. `cold`: the library is in no page cache at the start."""
-    files = [choice.library.path, choice.first.path, choice.second.path]
-    side = ModelSide(cold=choice.library) if cold else ModelSide(like_host=files)
-    model = Telling(side, choice).tell(choice.calls)
+    scenario = _scenario(choice, cold)
+    model = _evidence(ModelSide(), scenario, choice, choice.calls)
     report = ActReport(
         title,
         choice.about,
@@ -82,15 +87,37 @@ def _act(title: str, choice: Choice, no_live: str, *, cold: bool) -> ActReport:
         return report
     called = {a: name for a, name in choice.calls.items() if name == model.call.function}
     try:
-        if cold:
-            evict(choice.library.path)
-        with LiveSide() as live:
-            report.live = Telling(live, choice).tell(called)
+        report.live = _evidence(LiveSide(), scenario, choice, called)
     except SamepageError as error:
         report.no_live = error.message
     except OSError as error:
         report.no_live = f"the live kernel did not let us: {error.strerror or error}"
     return report
+
+
+def _scenario(choice: Choice, cold: bool) -> Scenario:
+    """Both programs. The model's page cache has every file, as a system has that has run for a
+    while, and is cut into the folios of this system's; only a cold library must be read."""
+    library = choice.library
+    files = [library.path, choice.first.path, choice.second.path]
+    host = host_state(files, [library.path] if cold else [])
+    if cold:
+        host = replace(host, resident={library.path: np.zeros(library.pages, dtype=bool)})
+    return Scenario(
+        [choice.first.command, choice.second.command],
+        ENVIRONMENT,
+        cold_files=(library.path,) if cold else (),
+        machine=MachineOptions(ram="1G", timeline=True),
+        host=host,
+    )
+
+
+def _evidence(
+    side: HoldingSide, scenario: Scenario, choice: Choice, calls: dict[int, str]
+) -> Evidence:
+    with side:
+        side.prepare(scenario)
+        return Telling(side, choice).tell(calls)
 
 
 @dataclass(slots=True)
@@ -105,7 +132,7 @@ class _Moment:
 class Telling:
     """The five steps on one side. `first` and `second` are the programs, once started."""
 
-    def __init__(self, side: Side, choice: Choice) -> None:
+    def __init__(self, side: HoldingSide, choice: Choice) -> None:
         self.side = side
         self.choice = choice
         self.path = choice.library.path
@@ -118,21 +145,21 @@ class Telling:
         """
         side, path = self.side, self.path
         cached_before = len(side.cached(path))
-        self.first = first = side.start(self.choice.first)
+        self.first = first = side.start(self.choice.first.command)
         first.run_until_mapped(path)
         mapped = self._mapped(cached_before)
         call = self._call(mapped, calls)
-        first.run_to_exit()
+        first.run_to(StopAt.EXIT)
 
         # The first program stands still from here on: what it has can only stay as it is.
         first_before = self._moment(first)
         cached = set(side.cached(path))
-        self.second = second = side.start(self.choice.second)
+        self.second = second = side.start(self.choice.second.command)
         at_start = second.faults()
         second.run_until_mapped(path)
         at_map = len(second.pages(path))
         seen = self._read_private_data()
-        second.run_to_exit()
+        second.run_to(StopAt.EXIT)
         return Evidence(
             mapped,
             call,
@@ -157,7 +184,7 @@ class Telling:
 
     def _call(self, mapped: Mapped, calls: dict[int, str]) -> Call:
         first, path = self.first, self.path
-        before, told = first.faults(), len(first.library_faults(path))
+        before, told = first.faults(), len(first.file_faults(path))
         functions = {mapped.base + address: name for address, name in calls.items()}
         address, fetched = first.run_until_call(functions)
         after = first.faults()
@@ -170,7 +197,7 @@ class Telling:
             page.frame,
             fetched,
             present,
-            first.library_faults(path)[told:],
+            first.file_faults(path)[told:],
             len(self.side.cached(path)),
             after[0] - before[0],
             after[1] - before[1],
@@ -264,7 +291,7 @@ class Telling:
 
     def _writer(self, number: int) -> str:
         """Whose instruction made the second program's copy, where that is told."""
-        faults = self.second.library_faults(self.path)
+        faults = self.second.file_faults(self.path)
         copies = [f.by for f in faults if f.file_page == number and f.kind == "copy-on-write"]
         return copies[-1] if copies else ""
 

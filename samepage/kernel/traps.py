@@ -1,6 +1,15 @@
 """Faults and exceptions that end in a signal (arch/x86/kernel/traps.c, arch/x86/mm/fault.c)."""
 
-from samepage.abi.signal import (
+from samepage.cpu.cpu import CpuStop, Vector
+from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.cpu.ram import PAGE_MASK
+from samepage.cpu.registers import Reg
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.fault import FaultResult
+from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.unmapped_area import TASK_SIZE
+from samepage.kernel.process.signal import force_signal
+from samepage.kernel.process.sigset import (
     BUS_ADRERR,
     FPE_INTDIV,
     ILL_ILLOPN,
@@ -13,17 +22,8 @@ from samepage.abi.signal import (
     SIGSEGV,
     SIGTRAP,
     TRAP_BRKPT,
+    SigInfo,
 )
-from samepage.cpu.cpu import CpuStop, Vector
-from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
-from samepage.cpu.ram import PAGE_MASK
-from samepage.cpu.registers import Reg
-from samepage.kernel.errors import SysError
-from samepage.kernel.mm.fault import FaultResult
-from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.mm.unmapped_area import TASK_SIZE
-from samepage.kernel.process.signal import force_signal
-from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Task, Trap
 
 _FAULT_SIGNALS = {

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samepage.abi.elf import (
+from samepage.elf.layout import I64
+from samepage.elf.object import (
     STB_GNU_UNIQUE,
     STB_LOCAL,
     STB_WEAK,
@@ -26,7 +27,6 @@ from samepage.abi.elf import (
     STV_INTERNAL,
     STV_PROTECTED,
 )
-from samepage.elf.layout import I64
 from samepage.elf.strings import NamePool
 from samepage.linker.lookup import Lookup
 from samepage.linker.maps import LinkMap

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.abi.elf import (
+from samepage.elf.layout import I64, U32, Bools
+from samepage.elf.object import (
     SHN_ABS,
     STB_GLOBAL,
     STB_GNU_UNIQUE,
@@ -32,7 +33,6 @@ from samepage.abi.elf import (
     STV_DEFAULT,
     STV_PROTECTED,
 )
-from samepage.elf.layout import I64, U32, Bools
 from samepage.elf.versions import HIDDEN
 from samepage.linker.maps import MapKind
 from samepage.linker.query import Query, TypeClass

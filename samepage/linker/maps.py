@@ -9,8 +9,7 @@ breadth-first), and the initialisation order (dependencies first).
 import enum
 from dataclasses import dataclass, field
 
-from samepage.abi.elf import SHN_ABS
-from samepage.elf.object import DynamicObject
+from samepage.elf.object import SHN_ABS, DynamicObject
 
 
 class MapKind(enum.Enum):

@@ -19,10 +19,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 
 from samepage.errors import SamepageError
-from samepage.programs import split_programs
+from samepage.lab.commands import Commands, join_commands, split_commands
 from samepage.trace.reap import die_with_parent
-from samepage.verify.group import Commands, Options, Outcome, Verdict, verify_group
-from samepage.verify.record import Record, tell_commands, to_record
+from samepage.verify.group import Options, Outcome, Verdict, verify_group
+from samepage.verify.record import Record, to_record
 
 _GRACE = 30.0
 """Seconds that a worker may take beyond what its programs may."""
@@ -44,7 +44,7 @@ def read_corpus(path: str) -> list[Commands]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            groups.append(split_programs(shlex.split(line)))
+            groups.append(split_commands(shlex.split(line)))
         except (ValueError, SamepageError) as error:
             raise SamepageError(f"{path}, line {number}: {error}") from error
     return groups
@@ -74,16 +74,16 @@ def run_corpus(
     records: dict[str, Record] = {}
     todo: list[Commands] = []
     for commands in groups:
-        record = (known or {}).get(tell_commands(commands))
+        record = (known or {}).get(join_commands(commands))
         if record is None:
             todo.append(commands)
         else:
-            records[tell_commands(commands)] = record
+            records[join_commands(commands)] = record
             on_result(record)
     for commands, record in _run_all(todo, options, jobs):
-        records[tell_commands(commands)] = record
+        records[join_commands(commands)] = record
         on_result(record)
-    return [records[tell_commands(commands)] for commands in groups]
+    return [records[join_commands(commands)] for commands in groups]
 
 
 def _run_all(

@@ -2,21 +2,23 @@
 
 import enum
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from samepage.errors import SamepageError
+from samepage.lab.commands import Commands
+from samepage.lab.keys import Key, describe_key
+from samepage.lab.live_side import LiveSide
+from samepage.lab.model_side import ModelSide
+from samepage.lab.observation import Observation
+from samepage.lab.scenario import MachineOptions, Scenario, replace
+from samepage.lab.side import observe
 from samepage.snapshot.kinds import PageFlags
 from samepage.snapshot.tables import Snapshot, column
-from samepage.trace.traced import StopAt
+from samepage.stop_at import StopAt
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import Difference, DifferenceKind
 from samepage.verify.kernel_sums import compare_with_smaps
-from samepage.verify.keys import Key, tell_key
-from samepage.verify.observe import Observation, observe
-from samepage.verify.predict import Prediction, predict
-
-Commands = Sequence[Sequence[str]]
 
 
 class Outcome(enum.Enum):
@@ -53,6 +55,17 @@ class Options:
     against_kernel: bool = False
     shown: int = 10
     attempts: int = 5
+
+    def scenario(self, commands: Commands) -> Scenario:
+        """What both sides run for a group."""
+        return Scenario(
+            commands,
+            self.env,
+            stop_at=self.stop_at,
+            timeout=self.timeout,
+            cold=self.cold,
+            machine=MachineOptions(timeline=self.timeline),
+        )
 
 
 @dataclass(slots=True)
@@ -109,49 +122,30 @@ def _verify(commands: Commands, options: Options) -> Verdict:
 
 
 def _verify_once(commands: Commands, options: Options) -> Verdict:
-    kernel = _observe(commands, options)
+    scenario = options.scenario(commands)
+    kernel = observe(LiveSide(), scenario)
+    other = LiveSide() if options.against_kernel else ModelSide()
     try:
-        model = (
-            _observe(commands, options)
-            if options.against_kernel
-            else _predict(commands, options, kernel)
-        )
+        model = observe(other, replace(scenario, host=kernel.host))
     except SamepageError as error:
         side = "second run" if options.against_kernel else "model"
         raise SamepageError(f"{side}: {error.message}") from error
+    return judge(commands, model, kernel, options.shown)
+
+
+def judge(commands: Commands, model: Observation, kernel: Observation, shown: int) -> Verdict:
+    """The comparison of two observations of a group, with at most `shown` differences of each
+    kind described."""
     keys = sorted(model.pids.keys() & kernel.pids.keys())
     pairs = [(model.pids[key], kernel.pids[key]) for key in keys]
     told = frames_are_told(kernel.snapshot)
-    result = compare(model.snapshot, kernel.snapshot, pairs, shown=options.shown, frames_told=told)
-    compare_with_smaps(result, model.snapshot, pairs, kernel.smaps, options.shown)
-    _compare_processes(result, model.pids, kernel)
-    verdict = Verdict(commands, _outcome(result), result, keys, notes=_notes(kernel, model))
+    result = compare(model.snapshot, kernel.snapshot, pairs, shown=shown, frames_told=told)
+    compare_with_smaps(result, model.snapshot, pairs, kernel.smaps, shown)
+    _compare_processes(result, model, kernel)
+    verdict = Verdict(commands, _outcome(result), result, keys, notes=_notes(model, kernel))
     if not told:
         verdict.weaker = "the kernel tells no frame numbers here (root sees them)"
     return verdict
-
-
-def _observe(commands: Commands, options: Options) -> Observation:
-    return observe(
-        commands,
-        options.env,
-        stop_at=options.stop_at,
-        timeout=options.timeout,
-        cold=options.cold,
-    )
-
-
-def _predict(commands: Commands, options: Options, kernel: Observation) -> Prediction:
-    return predict(
-        commands,
-        options.env,
-        stop_at=options.stop_at,
-        timeout=options.timeout,
-        residency=kernel.residency,
-        timeline=options.timeline,
-        folios=kernel.folios,
-        xstate_size=kernel.xstate_size,
-    )
 
 
 def frames_are_told(snapshot: Snapshot) -> bool:
@@ -166,23 +160,19 @@ def _outcome(result: Comparison) -> Outcome:
     return Outcome.FAULTS_DIFFER if result.same_memory else Outcome.DIFFERS
 
 
-def _compare_processes(
-    result: Comparison, model_pids: Mapping[Key, int], kernel: Observation
-) -> None:
+def _compare_processes(result: Comparison, model: Observation, kernel: Observation) -> None:
     """A process that only one side has; one that the host could not hold is only noted."""
-    for key in sorted(model_pids.keys() ^ kernel.pids.keys()):
+    for key in sorted(model.pids.keys() ^ kernel.pids.keys()):
         if key in kernel.lost:
             continue
-        ours = f"{tell_key(key)} exists" if key in model_pids else "no such process"
-        theirs = f"{tell_key(key)} exists" if key in kernel.pids else "no such process"
+        ours, theirs = (
+            f"{describe_key(key)} exists" if key in side.pids else "no such process"
+            for side in (model, kernel)
+        )
         result.counts[DifferenceKind.PROCESS] += 1
         result.differences.insert(0, Difference(DifferenceKind.PROCESS, -1, 0, ours, theirs))
 
 
-def _notes(kernel: Observation, model: Observation | Prediction) -> list[str]:
-    notes = [f"{tell_key(key)} is not compared: {why}" for key, why in kernel.lost.items()]
-    notes += [f"{path} could not be evicted" for path in kernel.kept_in_cache]
-    if isinstance(model, Prediction) and model.unimplemented:
-        names = ", ".join(sorted(model.unimplemented))
-        notes.append(f"the model has no {names}")
-    return notes
+def _notes(model: Observation, kernel: Observation) -> list[str]:
+    lost = [f"{describe_key(key)} is not compared: {why}" for key, why in kernel.lost.items()]
+    return list(dict.fromkeys([*lost, *kernel.notes, *model.notes]))

@@ -4,8 +4,9 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from samepage.lab.commands import join_commands
 from samepage.verify.group import Outcome
-from samepage.verify.record import Record, tell_commands
+from samepage.verify.record import Record
 
 _WORST = 10
 
@@ -29,7 +30,7 @@ def tell_record(record: Record, shown: int) -> Iterator[str]:
 def _tell_programs(record: Record) -> Iterator[str]:
     outcome = record["outcome"]
     if outcome == Outcome.UNTRIED.value:
-        yield f"{outcome}: {tell_commands(record['commands'])}: {record['reason']}"
+        yield f"{outcome}: {join_commands(record['commands'])}: {record['reason']}"
         return
     for number, argv in enumerate(record["commands"]):
         mine = [p for p in record["processes"] if p["key"][0] == number]
@@ -67,4 +68,4 @@ def tell_summary(records: Sequence[Record]) -> Iterator[str]:
     for record in worst:
         missing = record["pages_total"] - record["pages_same"]
         if missing:
-            yield f"  {missing} pages differ: {tell_commands(record['commands'])}"
+            yield f"  {missing} pages differ: {join_commands(record['commands'])}"

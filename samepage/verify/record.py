@@ -1,18 +1,11 @@
 """A verdict as plain data: what `--json` prints, a worker sends, and a state file keeps."""
 
-import shlex
-from collections.abc import Sequence
 from typing import Any
 
+from samepage.lab.keys import describe_key
 from samepage.verify.group import Verdict
-from samepage.verify.keys import tell_key
 
 Record = dict[str, Any]
-
-
-def tell_commands(commands: Sequence[Sequence[str]]) -> str:
-    """A group as one line of a corpus file."""
-    return " ::: ".join(shlex.join(argv) for argv in commands)
 
 
 def to_record(verdict: Verdict) -> Record:
@@ -30,14 +23,19 @@ def to_record(verdict: Verdict) -> Record:
         "pages_same": result.pages,
         "pages_total": result.total_pages,
         "processes": [
-            {"process": tell_key(key), "key": list(key), "pages_same": same, "pages_total": total}
+            {
+                "process": describe_key(key),
+                "key": list(key),
+                "pages_same": same,
+                "pages_total": total,
+            }
             for key, (same, total) in zip(verdict.keys, result.by_process, strict=True)
         ],
         "counts": {kind.value: count for kind, count in result.counts.items() if count},
         "differences": [
             {
                 "kind": difference.kind.value,
-                "process": tell_key(verdict.keys[difference.process])
+                "process": describe_key(verdict.keys[difference.process])
                 if difference.process >= 0
                 else "",
                 "address": difference.address,

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from samepage.cli.main import run
-from samepage.demo.live_side import why_not
 from samepage.demo.programs import choose
 from samepage.demo.story import tell_story
+from samepage.live.cached_frames import why_no_frames
 
 PROGRAM = [sys.executable, "-c", "from samepage.cli.main import main; main()", "demo"]
 ROOT = pathlib.Path(__file__).parents[2]
-NO_LIVE = why_not()
+NO_LIVE = why_no_frames()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_frame_numbers_that_are_hidden_are_told_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = "/proc/PID/pagemap hides frame numbers from all but root (CAP_SYS_ADMIN)"
-    monkeypatch.setattr("samepage.demo.story.why_not", lambda: reason)
+    monkeypatch.setattr("samepage.demo.story.why_no_frames", lambda: reason)
     monkeypatch.setattr("samepage.demo.story.compiler", lambda: None)
     assert run(["demo"]) == 0
     printed = capsys.readouterr().out

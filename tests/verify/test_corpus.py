@@ -14,24 +14,14 @@ import pytest
 
 from samepage.cli.main import run
 from samepage.errors import SamepageError
-from samepage.programs import split_programs
+from samepage.lab.commands import Commands, join_commands
+from samepage.lab.environment import ENVIRONMENT
 from samepage.verify import corpus as corpus_module
 from samepage.verify.corpus import read_corpus, run_corpus
-from samepage.verify.environment import ENVIRONMENT
-from samepage.verify.group import Commands, Options, Outcome, Verdict
-from samepage.verify.record import Record, tell_commands
+from samepage.verify.group import Options, Outcome, Verdict
+from samepage.verify.record import Record
 
 CORPUS = Path(__file__).parents[2] / "corpus" / "debian12.txt"
-
-
-def test_words_are_split_into_programs() -> None:
-    assert split_programs(["a", "1", ":::", "b"]) == [["a", "1"], ["b"]]
-
-
-@pytest.mark.parametrize("words", [[], [":::"], ["a", ":::"], [":::", "a"]])
-def test_a_missing_program_is_an_error(words: list[str]) -> None:
-    with pytest.raises(SamepageError, match="missing"):
-        split_programs(words)
 
 
 def test_lines_are_split_as_a_shell_splits_words(tmp_path: Path) -> None:
@@ -49,7 +39,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_the_shipped_corpus_has_at_least_300_groups_without_a_double() -> None:
-    lines = [tell_commands(commands) for commands in read_corpus(str(CORPUS))]
+    lines = [join_commands(commands) for commands in read_corpus(str(CORPUS))]
     assert len(lines) >= 300
     assert len(lines) == len(set(lines))
 
@@ -79,7 +69,7 @@ def test_what_is_known_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(corpus_module, "verify_group", _fake)
     first = run_corpus([[["a"]]], Options(ENVIRONMENT))
     seen: list[Record] = []
-    known = {tell_commands([["a"]]): {**first[0], "reason": "from before"}}
+    known = {join_commands([["a"]]): {**first[0], "reason": "from before"}}
     records = run_corpus(
         [[["a"]], [["b"]]], Options(ENVIRONMENT), known=known, on_result=seen.append
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samepage.verify.environment import ENVIRONMENT
+from samepage.lab.environment import ENVIRONMENT
 from samepage.verify.group import Options, Outcome, verify_group
 from samepage.verify.lines import tell_record
 from samepage.verify.record import to_record

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from samepage.errors import SamepageError
+from samepage.lab.commands import Commands, join_commands
+from samepage.lab.environment import ENVIRONMENT, find_program
+from samepage.lab.live_side import LiveSide
+from samepage.lab.scenario import Scenario
+from samepage.lab.side import observe
 from samepage.verify.corpus import read_corpus
-from samepage.verify.environment import ENVIRONMENT, find_program
-from samepage.verify.group import Commands, Options, Outcome, frames_are_told, verify_group
+from samepage.verify.group import Options, Outcome, frames_are_told, verify_group
 from samepage.verify.lines import tell_record
-from samepage.verify.observe import observe
-from samepage.verify.record import tell_commands, to_record
+from samepage.verify.record import to_record
 
 SUBSET = read_corpus(str(Path(__file__).with_name("subset.txt")))
 REFERENCE_KERNEL = (6, 18)
@@ -29,7 +32,7 @@ def _why_not() -> str | None:
     if release < REFERENCE_KERNEL:
         return f"the rules are those of Linux 6.18 or later, this is {os.uname().release}"
     try:
-        observation = observe([["true"]], ENVIRONMENT, timeout=20)
+        observation = observe(LiveSide(), Scenario([["true"]], ENVIRONMENT, timeout=20))
     except (SamepageError, OSError) as error:
         return f"programs cannot be observed here: {error}"
     if not frames_are_told(observation.snapshot):
@@ -41,7 +44,7 @@ WHY_NOT = _why_not()
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-@pytest.mark.parametrize("commands", SUBSET, ids=tell_commands)
+@pytest.mark.parametrize("commands", SUBSET, ids=join_commands)
 def test_the_model_has_the_memory_that_the_kernel_has(commands: Commands) -> None:
     for argv in commands:
         try:

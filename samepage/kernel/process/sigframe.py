@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import struct
 
-from samepage.abi.signal import (
+from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
+from samepage.cpu.registers import Reg
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigset import (
     SA_NODEFER,
     SA_ONSTACK,
     SA_RESTORER,
@@ -22,14 +26,8 @@ from samepage.abi.signal import (
     SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
-    SYS_SECCOMP,
-)
-from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
-from samepage.cpu.registers import Reg
-from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.sigset import (
     SYNCHRONOUS,
+    SYS_SECCOMP,
     UNBLOCKABLE,
     SigAction,
     SigAltStack,

@@ -6,18 +6,6 @@ import errno
 import struct
 from collections.abc import Generator
 
-from samepage.abi.signal import (
-    MAX_SIGNAL,
-    SI_KERNEL,
-    SI_TKILL,
-    SI_USER,
-    SIGKILL,
-    SIGSEGV,
-    SIGSTOP,
-    SS_AUTODISARM,
-    SS_DISABLE,
-    SS_ONSTACK,
-)
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
@@ -28,7 +16,23 @@ from samepage.kernel.process.signal import (
     send_to_process,
     send_to_task,
 )
-from samepage.kernel.process.sigset import UNBLOCKABLE, SigAction, SigAltStack, SigInfo, bit
+from samepage.kernel.process.sigset import (
+    MAX_SIGNAL,
+    SI_KERNEL,
+    SI_TKILL,
+    SI_USER,
+    SIGKILL,
+    SIGSEGV,
+    SIGSTOP,
+    SS_AUTODISARM,
+    SS_DISABLE,
+    SS_ONSTACK,
+    UNBLOCKABLE,
+    SigAction,
+    SigAltStack,
+    SigInfo,
+    bit,
+)
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall

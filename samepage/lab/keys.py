@@ -6,8 +6,8 @@ in the order of their forks: `(1,)` is the second program, `(0, 2)` the first on
 child."""
 
 
-def tell_key(key: Key) -> str:
-    """A key for people: `program 1`, `program 0, child 2.0`."""
+def describe_key(key: Key) -> str:
+    """A key for people: `program 2`, `program 1, child 3`."""
     program = f"program {key[0] + 1}"
     if len(key) == 1:
         return program
