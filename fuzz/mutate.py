@@ -19,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 from fuzz.targets import execute, link, read_everything
+from samepage.abi.elf import SegmentType
 from samepage.elf.dynamic import Tag
 from samepage.elf.file import ElfFile
-from samepage.elf.header import SegmentType
 from samepage.elf.object import DynamicObject
 
 LIBRARIES = (

@@ -24,15 +24,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.elf import SHN_UNDEF, SHT_SYMTAB, SegmentFlags
 from samepage.analysis.cost_tables import CostTables
 from samepage.analysis.savings import Saving, savings_of
-from samepage.elf.layout import I64, PF_W, PF_X, U64, Table
+from samepage.elf.layout import I64, U64, Table
 from samepage.elf.machines import Kind
-from samepage.elf.object import SHN_UNDEF, DynamicObject
+from samepage.elf.object import DynamicObject
 from samepage.elf.sections import Section
 from samepage.elf.strings import StringTable
-
-SHT_SYMTAB = 2
 
 _MOST_PAGES = 1 << 20
 """Pages of a library: more than any real one, and no more than memory has room to show."""
@@ -138,12 +137,12 @@ def _pages(tables: CostTables) -> list[PageCost]:
                 state = PageState.COPIED
             elif number >= last_of_file:
                 state = PageState.ANONYMOUS
-            elif load.flags & PF_W:
+            elif load.flags & SegmentFlags.W:
                 state = PageState.UNTIL_WRITTEN
             pages[number] = PageCost(
                 address=number * size,
                 state=state,
-                executable=bool(load.flags & PF_X),
+                executable=bool(load.flags & SegmentFlags.X),
                 relro=relro is not None
                 and relro.vaddr // size <= number
                 and (number + 1) * size <= relro.vaddr + relro.memsz,

@@ -6,9 +6,9 @@ Source: `elf_dynamic_do_Rela`, `elf_machine_runtime_setup`, `elf_get_dynamic_inf
 
 import numpy as np
 
+from samepage.abi.elf import ElfMachine, SegmentFlags, SegmentType
 from samepage.elf.dynamic import DynamicFlags, Tag
-from samepage.elf.header import ElfMachine, SegmentType
-from samepage.elf.layout import I64, PF_W, U8, U64, Table
+from samepage.elf.layout import I64, U8, U64, Table
 from samepage.elf.machines import WIDTHS, Kind
 from samepage.elf.object import DynamicObject
 from samepage.elf.relocated_pages import places_and_kinds
@@ -107,7 +107,7 @@ def _other_stores(library: DynamicObject, page_size: int) -> list[tuple[int, str
     elf, dynamic = library.elf, library.dynamic
     segment = elf.segment(SegmentType.DYNAMIC)
     # On RISC-V ld.so leaves every dynamic section as it is.
-    if segment is not None and segment.flags & PF_W and elf.machine != ElfMachine.RISCV:
+    if segment is not None and segment.flags & SegmentFlags.W and elf.machine != ElfMachine.RISCV:
         adjusted = {*ADJUSTED_TAGS, Tag.REL} if elf.machine == ElfMachine.I386 else ADJUSTED_TAGS
         size = elf.layout.dyn.itemsize
         for index, tag in enumerate(dynamic.entries["d_tag"].tolist()):
@@ -121,6 +121,6 @@ def _other_stores(library: DynamicObject, page_size: int) -> list[tuple[int, str
         stores += [(got + first, LAZY_WORDS), (got + first + word, LAZY_WORDS)]
     for load in elf.loads:
         end = load.vaddr + load.filesz
-        if load.flags & PF_W and load.memsz > load.filesz and end % page_size:
+        if load.flags & SegmentFlags.W and load.memsz > load.filesz and end % page_size:
             stores.append((end, ZEROS))
     return stores

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.pagemap import PSS_SHIFT
 from samepage.snapshot.frame_index import FrameIndex
 from samepage.snapshot.schema import FrameKind, PageFlags
 from samepage.snapshot.tables import PageBatch, Snapshot, column
 from samepage.snapshot.vma_index import VmaIndex
 
-PSS_SHIFT = 12
 PAGE_SIZE = 4096
 
 

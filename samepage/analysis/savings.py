@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.elf import SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC, SegmentFlags
 from samepage.analysis.cost_tables import DYNAMIC_SECTION, CostTables
 from samepage.analysis.got_layout import Layout
 from samepage.elf.dynamic import DynamicFlags, Tag
-from samepage.elf.layout import PF_X, U64
+from samepage.elf.layout import U64
 from samepage.elf.machines import Kind
-from samepage.elf.object import SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC
 
 PLT_ENTRY = 16
 """Bytes of code for each slot, on all architectures that are known here."""
@@ -174,7 +174,7 @@ def _separate_code(tables: CostTables) -> Saving | None:
             for section in tables.sections
             if load.vaddr <= section.address < load.vaddr + load.memsz
         }
-        if load.flags & PF_X and names & inside:
+        if load.flags & SegmentFlags.X and names & inside:
             note = f"{', '.join(sorted(names & inside))} are executable; no page is saved"
             return Saving("-Wl,-z,separate-code", 0, 0, note)
     return None

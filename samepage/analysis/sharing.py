@@ -18,15 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from samepage.analysis.counting import (
-    PAGE_SIZE,
-    PSS_SHIFT,
-    Count,
-    Counted,
-    Counters,
-    Scope,
-    count,
-)
+from samepage.abi.pagemap import PSS_SHIFT
+from samepage.analysis.counting import PAGE_SIZE, Count, Counted, Counters, Scope, count
 from samepage.snapshot.schema import TOLD, FrameKind
 from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
 

@@ -11,13 +11,13 @@ import ctypes
 import mmap
 from contextlib import suppress
 
+from samepage.abi.mman import MapFlags
+
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 PAGE_MASK = ~(PAGE_SIZE - 1)
 WORDS_PER_PAGE = PAGE_SIZE // 8
 ZERO_PAGE = bytes(PAGE_SIZE)
-_MAP_NORESERVE = 0x4000
-"""Of <asm-generic/mman-common.h>; Python's `mmap` has it from 3.12 on."""
 
 
 class Ram:
@@ -31,7 +31,7 @@ class Ram:
         if self.n_frames < 2:
             raise ValueError("RAM must hold at least two frames")
         self.size = self.n_frames << PAGE_SHIFT
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MapFlags.NORESERVE
         self._block = mmap.mmap(-1, self.size, flags)
         with suppress(OSError):  # a host without them
             self._block.madvise(mmap.MADV_HUGEPAGE)

@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from samepage.abi.elf import SHN_UNDEF, STT_FUNC
 from samepage.demo.evidence import Library
 from samepage.elf.header import ElfError
-from samepage.elf.object import SHN_UNDEF, STT_FUNC, DynamicObject
+from samepage.elf.object import DynamicObject
 from samepage.errors import SamepageError
 from samepage.lab.environment import ENVIRONMENT
 from samepage.linker.cache import LibraryCache

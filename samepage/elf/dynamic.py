@@ -11,8 +11,9 @@ import struct
 
 import numpy as np
 
+from samepage.abi.elf import SegmentType
 from samepage.elf.file import ElfFile
-from samepage.elf.header import ProgramHeader, SegmentType
+from samepage.elf.header import ProgramHeader
 from samepage.elf.layout import Table
 from samepage.elf.once import once
 

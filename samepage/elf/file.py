@@ -11,20 +11,14 @@ table is the mapped file.
 import mmap
 import os
 import stat
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from samepage.elf.header import ELF_MAGIC, ElfError, ProgramHeader, SegmentType
+from samepage.abi.elf import EHDR32, EHDR64, EI_NIDENT, ELF_MAGIC, PHDR32, PHDR64, SegmentType
+from samepage.elf.header import ElfError, ProgramHeader
 from samepage.elf.layout import ELF32, ELF64, U8, Layout, Table
-
-_EHDR64 = struct.Struct("<HHIQQQIHHHHHH")
-_EHDR32 = struct.Struct("<HHIIIIIHHHHHH")
-_PHDR64 = struct.Struct("<IIQQQQQQ")
-_PHDR32 = struct.Struct("<IIIIIIII")
-_IDENT = 16
 
 _PT_LOAD = int(SegmentType.LOAD)
 
@@ -69,10 +63,10 @@ class ElfFile:
         self.path = path
         self.buffer = buffer
         self.size = len(buffer)
-        ident = bytes(buffer[:_IDENT])
+        ident = bytes(buffer[:EI_NIDENT])
         if ident[:4] != ELF_MAGIC:
             raise self.error("not an ELF file")
-        if len(ident) < _IDENT:
+        if len(ident) < EI_NIDENT:
             raise self.error("truncated ELF header")
         if ident[4:5] not in (b"\1", b"\2"):
             raise self.error("unknown ELF class")
@@ -80,12 +74,12 @@ class ElfFile:
             raise self.error("not a little-endian ELF file")
         self.osabi = ident[7]
         self.layout: Layout = ELF64 if ident[4] == 2 else ELF32
-        ehdr = _EHDR64 if ident[4] == 2 else _EHDR32
-        if self.size < _IDENT + ehdr.size:
+        ehdr = EHDR64 if ident[4] == 2 else EHDR32
+        if self.size < ehdr.size:
             raise self.error("truncated ELF header")
         # An empty map cannot be, so `frombuffer` has at least the header here.
         self.data: U8 = np.frombuffer(buffer, np.uint8)
-        fields = ehdr.unpack_from(buffer, _IDENT)
+        fields = ehdr.unpack_from(buffer)[1:]
         self.type, self.machine, self.version, self.entry, self.phoff, self.shoff = fields[:6]
         self.header_flags, _, phentsize, phnum, shentsize, self.shnum, self.shstrndx = fields[6:]
         if self.shnum and shentsize != self.layout.shdr.itemsize:
@@ -132,13 +126,11 @@ class ElfFile:
         if self.layout is ELF64:
             return [
                 ProgramHeader(kind, flags, offset, vaddr, filesz, memsz, align)
-                for kind, flags, offset, vaddr, _, filesz, memsz, align in _PHDR64.iter_unpack(
-                    table
-                )
+                for kind, flags, offset, vaddr, _, filesz, memsz, align in PHDR64.iter_unpack(table)
             ]
         return [
             ProgramHeader(kind, flags, offset, vaddr, filesz, memsz, align)
-            for kind, offset, vaddr, _, filesz, memsz, flags, align in _PHDR32.iter_unpack(table)
+            for kind, offset, vaddr, _, filesz, memsz, flags, align in PHDR32.iter_unpack(table)
         ]
 
     def segment(self, kind: int) -> ProgramHeader | None:

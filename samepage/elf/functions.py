@@ -17,11 +17,19 @@ from typing import Final
 
 import numpy as np
 
+from samepage.abi.elf import (
+    SHN_ABS,
+    SHN_UNDEF,
+    SHT_DYNSYM,
+    SHT_SYMTAB,
+    STT_FUNC,
+    STT_GNU_IFUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+)
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import Table
-from samepage.elf.object import SHN_ABS, SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT
 
-_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
 _CODE: Final = (STT_FUNC, STT_GNU_IFUNC)
 _DATA: Final = (STT_OBJECT,)
 
@@ -95,7 +103,7 @@ def _tables(elf: ElfFile) -> list[tuple[Table, int, int]]:
     headers = elf.table("section headers", elf.shoff, elf.layout.shdr, elf.shnum)
     tables = []
     for header in headers:
-        if int(header["sh_type"]) not in (_SHT_SYMTAB, _SHT_DYNSYM):
+        if int(header["sh_type"]) not in (SHT_SYMTAB, SHT_DYNSYM):
             continue
         link = int(header["sh_link"])
         if link >= elf.shnum:

@@ -7,62 +7,13 @@ System V ABI, "ELF Header" and "Program Header"; of the x86-64 values: its psABI
 
 from __future__ import annotations
 
-import struct
-
+from samepage.abi.elf import EHDR64, ELF_MAGIC, PHDR64, ElfMachine
 from samepage.errors import SamepageError
 from samepage.records import record
-
-ELF_MAGIC = b"\x7fELF"
-EHDR64 = struct.Struct("<16sHHIQQQIHHHHHH")
-PHDR64 = struct.Struct("<IIQQQQQQ")
 
 
 class ElfError(SamepageError):
     """The file is not an ELF file, or one whose headers cannot be right."""
-
-
-class ElfType:
-    """`e_type`."""
-
-    NONE = 0
-    REL = 1
-    EXEC = 2
-    DYN = 3
-    CORE = 4
-
-
-class ElfMachine:
-    """`e_machine`, as far as samepage knows the architecture."""
-
-    I386 = 3
-    X86_64 = 62
-    AARCH64 = 183
-    RISCV = 243
-
-
-class SegmentType:
-    """`p_type`."""
-
-    NULL = 0
-    LOAD = 1
-    DYNAMIC = 2
-    INTERP = 3
-    NOTE = 4
-    SHLIB = 5
-    PHDR = 6
-    TLS = 7
-    GNU_EH_FRAME = 0x6474E550
-    GNU_STACK = 0x6474E551
-    GNU_RELRO = 0x6474E552
-    GNU_PROPERTY = 0x6474E553
-
-
-class SegmentFlags:
-    """`p_flags`."""
-
-    X = 1
-    W = 2
-    R = 4
 
 
 @record

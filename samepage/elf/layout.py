@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PF_X, PF_W, PF_R = 1, 2, 4
-"""`p_flags` as plain numbers: testing a bit of an `IntFlag` takes a microsecond."""
-
 Table = NDArray[Any]
 """A view of an ELF table: one structured record per entry."""
 

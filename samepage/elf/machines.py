@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.header import ElfMachine
+from samepage.abi.elf import ElfMachine
 from samepage.elf.layout import I64, U8, U32
 
 

@@ -10,12 +10,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from samepage.abi.elf import NHDR, NT_GNU_BUILD_ID, NT_GNU_PROPERTY_TYPE_0, SegmentType
 from samepage.elf.file import ElfFile
-from samepage.elf.header import SegmentType
 
-NT_GNU_BUILD_ID = 3
-NT_GNU_PROPERTY_TYPE_0 = 5
-_HEADER = struct.Struct("<III")
 _PROPERTY = struct.Struct("<II")
 
 
@@ -37,10 +34,10 @@ def read_notes(elf: ElfFile) -> Iterator[Note]:
             raise elf.error(f"PT_NOTE: offset {segment.offset:#x} is beyond the end of the file")
         align = 8 if segment.align == 8 else 4
         at, end = segment.offset, segment.offset + segment.filesz
-        while at + _HEADER.size <= end:
-            name_size, size, kind = _HEADER.unpack_from(elf.buffer, at)
-            name_at = at + _HEADER.size
-            data_at = at + _align(_HEADER.size + name_size, align)
+        while at + NHDR.size <= end:
+            name_size, size, kind = NHDR.unpack_from(elf.buffer, at)
+            name_at = at + NHDR.size
+            data_at = at + _align(NHDR.size + name_size, align)
             next_at = data_at + _align(size, align)
             if data_at + size > end:
                 raise elf.error(f"PT_NOTE: the note at offset {at:#x} exceeds its segment")

@@ -14,22 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.elf import ElfType, SegmentType
 from samepage.elf.dynamic import Dynamic, Tag
 from samepage.elf.file import ElfFile
 from samepage.elf.hashes import GnuHash, SysvHash, read_gnu_hash, read_sysv_hash
-from samepage.elf.header import ElfType, ProgramHeader, SegmentType
+from samepage.elf.header import ProgramHeader
 from samepage.elf.layout import U64, Table
 from samepage.elf.once import once
 from samepage.elf.relocations import Relocations, read_relocations
 from samepage.elf.strings import StringTable
 from samepage.elf.versions import Versions, read_versions
-
-SHN_UNDEF = 0
-SHN_ABS = 0xFFF1
-
-STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
-STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_COMMON, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 5, 6, 10
-STV_DEFAULT, STV_INTERNAL, STV_HIDDEN, STV_PROTECTED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)

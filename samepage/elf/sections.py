@@ -6,10 +6,8 @@ read only to tell people which part of a library a page belongs to.
 
 from dataclasses import dataclass
 
+from samepage.abi.elf import SHF_ALLOC, SHF_TLS, SHF_WRITE, SHT_NOBITS
 from samepage.elf.file import ElfFile
-
-SHT_NOBITS = 8
-SHF_WRITE, SHF_ALLOC, SHF_TLS = 1, 2, 0x400
 
 
 @dataclass(frozen=True, slots=True)

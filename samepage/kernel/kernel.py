@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Callable
 from types import GeneratorType
 
+from samepage.abi.resource import Rlimit
+from samepage.abi.signal import SA_RESTART, SI_KERNEL, SI_TIMER, SIGKILL, SIGSEGV, SIGXCPU
 from samepage.cpu.cpu import Cpu, CpuStop, Stop
 from samepage.cpu.fxsave import FXSAVE_SIZE
 from samepage.cpu.paging import Access
@@ -39,16 +41,8 @@ from samepage.kernel.process import signal as signals
 from samepage.kernel.process.exec import ExecFatal
 from samepage.kernel.process.futex import FutexQueues
 from samepage.kernel.process.scheduler import Scheduler, wait_for_host_fds
-from samepage.kernel.process.sigset import (
-    SA_RESTART,
-    SI_KERNEL,
-    SI_TIMER,
-    SIGKILL,
-    SIGSEGV,
-    SIGXCPU,
-    SigInfo,
-)
-from samepage.kernel.process.task import Process, Rlimit, Task, TaskState, Usage
+from samepage.kernel.process.sigset import SigInfo
+from samepage.kernel.process.task import Process, Task, TaskState, Usage
 from samepage.kernel.process.vdso import Vdso, host_image
 from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import HANDLERS, find_handler

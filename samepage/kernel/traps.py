@@ -1,15 +1,6 @@
 """Faults and exceptions that end in a signal (arch/x86/kernel/traps.c, arch/x86/mm/fault.c)."""
 
-from samepage.cpu.cpu import CpuStop, Vector
-from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
-from samepage.cpu.ram import PAGE_MASK
-from samepage.cpu.registers import Reg
-from samepage.kernel.errors import SysError
-from samepage.kernel.mm.fault import FaultResult
-from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.mm.unmapped_area import TASK_SIZE
-from samepage.kernel.process.signal import force_signal
-from samepage.kernel.process.sigset import (
+from samepage.abi.signal import (
     BUS_ADRERR,
     FPE_INTDIV,
     ILL_ILLOPN,
@@ -22,8 +13,17 @@ from samepage.kernel.process.sigset import (
     SIGSEGV,
     SIGTRAP,
     TRAP_BRKPT,
-    SigInfo,
 )
+from samepage.cpu.cpu import CpuStop, Vector
+from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.cpu.ram import PAGE_MASK
+from samepage.cpu.registers import Reg
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.fault import FaultResult
+from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.unmapped_area import TASK_SIZE
+from samepage.kernel.process.signal import force_signal
+from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Task, Trap
 
 _FAULT_SIGNALS = {

@@ -3,9 +3,9 @@
 Frame numbers are in `/proc/PID/pagemap` for whoever has CAP_SYS_ADMIN.
 """
 
-import mmap
 from collections.abc import Mapping
 
+from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.errors import SamepageError
 from samepage.lab.side import Fault, Page, Segment
 from samepage.live.one_process import FILE, FRAME, PRESENT, read_entries, read_vmas
@@ -63,7 +63,7 @@ class LiveHeld:
     def _present_around(self, address: int) -> int:
         """How many pages are present in the VMA that holds an address."""
         vma = next(vma for vma in read_vmas(self.pid) if vma.start <= address < vma.end)
-        pages = (vma.end - vma.start) // mmap.PAGESIZE
+        pages = (vma.end - vma.start) // HOST_PAGE_SIZE
         return sum(entry >> 63 for entry in read_entries(self.pid, vma.start, pages))
 
     def segments(self, path: str) -> list[Segment]:
@@ -81,8 +81,8 @@ class LiveHeld:
             entries = read_entries(self.pid, segment.start, segment.pages)
             for number, entry in enumerate(entries):
                 if entry & PRESENT:
-                    file_page = segment.offset // mmap.PAGESIZE + number
-                    address = segment.start + number * mmap.PAGESIZE
+                    file_page = segment.offset // HOST_PAGE_SIZE + number
+                    address = segment.start + number * HOST_PAGE_SIZE
                     found.append(Page(file_page, address, entry & FRAME, not entry & FILE))
         return found
 

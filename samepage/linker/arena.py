@@ -9,11 +9,12 @@ microseconds to give out a page of 4 KiB, and more to copy one that is stored to
 import mmap
 import os
 
+from samepage.abi.mman import MapFlags
+
 _CHUNK = 64 << 20
 """Bytes of address space that are taken at a time; untouched, they are no memory."""
 
 _ALIGN = 64
-_MAP_NORESERVE = 0x4000
 
 
 class Arena:
@@ -31,7 +32,7 @@ class Arena:
         at = (self._at + _ALIGN - 1) & -_ALIGN
         if self._chunk is None or at + length > len(self._chunk):
             at = 0
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MapFlags.NORESERVE
             self._chunk = mmap.mmap(-1, max(_CHUNK, length), flags)
             self._chunk.madvise(mmap.MADV_HUGEPAGE)
             self._view = memoryview(self._chunk)

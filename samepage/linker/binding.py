@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samepage.elf.layout import I64
-from samepage.elf.object import (
+from samepage.abi.elf import (
     STB_GNU_UNIQUE,
     STB_LOCAL,
     STB_WEAK,
@@ -27,6 +26,7 @@ from samepage.elf.object import (
     STV_INTERNAL,
     STV_PROTECTED,
 )
+from samepage.elf.layout import I64
 from samepage.elf.strings import NamePool
 from samepage.linker.lookup import Lookup
 from samepage.linker.maps import LinkMap

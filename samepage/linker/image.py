@@ -13,17 +13,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.elf.layout import I64, U8, U64
 from samepage.linker.arena import Arena
-from samepage.linker.memory import (
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    PAGE,
-    PROT_NONE,
-    PROT_WRITE,
-    HostFiles,
-    OpenFile,
-)
+from samepage.linker.memory import PAGE, HostFiles, OpenFile
 
 MMAP_BASE = 0x7FFFF7FFF000
 """`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
@@ -147,13 +140,13 @@ class ImageMemory(HostFiles):
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
     ) -> int:
         length = (length + PAGE - 1) & -PAGE
-        if flags & MAP_FIXED:
+        if flags & MapFlags.FIXED:
             self._cut(address, address + length)
         else:
-            address = self._place(file, length, offset, bool(flags & MAP_ANONYMOUS))
-            if prot == PROT_NONE and flags & MAP_ANONYMOUS:
+            address = self._place(file, length, offset, bool(flags & MapFlags.ANONYMOUS))
+            if prot == Prot.NONE and flags & MapFlags.ANONYMOUS:
                 return address  # a reservation: nothing that could be read
-        content = None if flags & MAP_ANONYMOUS else file
+        content = None if flags & MapFlags.ANONYMOUS else file
         region = self._new_region(address, length, prot, content, offset)
         if region.end > address:
             self._insert(region)
@@ -174,7 +167,7 @@ class ImageMemory(HostFiles):
         elf = file.object.elf
         in_file = max(min(length, elf.size - offset), 0)
         end = address + ((in_file + PAGE - 1) & -PAGE)
-        if prot & PROT_WRITE:
+        if prot & Prot.WRITE:
             data = self._copy(file, offset, in_file, end - address)
             return Region(address, end, prot, data, None)
         return Region(address, end, prot, None, elf.data, offset)
@@ -199,7 +192,7 @@ class ImageMemory(HostFiles):
         end = (address + length + PAGE - 1) & -PAGE
         for region in self._cut(address, end):
             region.prot = prot
-            if prot & PROT_WRITE:
+            if prot & Prot.WRITE:
                 region.make_private()
             self._insert(region)
 
@@ -265,7 +258,7 @@ class ImageMemory(HostFiles):
 
     def _writable(self, address: int) -> Region:
         region = self.region(address)
-        if not region.prot & PROT_WRITE:
+        if not region.prot & Prot.WRITE:
             raise OSError(errno.EFAULT, f"memory at {address:#x} is read-only")
         return region
 
@@ -281,7 +274,7 @@ class ImageMemory(HostFiles):
 
     def write_words(self, start: int, offsets: I64, words: U64) -> None:
         region = self._whole_region(start, offsets)
-        if region is not None and region.prot & PROT_WRITE:
+        if region is not None and region.prot & Prot.WRITE:
             shift = start - region.start
             if len(offsets) < _MANY or (shift | int(np.bitwise_or.reduce(offsets))) & 7:
                 region.words_anywhere()[offsets + shift] = words
@@ -293,7 +286,7 @@ class ImageMemory(HostFiles):
                 stores = zip(offsets[chosen].tolist(), words[chosen].tolist(), strict=True)
                 for offset, word in stores:
                     self.write(start + offset, word.to_bytes(8, "little"))
-            elif not region.prot & PROT_WRITE:
+            elif not region.prot & Prot.WRITE:
                 raise OSError(errno.EFAULT, f"memory at {region.start:#x} is read-only")
             else:
                 region.words_anywhere()[places] = words[chosen]

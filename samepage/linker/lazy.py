@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.elf import STB_WEAK, STT_GNU_IFUNC
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
-from samepage.elf.object import STB_WEAK, STT_GNU_IFUNC
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.references import symbol_and_version

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.elf.layout import I64, U32, Bools
-from samepage.elf.object import (
+from samepage.abi.elf import (
     SHN_ABS,
     STB_GLOBAL,
     STB_GNU_UNIQUE,
@@ -33,6 +32,7 @@ from samepage.elf.object import (
     STV_DEFAULT,
     STV_PROTECTED,
 )
+from samepage.elf.layout import I64, U32, Bools
 from samepage.elf.versions import HIDDEN
 from samepage.linker.maps import MapKind
 from samepage.linker.query import Query, TypeClass

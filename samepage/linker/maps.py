@@ -9,7 +9,8 @@ breadth-first), and the initialisation order (dependencies first).
 import enum
 from dataclasses import dataclass, field
 
-from samepage.elf.object import SHN_ABS, DynamicObject
+from samepage.abi.elf import SHN_ABS
+from samepage.elf.object import DynamicObject
 
 
 class MapKind(enum.Enum):

@@ -19,17 +19,6 @@ from samepage.elf.object import DynamicObject
 
 PAGE = 4096
 
-PROT_NONE = 0
-PROT_READ = 1
-PROT_WRITE = 2
-PROT_EXEC = 4
-
-MAP_PRIVATE = 0x02
-MAP_FIXED = 0x10
-MAP_ANONYMOUS = 0x20
-MAP_DENYWRITE = 0x800
-"""glibc's MAP_COPY is MAP_PRIVATE | MAP_DENYWRITE; the kernel ignores the latter."""
-
 
 @dataclass(slots=True)
 class OpenFile:

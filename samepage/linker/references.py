@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from samepage.abi.elf import STB_WEAK
 from samepage.elf.layout import I64, U8, U64, Bools
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
-from samepage.elf.object import STB_WEAK
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.query import TypeClass

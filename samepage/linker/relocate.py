@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from samepage.abi.elf import SegmentFlags, SegmentType
+from samepage.abi.mman import Prot
 from samepage.elf.dynamic import Tag
-from samepage.elf.header import ProgramHeader, SegmentType
-from samepage.elf.layout import I64, PF_W, U64, Table
+from samepage.elf.header import ProgramHeader
+from samepage.elf.layout import I64, U64, Table
 from samepage.linker.maps import LinkMap, MapKind
-from samepage.linker.memory import PAGE, PROT_READ, PROT_WRITE, Memory
+from samepage.linker.memory import PAGE, Memory
 from samepage.linker.segments import plan
 
 ADJUSTED_TAGS = (
@@ -83,11 +85,13 @@ def adjust_dynamic(memory: Memory, link: LinkMap, done: Relocated) -> None:
     """
     elf = link.object.elf
     segment = elf.segment(SegmentType.DYNAMIC)
-    if segment is None or not segment.flags & PF_W:
+    if segment is None or not segment.flags & SegmentFlags.W:
         return
     end = segment.vaddr + segment.filesz
     if not any(
-        load.flags & PF_W and load.vaddr <= segment.vaddr and end <= load.vaddr + load.memsz
+        load.flags & SegmentFlags.W
+        and load.vaddr <= segment.vaddr
+        and end <= load.vaddr + load.memsz
         for load in elf.loads
     ):
         raise elf.error(f"PT_DYNAMIC at {segment.vaddr:#x} is not in a writable segment")
@@ -191,7 +195,7 @@ class StoreRange:
 
 def _writable(link: LinkMap) -> list[ProgramHeader]:
     has_text = link.object.dynamic.textrel
-    return [s for s in link.object.elf.loads if s.flags & PF_W or has_text]
+    return [s for s in link.object.elf.loads if s.flags & SegmentFlags.W or has_text]
 
 
 class WritableText:
@@ -206,10 +210,10 @@ class WritableText:
         if not self._link.object.dynamic.textrel:
             return
         for command in plan(self._link.object).commands:
-            if not command.prot & PROT_WRITE:
+            if not command.prot & Prot.WRITE:
                 start = self._link.base + command.map_start
                 length = ((command.alloc_end + PAGE - 1) & -PAGE) - command.map_start
-                self._memory.mprotect(start, length, command.prot | PROT_WRITE)
+                self._memory.mprotect(start, length, command.prot | Prot.WRITE)
                 self._changed.append((start, length, command.prot))
 
     def __exit__(self, *_: object) -> None:
@@ -231,4 +235,4 @@ def protect_relro(memory: Memory, link: LinkMap) -> None:
     """Make an object's RELRO range read-only."""
     found = relro_range(link)
     if found is not None:
-        memory.mprotect(found[0], found[1] - found[0], PROT_READ)
+        memory.mprotect(found[0], found[1] - found[0], Prot.READ)

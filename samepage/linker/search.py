@@ -21,9 +21,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from samepage.abi.elf import ElfMachine, ElfType
 from samepage.elf.dynamic import DynamicFlags1, Tag
 from samepage.elf.file import ElfFile
-from samepage.elf.header import ElfMachine, ElfType
 from samepage.linker.cache import LibraryCache
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities

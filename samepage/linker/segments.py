@@ -2,7 +2,7 @@
 
 A library of type ET_DYN is mapped whole by one call that lets the kernel choose the
 place, with the first segment's protection and offset. Its length reserves the room for
-the other segments, which are then mapped over it with MAP_FIXED. Holes between the
+the other segments, which are then mapped over it with MapFlags.FIXED. Holes between the
 segments lose all access; zeros after a segment's file part are a store in its last page
 and anonymous memory beyond. A program of type ET_EXEC is mapped at its own addresses.
 
@@ -15,30 +15,18 @@ ld.so clears only what the segment has. Sources: `_dl_map_object_from_fd`,
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from samepage.elf.header import ElfType
-from samepage.elf.layout import PF_R, PF_W, PF_X
+from samepage.abi.elf import ElfType, SegmentFlags
+from samepage.abi.mman import MapFlags, Prot
 from samepage.elf.object import DynamicObject
 from samepage.linker.maps import LinkMap
-from samepage.linker.memory import (
-    MAP_ANONYMOUS,
-    MAP_DENYWRITE,
-    MAP_FIXED,
-    MAP_PRIVATE,
-    PAGE,
-    PROT_EXEC,
-    PROT_NONE,
-    PROT_READ,
-    PROT_WRITE,
-    Memory,
-    OpenFile,
-)
+from samepage.linker.memory import PAGE, Memory, OpenFile
 
-_MAP_COPY = MAP_PRIVATE | MAP_DENYWRITE
+_MAP_COPY = MapFlags.PRIVATE | MapFlags.DENYWRITE
 _ADDRESS_LIMIT = 1 << 47
 _PROTECTIONS = [
-    (PROT_READ if flags & PF_R else PROT_NONE)
-    | (PROT_WRITE if flags & PF_W else 0)
-    | (PROT_EXEC if flags & PF_X else 0)
+    (Prot.READ if flags & SegmentFlags.R else Prot.NONE)
+    | (Prot.WRITE if flags & SegmentFlags.W else 0)
+    | (Prot.EXEC if flags & SegmentFlags.X else 0)
     for flags in range(8)
 ]
 """By `p_flags`."""
@@ -96,7 +84,7 @@ def plan(dynamic_object: DynamicObject) -> MapPlan:
                 raise elf.error(f"PT_LOAD at address {vaddr:#x} overlaps the one before")
             has_holes |= map_end != map_start
         end, map_end = (alloc_end + PAGE - 1) & -PAGE, (data_end + PAGE - 1) & -PAGE
-        prot = _PROTECTIONS[segment.flags & (PF_R | PF_W | PF_X)]
+        prot = _PROTECTIONS[segment.flags & (SegmentFlags.R | SegmentFlags.W | SegmentFlags.X)]
         commands.append(
             LoadCommand(map_start, map_end, data_end, alloc_end, offset & -PAGE, prot, align)
         )
@@ -118,7 +106,7 @@ def map_segments(
         link_map.base = link_map.start - first.map_start
         if plan_.has_holes:
             hole = link_map.base + first.map_end
-            memory.mprotect(hole, commands[-1].map_start - first.map_end, PROT_NONE)
+            memory.mprotect(hole, commands[-1].map_start - first.map_end, Prot.NONE)
         _zero_tail(memory, link_map.base, first, by_kernel)
         commands = commands[1:]
     else:
@@ -131,7 +119,7 @@ def map_segments(
                 link_map.base + command.map_start,
                 command.map_end - command.map_start,
                 command.prot,
-                _MAP_COPY | MAP_FIXED,
+                _MAP_COPY | MapFlags.FIXED,
                 file,
                 command.offset,
             )
@@ -148,9 +136,9 @@ def _map_span(memory: Memory, file: OpenFile, plan_: MapPlan) -> int:
     if align <= PAGE:
         return memory.mmap(0, length, first.prot, _MAP_COPY, file, first.offset)
     reserved = length + align if length >= align else 2 * align
-    start = memory.mmap(0, reserved, PROT_NONE, MAP_ANONYMOUS | MAP_PRIVATE, file, 0)
+    start = memory.mmap(0, reserved, Prot.NONE, MapFlags.ANONYMOUS | MapFlags.PRIVATE, file, 0)
     aligned = (start + align - 1) & -align
-    memory.mmap(aligned, length, first.prot, _MAP_COPY | MAP_FIXED, file, first.offset)
+    memory.mmap(aligned, length, first.prot, _MAP_COPY | MapFlags.FIXED, file, first.offset)
     if aligned > start:
         memory.munmap(start, aligned - start)
     end = _page_up(aligned + length)
@@ -165,19 +153,19 @@ def _zero_tail(memory: Memory, base: int, command: LoadCommand, by_kernel: bool)
         return
     zero, zero_end = base + command.data_end, base + command.alloc_end
     zero_page = _page_up(zero) if by_kernel else min(_page_up(zero), zero_end)
-    if zero_page > zero and (command.prot & PROT_WRITE or not by_kernel):
+    if zero_page > zero and (command.prot & Prot.WRITE or not by_kernel):
         page = zero & -PAGE
-        if not command.prot & PROT_WRITE:
-            memory.mprotect(page, PAGE, command.prot | PROT_WRITE)
+        if not command.prot & Prot.WRITE:
+            memory.mprotect(page, PAGE, command.prot | Prot.WRITE)
         memory.zero(zero, zero_page - zero)
-        if not command.prot & PROT_WRITE:
+        if not command.prot & Prot.WRITE:
             memory.mprotect(page, PAGE, command.prot)
     if zero_end > zero_page:
         memory.mmap(
             zero_page,
             zero_end - zero_page,
             command.prot,
-            MAP_ANONYMOUS | MAP_PRIVATE | MAP_FIXED,
+            MapFlags.ANONYMOUS | MapFlags.PRIVATE | MapFlags.FIXED,
             None,
             0,
         )

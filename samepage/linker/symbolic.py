@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from samepage.abi.elf import SHN_ABS, SHN_UNDEF, STT_GNU_IFUNC
 from samepage.elf.layout import I64, U64, Bools
 from samepage.elf.machines import Kind
-from samepage.elf.object import SHN_ABS, SHN_UNDEF, STT_GNU_IFUNC
 from samepage.linker.errors import LinkError
 from samepage.linker.memory import Memory
 from samepage.linker.references import Bindings

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from samepage.abi.elf import SHN_ABS
 from samepage.elf.file import MAX_STRING
 from samepage.elf.layout import I64, U16, U32, U64
-from samepage.elf.object import SHN_ABS
 from samepage.elf.strings import NamePool, Text
 from samepage.elf.versions import INDEX_MASK
 from samepage.linker.maps import LinkMap

@@ -14,13 +14,13 @@ average map count; kpagecount then gives the same average.
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import PSS_SHIFT
 from samepage.live.frame_table import FrameTable
 from samepage.live.system import Capture
 from samepage.records import record
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
-PSS_SHIFT = 12
-PAGE_SIZE = 4096
 _PAGES_AT_ONCE = 1 << 18
 
 Counts = npt.NDArray[np.int64]
@@ -105,5 +105,5 @@ def _by_frame(frames: FrameTable) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
     anonymous = (frames.kind == FrameKind.ANON) | (frames.kind == FrameKind.KSM)
     code = (frames.mapcount >= 2) * _SHARED + anonymous * _ANONYMOUS
     code = np.append(np.where(frames.resident, code, _NOTHING), _SWAPPED).astype(np.uint8)
-    share = (PAGE_SIZE << PSS_SHIFT) // np.maximum(frames.mapcount, 1).astype(np.uint64)
+    share = (HOST_PAGE_SIZE << PSS_SHIFT) // np.maximum(frames.mapcount, 1).astype(np.uint64)
     return code, np.append(np.where(frames.resident, share, 0), 0).astype(np.uint64)

@@ -23,6 +23,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
+from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.live.collect import Batch
 from samepage.live.patience import collect_system
 from samepage.live.procfs import Tally
@@ -114,7 +115,7 @@ def _items(read: Callable[[int], bytes], file: int) -> Iterator[Batch | Tally]:
         yield item
         offset += head + entries
         if offset - released >= _RELEASE:
-            length = (offset - released) & -mmap.PAGESIZE
+            length = (offset - released) & -HOST_PAGE_SIZE
             with mmap.mmap(file, length, offset=released) as done:
                 done.madvise(mmap.MADV_REMOVE)
             released += length

@@ -6,17 +6,20 @@ build-id have the same code and read-only data, whatever their names are.
 """
 
 import os
-import struct
 
-_MAGIC = b"\x7fELF\x02\x01"
-"""64-bit, little-endian. The layout is defined once more in `samepage.elf.header`, whose
-classes take longer to import than all build-ids of a system to read."""
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_PT_NOTE = 4
+from samepage.abi.elf import (
+    EHDR64,
+    ELF_MAGIC,
+    ELFCLASS64,
+    ELFDATA2LSB,
+    NHDR,
+    NT_GNU_BUILD_ID,
+    PHDR64,
+    SegmentType,
+)
+
+_MAGIC = ELF_MAGIC + bytes((ELFCLASS64, ELFDATA2LSB))
 _HEAD = 4096
-_NOTE = struct.Struct("<III")
-_NT_GNU_BUILD_ID = 3
 _MAX_PHNUM = 1024
 _MAX_NOTES = 1 << 16
 _MAX_BUILD_ID = 64
@@ -28,17 +31,17 @@ def read_build_id(fd: int) -> str | None:
     Files that are not 64-bit ELF, or damaged, have none. Raises `OSError`.
     """
     head = os.pread(fd, _HEAD, 0)
-    if not head.startswith(_MAGIC) or len(head) < _EHDR.size:
+    if not head.startswith(_MAGIC) or len(head) < EHDR64.size:
         return None
-    header = _EHDR.unpack_from(head)
+    header = EHDR64.unpack_from(head)
     phoff, phentsize, phnum = header[5], header[9], header[10]
-    if phentsize != _PHDR.size or not 0 < phnum <= _MAX_PHNUM:
+    if phentsize != PHDR64.size or not 0 < phnum <= _MAX_PHNUM:
         return None
-    table = _slice(fd, head, phoff, phnum * _PHDR.size)
-    if len(table) < phnum * _PHDR.size:
+    table = _slice(fd, head, phoff, phnum * PHDR64.size)
+    if len(table) < phnum * PHDR64.size:
         return None
-    for kind, _, offset, _, _, filesz, _, align in _PHDR.iter_unpack(table):
-        if kind == _PT_NOTE and filesz <= _MAX_NOTES:
+    for kind, _, offset, _, _, filesz, _, align in PHDR64.iter_unpack(table):
+        if kind == SegmentType.NOTE and filesz <= _MAX_NOTES:
             notes = _slice(fd, head, offset, filesz)
             build_id = find_build_id(notes, 8 if align == 8 else 4)
             if build_id:
@@ -49,12 +52,12 @@ def read_build_id(fd: int) -> str | None:
 def find_build_id(notes: bytes, align: int) -> str | None:
     """Return the build-id out of a note segment whose entries are padded to `align` bytes."""
     position = 0
-    while position + _NOTE.size <= len(notes):
-        name_size, size, note_type = _NOTE.unpack_from(notes, position)
-        name = position + _NOTE.size
-        content = position + _padded(_NOTE.size + name_size, align)
+    while position + NHDR.size <= len(notes):
+        name_size, size, note_type = NHDR.unpack_from(notes, position)
+        name = position + NHDR.size
+        content = position + _padded(NHDR.size + name_size, align)
         if (
-            note_type == _NT_GNU_BUILD_ID
+            note_type == NT_GNU_BUILD_ID
             and notes[name : name + name_size] == b"GNU\0"
             and 0 < size <= _MAX_BUILD_ID
             and content + size <= len(notes)

@@ -17,13 +17,8 @@ from array import array
 from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
-from samepage.live.pagemap import (
-    ENTRY_SIZE,
-    Range,
-    Scanner,
-    ScanUnsupported,
-    ranges_from_maps,
-)
+from samepage.abi.pagemap import ENTRY_SIZE
+from samepage.live.pagemap import Range, Scanner, ScanUnsupported, ranges_from_maps
 from samepage.live.procfs import Tally, read_all, read_short
 from samepage.records import record
 

@@ -16,6 +16,7 @@ On a system without swap pressure and shared memory nothing is uncertain, and no
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.live.accounting import account
 from samepage.live.system import Capture
 from samepage.snapshot.kinds import FrameKind, PageFlags
@@ -36,7 +37,7 @@ def settle_dirty(capture: Capture, proc: str = "/proc") -> None:
         fields = _fields(capture, vma, smaps, proc)
         for name, shared in _FIELDS:
             count = int(uncertain[vma, shared])
-            missing = (fields.get(name, 0) >> 2) - int(seen[shared][vma])
+            missing = (fields.get(name, 0) >> HOST_PAGE_SHIFT - 10) - int(seen[shared][vma])
             if 0 < missing < count:
                 capture.unseen_dirty[vma, shared] = missing
             elif missing > 0 and count:

@@ -11,16 +11,17 @@ COMPOUND_TAIL. The frames of the file come from pagemap, by way of a mapping of 
 """
 
 import ctypes
-import mmap
 import os
 
 import numpy as np
 
+from samepage.abi.mman import Advice
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import Kpf, Pm
 from samepage.live import kpage
 from samepage.live.residency import map_file, unmap_file
 
-MADV_POPULATE_READ = 22
-_PFN = np.uint64((1 << 55) - 1)
+_PFN = np.uint64(Pm.PFRAME)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -38,11 +39,11 @@ def large_folios(path: str) -> Folios:
         size = os.fstat(fd).st_size
         address = map_file(fd, size)
         try:
-            if _LIBC.madvise(address, size, MADV_POPULATE_READ):
+            if _LIBC.madvise(address, size, Advice.POPULATE_READ):
                 raise OSError(ctypes.get_errno(), f"cannot populate a mapping of {path}")
-            count = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE
+            count = (size + HOST_PAGE_SIZE - 1) // HOST_PAGE_SIZE
             with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-                pagemap.seek(address // mmap.PAGESIZE * 8)
+                pagemap.seek(address // HOST_PAGE_SIZE * 8)
                 entries = np.frombuffer(pagemap.read(count * 8), dtype=np.uint64)
             return _cut(entries & _PFN)
         finally:
@@ -54,9 +55,9 @@ def large_folios(path: str) -> Folios:
 def _cut(frames: kpage.Numbers) -> Folios:
     numbers, inverse = np.unique(frames, return_inverse=True)
     flags = kpage.read_flags(numbers)
-    if not len(numbers) or not numbers[0] or (flags & np.uint64(kpage.NOPAGE)).all():
+    if not len(numbers) or not numbers[0] or (flags & np.uint64(Kpf.NOPAGE)).all():
         raise OSError(0, "the kernel does not tell frames")
-    tail = ((flags & np.uint64(kpage.COMPOUND_TAIL)) != 0)[inverse]
+    tail = ((flags & np.uint64(Kpf.COMPOUND_TAIL)) != 0)[inverse]
     first = np.flatnonzero(~tail)
     counts = np.diff(first, append=len(frames))
     large = counts > 1

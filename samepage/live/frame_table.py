@@ -31,6 +31,7 @@ pages with such frames, `samepage.live.dirty` asks smaps.
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.pagemap import Kpf
 from samepage.live import kpage
 from samepage.records import record
 from samepage.snapshot.kinds import FrameFlags, FrameKind
@@ -79,17 +80,17 @@ def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> Fr
     counts = kpage.read_counts(frames[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
     asked = ~assumed | (mapcount == 0)
-    known = np.full(count, kpage.ANON | kpage.SWAPBACKED, dtype=np.uint64)
+    known = np.full(count, Kpf.ANON | Kpf.SWAPBACKED, dtype=np.uint64)
     known[asked] = kpage.read_flags(frames[asked], proc)
     kind = _kinds(known)
     dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)
     for bit, flag in (
-        (kpage.DIRTY, FrameFlags.DIRTY),
-        (kpage.REFERENCED, FrameFlags.REFERENCED),
-        (kpage.LRU, FrameFlags.LRU),
-        (kpage.THP, FrameFlags.THP),
-        (kpage.MLOCKED, FrameFlags.MLOCKED),
+        (Kpf.DIRTY, FrameFlags.DIRTY),
+        (Kpf.REFERENCED, FrameFlags.REFERENCED),
+        (Kpf.LRU, FrameFlags.LRU),
+        (Kpf.THP, FrameFlags.THP),
+        (Kpf.MLOCKED, FrameFlags.MLOCKED),
     ):
         flags |= _has(known, bit) * np.uint32(flag)
     return FrameTable(
@@ -114,19 +115,19 @@ def _kinds(flags: Numbers) -> npt.NDArray[np.uint8]:
     kind = np.full(len(flags), FrameKind.FILE, dtype=np.uint8)
     # From the weakest statement to the strongest, each overrules the ones before it.
     for bit, value in (
-        (kpage.SWAPBACKED, FrameKind.SHMEM),
-        (kpage.ANON, FrameKind.ANON),
-        (kpage.KSM, FrameKind.KSM),
-        (kpage.HUGE, FrameKind.HUGETLB),
-        (kpage.ZERO_PAGE, FrameKind.ZERO),
-        (kpage.NOPAGE, FrameKind.UNKNOWN),
+        (Kpf.SWAPBACKED, FrameKind.SHMEM),
+        (Kpf.ANON, FrameKind.ANON),
+        (Kpf.KSM, FrameKind.KSM),
+        (Kpf.HUGE, FrameKind.HUGETLB),
+        (Kpf.ZERO_PAGE, FrameKind.ZERO),
+        (Kpf.NOPAGE, FrameKind.UNKNOWN),
     ):
         kind[_has(flags, bit)] = value
     return kind
 
 
 def _dirty(kind: npt.NDArray[np.uint8], flags: Numbers) -> Marks:
-    may_be_clean = _has(flags, kpage.SWAPCACHE) | ~_has(flags, kpage.SWAPBACKED)
-    dirty: Marks = _has(flags, kpage.DIRTY)
+    may_be_clean = _has(flags, Kpf.SWAPCACHE) | ~_has(flags, Kpf.SWAPBACKED)
+    dirty: Marks = _has(flags, Kpf.DIRTY)
     dirty |= (kind == FrameKind.ANON) & ~may_be_clean
     return dirty

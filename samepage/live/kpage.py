@@ -17,29 +17,7 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
-from samepage.live.pagemap import ENTRY_SIZE
-
-LOCKED = 1 << 0
-REFERENCED = 1 << 2
-UPTODATE = 1 << 3
-DIRTY = 1 << 4
-LRU = 1 << 5
-SLAB = 1 << 7
-WRITEBACK = 1 << 8
-MMAP = 1 << 11
-ANON = 1 << 12
-SWAPCACHE = 1 << 13
-SWAPBACKED = 1 << 14
-COMPOUND_HEAD = 1 << 15
-COMPOUND_TAIL = 1 << 16
-HUGE = 1 << 17
-UNEVICTABLE = 1 << 18
-NOPAGE = 1 << 20
-KSM = 1 << 21
-THP = 1 << 22
-ZERO_PAGE = 1 << 24
-MLOCKED = 1 << 33
-"""Bits of kpageflags (include/uapi/linux/kernel-page-flags.h and linux/kernel-page-flags.h)."""
+from samepage.abi.pagemap import ENTRY_SIZE, Kpf
 
 GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
@@ -63,10 +41,10 @@ def read_counts(frames: Numbers, proc: str = "/proc") -> npt.NDArray[np.int32] |
 def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers:
     """Return the flags of each of `frames`, which must ascend strictly.
 
-    They are NOPAGE beyond the end of kpageflags, and for all if it may not be read.
+    They are Kpf.NOPAGE beyond the end of kpageflags, and for all if it may not be read.
     """
-    flags = _read(f"{proc}/kpageflags", frames, NOPAGE)
-    return np.full(len(frames), NOPAGE, dtype=np.uint64) if flags is None else flags
+    flags = _read(f"{proc}/kpageflags", frames, Kpf.NOPAGE)
+    return np.full(len(frames), Kpf.NOPAGE, dtype=np.uint64) if flags is None else flags
 
 
 def _read(path: str, frames: Numbers, missing: int) -> Numbers | None:

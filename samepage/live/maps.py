@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.live.procfs import Tally
 from samepage.records import record
 
@@ -114,7 +115,7 @@ class MapsParser:
                     self._learn(rest)
             found = list(map(self._known.get, rests))
         mapping = np.array(found, dtype=np.int32)
-        good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(4095) == 0)
+        good = (mapping >= 0) & (start < end) & ((start | end) & np.uint64(HOST_PAGE_SIZE - 1) == 0)
         if len(good) > 1:
             good[1:] &= (process[1:] != process[:-1]) | (start[1:] >= end[:-1])
         part = (process, start, end, mapping)
@@ -235,7 +236,7 @@ def _without_overlaps(
     for row, (number, low, high, known) in enumerate(zip(*columns, strict=True)):
         if number != owner:
             owner, last = number, 0
-        if known >= 0 and last <= low < high and (low | high) & 4095 == 0:
+        if known >= 0 and last <= low < high and (low | high) & HOST_PAGE_SIZE - 1 == 0:
             keep[row] = True
             last = high
     return keep

@@ -20,24 +20,17 @@ This module needs the standard library only: it runs while NumPy is still being 
 import errno
 import fcntl
 import re
-import struct
 from array import array
 
+from samepage.abi.page import HOST_PAGE_SHIFT, HOST_PAGE_SIZE
+from samepage.abi.pagemap import PAGE_REGION, PAGEMAP_SCAN, PM_SCAN_ARG, PageCategory
 from samepage.live.procfs import read_file
 
-PAGE_SHIFT = 12
-ENTRY_SIZE = 8
-ADDRESS_SPACE_END = (1 << 47) - 4096
+ADDRESS_SPACE_END = (1 << 47) - HOST_PAGE_SIZE
 """TASK_SIZE_MAX on x86-64. What lies above is the kernel's (`[vsyscall]`), or an address
 that a process with five-level page tables asked for, which samepage does not look at."""
 
-PAGEMAP_SCAN = 0xC0606610
-"""`_IOWR('f', 16, struct pm_scan_arg)`, a structure of 96 bytes."""
-_SCAN_ARG = struct.Struct("12Q")
-_PAGE_IS_PRESENT = 1 << 3
-_PAGE_IS_SWAPPED = 1 << 4
-_PAGE_IS_HUGE = 1 << 6
-_RESIDENT = _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED
+_RESIDENT = PageCategory.PRESENT | PageCategory.SWAPPED
 
 MERGE_GAP = 64
 """Gaps of up to this many pages are read along; measured: fewest nanoseconds in all."""
@@ -60,7 +53,7 @@ class Scanner:
     """Finds resident ranges with `PAGEMAP_SCAN`; holds the buffer that the kernel fills."""
 
     def __init__(self) -> None:
-        self._regions = array("Q", bytes(24 * _REGIONS))
+        self._regions = array("Q", bytes(PAGE_REGION.size * _REGIONS))
         self._address = self._regions.buffer_info()[0]
 
     def scan(self, fd: int, end: int = ADDRESS_SPACE_END) -> tuple[list[Range], list[Range]]:
@@ -74,9 +67,9 @@ class Scanner:
         start = 0
         while start < end:
             arg = bytearray(
-                _SCAN_ARG.pack(
-                    *(_SCAN_ARG.size, 0, start, end, 0, self._address, _REGIONS, 0),
-                    *(0, 0, _RESIDENT, _RESIDENT | _PAGE_IS_HUGE),
+                PM_SCAN_ARG.pack(
+                    *(PM_SCAN_ARG.size, 0, start, end, 0, self._address, _REGIONS, 0),
+                    *(0, 0, _RESIDENT, _RESIDENT | PageCategory.HUGE),
                 )
             )
             try:
@@ -97,9 +90,9 @@ class Scanner:
         regions = self._regions[: 3 * count]
         first, last = ranges.pop() if ranges else (0, -1)
         for start, end, categories in zip(regions[0::3], regions[1::3], regions[2::3], strict=True):
-            start >>= PAGE_SHIFT
-            end >>= PAGE_SHIFT
-            if categories & _PAGE_IS_HUGE:
+            start >>= HOST_PAGE_SHIFT
+            end >>= HOST_PAGE_SHIFT
+            if categories & PageCategory.HUGE:
                 huge.append((start, end))
             if last >= 0 and start - last <= MERGE_GAP:
                 last = end
@@ -117,7 +110,7 @@ def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
     resident: dict[int, int] | None = None
     for match in re.finditer(_VMA_RANGE, maps):
         low, high = int(match[1], 16), int(match[2], 16)
-        start, end = low >> PAGE_SHIFT, high >> PAGE_SHIFT
+        start, end = low >> HOST_PAGE_SHIFT, high >> HOST_PAGE_SHIFT
         if ranges:
             start = max(start, ranges[-1][1])  # no kernel writes VMAs that overlap
         if start >= end or high > ADDRESS_SPACE_END:

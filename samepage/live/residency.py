@@ -16,6 +16,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SIZE
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -25,7 +27,6 @@ _LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long, ct
 _WRITE_AND_WAIT = 7
 """`SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER`."""
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_PAGE = mmap.PAGESIZE
 
 
 def map_file(fd: int, size: int) -> int:
@@ -49,7 +50,7 @@ def resident_pages(path: str) -> npt.NDArray[np.bool_]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        pages = np.zeros((size + mmap.PAGESIZE - 1) // mmap.PAGESIZE, dtype=np.uint8)
+        pages = np.zeros((size + HOST_PAGE_SIZE - 1) // HOST_PAGE_SIZE, dtype=np.uint8)
         if size:
             address = map_file(fd, size)
             try:
@@ -72,7 +73,7 @@ def read_through(paths: Iterable[str]) -> None:
     One page is read at a time: a read looks for the readahead mark on the last folio that
     it finds only, and a mark in the middle of a larger read would stay.
     """
-    buffer = bytearray(_PAGE)
+    buffer = bytearray(HOST_PAGE_SIZE)
     for path in paths:
         with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
             _LIBC.sync_file_range(file.fileno(), 0, 0, _WRITE_AND_WAIT)

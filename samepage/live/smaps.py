@@ -10,7 +10,9 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from samepage.live.accounting import PSS_SHIFT, VmaSums
+from samepage.abi.page import HOST_PAGE_SHIFT
+from samepage.abi.pagemap import PSS_SHIFT
+from samepage.live.accounting import VmaSums
 from samepage.live.procfs import read_file
 from samepage.live.system import Capture
 
@@ -62,7 +64,7 @@ def sums_by_smaps(capture: Capture, proc: str = "/proc") -> tuple[VmaSums, npt.N
             if fields:
                 told[row] = True
                 table[:, row] = [fields.get(name, 0) for name in _FIELDS]
-    pages = table >> 2
+    pages = table >> HOST_PAGE_SHIFT - 10
     pss = table[_FIELDS.index(b"Pss")].astype(np.uint64) << np.uint64(PSS_SHIFT + 10)
     sums = VmaSums(pages[0], pages[1], pages[2], pages[3], pages[4], pages[5], pss)
     return sums, np.flatnonzero(told)

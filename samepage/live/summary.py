@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from samepage.live.accounting import PAGE_SIZE, PSS_SHIFT, Counts, VmaSums, account
+from samepage.abi.page import HOST_PAGE_SIZE as PAGE_SIZE
+from samepage.abi.pagemap import PSS_SHIFT
+from samepage.live.accounting import Counts, VmaSums, account
 from samepage.live.arrays import distinct
 from samepage.live.inodes import File
 from samepage.live.processes import Process

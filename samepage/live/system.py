@@ -17,6 +17,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.live.arrays import order_of
 from samepage.live.collect import Batch
 from samepage.live.frame_finder import FoundFrames, FrameFinder
@@ -233,7 +234,7 @@ def _assign_files(
     page = first_page[rows]
     vma = np.searchsorted(first, page, side="right") - 1
     mapping = vmas.mapping[vma]
-    offsets = np.array([m.offset >> 12 for m in vmas.mappings], dtype=np.int64)
+    offsets = np.array([m.offset >> HOST_PAGE_SHIFT for m in vmas.mappings], dtype=np.int64)
     vpage = pages.locate(page).astype(np.int64)
     index = vpage - (vmas.start[vma] >> np.uint64(12)).astype(np.int64) + offsets[mapping]
     file = mapping_file[mapping]

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
 
+from samepage.abi.auxv import Aux, parse_auxv
+from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
 from samepage.kernel.errors import SysError
@@ -29,7 +31,7 @@ from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.process.elf_loader import BadExecutable
 from samepage.kernel.process.exec import ExecFatal, do_execve
 from samepage.kernel.process.scheduler import Deadlock
-from samepage.kernel.process.task import RLIM_INFINITY, RLIM_NLIMITS, Process, Rlimit, Task
+from samepage.kernel.process.task import Process, Task
 from samepage.kernel.timeline import TimelineEvent
 from samepage.machine.frame import FrameInfo
 from samepage.machine.guest import Guest
@@ -47,7 +49,6 @@ MIN_RAM = 1 << 20
 LOADERS = ("ldso", "builtin")
 TIMED_OUT = 124
 """The exit status of `timeout(1)`."""
-AT_MINSIGSTKSZ = 51
 
 
 Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
@@ -92,7 +93,7 @@ class Machine:
             cold=cold,
             seed=seed,
             max_instructions=max_instructions,
-            min_sigstack_size=_host_auxv().get(AT_MINSIGSTKSZ, 2048),
+            min_sigstack_size=_host_auxv().get(Aux.MINSIGSTKSZ, 2048),
             mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
             hostname=host.nodename,
             release=host.release,
@@ -335,8 +336,7 @@ class Machine:
         raise SamepageError(f"{_name(guest)}: cannot tell where its main is; use --stop entry")
 
     def _entry(self, process: Process) -> int:
-        words = memoryview(process.auxv).cast("Q")
-        return dict(zip(words[::2], words[1::2], strict=True))[9]
+        return parse_auxv(process.auxv)[Aux.ENTRY]
 
     @property
     def log(self) -> list[str]:
@@ -435,10 +435,9 @@ def _explain(error: BaseException, name: bytes) -> BaseException:
 def _host_auxv() -> dict[int, int]:
     try:
         with open("/proc/self/auxv", "rb") as file:
-            words = memoryview(file.read()).cast("Q")
+            return parse_auxv(file.read())
     except OSError:
         return {}
-    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _host_limits() -> dict[int, tuple[int, int]]:

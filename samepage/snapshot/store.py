@@ -33,14 +33,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samepage.abi.fcntl import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE
 from samepage.errors import SamepageError
 from samepage.snapshot.check import check_types
 from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
 from samepage.snapshot.tables import Snapshot
 
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _ADDED = {"processes": ("start_time",), "vmas": TOLD}
@@ -209,7 +207,7 @@ def _swap(temporary: str, target: str) -> None:
     """Put `temporary` in the place of `target`; what was there is then at `temporary`."""
     while True:
         try:
-            _renameat2(temporary, target, _RENAME_EXCHANGE)
+            _renameat2(temporary, target, RENAME_EXCHANGE)
             break
         except FileNotFoundError:
             pass  # there is none yet
@@ -219,7 +217,7 @@ def _swap(temporary: str, target: str) -> None:
             _swap_by_two_renames(temporary, target)
             break
         try:
-            _renameat2(temporary, target, _RENAME_NOREPLACE)
+            _renameat2(temporary, target, RENAME_NOREPLACE)
             break
         except FileExistsError:
             continue  # another writer was first: exchange with it
@@ -253,7 +251,7 @@ def _renameat2(source: str, target: str, flags: int) -> None:
     except AttributeError:
         raise OSError(errno.ENOSYS, "no renameat2 in the C library") from None
     names = os.fsencode(source), os.fsencode(target)
-    if call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(flags)):
+    if call(AT_FDCWD, names[0], AT_FDCWD, names[1], ctypes.c_uint(flags)):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
 

@@ -24,6 +24,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from samepage.abi.auxv import parse_auxv
+from samepage.abi.prctl import ADDR_NO_RANDOMIZE, Pr
 from samepage.errors import SamepageError
 from samepage.trace import ptrace
 from samepage.trace.ptrace import StopKind
@@ -34,12 +36,7 @@ STACK_LIMIT = 8 << 20
 OPEN_FILES_LIMIT = 1024
 """RLIMIT_NOFILE: some programs size a table by it."""
 
-_ADDR_NO_RANDOMIZE = 0x0040000
-_PR_SET_NO_NEW_PRIVS = 38
 _EXECVE = 59
-
-AT_ENTRY = 9
-AT_RANDOM = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +129,8 @@ def _become(program: Launch, gate: int, report: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         libc = ctypes.CDLL(None)
         # A set-user-ID file would bring randomization back (PER_CLEAR_ON_SETID), even for root.
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        libc.personality(_ADDR_NO_RANDOMIZE)
+        libc.prctl(Pr.SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.personality(ADDR_NO_RANDOMIZE)
         argv, env = list(program.argv), dict(program.env)
         if os.read(gate, 1) == b"!":
             os.execve(program.path, argv, env)
@@ -192,5 +189,4 @@ def fault_counts(pid: int) -> tuple[int, int]:
 def auxiliary_vector(pid: int) -> dict[int, int]:
     """The auxv that exec gave to the process, by `AT_*` number."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
-        words = struct.iter_unpack("=QQ", file.read())
-    return dict(words)
+        return parse_auxv(file.read())

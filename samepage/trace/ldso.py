@@ -6,7 +6,7 @@ and is held at two instants:
 - when ld.so has relocated everything and is about to call `__libc_early_init`, the first
   code of a library that it runs (IFUNC resolvers apart). Its memory then is what
   relocation made of it. AT_ENTRY would be too late for that: constructors have run.
-- at AT_ENTRY, when LD_DEBUG has also told the order of the constructors.
+- at when LD_DEBUG has also told the order of the constructors.
 
 Then it is killed. The program's own code has not run, its libraries' constructors have.
 """
@@ -18,11 +18,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from samepage.abi.auxv import Aux
 from samepage.elf.header import ElfError
 from samepage.elf.object import DynamicObject
 from samepage.errors import SamepageError
 from samepage.trace import ptrace
-from samepage.trace.launch import AT_ENTRY, Launch, auxiliary_vector, launch
+from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.ptrace import StopKind
 
 _SYS_ARCH_PRCTL = 158
@@ -97,7 +98,7 @@ def observe(
 
 def _to_entry(run: LdsoRun, on_relocated: Callable[[LdsoRun], None] | None) -> bool:
     """Go on to the entry point, calling `on_relocated` on the way. False if it ended."""
-    entry = auxiliary_vector(run.pid)[AT_ENTRY]
+    entry = auxiliary_vector(run.pid)[Aux.ENTRY]
     if not _run_to_tls(run.pid, entry):
         return False
     run.files = mapped_files(run.pid)

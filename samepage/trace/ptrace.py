@@ -18,6 +18,9 @@ import re
 import struct
 from dataclasses import dataclass
 
+from samepage.abi.ptrace import NT_X86_XSTATE, USER_DEBUGREG, Event, Options, Request
+from samepage.abi.signal import SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _LIBC.ptrace.restype = ctypes.c_long
@@ -27,38 +30,10 @@ WAIT_ANY = 0x4000_0000 | 0x2000_0000
 WAIT_THREAD = 0x4000_0000
 """`__WALL`: for a wait that names its tid."""
 
-_USER_DEBUGREG = 848  # offsetof(struct user, u_debugreg)
-_EVENT_STOP = 128
 _TRAP_FLAG = 1 << 8
 
 
-class _Request(enum.IntEnum):
-    """The first argument of ptrace(2)."""
-
-    POKEUSER = 6
-    CONT = 7
-    GETREGS = 12
-    SETREGS = 13
-    SYSCALL = 24
-    GETEVENTMSG = 0x4201
-    GETREGSET = 0x4204
-    SEIZE = 0x4206
-    INTERRUPT = 0x4207
-    LISTEN = 0x4208
-    GET_SYSCALL_INFO = 0x420E
-
-
-class Options(enum.IntFlag):
-    """`PTRACE_O_*`: the events that stop a tracee, and EXITKILL, its death with the tracer."""
-
-    TRACESYSGOOD = 1
-    TRACEFORK = 2
-    TRACEVFORK = 4
-    TRACECLONE = 8
-    TRACEEXEC = 16
-    TRACEEXIT = 64
-    EXITKILL = 1 << 20
-
+_REQUEST_NAMES = {number: name for name, number in vars(Request).items() if name.isupper()}
 
 FOLLOW = (
     Options.EXITKILL
@@ -88,13 +63,13 @@ class StopKind(enum.Enum):
 
 
 _EVENTS = {
-    1: StopKind.FORK,
-    2: StopKind.VFORK,
-    3: StopKind.CLONE,
-    4: StopKind.EXEC,
-    6: StopKind.EXIT,
+    Event.FORK: StopKind.FORK,
+    Event.VFORK: StopKind.VFORK,
+    Event.CLONE: StopKind.CLONE,
+    Event.EXEC: StopKind.EXEC,
+    Event.EXIT: StopKind.EXIT,
 }
-_STOP_SIGNALS = {19, 20, 21, 22}
+_STOP_SIGNALS = {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU}
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,7 +87,7 @@ class Stop:
         if not os.WIFSTOPPED(status):
             return cls(tid, StopKind.GONE, status=status)
         signal, event = os.WSTOPSIG(status), status >> 16
-        if event == _EVENT_STOP:
+        if event == Event.STOP:
             kind = StopKind.GROUP_STOP if signal in _STOP_SIGNALS else StopKind.NEW
             return cls(tid, kind, signal)
         if event:
@@ -130,28 +105,28 @@ def wait(tid: int = -1) -> Stop:
     return Stop.decode(*os.waitpid(tid, WAIT_ANY if tid == -1 else WAIT_THREAD))
 
 
-def _ptrace(request: _Request, tid: int, address: int = 0, data: int = 0) -> int:
+def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     ctypes.set_errno(0)
     result = int(_LIBC.ptrace(request, tid, address, data))
     if result == -1 and ctypes.get_errno():
         code = ctypes.get_errno()
-        raise OSError(code, f"ptrace {request.name} of {tid}: {os.strerror(code)}")
+        raise OSError(code, f"ptrace {_REQUEST_NAMES[request]} of {tid}: {os.strerror(code)}")
     return result
 
 
 def seize(tid: int) -> None:
     """Become the tracer of `tid`, which goes on running (`PTRACE_SEIZE`)."""
-    _ptrace(_Request.SEIZE, tid, 0, FOLLOW)
+    _ptrace(Request.SEIZE, tid, 0, FOLLOW)
 
 
 def interrupt(tid: int) -> None:
     """Stop a running tracee; the stop is reported as `StopKind.NEW`."""
-    _ptrace(_Request.INTERRUPT, tid)
+    _ptrace(Request.INTERRUPT, tid)
 
 
 def listen(tid: int) -> None:
     """Leave a tracee in its group stop, but hear of what ends it."""
-    _ptrace(_Request.LISTEN, tid)
+    _ptrace(Request.LISTEN, tid)
 
 
 def resume(tid: int, signal: int = 0, *, syscalls: bool = False) -> bool:
@@ -160,7 +135,7 @@ def resume(tid: int, signal: int = 0, *, syscalls: bool = False) -> bool:
     False if it has been killed meanwhile, which a tracer must expect at any time.
     """
     try:
-        _ptrace(_Request.SYSCALL if syscalls else _Request.CONT, tid, 0, signal)
+        _ptrace(Request.SYSCALL if syscalls else Request.CONT, tid, 0, signal)
     except ProcessLookupError:
         return False
     return True
@@ -169,7 +144,7 @@ def resume(tid: int, signal: int = 0, *, syscalls: bool = False) -> bool:
 def event_message(tid: int) -> int:
     """The value of the last event: the new tid of a fork, the old one of an exec."""
     value = ctypes.c_ulong()
-    _ptrace(_Request.GETEVENTMSG, tid, 0, ctypes.addressof(value))
+    _ptrace(Request.GETEVENTMSG, tid, 0, ctypes.addressof(value))
     return value.value
 
 
@@ -184,7 +159,7 @@ class SyscallOp(enum.IntEnum):
 def syscall_info(tid: int) -> tuple[SyscallOp, int]:
     """Where the tracee stands, and the number of the system call at its entry (else -1)."""
     buffer = ctypes.create_string_buffer(88)
-    _ptrace(_Request.GET_SYSCALL_INFO, tid, len(buffer), ctypes.addressof(buffer))
+    _ptrace(Request.GET_SYSCALL_INFO, tid, len(buffer), ctypes.addressof(buffer))
     op = SyscallOp(buffer.raw[0]) if buffer.raw[0] < 3 else SyscallOp.NONE
     (number,) = struct.unpack_from("<q", buffer.raw, 24)
     return op, number if op is SyscallOp.ENTRY else -1
@@ -210,16 +185,15 @@ NO_SYSCALL = 2**64 - 1
 def get_registers(tid: int) -> Registers:
     """The general registers."""
     registers = Registers()
-    _ptrace(_Request.GETREGS, tid, 0, ctypes.addressof(registers))
+    _ptrace(Request.GETREGS, tid, 0, ctypes.addressof(registers))
     return registers
 
 
 def set_registers(tid: int, registers: Registers) -> None:
     """Replace the general registers."""
-    _ptrace(_Request.SETREGS, tid, 0, ctypes.addressof(registers))
+    _ptrace(Request.SETREGS, tid, 0, ctypes.addressof(registers))
 
 
-_NT_X86_XSTATE = 0x202
 _XSTATE_ROOM = 64 << 10
 
 
@@ -230,7 +204,7 @@ def xstate_size(tid: int) -> int:
     """
     buffer = ctypes.create_string_buffer(_XSTATE_ROOM)
     vector = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), _XSTATE_ROOM)
-    _ptrace(_Request.GETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(vector))
+    _ptrace(Request.GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
     return int(vector[1])
 
 
@@ -242,13 +216,13 @@ def set_breakpoint(tid: int, address: int) -> None:
     6-2), so not even the fetch of that page has happened. exec and fork clear it
     (`flush_ptrace_hw_breakpoint`). Raises `OSError` where a hypervisor offers none.
     """
-    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG, address)
-    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 1)
+    _ptrace(Request.POKEUSER, tid, USER_DEBUGREG, address)
+    _ptrace(Request.POKEUSER, tid, USER_DEBUGREG + 7 * 8, 1)
 
 
 def clear_breakpoint(tid: int) -> None:
     """Undo `set_breakpoint`."""
-    _ptrace(_Request.POKEUSER, tid, _USER_DEBUGREG + 7 * 8, 0)
+    _ptrace(Request.POKEUSER, tid, USER_DEBUGREG + 7 * 8, 0)
 
 
 def set_trap_flag(tid: int, on: bool) -> None:

@@ -7,12 +7,9 @@ import signal
 import threading
 import time
 
+from samepage.abi.prctl import Pr
 from samepage.trace import ptrace
 from samepage.trace.ptrace import Stop, StopKind
-
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_GET_CHILD_SUBREAPER = 37
-_PR_SET_PDEATHSIG = 1
 
 
 def status_lines(pid: int | str) -> list[str]:
@@ -26,15 +23,15 @@ def status_lines(pid: int | str) -> list[str]:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that forked it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None).prctl(Pr.SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def set_subreaper(on: bool) -> bool:
     """Make this process the one that orphans below it come to, or not; as it was before."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = ctypes.c_int()
-    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
-    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+    libc.prctl(Pr.GET_CHILD_SUBREAPER, ctypes.byref(before))
+    libc.prctl(Pr.SET_CHILD_SUBREAPER, int(on))
     return before.value != 0
 
 

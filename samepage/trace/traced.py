@@ -4,7 +4,7 @@
 process of that tree is held at the chosen instant:
 
 - `entry`: the interpreter has done its work, and the first instruction of the program
-  itself (AT_ENTRY) is the next;
+  itself (Aux.ENTRY) is the next;
 - `main`: the first instruction of `main` is the next;
 - `exit`: the last instruction has run, `exit_group` has been called or a signal has
   killed it, and the address space is still whole (PTRACE_EVENT_EXIT).
@@ -35,11 +35,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from samepage.abi.auxv import Aux
 from samepage.errors import SamepageError
 from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 from samepage.trace import ptrace
 from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_syscall
-from samepage.trace.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
+from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.launch import fault_counts as read_fault_counts
 from samepage.trace.ptrace import Stop, StopKind
 from samepage.trace.reap import end_all, is_tracee, set_subreaper, status_lines
@@ -194,7 +195,7 @@ class TracedGroup:
         if stop_at is StopAt.EXIT:
             self.run_on(tree)
             return
-        self.run_on(tree, Hold(address=auxiliary_vector(root.pid)[AT_ENTRY]))
+        self.run_on(tree, Hold(address=auxiliary_vector(root.pid)[Aux.ENTRY]))
         if stop_at is StopAt.MAIN and not root.ended:
             self.run_on(tree, Hold(address=self._find_main(tree)))
 
@@ -352,7 +353,7 @@ class TracedGroup:
         process.threads = {process.pid}
         process.exiting.clear()
         auxv = auxiliary_vector(process.pid)
-        ptrace.write_memory(process.pid, auxv[AT_RANDOM], process.launch.random)
+        ptrace.write_memory(process.pid, auxv[Aux.RANDOM], process.launch.random)
 
     def _on_signal(self, tree: Tree, process: Process, stop: Stop) -> None:
         tid = stop.tid

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samepage.elf.header import SegmentFlags
+from samepage.abi.elf import SegmentFlags
 from samepage.elf.layout import U64
 from samepage.linker.ifunc import SandboxResolver
 from samepage.linker.image import ImageMemory

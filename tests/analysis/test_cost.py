@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from samepage.abi.elf import ElfMachine
 from samepage.analysis.cost import Cost, PageState, cost_of
 from samepage.analysis.savings import relr_size
 from samepage.elf.dynamic import Tag
-from samepage.elf.header import ElfError, ElfMachine
+from samepage.elf.header import ElfError
 from samepage.elf.machines import MACHINES, Kind
 from samepage.elf.object import DynamicObject
 from samepage.elf.sections import read_sections

@@ -9,9 +9,9 @@ import struct
 
 import pytest
 
+from samepage.abi.auxv import Aux
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
-from samepage.kernel.process.user_stack import Aux
 from samepage.machine import Machine
 from samepage.trace import ptrace
 from samepage.trace.launch import Launch, launch

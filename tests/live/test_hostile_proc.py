@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proc_tree import EXCLUSIVE, FILE, PRESENT, SWAPPED, ProcTree, maps_line
 
+from samepage.abi.pagemap import Kpf
 from samepage.analysis.sharing import Sharing
 from samepage.errors import SamepageError
 from samepage.live import patience
 from samepage.live.capture import capture, read_system
-from samepage.live.kpage import ANON, SWAPBACKED
 from samepage.live.maps import MapsParser
 from samepage.live.procfs import Tally
 from samepage.snapshot.kinds import FrameKind
@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> ProcTree:
 def test_pages_are_read_without_the_ioctl(tree: ProcTree) -> None:
     pages = {0x400: PRESENT | EXCLUSIVE | 7, 0x402: SWAPPED | 5, 0x403: PRESENT | FILE | 9}
     tree.process(10, maps_line(0x400000, 0x404000), pages)
-    tree.frame(7, 1, ANON | SWAPBACKED)
+    tree.frame(7, 1, Kpf.ANON | Kpf.SWAPBACKED)
     tree.frame(9, 3, 0)
     snapshot = capture(proc=tree.proc)
     assert snapshot.pages["vpage"].to_pylist() == [0x400, 0x402, 0x403]

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from samepage.abi.auxv import Aux
 from samepage.errors import SamepageError
 from samepage.stop_at import StopAt
 from samepage.trace import ptrace
-from samepage.trace.launch import AT_ENTRY, AT_RANDOM, Launch, auxiliary_vector, launch
+from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.reap import tracees
 from samepage.trace.traced import Process, TracedGroup, Tree
 
@@ -90,7 +91,7 @@ def test_a_program_is_held_at_its_exit_with_its_memory() -> None:
 def test_a_program_is_held_before_its_first_own_instruction() -> None:
     with TracedGroup(StopAt.ENTRY) as group:
         (process,) = group.run(program("true")).processes
-        entry = auxiliary_vector(process.holder)[AT_ENTRY]
+        entry = auxiliary_vector(process.holder)[Aux.ENTRY]
         assert ptrace.get_registers(process.holder).rip == entry
 
 
@@ -114,9 +115,9 @@ def test_at_random_is_what_was_asked_and_giving_it_costs_no_fault() -> None:
     pid, _ = launch(Launch("/usr/bin/true", ("true",), ENV))
     try:
         before = resident(pid)
-        ptrace.write_memory(pid, auxiliary_vector(pid)[AT_RANDOM], secret)
+        ptrace.write_memory(pid, auxiliary_vector(pid)[Aux.RANDOM], secret)
         assert resident(pid) == before
-        assert ptrace.read_memory(pid, auxiliary_vector(pid)[AT_RANDOM], 16) == secret
+        assert ptrace.read_memory(pid, auxiliary_vector(pid)[Aux.RANDOM], 16) == secret
     finally:
         os.kill(pid, signal.SIGKILL)
         while ptrace.wait(pid).kind is not ptrace.StopKind.GONE:

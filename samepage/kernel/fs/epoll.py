@@ -9,10 +9,11 @@ count is reported whenever it is ready.
 import errno
 import os
 
+from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLRDNORM
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
 from samepage.kernel.fs.devices import NullFile
-from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLRDNORM, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.regular import RegularFile
 from samepage.records import record

@@ -4,9 +4,10 @@ import errno
 import os
 import struct
 
+from samepage.abi.poll import POLLERR, POLLIN, POLLOUT
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.file import POLLERR, POLLIN, POLLOUT, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
 
 EFD_SEMAPHORE = 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import struct
 
+from samepage.abi.poll import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.mapping import Mapping
@@ -32,16 +32,11 @@ if TYPE_CHECKING:
         def write(self, address: int, data: bytes) -> None: ...
 
 
-O_LARGEFILE = 0o100000
-O_TMPFILE = 0o20000000
 OPEN_ONLY_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
 """Flags of `open` that are not kept in the open file (`do_dentry_open`)."""
 SETTABLE_FLAGS = os.O_APPEND | os.O_NONBLOCK | os.O_NDELAY | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
 """Flags that F_SETFL may change (`SETFL_MASK`)."""
 
-POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
-POLLERR, POLLHUP = select.POLLERR, select.POLLHUP
-POLLRDNORM, POLLWRNORM = select.POLLRDNORM, select.POLLWRNORM
 POLL_ALWAYS = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM
 """What a file without a poll method answers (`DEFAULT_POLLMASK`)."""
 

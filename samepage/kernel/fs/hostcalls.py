@@ -4,12 +4,11 @@ sysctls."""
 import ctypes
 import struct
 
+from samepage.abi.fcntl import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.directory import DirEntry
 from samepage.kernel.fs.stat import STATX_BTIME, StatFs
 
-_AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
 _DIRENT = struct.Struct("<QqHB")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,7 +50,7 @@ def statfs(path: bytes) -> StatFs:
 def birth_time(path: bytes) -> int | None:
     """When the host file was made, in ns since the epoch; None if the host does not know."""
     buffer = ctypes.create_string_buffer(256)
-    if _libc.statx(_AT_FDCWD, path, _AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer) < 0:
+    if _libc.statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer) < 0:
         return None
     mask, seconds, nanoseconds = struct.unpack_from("<I76xqI", buffer.raw)
     return seconds * 1_000_000_000 + nanoseconds if mask & STATX_BTIME else None

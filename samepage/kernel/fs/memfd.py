@@ -3,8 +3,8 @@
 import errno
 import os
 
+from samepage.abi.fcntl import O_LARGEFILE
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import O_LARGEFILE
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.regular import Regular, RegularFile

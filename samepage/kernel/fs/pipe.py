@@ -13,18 +13,10 @@ import stat
 import struct
 from collections import deque
 
+from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import (
-    FIONREAD,
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLRDNORM,
-    POLLWRNORM,
-    OpenFile,
-)
+from samepage.kernel.fs.file import FIONREAD, OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 

@@ -17,19 +17,9 @@ import stat
 import struct
 from collections.abc import Callable
 
+from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import (
-    FIONBIO,
-    FIONREAD,
-    POLL_ALWAYS,
-    POLLERR,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLRDNORM,
-    POLLWRNORM,
-    OpenFile,
-)
+from samepage.kernel.fs.file import FIONBIO, FIONREAD, POLL_ALWAYS, OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path

@@ -5,12 +5,12 @@ import os
 import struct
 from collections.abc import Callable
 
+from samepage.abi.poll import POLLIN
+from samepage.abi.time import TIMER_ABSTIME
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.file import POLLIN, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
-
-TFD_TIMER_ABSTIME = 1
 
 
 class TimerFd(OpenFile):
@@ -38,13 +38,13 @@ class TimerFd(OpenFile):
 
         Raises `SysError(EINVAL)`.
         """
-        if value < 0 or interval < 0 or flags & ~(TFD_TIMER_ABSTIME | 2):
+        if value < 0 or interval < 0 or flags & ~(TIMER_ABSTIME | 2):
             raise SysError(errno.EINVAL)
         old = self.get_time()
         self._ticks, self._interval = 0, interval
         if not value:
             self.expires = 0
-        elif flags & TFD_TIMER_ABSTIME:
+        elif flags & TIMER_ABSTIME:
             self.expires = value
         else:
             self.expires = self._clock() + value

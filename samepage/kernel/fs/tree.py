@@ -7,6 +7,7 @@ import errno
 import stat
 from collections.abc import Callable
 
+from samepage.abi.fcntl import RENAME_EXCHANGE, RENAME_NOREPLACE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, MAY_READ, MAY_WRITE, Credentials, FsContext
 from samepage.kernel.fs.devices import Device, Drivers
@@ -17,8 +18,6 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.pipe import Fifo
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.net.unix import SocketNode
-
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
 
 class Tree:

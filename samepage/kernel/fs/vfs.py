@@ -19,6 +19,7 @@ import random
 import stat
 from collections.abc import Callable
 
+from samepage.abi.fcntl import O_LARGEFILE, O_TMPFILE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes, devtree, procfs, sysfs
 from samepage.kernel.fs.context import (
@@ -30,7 +31,7 @@ from samepage.kernel.fs.context import (
 )
 from samepage.kernel.fs.devices import TTY, memory_drivers
 from samepage.kernel.fs.directory import Directory
-from samepage.kernel.fs.file import O_LARGEFILE, O_TMPFILE, OpenFile, PathFile
+from samepage.kernel.fs.file import OpenFile, PathFile
 from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mount import Mount

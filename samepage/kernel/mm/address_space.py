@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from samepage.abi.resource import RLIM_INFINITY
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
@@ -44,7 +45,6 @@ MMAP_BASE = 0x7FFF_F7FF_F000
 MMAP_MIN_ADDR = 0x10000
 """Where the kernel itself puts nothing below (CONFIG_LSM_MMAP_MIN_ADDR)."""
 STACK_GUARD_GAP = 256 << PAGE_SHIFT
-RLIM_INFINITY = (1 << 64) - 1
 
 
 class RssKind(enum.IntEnum):

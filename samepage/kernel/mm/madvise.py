@@ -7,10 +7,10 @@ this machine cannot follow, because it has no huge pages to collapse into, is re
 EINVAL as a kernel without it would.
 """
 
-import enum
 import errno
 from collections.abc import Callable
 
+from samepage.abi.mman import Advice
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -23,36 +23,7 @@ from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.mm.vma import SPECIAL_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
-
-class Advice(enum.IntEnum):
-    """`MADV_*`."""
-
-    NORMAL = 0
-    RANDOM = 1
-    SEQUENTIAL = 2
-    WILLNEED = 3
-    DONTNEED = 4
-    FREE = 8
-    REMOVE = 9
-    DONTFORK = 10
-    DOFORK = 11
-    MERGEABLE = 12
-    UNMERGEABLE = 13
-    HUGEPAGE = 14
-    NOHUGEPAGE = 15
-    DONTDUMP = 16
-    DODUMP = 17
-    WIPEONFORK = 18
-    KEEPONFORK = 19
-    COLD = 20
-    PAGEOUT = 21
-    POPULATE_READ = 22
-    POPULATE_WRITE = 23
-    DONTNEED_LOCKED = 24
-    GUARD_INSTALL = 102
-    GUARD_REMOVE = 103
-
-
+_KNOWN = frozenset(advice for name, advice in vars(Advice).items() if name.isupper())
 _V = VmFlags
 _READAHEAD = _V.RAND_READ | _V.SEQ_READ
 _FLAG_CHANGES: dict[int, tuple[int, int]] = {
@@ -85,7 +56,7 @@ def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None
     Mapped parts are treated even if there are holes. Raises `SysError` with EINVAL,
     ENOMEM (also: a hole), EACCES, EPERM or EFAULT as `madvise(2)` does, and `OutOfFrames`.
     """
-    if advice not in Advice.__members__.values() or address & ~PAGE_MASK:
+    if advice not in _KNOWN or address & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
     end = address + page_align(length)
     if end >= 1 << 64:

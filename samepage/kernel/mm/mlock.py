@@ -4,9 +4,9 @@ Locking faults all pages in, and marks the VMA so that reclaim and madvise leave
 alone. What it costs is counted against RLIMIT_MEMLOCK unless the process is privileged.
 """
 
-import enum
 import errno
 
+from samepage.abi.mman import MLOCK_ONFAULT, Mcl
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
@@ -15,17 +15,8 @@ from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align_wrapping
 from samepage.kernel.mm.vma import LOCKED_MASK, SPECIAL_FLAGS, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 
-MLOCK_ONFAULT = 1
 _UNLOCKABLE = SPECIAL_FLAGS | VmFlags.DROPPABLE
 """What `mlock_fixup` passes over."""
-
-
-class Mcl(enum.IntFlag):
-    """`MCL_*`."""
-
-    CURRENT = 1
-    FUTURE = 2
-    ONFAULT = 4
 
 
 def do_mlock(mm: AddressSpace, address: int, length: int, flags: int = 0) -> None:
@@ -63,7 +54,7 @@ def do_mlockall(mm: AddressSpace, flags: int) -> None:
     """Lock everything there is, or everything to come. Raises `SysError` with EINVAL,
     EPERM or ENOMEM."""
     known = Mcl.CURRENT | Mcl.FUTURE | Mcl.ONFAULT
-    if not flags or flags & ~int(known) or flags == Mcl.ONFAULT:
+    if not flags or flags & ~known or flags == Mcl.ONFAULT:
         raise SysError(errno.EINVAL)
     _check_permission(mm)
     limit = mm.limits.memlock >> PAGE_SHIFT

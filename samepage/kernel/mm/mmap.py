@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.mman import MapFlags
+from samepage.abi.resource import RLIM_INFINITY
 from samepage.cpu.paging import ADDRESS_LIMIT
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.address_space import (
-    RLIM_INFINITY,
-    AddressSpace,
-    Event,
-    EventKind,
-)
+from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.gup import mm_populate
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, gap_end, get_unmapped_area, page_align
 from samepage.kernel.mm.vma import (
@@ -36,42 +33,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Prot:
-    """`PROT_*`: the same bits as the access flags of a VMA."""
-
-    NONE = 0
-    READ = 1
-    WRITE = 2
-    EXEC = 4
-    GROWSDOWN = 0x01000000
-
-
-class MapFlags:
-    """`MAP_*` (include/uapi/linux/mman.h)."""
-
-    SHARED = 0x01
-    PRIVATE = 0x02
-    DROPPABLE = 0x08
-    SHARED_VALIDATE = 0x03
-    FIXED = 0x10
-    ANONYMOUS = 0x20
-    LOW_32BIT = 0x40
-    GROWSDOWN = 0x100
-    DENYWRITE = 0x800
-    EXECUTABLE = 0x1000
-    LOCKED = 0x2000
-    NORESERVE = 0x4000
-    POPULATE = 0x8000
-    NONBLOCK = 0x10000
-    STACK = 0x20000
-    HUGETLB = 0x40000
-    SYNC = 0x80000
-    FIXED_NOREPLACE = 0x100000
-
-
-_TYPE = 0x0F
 _LEGACY = 0x0FFFF | 0x20000 | 0x40000 | 1 << 26 | 1 << 27
-"""`LEGACY_MAP_MASK` less MAP_TYPE's own rules: flags that MAP_SHARED_VALIDATE knows."""
+"""`LEGACY_MAP_MASK` less MAPMapFlags.TYPE's own rules: flags that MAP_SHARED_VALIDATE knows."""
 
 
 def do_mmap(
@@ -99,7 +62,7 @@ def do_mmap(
     EAGAIN, EEXIST, EPERM, EACCES or EOVERFLOW as `mmap(2)` does.
     """
     prot, flags = int(prot), int(flags)
-    kind = flags & _TYPE
+    kind = flags & MapFlags.TYPE
     if not length or offset & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
     length = page_align(length)
@@ -166,7 +129,7 @@ def _place(
 ) -> int:
     """The address the mapping gets (`__get_unmapped_area` and the MAP_FIXED rules)."""
     if not flags & (MapFlags.FIXED | MapFlags.FIXED_NOREPLACE):
-        shared = flags & _TYPE == MapFlags.SHARED
+        shared = flags & MapFlags.TYPE == MapFlags.SHARED
         low = bool(flags & MapFlags.LOW_32BIT)
         return get_unmapped_area(
             mm,

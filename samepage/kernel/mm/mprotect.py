@@ -8,13 +8,13 @@ faults and decides.
 
 import errno
 
+from samepage.abi.mman import Prot
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind, page_flags
 from samepage.kernel.mm.fault import can_change_pte_writable
 from samepage.kernel.mm.gup import mm_populate
-from samepage.kernel.mm.mmap import Prot
 from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags

@@ -6,9 +6,9 @@ they were made with, so that a VMA which was written to no longer merges with wh
 meets; one never written takes the offset of its new place, and does.
 """
 
-import enum
 import errno
 
+from samepage.abi.mman import MremapFlags
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
@@ -20,16 +20,7 @@ from samepage.kernel.mm.vma import LOCKED_MASK, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import merge_new
 from samepage.records import replace
 
-
-class MremapFlags(enum.IntFlag):
-    """`MREMAP_*`."""
-
-    MAYMOVE = 1
-    FIXED = 2
-    DONTUNMAP = 4
-
-
-_PLACED = int(MremapFlags.FIXED | MremapFlags.DONTUNMAP)
+_PLACED = MremapFlags.FIXED | MremapFlags.DONTUNMAP
 
 
 def do_mremap(

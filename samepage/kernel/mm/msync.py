@@ -1,22 +1,14 @@
 """msync and mincore: what a range's pages have to do with their file and with memory."""
 
-import enum
 import errno
 
+from samepage.abi.mman import MsFlags
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align, page_align_wrapping
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import write_back
-
-
-class MsFlags(enum.IntFlag):
-    """`MS_*`."""
-
-    ASYNC = 1
-    INVALIDATE = 2
-    SYNC = 4
 
 
 def do_msync(mm: AddressSpace, address: int, length: int, flags: int) -> None:

@@ -15,16 +15,9 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 
+from samepage.abi.poll import POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import (
-    FIONREAD,
-    POLLHUP,
-    POLLIN,
-    POLLOUT,
-    POLLRDNORM,
-    POLLWRNORM,
-    OpenFile,
-)
+from samepage.kernel.fs.file import FIONREAD, OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 from samepage.records import record
@@ -42,7 +35,6 @@ SOCK_TYPE_MASK = 0xF
 SOCK_NONBLOCK, SOCK_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 SHUT_RD, SHUT_WR, SHUT_RDWR = 0, 1, 2
 MSG_PEEK = 2
-POLLRDHUP = 0x2000
 SEND_BUFFER = 212992
 """`net.core.wmem_default`."""
 

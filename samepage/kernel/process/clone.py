@@ -1,45 +1,16 @@
 """fork, vfork, clone: a new thread or process from an old one (`copy_process`)."""
 
-import enum
 import errno
 
+from samepage.abi.resource import Rlimit
+from samepage.abi.sched import Clone
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.sigset import SigAltStack
-from samepage.kernel.process.task import Process, Rlimit, Task
+from samepage.kernel.process.task import Process, Task
 from samepage.records import replace
-
-
-class Clone(enum.IntFlag):
-    """`CLONE_*` (include/uapi/linux/sched.h)."""
-
-    VM = 0x100
-    FS = 0x200
-    FILES = 0x400
-    SIGHAND = 0x800
-    PIDFD = 0x1000
-    PTRACE = 0x2000
-    VFORK = 0x4000
-    PARENT = 0x8000
-    THREAD = 0x10000
-    NEWNS = 0x20000
-    SYSVSEM = 0x40000
-    SETTLS = 0x80000
-    PARENT_SETTID = 0x100000
-    CHILD_CLEARTID = 0x200000
-    DETACHED = 0x400000
-    UNTRACED = 0x800000
-    CHILD_SETTID = 0x1000000
-    NEWCGROUP = 0x2000000
-    NEWUTS = 0x4000000
-    NEWIPC = 0x8000000
-    NEWUSER = 0x10000000
-    NEWPID = 0x20000000
-    NEWNET = 0x40000000
-    CLEAR_SIGHAND = 0x100000000
-
 
 _MANY = 1 << 16
 _NAMESPACES = (
@@ -55,7 +26,7 @@ _NAMESPACES = (
 
 def do_clone(
     task: Task,
-    flags: Clone,
+    flags: int,
     *,
     exit_signal: int = 0,
     stack: int = 0,
@@ -120,13 +91,13 @@ def _check_process_limit(task: Task) -> None:
         raise SysError(errno.EAGAIN)
 
 
-def _copy_altstack(task: Task, flags: Clone) -> SigAltStack:
+def _copy_altstack(task: Task, flags: int) -> SigAltStack:
     if flags & Clone.VM and not flags & Clone.VFORK:
         return SigAltStack()
     return replace(task.altstack)
 
 
-def _copy_process(task: Task, pid: int, flags: Clone, exit_signal: int) -> Process:
+def _copy_process(task: Task, pid: int, flags: int, exit_signal: int) -> Process:
     old, kernel = task.process, task.kernel
     if flags & Clone.VM:
         mm = old.mm

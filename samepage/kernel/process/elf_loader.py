@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.elf import EHDR64, PHDR64, ElfMachine, ElfType, SegmentFlags, SegmentType
+from samepage.abi.mman import MapFlags, Prot
 from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.elf.header import (
-    EHDR64,
-    PHDR64,
     ElfError,
     ElfHeader,
-    ElfMachine,
-    ElfType,
     ProgramHeader,
-    SegmentFlags,
-    SegmentType,
     parse_elf_header,
     parse_program_headers,
 )
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap, vm_brk_flags
+from samepage.kernel.mm.mmap import do_mmap, do_munmap, vm_brk_flags
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 
+from samepage.abi.auxv import Aux
+from samepage.abi.elf import ElfType, SegmentFlags, SegmentType
+from samepage.abi.resource import Rlimit
+from samepage.abi.time import USER_HZ
 from samepage.cpu.ram import PAGE_SIZE
-from samepage.elf.header import ElfType, SegmentFlags, SegmentType
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
 from samepage.kernel.fs.file import OpenFile
@@ -30,8 +33,8 @@ from samepage.kernel.process.elf_loader import (
 )
 from samepage.kernel.process.exit import kill_other_threads, release_futexes
 from samepage.kernel.process.sigset import SigAltStack
-from samepage.kernel.process.task import Rlimit, Task
-from samepage.kernel.process.user_stack import Aux, StackBuilder, create_elf_tables
+from samepage.kernel.process.task import Task
+from samepage.kernel.process.user_stack import StackBuilder, create_elf_tables
 from samepage.records import record
 
 TYPE_CHECKING = False
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 
 _BINPRM_BUF_SIZE = 256
 _MAX_SCRIPTS = 5
-_CLOCK_TICKS = 100
 _RSEQ_FEATURE_SIZE = 28
 _RSEQ_ALIGN = 32
 _STRINGS_LIMIT = 128 << 10
@@ -319,7 +321,7 @@ def _auxiliary_vector(
         (Aux.MINSIGSTKSZ, kernel.min_sigstack_size),
         (Aux.HWCAP, kernel.hwcap),
         (Aux.PAGESZ, PAGE_SIZE),
-        (Aux.CLKTCK, _CLOCK_TICKS),
+        (Aux.CLKTCK, USER_HZ),
         (Aux.PHDR, program.phdr),
         (Aux.PHENT, image.header.phentsize),
         (Aux.PHNUM, image.header.phnum),

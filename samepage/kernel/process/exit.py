@@ -8,18 +8,12 @@ process gives its memory back, and stays a zombie until its parent has waited fo
 
 import struct
 
+from samepage.abi.signal import CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process import signal as signals
 from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
-from samepage.kernel.process.sigset import (
-    CLD_EXITED,
-    CLD_KILLED,
-    SA_NOCLDWAIT,
-    SIG_IGN,
-    SIGCHLD,
-    SigInfo,
-)
+from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Process, Task, TaskState
 from samepage.kernel.process.timers import Timers
 

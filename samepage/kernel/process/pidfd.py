@@ -2,8 +2,9 @@
 
 import os
 
+from samepage.abi.poll import POLLHUP, POLLIN, POLLRDNORM
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.file import POLLHUP, POLLIN, POLLRDNORM, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.process.task import Process
 

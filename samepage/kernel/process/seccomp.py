@@ -17,12 +17,13 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from samepage.abi.signal import SIGKILL, SIGSYS, SYS_SECCOMP
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.process import exit as exiting
 from samepage.kernel.process.sigframe import AUDIT_ARCH_X86_64
 from samepage.kernel.process.signal import force_signal
-from samepage.kernel.process.sigset import SIGKILL, SIGSYS, SYS_SECCOMP, SigInfo
+from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Process, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.records import record

@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import struct
 
-from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
-from samepage.cpu.registers import Reg
-from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.sigset import (
+from samepage.abi.signal import (
     SA_NODEFER,
     SA_ONSTACK,
     SA_RESTORER,
@@ -26,8 +22,14 @@ from samepage.kernel.process.sigset import (
     SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
-    SYNCHRONOUS,
     SYS_SECCOMP,
+)
+from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
+from samepage.cpu.registers import Reg
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigset import (
+    SYNCHRONOUS,
     UNBLOCKABLE,
     SigAction,
     SigAltStack,

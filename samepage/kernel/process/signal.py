@@ -5,12 +5,9 @@ is about to run user code (`get_signal`). A task that waits in a system call is 
 it by the scheduler.
 """
 
-from samepage.kernel.process import exit as exiting
-from samepage.kernel.process.sigframe import FrameFault, setup_rt_frame
-from samepage.kernel.process.sigset import (
+from samepage.abi.signal import (
     CLD_CONTINUED,
     CLD_STOPPED,
-    IGNORED_BY_DEFAULT,
     SA_NOCLDSTOP,
     SA_RESETHAND,
     SIG_DFL,
@@ -19,6 +16,11 @@ from samepage.kernel.process.sigset import (
     SIGCONT,
     SIGKILL,
     SIGSEGV,
+)
+from samepage.kernel.process import exit as exiting
+from samepage.kernel.process.sigframe import FrameFault, setup_rt_frame
+from samepage.kernel.process.sigset import (
+    IGNORED_BY_DEFAULT,
     STOP_BY_DEFAULT,
     SYNCHRONOUS,
     UNBLOCKABLE,

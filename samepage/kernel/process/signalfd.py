@@ -8,11 +8,13 @@ import errno
 import os
 import struct
 
+from samepage.abi.poll import POLLIN
+from samepage.abi.signal import SIGCHLD
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.file import POLLIN, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
-from samepage.kernel.process.sigset import SIGCHLD, SYNCHRONOUS, SigInfo
+from samepage.kernel.process.sigset import SYNCHRONOUS, SigInfo
 from samepage.kernel.process.task import Process
 
 _RECORD_SIZE = 128

@@ -4,92 +4,41 @@ A set is an int with bit `signal - 1`, as `sigset_t` on x86-64. Sending and deli
 in `signal` and `sigframe`.
 """
 
-import signal as host
-
+from samepage.abi.signal import (
+    SI_USER,
+    SIG_DFL,
+    SIG_IGN,
+    SIGABRT,
+    SIGBUS,
+    SIGCHLD,
+    SIGCONT,
+    SIGFPE,
+    SIGILL,
+    SIGKILL,
+    SIGQUIT,
+    SIGRTMIN,
+    SIGSEGV,
+    SIGSTOP,
+    SIGSYS,
+    SIGTRAP,
+    SIGTSTP,
+    SIGTTIN,
+    SIGTTOU,
+    SIGURG,
+    SIGWINCH,
+    SIGXCPU,
+    SIGXFSZ,
+    SS_DISABLE,
+)
 from samepage.records import record
 
-SIG_DFL = 0
-SIG_IGN = 1
-SIGKILL = int(host.SIGKILL)
-SIGSTOP = int(host.SIGSTOP)
-SIGSEGV = int(host.SIGSEGV)
-SIGBUS = int(host.SIGBUS)
-SIGILL = int(host.SIGILL)
-SIGFPE = int(host.SIGFPE)
-SIGTRAP = int(host.SIGTRAP)
-SIGCHLD = int(host.SIGCHLD)
-SIGCONT = int(host.SIGCONT)
-SIGPIPE = int(host.SIGPIPE)
-SIGALRM = int(host.SIGALRM)
-SIGVTALRM = int(host.SIGVTALRM)
-SIGPROF = int(host.SIGPROF)
-SIGXCPU = int(host.SIGXCPU)
-SIGXFSZ = int(host.SIGXFSZ)
-SIGSYS = int(host.SIGSYS)
 UNBLOCKABLE = 1 << SIGKILL - 1 | 1 << SIGSTOP - 1
-MAX_SIGNAL = 64
-SIGRTMIN = 32
-
-SA_NOCLDSTOP = 0x1
-SA_NOCLDWAIT = 0x2
-SA_SIGINFO = 0x4
-SA_ONSTACK = 0x0800_0000
-SA_RESTART = 0x1000_0000
-SA_NODEFER = 0x4000_0000
-SA_RESETHAND = 0x8000_0000
-SA_RESTORER = 0x0400_0000
-
-SS_ONSTACK = 1
-SS_DISABLE = 2
-SS_AUTODISARM = 1 << 31
-
-# si_code values
-SI_USER = 0
-SI_KERNEL = 0x80
-SI_TKILL = -6
-SI_QUEUE = -1
-SI_TIMER = -2
-SEGV_MAPERR = 1
-SEGV_ACCERR = 2
-BUS_ADRERR = 2
-FPE_INTDIV = 1
-ILL_ILLOPN = 2
-TRAP_BRKPT = 1
-SYS_SECCOMP = 1
-CLD_EXITED = 1
-CLD_KILLED = 2
-CLD_DUMPED = 3
-CLD_STOPPED = 5
-CLD_CONTINUED = 6
-
-IGNORED_BY_DEFAULT = {int(s) for s in (host.SIGCHLD, host.SIGURG, host.SIGWINCH, host.SIGCONT)}
-STOP_BY_DEFAULT = {int(s) for s in (host.SIGSTOP, host.SIGTSTP, host.SIGTTIN, host.SIGTTOU)}
+IGNORED_BY_DEFAULT = {SIGCHLD, SIGURG, SIGWINCH, SIGCONT}
+STOP_BY_DEFAULT = {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU}
 CORE_BY_DEFAULT = {
-    int(s)
-    for s in (
-        host.SIGQUIT,
-        host.SIGILL,
-        host.SIGTRAP,
-        host.SIGABRT,
-        host.SIGBUS,
-        host.SIGFPE,
-        host.SIGSEGV,
-        host.SIGXCPU,
-        host.SIGXFSZ,
-        host.SIGSYS,
-    )
+    *(SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGXFSZ, SIGSYS),
 }
-SYNCHRONOUS = {
-    int(s)
-    for s in (
-        host.SIGSEGV,
-        host.SIGBUS,
-        host.SIGILL,
-        host.SIGTRAP,
-        host.SIGFPE,
-        host.SIGSYS,
-    )
-}
+SYNCHRONOUS = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS}
 
 
 def bit(signal: int) -> int:

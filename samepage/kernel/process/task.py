@@ -14,17 +14,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Generator
 
+from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
+from samepage.abi.signal import SIGCHLD
 from samepage.kernel.fs.context import FsContext
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
-from samepage.kernel.process.sigset import (
-    SIGCHLD,
-    PendingSignals,
-    SigAction,
-    SigAltStack,
-    SignalActions,
-)
+from samepage.kernel.process.sigset import PendingSignals, SigAction, SigAltStack, SignalActions
 from samepage.kernel.process.timers import Timers
 from samepage.records import field, record
 
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
     from samepage.kernel.process.seccomp import Seccomp
 
 INIT_PID = 1
-RLIM_INFINITY = (1 << 64) - 1
 
 
 class TaskState(enum.Enum):
@@ -69,30 +64,6 @@ class Interrupted(Exception):
 
 
 SyscallResult = int | Generator[Wait, None, int]
-
-
-class Rlimit:
-    """`RLIMIT_*` (include/uapi/asm-generic/resource.h)."""
-
-    CPU = 0
-    FSIZE = 1
-    DATA = 2
-    STACK = 3
-    CORE = 4
-    RSS = 5
-    NPROC = 6
-    NOFILE = 7
-    MEMLOCK = 8
-    AS = 9
-    LOCKS = 10
-    SIGPENDING = 11
-    MSGQUEUE = 12
-    NICE = 13
-    RTPRIO = 14
-    RTTIME = 15
-
-
-RLIM_NLIMITS = 16
 
 
 def default_limits() -> dict[int, tuple[int, int]]:

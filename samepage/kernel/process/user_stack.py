@@ -18,6 +18,7 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 import errno
 import struct
 
+from samepage.abi.auxv import Aux, build_auxv
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -30,34 +31,6 @@ STACK_EXPAND = 128 << 10
 """What `setup_arg_pages` adds below the strings (bytes)."""
 MAX_ARG_STRLEN = 32 * PAGE_SIZE
 _PLATFORM = b"x86_64\0"
-
-
-class Aux:
-    """`AT_*` (include/uapi/linux/auxvec.h)."""
-
-    NULL = 0
-    PHDR = 3
-    PHENT = 4
-    PHNUM = 5
-    PAGESZ = 6
-    BASE = 7
-    FLAGS = 8
-    ENTRY = 9
-    UID = 11
-    EUID = 12
-    GID = 13
-    EGID = 14
-    PLATFORM = 15
-    HWCAP = 16
-    CLKTCK = 17
-    SECURE = 23
-    RANDOM = 25
-    HWCAP2 = 26
-    RSEQ_FEATURE_SIZE = 27
-    RSEQ_ALIGN = 28
-    EXECFN = 31
-    SYSINFO_EHDR = 33
-    MINSIGSTKSZ = 51
 
 
 @record
@@ -138,12 +111,10 @@ def create_elf_tables(
     random_at = platform - len(random_bytes)
     copy_to_user(mm, random_at, random_bytes)
     found = {Aux.RANDOM: random_at, Aux.EXECFN: stack.execfn, Aux.PLATFORM: platform}
-    words = [word for kind, value in aux for word in (kind, found.get(kind, value))]
-    words += [Aux.NULL, 0]
-    auxv = struct.pack(f"<{len(words)}Q", *words)
+    auxv = build_auxv((kind, found.get(kind, value)) for kind, value in aux)
     n_pointers = 1 + len(argv) + 1 + len(envp) + 1
     # Rounded once, at the end (`STACK_ADD`, `STACK_ROUND`): the random bytes are unaligned.
-    sp = random_at - 8 * (n_pointers + len(words)) & ~15
+    sp = random_at - 8 * n_pointers - len(auxv) & ~15
     layout = mm.layout
     layout.arg_start = address = stack.top
     pointers = [len(argv)]

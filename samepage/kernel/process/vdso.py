@@ -15,13 +15,12 @@ import ctypes
 import struct
 import time
 
+from samepage.abi.time import Clock
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.records import record
 
 _TIMESTAMP = struct.Struct("<QQ")
-_CLOCK_REALTIME, _CLOCK_MONOTONIC = 0, 1
-_CLOCK_REALTIME_COARSE, _CLOCK_MONOTONIC_COARSE = 5, 6
 _VDSO_BASES = 12
 _NS = 1_000_000_000
 
@@ -71,7 +70,7 @@ def _find_basetime(page: bytes) -> int | None:
     now = int(time.time())
     for offset in range(0, PAGE_SIZE - 6 * _TIMESTAMP.size, 8):
         real = _TIMESTAMP.unpack_from(page, offset)[0]
-        coarse = _TIMESTAMP.unpack_from(page, offset + _CLOCK_REALTIME_COARSE * 16)[0]
+        coarse = _TIMESTAMP.unpack_from(page, offset + Clock.REALTIME_COARSE * 16)[0]
         if abs(real - now) <= 2 and abs(coarse - now) <= 2:
             return offset
     return None
@@ -112,10 +111,10 @@ class Vdso:
     def update(self, realtime_ns: int, monotonic_ns: int) -> None:
         """Set the coarse clocks (`update_vsyscall`)."""
         for clock, now in (
-            (_CLOCK_REALTIME, realtime_ns),
-            (_CLOCK_MONOTONIC, monotonic_ns),
-            (_CLOCK_REALTIME_COARSE, realtime_ns),
-            (_CLOCK_MONOTONIC_COARSE, monotonic_ns),
+            (Clock.REALTIME, realtime_ns),
+            (Clock.MONOTONIC, monotonic_ns),
+            (Clock.REALTIME_COARSE, realtime_ns),
+            (Clock.MONOTONIC_COARSE, monotonic_ns),
         ):
             at = self.image.basetime + clock * _TIMESTAMP.size
             _TIMESTAMP.pack_into(self._data, at, now // _NS, now % _NS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.mman import Advice
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.madvise import Advice, do_madvise
+from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mseal import do_mseal
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.task import Task

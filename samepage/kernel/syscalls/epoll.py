@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Generator
 
@@ -17,7 +18,6 @@ from samepage.kernel.syscalls.usermem import read_timespec
 
 _EVENT = struct.Struct("<IQ")
 """`struct epoll_event`, which is packed on x86-64."""
-_O_CLOEXEC = 0o2000000
 
 
 @syscall(Sys.EPOLL_CREATE)
@@ -32,7 +32,7 @@ def sys_epoll_create(task: Task, size: I32) -> int:
 def sys_epoll_create1(task: Task, flags: I32) -> int:
     """`epoll_create1(2)`."""
     epoll = task.kernel.vfs.epoll(flags)
-    return task.process.files.install(epoll, bool(flags & _O_CLOEXEC))
+    return task.process.files.install(epoll, bool(flags & os.O_CLOEXEC))
 
 
 def _set(task: Task, fd: int) -> Epoll:

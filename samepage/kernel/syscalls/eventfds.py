@@ -4,8 +4,11 @@ memory, processes."""
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
+from samepage.abi.signal import MAX_SIGNAL, SI_USER
+from samepage.abi.time import Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.memfd import MFD_CLOEXEC
 from samepage.kernel.fs.timerfd import TimerFd
@@ -13,14 +16,11 @@ from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_fro
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.signal import may_signal, send_to_process
 from samepage.kernel.process.signalfd import SignalFd
-from samepage.kernel.process.sigset import MAX_SIGNAL, SI_USER, UNBLOCKABLE, SigInfo
+from samepage.kernel.process.sigset import UNBLOCKABLE, SigInfo
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import pack_itimerspec, read_itimerspec, read_u64
-
-_O_CLOEXEC, _O_NONBLOCK = 0o2000000, 0o4000
-_REALTIME, _MONOTONIC, _BOOTTIME, _REALTIME_ALARM, _BOOTTIME_ALARM = 0, 1, 7, 8, 9
 
 
 @syscall(Sys.EVENTFD)
@@ -33,7 +33,7 @@ def sys_eventfd(task: Task, count: U32) -> int:
 def sys_eventfd2(task: Task, count: U32, flags: I32) -> int:
     """`eventfd(2)`."""
     file = task.kernel.vfs.eventfd(count, flags)
-    return task.process.files.install(file, bool(flags & _O_CLOEXEC))
+    return task.process.files.install(file, bool(flags & os.O_CLOEXEC))
 
 
 @syscall(Sys.MEMFD_CREATE)
@@ -51,14 +51,14 @@ def sys_memfd_create(task: Task, name: int, flags: U32) -> int:
 def sys_timerfd_create(task: Task, clock: I32, flags: I32) -> int:
     """`timerfd_create(2)`."""
     clocks = task.kernel.clock
-    if clock in (_REALTIME, _REALTIME_ALARM):
+    if clock in (Clock.REALTIME, Clock.REALTIME_ALARM):
         now = clocks.realtime
-    elif clock in (_MONOTONIC, _BOOTTIME, _BOOTTIME_ALARM):
+    elif clock in (Clock.MONOTONIC, Clock.BOOTTIME, Clock.BOOTTIME_ALARM):
         now = clocks.monotonic
     else:
         raise SysError(errno.EINVAL)
     file = task.kernel.vfs.timerfd(now, flags)
-    return task.process.files.install(file, bool(flags & _O_CLOEXEC))
+    return task.process.files.install(file, bool(flags & os.O_CLOEXEC))
 
 
 def _timer(task: Task, fd: int) -> TimerFd:
@@ -94,7 +94,7 @@ def sys_signalfd(task: Task, fd: I32, mask: int, size: int) -> int:
 @syscall(Sys.SIGNALFD4)
 def sys_signalfd4(task: Task, fd: I32, mask: int, size: int, flags: I32) -> int:
     """`signalfd(2)`: a new one, or another mask for one that is there."""
-    if flags & ~(_O_CLOEXEC | _O_NONBLOCK) or size != 8:
+    if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK) or size != 8:
         raise SysError(errno.EINVAL)
     wanted = read_u64(task, mask) & ~UNBLOCKABLE
     if fd != -1:
@@ -104,13 +104,13 @@ def sys_signalfd4(task: Task, fd: I32, mask: int, size: int, flags: I32) -> int:
         file.mask = wanted
         return fd
     file = SignalFd(task.kernel.vfs.anonfs, task.process, wanted, flags)
-    return task.process.files.install(file, bool(flags & _O_CLOEXEC))
+    return task.process.files.install(file, bool(flags & os.O_CLOEXEC))
 
 
 @syscall(Sys.PIDFD_OPEN)
 def sys_pidfd_open(task: Task, pid: I32, flags: U32) -> int:
     """`pidfd_open(2)`: a descriptor for a process; it is readable when the process is gone."""
-    if flags & ~_O_NONBLOCK or pid <= 0:
+    if flags & ~os.O_NONBLOCK or pid <= 0:
         raise SysError(errno.EINVAL)
     process = task.kernel.processes.get(pid)
     if process is None:

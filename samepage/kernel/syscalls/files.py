@@ -7,6 +7,8 @@ import os
 import stat
 from collections.abc import Callable, Generator
 
+from samepage.abi.resource import RLIM_INFINITY, Rlimit
+from samepage.abi.signal import SIGPIPE, SIGXFSZ
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
@@ -20,15 +22,8 @@ from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import ALL_PAGES, sync, write_back
 from samepage.kernel.process.signal import send_to_task
-from samepage.kernel.process.sigset import SIGPIPE, SIGXFSZ, SigInfo
-from samepage.kernel.process.task import (
-    RLIM_INFINITY,
-    Interrupted,
-    Rlimit,
-    SyscallResult,
-    Task,
-    Wait,
-)
+from samepage.kernel.process.sigset import SigInfo
+from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
 from samepage.kernel.syscalls.usermem import (

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.abi.capability import ALL_CAPABILITIES
+from samepage.abi.prctl import Pr
+from samepage.abi.signal import MAX_SIGNAL
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.sigset import MAX_SIGNAL
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.limits import find_process
 from samepage.kernel.syscalls.numbers import Sys
@@ -18,7 +20,6 @@ from samepage.kernel.syscalls.usermem import write_u32
 from samepage.records import record, replace
 
 _NO_CHANGE = 0xFFFF_FFFF
-_ALL_CAPABILITIES = (1 << 41) - 1
 
 
 @syscall(Sys.GETPID)
@@ -292,7 +293,7 @@ def sys_capget(task: Task, header: int, data: int) -> int:
         if data:
             raise SysError(errno.EINVAL)
         return 0
-    held = _ALL_CAPABILITIES if find_process(task, pid).fs.cred.euid == 0 else 0
+    held = ALL_CAPABILITIES if find_process(task, pid).fs.cred.euid == 0 else 0
     low, high = held & 0xFFFF_FFFF, held >> 32
     if data:
         copy_to_user(task.mm, data, struct.pack("<6I", low, low, 0, high, high, 0))
@@ -305,66 +306,58 @@ def sys_capset(task: Task, header: int, data: int) -> int:
     raise SysError(errno.EPERM)
 
 
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
-_PR_SET_NAME, _PR_GET_NAME, _PR_CAPBSET_READ = 15, 16, 23
-_PR_GET_SECCOMP, _PR_SET_SECCOMP = 21, 22
-_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
-_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_SET_VMA = 38, 39, 0x5356_4D41
-_PR_GET_KEEPCAPS, _PR_GET_TIMERSLACK, _PR_SET_TIMERSLACK = 7, 30, 29
-
-
 @syscall(Sys.PRCTL)
 def sys_prctl(task: Task, option: I32, argument: int, third: int) -> int:
     """`prctl(2)`, for the options that do not change how the machine works."""
     process = task.process
-    if option == _PR_SET_NAME:
+    if option == Pr.SET_NAME:
         raw = copy_from_user(task.mm, argument, 16).split(b"\0", 1)[0][:15]
         process.comm = raw.decode(errors="surrogateescape")
         return 0
-    if option == _PR_GET_NAME:
+    if option == Pr.GET_NAME:
         name = process.comm.encode(errors="surrogateescape")[:15]
         copy_to_user(task.mm, argument, name.ljust(16, b"\0"))
         return 0
-    if option == _PR_GET_DUMPABLE:
+    if option == Pr.GET_DUMPABLE:
         return process.dumpable
-    if option == _PR_SET_DUMPABLE:
+    if option == Pr.SET_DUMPABLE:
         if argument > 1:
             raise SysError(errno.EINVAL)
         process.dumpable = argument
         return 0
-    if option == _PR_SET_PDEATHSIG:
+    if option == Pr.SET_PDEATHSIG:
         if argument > MAX_SIGNAL:
             raise SysError(errno.EINVAL)
         process.parent_death_signal = argument
         return 0
-    if option in (_PR_GET_PDEATHSIG, _PR_GET_CHILD_SUBREAPER):
-        reaper = option == _PR_GET_CHILD_SUBREAPER
+    if option in (Pr.GET_PDEATHSIG, Pr.GET_CHILD_SUBREAPER):
+        reaper = option == Pr.GET_CHILD_SUBREAPER
         value = int(process.subreaper) if reaper else process.parent_death_signal
         write_u32(task, argument, value)
         return 0
-    if option == _PR_SET_CHILD_SUBREAPER:
+    if option == Pr.SET_CHILD_SUBREAPER:
         process.subreaper = bool(argument)
         return 0
-    if option == _PR_SET_NO_NEW_PRIVS:
+    if option == Pr.SET_NO_NEW_PRIVS:
         if argument != 1:
             raise SysError(errno.EINVAL)
         process.no_new_privs = True
         return 0
-    if option == _PR_GET_NO_NEW_PRIVS:
+    if option == Pr.GET_NO_NEW_PRIVS:
         return int(process.no_new_privs)
-    if option == _PR_CAPBSET_READ:
+    if option == Pr.CAPBSET_READ:
         if argument > 40:
             raise SysError(errno.EINVAL)
         return 1
-    if option == _PR_GET_TIMERSLACK:
+    if option == Pr.GET_TIMERSLACK:
         return 50_000
-    if option == _PR_GET_SECCOMP:
+    if option == Pr.GET_SECCOMP:
         return task.seccomp.mode if task.seccomp else 0
-    if option == _PR_SET_SECCOMP:
+    if option == Pr.SET_SECCOMP:
         from samepage.kernel.syscalls.seccomp import set_mode
 
         return set_mode(task, argument, third)
-    if option in (_PR_GET_KEEPCAPS, _PR_SET_TIMERSLACK):
+    if option in (Pr.GET_KEEPCAPS, Pr.SET_TIMERSLACK):
         return 0
     raise SysError(errno.EINVAL)
 

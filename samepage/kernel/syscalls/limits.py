@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.abi.resource import Rlimit
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.task import Process, Rlimit, Task
+from samepage.kernel.process.task import Process, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags, Prot
 from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mmap
-from samepage.kernel.mm.mmap import MapFlags
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-_MAP_HUGE_SHIFT = 26
 _HUGE_PAGE_SIZES = (0, 21, 30)
 """As powers of two: the default (2 MiB), 2 MiB and 1 GiB."""
 
@@ -41,7 +40,7 @@ def sys_mmap(
     if not file.readable:
         raise SysError(errno.EACCES)
     sealed = file.inode.write_sealed
-    if sealed and flags & MapFlags.SHARED and prot & mmap.Prot.WRITE:
+    if sealed and flags & MapFlags.SHARED and prot & Prot.WRITE:
         raise SysError(errno.EPERM)
     if file.maps_anonymous:
         return mmap.do_mmap(
@@ -72,7 +71,7 @@ def sys_mmap(
 def _refuse_huge_pages(length: int, flags: int) -> NoReturn:
     """MAP_HUGETLB, on a machine whose pool of huge pages is empty (`ksys_mmap_pgoff`,
     `hugetlb_file_setup`)."""
-    known = flags >> _MAP_HUGE_SHIFT & 0x3F in _HUGE_PAGE_SIZES
+    known = flags >> MAP_HUGE_SHIFT & 0x3F in _HUGE_PAGE_SIZES
     raise SysError(errno.ENOMEM if known and length else errno.EINVAL)
 
 

@@ -7,6 +7,16 @@ import os
 import struct
 from collections.abc import Generator
 
+from samepage.abi.fcntl import (
+    AT_EACCESS,
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_NO_AUTOMOUNT,
+    AT_REMOVEDIR,
+    AT_SYMLINK_FOLLOW,
+    AT_SYMLINK_NOFOLLOW,
+)
+from samepage.abi.time import NS
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.file import OpenFile
@@ -14,21 +24,10 @@ from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
-from samepage.kernel.syscalls.usermem import (
-    AT_EACCESS,
-    AT_EMPTY_PATH,
-    AT_FDCWD,
-    AT_REMOVEDIR,
-    AT_SYMLINK_FOLLOW,
-    AT_SYMLINK_NOFOLLOW,
-    NS,
-    at_path,
-    base_path,
-    read_path,
-)
+from samepage.kernel.syscalls.usermem import at_path, base_path, read_path
 
-_AT_NO_AUTOMOUNT, _STATX_SYNC = 0x800, 0x6000
-_STATX_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | _AT_NO_AUTOMOUNT | _STATX_SYNC
+_STATX_SYNC = 0x6000
+_STATX_FLAGS = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT | _STATX_SYNC
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 

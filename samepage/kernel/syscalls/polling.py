@@ -10,8 +10,20 @@ import errno
 import struct
 from collections.abc import Callable, Generator
 
+from samepage.abi.poll import (
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLNVAL,
+    POLLOUT,
+    POLLPRI,
+    POLLRDBAND,
+    POLLRDNORM,
+    POLLWRBAND,
+    POLLWRNORM,
+)
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLOUT, OpenFile
+from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.sigset import UNBLOCKABLE
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
@@ -25,11 +37,9 @@ from samepage.kernel.syscalls.usermem import (
     read_u64,
 )
 
-_POLLNVAL = 0x20
-_POLLPRI = 2
 _POLLFD = struct.Struct("<ihh")
-_IN_SET = POLLIN | 0x40 | 0x80 | POLLHUP | POLLERR
-_OUT_SET = POLLOUT | 0x100 | 0x200 | POLLERR
+_IN_SET = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR
+_OUT_SET = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR
 
 
 def wait_until(
@@ -118,7 +128,7 @@ def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[W
                 try:
                     found = table.get(fd).poll() & (events | POLLERR | POLLHUP)
                 except SysError:
-                    found = _POLLNVAL
+                    found = POLLNVAL
             ready += bool(found)
             copy_to_user(task.mm, fds + index * _POLLFD.size + 6, struct.pack("<H", found))
         return ready
@@ -190,7 +200,7 @@ def _select(
         answers[:] = [0, 0, 0]
         for fd, file in zip(fds, files, strict=True):
             found = file.poll()
-            for which, events in enumerate((_IN_SET, _OUT_SET, _POLLPRI)):
+            for which, events in enumerate((_IN_SET, _OUT_SET, POLLPRI)):
                 if found & events and wanted[which] >> fd & 1:
                     answers[which] |= 1 << fd
         return sum(answer.bit_count() for answer in answers)

@@ -6,17 +6,9 @@ import errno
 import struct
 from collections.abc import Generator
 
-from samepage.cpu.ram import PAGE_SIZE
-from samepage.kernel.errors import SysError
-from samepage.kernel.fs.mapping import Mapping
-from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.regular import Regular
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.clone import Clone, do_clone
-from samepage.kernel.process.exec import do_execve
-from samepage.kernel.process.pidfd import PidFd
-from samepage.kernel.process.sigframe import pack_siginfo
-from samepage.kernel.process.sigset import (
+from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
+from samepage.abi.sched import Clone
+from samepage.abi.signal import (
     CLD_CONTINUED,
     CLD_EXITED,
     CLD_KILLED,
@@ -24,21 +16,22 @@ from samepage.kernel.process.sigset import (
     MAX_SIGNAL,
     SIGCHLD,
     SIGKILL,
-    SigInfo,
-    bit,
 )
+from samepage.cpu.ram import PAGE_SIZE
+from samepage.kernel.errors import SysError
+from samepage.kernel.fs.mapping import Mapping
+from samepage.kernel.fs.path import Path
+from samepage.kernel.fs.regular import Regular
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.clone import do_clone
+from samepage.kernel.process.exec import do_execve
+from samepage.kernel.process.pidfd import PidFd
+from samepage.kernel.process.sigframe import pack_siginfo
+from samepage.kernel.process.sigset import SigInfo, bit
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Usage, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import (
-    AT_EMPTY_PATH,
-    AT_FDCWD,
-    AT_SYMLINK_NOFOLLOW,
-    base_path,
-    read_path,
-    read_strings,
-    write_u32,
-)
+from samepage.kernel.syscalls.usermem import base_path, read_path, read_strings, write_u32
 
 _WNOHANG, _WUNTRACED, _WEXITED, _WCONTINUED, _WNOWAIT = 1, 2, 4, 8, 0x0100_0000
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
@@ -50,7 +43,7 @@ _CLONE_ARGS_SIZE, _KNOWN_CLONE_ARGS = 64, 88
 @syscall(Sys.FORK)
 def sys_fork(task: Task) -> int:
     """`fork(2)`."""
-    return do_clone(task, Clone(0), exit_signal=SIGCHLD).tid
+    return do_clone(task, 0, exit_signal=SIGCHLD).tid
 
 
 @syscall(Sys.VFORK)
@@ -65,7 +58,7 @@ def sys_clone(
 ) -> SyscallResult:
     """`clone(2)`; the low byte of `flags` is the signal sent at exit."""
     exit_signal = flags & _SIGNAL_MASK
-    kind = Clone(flags & 0xFFFF_FF00)
+    kind = flags & 0xFFFF_FF00
     if kind & Clone.PIDFD and kind & Clone.PARENT_SETTID:
         raise SysError(errno.EINVAL)
     return _start_child(task, kind, exit_signal, stack, tls, parent_tid, child_tid, parent_tid)
@@ -89,12 +82,12 @@ def sys_clone3(task: Task, address: int, size: int) -> SyscallResult:
     if bool(stack) != bool(stack_size) or exit_signal > MAX_SIGNAL:
         raise SysError(errno.EINVAL)
     top = stack + stack_size if stack else 0
-    return _start_child(task, Clone(flags), exit_signal, top, tls, parent_tid, child_tid, pidfd)
+    return _start_child(task, flags, exit_signal, top, tls, parent_tid, child_tid, pidfd)
 
 
 def _start_child(
     task: Task,
-    flags: Clone,
+    flags: int,
     exit_signal: int,
     stack: int = 0,
     tls: int = 0,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.abi.mman import MapFlags, Prot
+from samepage.abi.time import NS
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap
+from samepage.kernel.mm.mmap import do_mmap, do_munmap
 from samepage.kernel.mm.shmem import ShmemInode
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import NS
 from samepage.records import record
 
 _IPC_PRIVATE, _IPC_CREAT, _IPC_EXCL = 0, 0o1000, 0o2000

@@ -6,17 +6,7 @@ import errno
 import struct
 from collections.abc import Generator
 
-from samepage.cpu.registers import Reg
-from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
-from samepage.kernel.process.signal import (
-    force_signal,
-    may_signal,
-    send_to_process,
-    send_to_task,
-)
-from samepage.kernel.process.sigset import (
+from samepage.abi.signal import (
     MAX_SIGNAL,
     SI_KERNEL,
     SI_TKILL,
@@ -27,12 +17,18 @@ from samepage.kernel.process.sigset import (
     SS_AUTODISARM,
     SS_DISABLE,
     SS_ONSTACK,
-    UNBLOCKABLE,
-    SigAction,
-    SigAltStack,
-    SigInfo,
-    bit,
 )
+from samepage.cpu.registers import Reg
+from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
+from samepage.kernel.process.signal import (
+    force_signal,
+    may_signal,
+    send_to_process,
+    send_to_task,
+)
+from samepage.kernel.process.sigset import UNBLOCKABLE, SigAction, SigAltStack, SigInfo, bit
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall

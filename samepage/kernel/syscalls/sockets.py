@@ -6,6 +6,7 @@ import errno
 import struct
 from collections.abc import Generator
 
+from samepage.abi.signal import SIGPIPE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
@@ -16,7 +17,7 @@ from samepage.kernel.net.unix import (
     UnixSocket,
 )
 from samepage.kernel.process.signal import send_to_task
-from samepage.kernel.process.sigset import SIGPIPE, SigInfo
+from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall

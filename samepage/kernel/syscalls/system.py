@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.abi.time import NS
 from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import NS
 
 _UTS_LENGTH = 65
 _MAX_RANDOM = 1 << 25

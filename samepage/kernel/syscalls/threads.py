@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.prctl import ARCH_GET_FS, ARCH_GET_GS, ARCH_SET_FS, ARCH_SET_GS
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
@@ -14,8 +15,6 @@ from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import (
     write_u64,
 )
-
-_ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 
 
 @syscall(Sys.EXIT)
@@ -85,14 +84,14 @@ def sys_rseq(task: Task, address: int, size: U32, flags: I32, signature: U32) ->
 def sys_arch_prctl(task: Task, code: I32, address: int) -> int:
     """`arch_prctl(2)`: the FS and GS bases."""
     cpu = task.kernel.cpu
-    if code in (_ARCH_SET_FS, _ARCH_SET_GS):
+    if code in (ARCH_SET_FS, ARCH_SET_GS):
         if address >= 1 << 47:
             raise SysError(errno.EPERM)
-        register = Reg.FS_BASE if code == _ARCH_SET_FS else Reg.GS_BASE
+        register = Reg.FS_BASE if code == ARCH_SET_FS else Reg.GS_BASE
         cpu.write(register, address)
         return 0
-    if code in (_ARCH_GET_FS, _ARCH_GET_GS):
-        register = Reg.FS_BASE if code == _ARCH_GET_FS else Reg.GS_BASE
+    if code in (ARCH_GET_FS, ARCH_GET_GS):
+        register = Reg.FS_BASE if code == ARCH_GET_FS else Reg.GS_BASE
         write_u64(task, address, cpu.read(register))
         return 0
     raise SysError(errno.EINVAL)

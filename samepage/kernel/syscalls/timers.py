@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.abi.signal import MAX_SIGNAL, SIGALRM, SIGPROF, SIGVTALRM
+from samepage.abi.time import NS, TIMER_ABSTIME, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.sigset import MAX_SIGNAL, SIGALRM, SIGPROF, SIGVTALRM
 from samepage.kernel.process.task import Task
 from samepage.kernel.process.timers import Timer
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import (
-    NS,
     pack_itimerspec,
     pack_timeval,
     read_itimerspec,
@@ -23,10 +23,11 @@ from samepage.kernel.syscalls.usermem import (
 
 _ITIMER_REAL = 0
 _ITIMER_SIGNALS = {_ITIMER_REAL: SIGALRM, 1: SIGVTALRM, 2: SIGPROF}
-_REALTIME, _PROCESS_CPU, _THREAD_CPU = 0, 2, 3
-_CLOCKS = {_REALTIME, 1, _PROCESS_CPU, _THREAD_CPU, 7, 8, 9, 11}
+_CLOCKS = {
+    *(Clock.REALTIME, Clock.MONOTONIC, Clock.PROCESS_CPUTIME_ID, Clock.THREAD_CPUTIME_ID),
+    *(Clock.BOOTTIME, Clock.REALTIME_ALARM, Clock.BOOTTIME_ALARM, Clock.TAI),
+}
 _SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
-_ABSTIME = 1
 _SIGEVENT = struct.Struct("<Qiii")
 
 
@@ -85,7 +86,7 @@ def sys_timer_create(task: Task, clock: I32, event: int, ident: int) -> int:
         raise SysError(errno.EINVAL)
     timers = task.process.timers.posix
     number = max(timers, default=-1) + 1
-    on_cpu_time = clock in (_PROCESS_CPU, _THREAD_CPU)
+    on_cpu_time = clock in (Clock.PROCESS_CPUTIME_ID, Clock.THREAD_CPUTIME_ID)
     timer = Timer(SIGALRM, on_cpu_time, value=number)
     if event:
         value, signal, notify, tid = _SIGEVENT.unpack(copy_from_user(task.mm, event, 20))
@@ -121,7 +122,7 @@ def sys_timer_settime(task: Task, ident: I32, flags: I32, new: int, old: int) ->
     timer = _posix(task, ident)
     before = _pack(task, timer)
     now = _now(task, timer)
-    if value and flags & _ABSTIME:
+    if value and flags & TIMER_ABSTIME:
         wall = value > task.kernel.clock.boot_time_ns
         value = max(value - (task.kernel.clock.boot_time_ns if wall else 0) - now, 1)
     timer.set(now, value, interval)

@@ -6,24 +6,22 @@ import errno
 import struct
 from collections.abc import Generator
 
+from samepage.abi.time import NS, TIMER_ABSTIME, USER_TICK_NS, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import (
-    NS,
-    pack_timespec,
-    pack_timeval,
-    read_timespec,
-)
+from samepage.kernel.syscalls.usermem import pack_timespec, pack_timeval, read_timespec
 
-_REALTIME, _MONOTONIC, _PROCESS_CPU, _THREAD_CPU, _MONOTONIC_RAW = 0, 1, 2, 3, 4
-_REALTIME_COARSE, _MONOTONIC_COARSE, _BOOTTIME, _TAI = 5, 6, 7, 11
-_WALL = {_REALTIME, _REALTIME_COARSE, _TAI, 8}
-_SINCE_BOOT = {_MONOTONIC, _MONOTONIC_RAW, _MONOTONIC_COARSE, _BOOTTIME, 9}
-_TIMER_ABSTIME = 1
-_CLOCK_TICK_NS = NS // 100
+_WALL = {Clock.REALTIME, Clock.REALTIME_COARSE, Clock.TAI, Clock.REALTIME_ALARM}
+_SINCE_BOOT = {
+    Clock.MONOTONIC,
+    Clock.MONOTONIC_RAW,
+    Clock.MONOTONIC_COARSE,
+    Clock.BOOTTIME,
+    Clock.BOOTTIME_ALARM,
+}
 
 
 def _now(task: Task, clock: int) -> int:
@@ -31,7 +29,7 @@ def _now(task: Task, clock: int) -> int:
         return task.kernel.clock.realtime()
     if clock in _SINCE_BOOT:
         return task.kernel.clock.monotonic()
-    if clock in (_PROCESS_CPU, _THREAD_CPU) or clock < 0:
+    if clock in (Clock.PROCESS_CPUTIME_ID, Clock.THREAD_CPUTIME_ID) or clock < 0:
         return task.process.cpu_time_ns
     raise SysError(errno.EINVAL)
 
@@ -48,7 +46,7 @@ def sys_clock_getres(task: Task, clock: I32, address: int) -> int:
     """`clock_getres(2)`."""
     _now(task, clock)
     if address:
-        coarse = clock in (_REALTIME_COARSE, _MONOTONIC_COARSE)
+        coarse = clock in (Clock.REALTIME_COARSE, Clock.MONOTONIC_COARSE)
         copy_to_user(task.mm, address, pack_timespec(4_000_000 if coarse else 1))
     return 0
 
@@ -76,10 +74,10 @@ def sys_time(task: Task, address: int) -> int:
 def sys_times(task: Task, address: int) -> int:
     """`times(2)`, in ticks of 10 ms."""
     if address:
-        own = task.process.cpu_time_ns // _CLOCK_TICK_NS
-        children = task.process.children_usage.cpu_time_ns // _CLOCK_TICK_NS
+        own = task.process.cpu_time_ns // USER_TICK_NS
+        children = task.process.children_usage.cpu_time_ns // USER_TICK_NS
         copy_to_user(task.mm, address, struct.pack("<qqqq", own, 0, children, 0))
-    return task.kernel.clock.monotonic() // _CLOCK_TICK_NS
+    return task.kernel.clock.monotonic() // USER_TICK_NS
 
 
 @syscall(Sys.CLOCK_SETTIME, Sys.SETTIMEOFDAY, Sys.ADJTIMEX, Sys.CLOCK_ADJTIME)
@@ -101,10 +99,10 @@ def sys_clock_nanosleep(
 ) -> SyscallResult:
     """`clock_nanosleep(2)`."""
     wanted = read_timespec(task, request)
-    if clock == _THREAD_CPU:
+    if clock == Clock.THREAD_CPUTIME_ID:
         raise SysError(errno.EINVAL)
     now = _now(task, clock)
-    if flags & _TIMER_ABSTIME:
+    if flags & TIMER_ABSTIME:
         wanted -= now
         remaining = 0
     return _sleep(task, task.kernel.clock.monotonic() + wanted, remaining)

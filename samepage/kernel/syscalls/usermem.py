@@ -6,6 +6,8 @@ import errno
 import struct
 from collections.abc import Callable, Generator
 
+from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
+from samepage.abi.time import NS
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
@@ -14,16 +16,9 @@ from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_fro
 from samepage.kernel.process.task import Task, Wait
 from samepage.records import record
 
-AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
-AT_REMOVEDIR = 0x200
-AT_EACCESS = 0x200
-AT_SYMLINK_FOLLOW = 0x400
-AT_EMPTY_PATH = 0x1000
 MAX_ARG_STRLEN = 32 << 12
 MAX_RW_COUNT = 0x7FFF_F000
 IOV_MAX = 1024
-NS = 1_000_000_000
 
 
 @record(frozen=True)

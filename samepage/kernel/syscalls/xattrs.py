@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from samepage.abi.fcntl import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.inode import Inode
@@ -11,7 +12,7 @@ from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_fro
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import AT_FDCWD, AT_SYMLINK_NOFOLLOW, at_path
+from samepage.kernel.syscalls.usermem import at_path
 
 
 @syscall(Sys.GETXATTR)

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from samepage.abi.elf import EHDR64, ELF_MAGIC, STT_GNU_IFUNC, STT_TLS, SegmentFlags, SegmentType
 from samepage.elf.dynamic import DynamicFlags1, Tag
-from samepage.elf.header import EHDR64, ELF_MAGIC, SegmentFlags, SegmentType
-from samepage.elf.object import STT_GNU_IFUNC, STT_TLS, DynamicObject
+from samepage.elf.object import DynamicObject
 from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.inprocess.constructors import call_array

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.mman import MapFlags
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
-from samepage.linker.memory import MAP_ANONYMOUS, HostFiles, OpenFile
+from samepage.linker.memory import HostFiles, OpenFile
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -39,7 +40,7 @@ class ProcessMemory(HostFiles):
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
     ) -> int:
-        fd = -1 if file is None or flags & MAP_ANONYMOUS else file.fd
+        fd = -1 if file is None or flags & MapFlags.ANONYMOUS else file.fd
         result = _LIBC.mmap(address, length, prot, flags, fd, offset)
         if result == _MAP_FAILED or result is None:
             raise _os_error()

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from samepage.elf.header import SegmentFlags
+from samepage.abi.elf import SegmentFlags
+from samepage.abi.pagemap import Pm
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE
-
-_PRESENT = 1 << 63
-_FILE = 1 << 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,12 @@ def pages_of(link: LinkMap) -> Iterator[PageState]:
             data = pagemap.read((last - first) * 8)
             for number, (entry,) in enumerate(struct.iter_unpack("<Q", data), first):
                 address = number * PAGE
-                resident = bool(entry & _PRESENT)
+                resident = bool(entry & Pm.PRESENT)
                 yield PageState(
                     address,
                     _part(load.flags, address - link.base, relro),
                     resident,
-                    resident and not entry & _FILE,
+                    resident and not entry & Pm.FILE,
                 )
 
 

@@ -4,8 +4,9 @@ glibc's ld.so allocates from the free end of its own last data page, and maps mo
 that is used up: one page more than is needed, so that the next mapping may follow it.
 """
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.kernel.syscalls.numbers import Sys
-from samepage.linker.memory import MAP_ANONYMOUS, MAP_PRIVATE, PAGE, PROT_READ, PROT_WRITE
+from samepage.linker.memory import PAGE
 from samepage.machine.loader.user_side import UserSide
 
 _ALIGN = 16
@@ -40,5 +41,5 @@ class Heap:
 
 def map_anonymous(user: UserSide, length: int) -> int:
     """Map writable memory where there is room. Raises `OSError`."""
-    flags = MAP_ANONYMOUS | MAP_PRIVATE
-    return user.syscall(Sys.MMAP, 0, length, PROT_READ | PROT_WRITE, flags, _NO_FILE, 0)
+    flags = MapFlags.ANONYMOUS | MapFlags.PRIVATE
+    return user.syscall(Sys.MMAP, 0, length, Prot.READ | Prot.WRITE, flags, _NO_FILE, 0)

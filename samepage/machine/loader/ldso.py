@@ -20,11 +20,11 @@ LD_LIBRARY_PATH, LD_PRELOAD and LD_BIND_NOW (LD_DEBUG, LD_AUDIT, GLIBC_TUNABLES)
 import struct
 from dataclasses import dataclass
 
-from samepage.elf.header import SegmentType
+from samepage.abi.auxv import Aux
+from samepage.abi.elf import SegmentType
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.notes import build_id
 from samepage.elf.object import DynamicObject
-from samepage.kernel.process.user_stack import Aux
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.link import Linker, LinkResult

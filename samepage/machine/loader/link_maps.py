@@ -11,9 +11,8 @@ the gABI by number, then the GNU ranges, each counted from its upper end.
 import os
 import struct
 
+from samepage.abi.elf import SegmentFlags, SegmentType
 from samepage.elf.dynamic import DynamicFlags, DynamicFlags1, Tag
-from samepage.elf.header import SegmentType
-from samepage.elf.layout import PF_W, PF_X
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE
@@ -237,7 +236,9 @@ def _origin(link: LinkMap) -> bytes:
 
 
 def _text_end(link: LinkMap) -> int:
-    ends = [load.vaddr + load.memsz for load in link.object.elf.loads if load.flags & PF_X]
+    ends = [
+        load.vaddr + load.memsz for load in link.object.elf.loads if load.flags & SegmentFlags.X
+    ]
     end = link.base + max(ends, default=0)
     # ld.so rounds it up where it has mapped the object itself.
     return (end + PAGE - 1) & -PAGE if link.identity and link.index else end
@@ -248,6 +249,6 @@ def _flags(link: LinkMap) -> int:
     if link.kind != MapKind.EXECUTABLE:
         flags |= Flag.LIBRARY
     dynamic = link.object.elf.segment(SegmentType.DYNAMIC)
-    if dynamic is not None and not dynamic.flags & PF_W:
+    if dynamic is not None and not dynamic.flags & SegmentFlags.W:
         flags |= Flag.LD_READONLY
     return flags | Flag.FIND_OBJECT_PROCESSED

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD
+from samepage.abi.mman import MapFlags, Prot
 from samepage.elf.dynamic import Tag
 from samepage.elf.file import check_kind
 from samepage.elf.header import ElfError
@@ -20,12 +22,11 @@ from samepage.elf.object import DynamicObject
 from samepage.kernel.errors import SysError
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.maps import LinkMap
-from samepage.linker.memory import MAP_ANONYMOUS, MAP_PRIVATE, PAGE, PROT_READ, OpenFile
+from samepage.linker.memory import PAGE, OpenFile
 from samepage.machine.content import Contents
 from samepage.machine.loader.user_side import UserSide
 
-_AT_FDCWD = -100 & (1 << 64) - 1
-_AT_EMPTY_PATH = 0x1000
+_CWD = AT_FDCWD & (1 << 64) - 1
 _STAT_SIZE = 144
 _CHUNK = 1024
 _HEADER = 832
@@ -67,14 +68,14 @@ class ProgramMemory:
     def _open(self, path: str) -> int:
         name = self.user.push(os.fsencode(path) + b"\0")
         flags = os.O_RDONLY | os.O_CLOEXEC
-        return self.user.syscall(Sys.OPENAT, _AT_FDCWD, name, flags)
+        return self.user.syscall(Sys.OPENAT, _CWD, name, flags)
 
     def _stat(self, fd: int) -> tuple[int, int, int, int]:
         """Device, inode, mode and size of an open file."""
         buffer = self.user.buffer(_STAT_SIZE + 16)
         name = buffer + _STAT_SIZE
         self.user.store(name, b"\0")
-        self.user.syscall(Sys.NEWFSTATAT, fd, name, buffer, _AT_EMPTY_PATH)
+        self.user.syscall(Sys.NEWFSTATAT, fd, name, buffer, AT_EMPTY_PATH)
         return _read_stat(self.user.load(buffer, _STAT_SIZE))
 
     def close(self, file: OpenFile) -> None:
@@ -85,7 +86,7 @@ class ProgramMemory:
         buffer = self.user.buffer(_STAT_SIZE + len(name))
         self.user.store(buffer + _STAT_SIZE, name)
         try:
-            self.user.syscall(Sys.NEWFSTATAT, _AT_FDCWD, buffer + _STAT_SIZE, buffer, 0)
+            self.user.syscall(Sys.NEWFSTATAT, _CWD, buffer + _STAT_SIZE, buffer, 0)
         except OSError:
             return False
         return stat.S_ISDIR(_read_stat(self.user.load(buffer, _STAT_SIZE))[2])
@@ -100,7 +101,7 @@ class ProgramMemory:
             size = self._stat(fd)[3]
             if not size:
                 return b""
-            address = self.user.syscall(Sys.MMAP, 0, size, PROT_READ, MAP_PRIVATE, fd, 0)
+            address = self.user.syscall(Sys.MMAP, 0, size, Prot.READ, MapFlags.PRIVATE, fd, 0)
         except OSError:
             return None
         finally:
@@ -133,7 +134,7 @@ class ProgramMemory:
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
     ) -> int:
-        anonymous = file is None or flags & MAP_ANONYMOUS
+        anonymous = file is None or flags & MapFlags.ANONYMOUS
         fd = -1 & (1 << 64) - 1 if anonymous or file is None else file.fd
         return self.user.syscall(Sys.MMAP, address, length, prot, flags, fd, offset)
 

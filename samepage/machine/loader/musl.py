@@ -16,11 +16,12 @@ variables are not known (`musl_layout.py`) is refused by name.
 
 import struct
 
+from samepage.abi.auxv import Aux
+from samepage.abi.elf import SegmentType
+from samepage.abi.prctl import ARCH_SET_FS
 from samepage.elf.dynamic import Tag
-from samepage.elf.header import SegmentType
 from samepage.elf.notes import build_id
 from samepage.elf.object import DynamicObject
-from samepage.kernel.process.user_stack import Aux
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.link import LinkResult
@@ -38,7 +39,6 @@ from samepage.machine.loader.musl_layout import (
     Libc,
     Thread,
 )
-from samepage.machine.loader.tls import ARCH_SET_FS
 from samepage.machine.loader.user_side import UserSide
 
 

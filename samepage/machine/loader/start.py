@@ -14,17 +14,18 @@ import os
 import re
 from dataclasses import replace
 
+from samepage.abi.auxv import Aux, parse_auxv
+from samepage.abi.mman import Prot
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError
 from samepage.errors import SamepageError
 from samepage.kernel.process.task import Task
-from samepage.kernel.process.user_stack import Aux
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
-from samepage.linker.memory import PAGE, PROT_EXEC, PROT_READ
+from samepage.linker.memory import PAGE
 from samepage.linker.search import LinkerConfig
 from samepage.machine.content import Contents
 from samepage.machine.loader import ldso, musl_search, tls
@@ -50,8 +51,7 @@ class BuiltinLoader:
         self.task = task
         self.user = UserSide(task)
         self.memory = ProgramMemory(self.user, contents)
-        words = memoryview(task.process.auxv).cast("Q")
-        self.auxv = dict(zip(words[::2], words[1::2], strict=True))
+        self.auxv = parse_auxv(task.process.auxv)
         config = LinkerConfig.from_environment(environment)
         self._config = replace(
             config,
@@ -172,7 +172,7 @@ class BuiltinLoader:
         code = Code(place)
         self.user.return_address = code.stop
         self.user.store(place, code.data)
-        self.user.syscall(Sys.MPROTECT, place, PAGE, PROT_READ | PROT_EXEC)
+        self.user.syscall(Sys.MPROTECT, place, PAGE, Prot.READ | Prot.EXEC)
         return code
 
     def _enter(self, code: Code, calls: list[tuple[int, int]], rdx: int) -> None:
@@ -287,7 +287,7 @@ class BuiltinLoader:
             raise LinkError(f"{len(data)} bytes of constructors and messages are too many", 2)
         self.user.syscall(Sys.MPROTECT, code.address, used, 3)
         self.user.store(code.address, data)
-        self.user.syscall(Sys.MPROTECT, code.address, used, PROT_READ | PROT_EXEC)
+        self.user.syscall(Sys.MPROTECT, code.address, used, Prot.READ | Prot.EXEC)
         if used < _CODE_PAGES * PAGE:
             self.user.syscall(Sys.MUNMAP, code.address + used, _CODE_PAGES * PAGE - used)
 

@@ -11,7 +11,8 @@ sysdeps/x86_64/nptl/tls.h.
 import struct
 from dataclasses import dataclass
 
-from samepage.kernel.process.user_stack import Aux
+from samepage.abi.auxv import Aux, parse_auxv
+from samepage.abi.prctl import ARCH_SET_FS
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.maps import LinkMap
 from samepage.linker.tls import TlsLayout
@@ -22,7 +23,6 @@ TCB_SIZE = 2368
 """sizeof (struct pthread) of glibc 2.36: who has another libc uses less of it."""
 TCB_SELF = 16
 STACK_GUARD, POINTER_GUARD = 40, 48
-ARCH_SET_FS = 0x1002
 
 
 @dataclass(slots=True)
@@ -51,8 +51,7 @@ def allocate(user: UserSide, heap: Heap, layout: TlsLayout) -> ThreadBlock:
 
 def set_guards(user: UserSide, block: ThreadBlock) -> tuple[int, int]:
     """Store the stack guard and the pointer guard, out of AT_RANDOM; return both."""
-    words = memoryview(user.task.process.auxv).cast("Q")
-    random = dict(zip(words[::2], words[1::2], strict=True))[Aux.RANDOM]
+    random = parse_auxv(user.task.process.auxv)[Aux.RANDOM]
     stack, pointer = struct.unpack("<QQ", user.load(random, 16))
     stack &= ~0xFF  # a string that runs over cannot contain the guard
     user.store_word(block.pointer + STACK_GUARD, stack)

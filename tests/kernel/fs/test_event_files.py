@@ -5,6 +5,7 @@ import os
 import select
 import struct
 
+from samepage.abi.poll import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.fs.epoll import (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
@@ -12,7 +13,6 @@ from samepage.kernel.fs.epoll import (
     EPOLLET,
     EPOLLONESHOT,
 )
-from samepage.kernel.fs.file import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.fs.memfd import F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE
 from tests.kernel.fs_helpers import fails
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import POLLERR, POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.fs.pipe import Pipe
 from tests.kernel.fs_helpers import fails
 

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from samepage.abi.mman import MapFlags, Prot
+from samepage.abi.pagemap import PSS_SHIFT, Pm
 from samepage.cpu.paging import Access
 from samepage.cpu.ram import PAGE_SIZE, Ram
 from samepage.kernel.fs.context import Credentials
@@ -21,7 +23,7 @@ from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import handle_mm_fault
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.frames import Frames
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap
+from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
 from tests.kernel.fs_helpers import Clock, NoTlb, fails, names
@@ -115,7 +117,7 @@ def test_smaps_figures_have_the_kernels_form():
         name, size = line.split(":")
         if name in places:
             bytes_ = int(size.split()[0]) << 10
-            bytes_ <<= smaps.PSS_SHIFT if name.startswith("Pss") else 0
+            bytes_ <<= PSS_SHIFT if name.startswith("Pss") else 0
             setattr(stats, places[name], bytes_)
     assert smaps._figures(stats, rollup=True) == live
 
@@ -149,7 +151,7 @@ def test_smaps_counts_page_tables(machine):
     child = dup_mmap(machine.mm)
     shared = smaps.gather(child, next(iter(child.vmas)))
     assert (shared.shared_clean, shared.shared_dirty) == (6 * PAGE_SIZE, PAGE_SIZE)
-    assert shared.pss >> smaps.PSS_SHIFT == 7 * PAGE_SIZE // 2
+    assert shared.pss >> PSS_SHIFT == 7 * PAGE_SIZE // 2
 
 
 def test_pagemap_shows_model_frames(machine):
@@ -159,8 +161,8 @@ def test_pagemap_shows_model_frames(machine):
     for number, entry in enumerate(entries):
         pte = machine.mm.table.get(BASE + number * PAGE_SIZE)
         assert entry & ((1 << 55) - 1) == (pte >> 12) & ((1 << 40) - 1)
-        assert bool(entry & maps.PM_FILE) == (number != 1)
-        assert entry & maps.PM_PRESENT
+        assert bool(entry & Pm.FILE) == (number != 1)
+        assert entry & Pm.PRESENT
     assert file.pread(8, 0) == bytes(8)
     with fails(errno.EINVAL):
         file.pread(4, 0)

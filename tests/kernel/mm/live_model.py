@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from samepage.abi.mman import MapFlags
 from samepage.cpu.paging import Access, Pte
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
@@ -10,7 +11,7 @@ from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mlock import do_mlock, do_munlock
-from samepage.kernel.mm.mmap import MapFlags, do_mmap, do_munmap
+from samepage.kernel.mm.mmap import do_mmap, do_munmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.mremap import do_mremap
 from samepage.kernel.mm.msync import do_mincore, do_msync

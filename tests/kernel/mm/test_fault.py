@@ -2,11 +2,12 @@
 
 import pytest
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.cpu.paging import Access, Pte
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.fork import dup_mmap
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap
+from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.uaccess import get_user, put_user
 from tests.kernel.mm.mm_helpers import Memory, MemoryFile, numbered

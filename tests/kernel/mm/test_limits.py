@@ -4,12 +4,13 @@ import errno
 
 import pytest
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.cpu.paging import Access
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import compute_mmap_base, vma_name
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.mlock import do_mlock, do_mlockall
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_brk, do_mmap, do_munmap
+from samepage.kernel.mm.mmap import do_brk, do_mmap, do_munmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.mremap import do_mremap
 from samepage.kernel.mm.uaccess import get_user, put_user

@@ -1,11 +1,12 @@
 """Which file page is in which frame, who maps it, and what may go when memory is short."""
 
+from samepage.abi.mman import Advice, MapFlags, Prot
 from samepage.cpu.paging import Pte
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.fork import dup_mmap
-from samepage.kernel.mm.madvise import Advice, do_madvise
+from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mlock import do_mlock
-from samepage.kernel.mm.mmap import MapFlags, Prot, do_mmap, do_munmap
+from samepage.kernel.mm.mmap import do_mmap, do_munmap
 from samepage.kernel.mm.reclaim import SWAP_CLUSTER_MAX, shrink
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_user, put_user
 from tests.kernel.mm.mm_helpers import Memory, MemoryFile, check_invariants, numbered

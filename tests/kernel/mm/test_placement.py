@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from samepage.abi.mman import MapFlags
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.mmap import MapFlags, do_mmap
+from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.vma import Vma, VmFlags
 from tests.kernel.mm.live_compare import PAGE, run_live
 from tests.kernel.mm.live_model import OpenFile

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samepage.abi.poll import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.errors import SysError
-from samepage.kernel.fs.file import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.net.unix import MSG_PEEK, SHUT_WR, UnixSocket, make_socket_pair
 from tests.kernel.fs_helpers import fails
 

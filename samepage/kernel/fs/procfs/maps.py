@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Callable
 
+from samepage.abi.pagemap import Pm
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
@@ -16,10 +17,6 @@ from samepage.kernel.mm.vma import Vma, VmFlags
 NAME_COLUMN = 25 + 8 * 6 - 1
 """Where the name of a mapping starts (`seq_setwidth` in `show_vma_header_prefix`)."""
 
-PM_PRESENT = 1 << 63
-PM_FILE = 1 << 61
-PM_GUARD_REGION = 1 << 58
-PM_MMAP_EXCLUSIVE = 1 << 56
 FILE_KINDS = (FrameKind.FILE, FrameKind.SHMEM, FrameKind.VDSO)
 
 
@@ -77,15 +74,15 @@ def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:
     kinds, mapcount = mm.frames.kinds, mm.frames.mapcount
     for address, _, entry in mm.table.present(first << PAGE_SHIFT, last << PAGE_SHIFT):
         pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
-        value = PM_PRESENT | pfn
+        value = Pm.PRESENT | pfn
         if kinds[pfn] in FILE_KINDS:
-            value |= PM_FILE
+            value |= Pm.FILE
         if kinds[pfn] != FrameKind.ZERO and mapcount[pfn] == 1:
-            value |= PM_MMAP_EXCLUSIVE
+            value |= Pm.MMAP_EXCLUSIVE
         entries[(address >> PAGE_SHIFT) - first] = value
     for page in mm.guards:
         if first <= page >> PAGE_SHIFT < last:
-            entries[(page >> PAGE_SHIFT) - first] = PM_GUARD_REGION
+            entries[(page >> PAGE_SHIFT) - first] = Pm.GUARD_REGION
     return struct.pack(f"<{len(entries)}Q", *entries)
 
 

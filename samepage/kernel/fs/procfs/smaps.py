@@ -1,6 +1,7 @@
 """/proc/PID/smaps and smaps_rollup, counted from page tables and frames
 (`smaps_account` in fs/proc/task_mmu.c)."""
 
+from samepage.abi.pagemap import PSS_SHIFT
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.fs.procfs.maps import header_line, map_line
@@ -8,9 +9,6 @@ from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.records import fields, record
-
-PSS_SHIFT = 12
-"""PSS is summed up in 1/4096 bytes, and only cut down when it is printed."""
 
 MNEMONICS = {
     VmFlags.READ: "rd",

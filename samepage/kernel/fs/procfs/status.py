@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-
+from samepage.abi.capability import ALL_CAPABILITIES
+from samepage.abi.resource import RLIM_INFINITY, Rlimit
+from samepage.abi.time import USER_TICK_NS
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace, RssKind, is_data
 from samepage.kernel.mm.vma import VmFlags
@@ -22,30 +23,25 @@ STATES = {
     "Z": "Z (zombie)",
     "X": "X (dead)",
 }
-ALL_CAPABILITIES = (1 << 41) - 1
-"""CAP_CHOWN to CAP_CHECKPOINT_RESTORE."""
-NS_PER_TICK = 10_000_000
-"""USER_HZ is 100."""
 
 LIMITS = (
-    (resource.RLIMIT_CPU, "Max cpu time", "seconds"),
-    (resource.RLIMIT_FSIZE, "Max file size", "bytes"),
-    (resource.RLIMIT_DATA, "Max data size", "bytes"),
-    (resource.RLIMIT_STACK, "Max stack size", "bytes"),
-    (resource.RLIMIT_CORE, "Max core file size", "bytes"),
-    (resource.RLIMIT_RSS, "Max resident set", "bytes"),
-    (resource.RLIMIT_NPROC, "Max processes", "processes"),
-    (resource.RLIMIT_NOFILE, "Max open files", "files"),
-    (resource.RLIMIT_MEMLOCK, "Max locked memory", "bytes"),
-    (resource.RLIMIT_AS, "Max address space", "bytes"),
+    (Rlimit.CPU, "Max cpu time", "seconds"),
+    (Rlimit.FSIZE, "Max file size", "bytes"),
+    (Rlimit.DATA, "Max data size", "bytes"),
+    (Rlimit.STACK, "Max stack size", "bytes"),
+    (Rlimit.CORE, "Max core file size", "bytes"),
+    (Rlimit.RSS, "Max resident set", "bytes"),
+    (Rlimit.NPROC, "Max processes", "processes"),
+    (Rlimit.NOFILE, "Max open files", "files"),
+    (Rlimit.MEMLOCK, "Max locked memory", "bytes"),
+    (Rlimit.AS, "Max address space", "bytes"),
     (10, "Max file locks", "locks"),
-    (resource.RLIMIT_SIGPENDING, "Max pending signals", "signals"),
-    (resource.RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"),
-    (resource.RLIMIT_NICE, "Max nice priority", ""),
-    (resource.RLIMIT_RTPRIO, "Max realtime priority", ""),
-    (resource.RLIMIT_RTTIME, "Max realtime timeout", "us"),
+    (Rlimit.SIGPENDING, "Max pending signals", "signals"),
+    (Rlimit.MSGQUEUE, "Max msgqueue size", "bytes"),
+    (Rlimit.NICE, "Max nice priority", ""),
+    (Rlimit.RTPRIO, "Max realtime priority", ""),
+    (Rlimit.RTTIME, "Max realtime timeout", "us"),
 )
-INFINITY = (1 << 64) - 1
 
 
 def escape_comm(comm: str) -> str:
@@ -122,7 +118,7 @@ def status(process: ProcessView, tid: int) -> str:
     )
     pending = process.sig_pending(tid).bit_count() + process.sig_shared_pending.bit_count()
     mode, filters = process.seccomp_state(tid)
-    pending_limit = process.limits.get(resource.RLIMIT_SIGPENDING, (0, 0))[0]
+    pending_limit = process.limits.get(Rlimit.SIGPENDING, (0, 0))[0]
     lines += [
         f"Threads:\t{len(process.tids)}",
         f"SigQ:\t{pending}/{pending_limit}",
@@ -178,7 +174,7 @@ def stat(process: ProcessView, tid: int) -> str:
     mm = process.mm
     figures = MemoryFigures(mm) if mm is not None else None
     low = 0x7FFF_FFFF
-    rss_limit = process.limits.get(resource.RLIMIT_RSS, (INFINITY, INFINITY))[0]
+    rss_limit = process.limits.get(Rlimit.RSS, (RLIM_INFINITY, RLIM_INFINITY))[0]
     before = [
         f"{tid} ({escape_comm(process.comm)}) {process.state}",
         process.ppid,
@@ -191,15 +187,15 @@ def stat(process: ProcessView, tid: int) -> str:
         0,
         mm.faults.major if mm is not None else 0,
         0,
-        process.utime_ns // NS_PER_TICK,
-        process.stime_ns // NS_PER_TICK,
+        process.utime_ns // USER_TICK_NS,
+        process.stime_ns // USER_TICK_NS,
         0,
         0,
         20,
         0,
         len(process.tids),
         0,
-        process.start_time_ns // NS_PER_TICK,
+        process.start_time_ns // USER_TICK_NS,
         figures.total << PAGE_SHIFT if figures is not None else 0,
         figures.resident if figures is not None else 0,
         rss_limit,
@@ -246,7 +242,7 @@ def limits(process: ProcessView) -> str:
     """/proc/PID/limits."""
     lines = [f"{'Limit':<25} {'Soft Limit':<20} {'Hard Limit':<20} {'Units':<10}\n"]
     for number, name, unit in LIMITS:
-        pair = process.limits.get(number, (INFINITY, INFINITY))
-        soft, hard = ("unlimited" if value in (INFINITY, -1) else str(value) for value in pair)
+        pair = process.limits.get(number, (RLIM_INFINITY, RLIM_INFINITY))
+        soft, hard = ("unlimited" if value in (RLIM_INFINITY, -1) else str(value) for value in pair)
         lines.append(f"{name:<25} {soft:<20} {hard:<20} " + (f"{unit:<10}\n" if unit else "\n"))
     return "".join(lines)

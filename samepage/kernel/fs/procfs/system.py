@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from samepage.abi.time import NS, USER_TICK_NS
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import path_name
@@ -40,7 +41,6 @@ OPTIONS = {
     "devtmpfs": "rw,nosuid,noexec,noatime",
     "tmpfs": "rw,nosuid,nodev,noatime",
 }
-NS_PER_SECOND = 1_000_000_000
 
 
 def meminfo(kernel: KernelView) -> str:
@@ -165,15 +165,15 @@ def cpuinfo(kernel: KernelView) -> str:
 
 def stat(kernel: KernelView) -> str:
     """/proc/stat: the time of the one CPU, and counts."""
-    user = sum(process.utime_ns for process in kernel.processes.values()) // 10_000_000
-    system = sum(process.stime_ns for process in kernel.processes.values()) // 10_000_000
-    uptime = (kernel.clock() - kernel.boot_time_ns) // 10_000_000
+    user = sum(process.utime_ns for process in kernel.processes.values()) // USER_TICK_NS
+    system = sum(process.stime_ns for process in kernel.processes.values()) // USER_TICK_NS
+    uptime = (kernel.clock() - kernel.boot_time_ns) // USER_TICK_NS
     idle = max(uptime - user - system, 0)
     times = f"{user} 0 {system} {idle} 0 0 0 0 0 0"
     running = sum(process.state == "R" for process in kernel.processes.values())
     return (
         f"cpu  {times}\ncpu0 {times}\nintr 0\nctxt 0\n"
-        f"btime {kernel.boot_time_ns // NS_PER_SECOND}\n"
+        f"btime {kernel.boot_time_ns // NS}\n"
         f"processes {len(kernel.processes)}\nprocs_running {running}\nprocs_blocked 0\n"
         "softirq 0 0 0 0 0 0 0 0 0 0 0\n"
     )
@@ -181,8 +181,8 @@ def stat(kernel: KernelView) -> str:
 
 def uptime(kernel: KernelView) -> str:
     """Seconds since boot, and idle."""
-    elapsed = (kernel.clock() - kernel.boot_time_ns) / NS_PER_SECOND
-    busy = sum(p.utime_ns + p.stime_ns for p in kernel.processes.values()) / NS_PER_SECOND
+    elapsed = (kernel.clock() - kernel.boot_time_ns) / NS
+    busy = sum(p.utime_ns + p.stime_ns for p in kernel.processes.values()) / NS
     return f"{elapsed:.2f} {max(elapsed - busy, 0):.2f}\n"
 
 
