@@ -9,16 +9,15 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from samepage.kernel.kernel import Kernel
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 
 @record(frozen=True)
 class CodePlace:
-    """Where in which file an instruction is: `file` is the inode, `offset` in bytes."""
+    """Where in which file an instruction is: `file` is the content, `offset` in bytes."""
 
-    file: Any
+    file: MappedFile
     path: str
     offset: int
 
@@ -36,7 +35,7 @@ class TimelineEvent:
     event: Event
     ip: int
     code: CodePlace | None = None
-    file: Any = None
+    file: MappedFile | None = None
 
 
 def timeline_event(kernel: Kernel, event: Event) -> TimelineEvent:

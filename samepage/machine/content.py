@@ -1,10 +1,8 @@
 """The content of files as guests would see it, read past the page cache: it takes no frame."""
 
-from typing import Any
-
 from samepage.cpu.ram import PAGE_SHIFT
-from samepage.kernel.fs.mapping import HostMapping
 from samepage.kernel.kernel import Kernel
+from samepage.kernel.mm.mapped_file import MappedFile
 
 
 class Contents:
@@ -12,19 +10,19 @@ class Contents:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._unchanging: dict[HostMapping, bytes] = {}
+        self._unchanging: dict[MappedFile, bytes] = {}
 
-    def of(self, file: Any) -> bytes:
+    def of(self, file: MappedFile) -> bytes:
         """All bytes of a file's mapping: what is in storage, with the pages that were
         written in memory over it. Raises `SysError`.
         """
-        if not isinstance(file, HostMapping):
+        if not file.unchanging:
             return self._read(file)
         if file not in self._unchanging:
             self._unchanging[file] = self._read(file)
         return self._unchanging[file]
 
-    def _read(self, file: Any) -> bytes:
+    def _read(self, file: MappedFile) -> bytes:
         data = bytearray(file.size)
         file.read_backing(0, [memoryview(data)])
         for index, pfn in file.pages.items():

@@ -24,7 +24,6 @@ from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.hostcalls import sysctl
-from samepage.kernel.fs.regular import Regular
 from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.frames import OutOfFrames
@@ -361,7 +360,7 @@ class Machine:
             inode = vfs.lookup(vfs.context(), os.fsencode(path)).inode
         except SysError as error:
             raise SamepageError(f"{path}: {error}") from None
-        return dict(inode.mapping.pages) if isinstance(inode, Regular) else {}
+        return dict(inode.mapping.pages) if inode.mapping is not None else {}
 
     def export(self, directory: str) -> int:
         """Save the files that programs changed in a new directory of the host, as a layer

@@ -117,9 +117,7 @@ def _add_frames(builder: SnapshotBuilder, machine: Machine, numbers: set[int]) -
         file, index = -1, -1
         if owner is not None:
             inode, index = owner
-            path = getattr(inode, "path", "")
-            path = path if isinstance(path, str) else path.decode(errors="surrogateescape")
-            file = builder.add_file(inode.dev, inode.ino, path, size=inode.size)
+            file = builder.add_file(inode.dev, inode.ino, inode.shown_path, size=inode.size)
         kind = _KINDS.get(Kind(frames.kinds[pfn]), FrameKind.UNKNOWN)
         flags = FrameFlags.DIRTY if pfn in cache.dirty else FrameFlags(0)
         row = (pfn, kind, file, index, frames.mapcount[pfn], flags)

@@ -5,23 +5,22 @@ read past the page cache: looking for a name takes no frame. Each file's symbol 
 read once.
 """
 
-from typing import Any
-
 from samepage.elf.file import ElfFile
 from samepage.elf.functions import Place, SymbolsByAddress
 from samepage.elf.header import ElfError
 from samepage.kernel.errors import SysError
 from samepage.kernel.kernel import Kernel
+from samepage.kernel.mm.mapped_file import MappedFile
 from samepage.kernel.timeline import CodePlace
 from samepage.machine.content import Contents
 
 
 class Symbols:
-    """Finds functions by (inode, offset in the file)."""
+    """Finds functions by (content, offset in the file)."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._contents = Contents(kernel)
-        self._files: dict[Any, tuple[ElfFile, SymbolsByAddress] | None] = {}
+        self._files: dict[MappedFile, tuple[ElfFile, SymbolsByAddress] | None] = {}
 
     def function(self, place: CodePlace) -> Place | None:
         """The function at a place, or None if the file names none there."""

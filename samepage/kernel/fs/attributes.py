@@ -11,7 +11,6 @@ import stat
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, MAY_READ, MAY_WRITE, FsContext
 from samepage.kernel.fs.inode import Inode
-from samepage.kernel.fs.regular import Regular
 
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 XATTR_NAME_MAX, XATTR_SIZE_MAX = 255, 65536
@@ -85,7 +84,7 @@ def truncate(ctx: FsContext, inode: Inode, size: int) -> None:
     if not stat.S_ISREG(inode.mode):
         raise SysError(errno.EINVAL)
     ctx.cred.require(inode, MAY_WRITE)
-    if isinstance(inode, Regular) and inode.executing:
+    if inode.executing:
         raise SysError(errno.ETXTBSY)
     inode.truncate(size)
     if not ctx.cred.privileged:

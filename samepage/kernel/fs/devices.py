@@ -16,11 +16,6 @@ from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.path import Path
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-
 Opener = Callable[[Path, int], OpenFile]
 Drivers = dict[int, Opener]
 """Device number -> what opens it."""
@@ -33,8 +28,8 @@ TTY = os.makedev(5, 0)
 class Device(Inode):
     """A device node (`init_special_inode`)."""
 
-    def __init__(self, sb: Superblock, mode: int, drivers: Drivers, **attributes: Any) -> None:
-        super().__init__(sb, mode, **attributes)
+    def __init__(self, sb: Superblock, mode: int, drivers: Drivers, rdev: int = 0) -> None:
+        super().__init__(sb, mode, rdev=rdev)
         self._drivers = drivers
 
     def open(self, path: Path, flags: int) -> OpenFile:
@@ -102,6 +97,7 @@ class RandomFile(OpenFile):
 
     def __init__(self, path: Path, flags: int, generator: random.Random) -> None:
         super().__init__(path, flags)
+        self.pollable = self.inode.rdev == RANDOM  # `urandom_fops` has no poll
         self._generator = generator
 
     def _read_at(self, length: int, offset: int) -> bytes:

@@ -42,5 +42,5 @@ def add_terminal(root: Directory, name: bytes, inode: Inode) -> None:
     that `ttyname` finds it. A name that is taken stays as it is."""
     directory, _, last = name.removeprefix(b"/dev/").rpartition(b"/")
     place = root.lookup(directory) if directory else root
-    if name.startswith(b"/dev/") and isinstance(place, Directory) and not place.lookup(last):
+    if name.startswith(b"/dev/") and place is not None and not place.lookup(last):
         place.add(last, inode)

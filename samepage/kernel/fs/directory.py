@@ -25,7 +25,8 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from collections.abc import Mapping as Names
+    from typing import Protocol
 
     class Lower(Protocol):
         """The host's side of a directory."""
@@ -75,18 +76,16 @@ class DirectoryBase(Inode):
 class Directory(DirectoryBase):
     """A directory whose entries can change.
 
-    `dead` is set by rmdir: nothing can be made in it any more. Invariant: `names[n]` is
-    never None for a name that the lower side does not have.
+    Invariant: `names[n]` is never None for a name that the lower side does not have.
     """
 
-    def __init__(
-        self, sb: Superblock, mode: int, lower: Lower | None = None, **attributes: Any
-    ) -> None:
-        super().__init__(sb, stat.S_IFDIR | stat.S_IMODE(mode), **{"nlink": 2, **attributes})
+    takes_names = True
+
+    def __init__(self, sb: Superblock, mode: int, lower: Lower | None = None) -> None:
+        super().__init__(sb, stat.S_IFDIR | stat.S_IMODE(mode), nlink=2)
         self.lower = lower
         self.names: dict[bytes, Inode | None] = {}
         self.changed = False
-        self.dead = False
         self.host_size = self.blksize
         self.host_blocks = 8
 
@@ -99,12 +98,18 @@ class Directory(DirectoryBase):
         """The inode of an entry, None if there is none."""
         if name in self.names:
             return self.names[name]
-        if self.lower is None:
-            return None
-        inode = self.lower.lookup(name)
+        inode = self.below(name)
         if inode is not None:
             self.names[name] = inode
         return inode
+
+    def below(self, name: bytes) -> Inode | None:
+        """The lower side's entry."""
+        return None if self.lower is None else self.lower.lookup(name)
+
+    def changes(self) -> Names[bytes, Inode | None]:
+        """The upper side."""
+        return self.names
 
     def add(self, name: bytes, inode: Inode) -> None:
         """Make an entry, which must not exist, and count the links."""
@@ -119,7 +124,7 @@ class Directory(DirectoryBase):
     def remove(self, name: bytes) -> None:
         """Take an existing entry away; the inode's own link count is the caller's."""
         inode = self.names.pop(name)
-        if self.lower is not None and self.lower.lookup(name) is not None:
+        if self.below(name) is not None:
             self.names[name] = None
         if inode is not None and inode.is_dir:
             self._count_subdirectory(-1)
@@ -196,7 +201,7 @@ class DirectoryFile(OpenFile):
 
         Raises `SysError`: EINVAL if not even one fits, ENOENT if the directory is removed.
         """
-        if getattr(self.inode, "dead", False):
+        if self.inode.dead:
             raise SysError(errno.ENOENT)
         entries = self._load()
         out = bytearray()

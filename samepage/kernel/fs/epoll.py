@@ -6,16 +6,16 @@ Linux, that may be more often than necessary, and is never too seldom; a file th
 count is reported whenever it is ready.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 
 from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLRDNORM
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.anonymous import anonymous_path
-from samepage.kernel.fs.devices import NullFile
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
-from samepage.kernel.fs.regular import RegularFile
 from samepage.records import record
 
 EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
@@ -40,6 +40,7 @@ class Epoll(OpenFile):
     when the last descriptor of the file does."""
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, flags: int = 0) -> None:
         """Raises `SysError(EINVAL)` for unknown flags."""
@@ -53,7 +54,7 @@ class Epoll(OpenFile):
     ) -> None:
         """`epoll_ctl`. Raises `SysError`: EPERM for a file that cannot be waited for,
         EINVAL, EEXIST, ENOENT, ELOOP."""
-        if isinstance(file, (RegularFile, NullFile)) or file.inode.is_dir:
+        if not file.pollable:
             raise SysError(errno.EPERM)
         if file is self:
             raise SysError(errno.EINVAL)
@@ -62,7 +63,7 @@ class Epoll(OpenFile):
         if operation == EPOLL_CTL_ADD:
             if key in self._watches:
                 raise SysError(errno.EEXIST)
-            if isinstance(file, Epoll) and (file._contains(self) or file._depth() >= MAX_NESTING):
+            if _contains(file, self) or _depth(file) >= MAX_NESTING:
                 raise SysError(errno.ELOOP)
             self._watches[key] = Watch(file, events | POLLERR | POLLHUP, data)
         elif operation in (EPOLL_CTL_DEL, EPOLL_CTL_MOD):
@@ -75,13 +76,9 @@ class Epoll(OpenFile):
         else:
             raise SysError(errno.EINVAL)
 
-    def _contains(self, other: "Epoll") -> bool:
-        inner = [watch.file for watch in self._watches.values()]
-        return other in inner or any(f._contains(other) for f in inner if isinstance(f, Epoll))
-
-    def _depth(self) -> int:
-        inner = [w.file._depth() for w in self._watches.values() if isinstance(w.file, Epoll)]
-        return 1 + max(inner, default=0)
+    def watched(self) -> list[OpenFile]:
+        """The files of its entries."""
+        return [watch.file for watch in self._watches.values()]
 
     def _forget_closed(self) -> None:
         for key in [key for key, watch in self._watches.items() if watch.file.refs == 0]:
@@ -120,13 +117,13 @@ class Epoll(OpenFile):
     @property
     def time_left(self) -> int | None:
         """Until one of its timers fires."""
-        times = [watch.file.time_left for watch in self._watches.values()]
+        times = [file.time_left for file in self.watched()]
         return min((left for left in times if left is not None), default=None)
 
     @property
     def host_fd(self) -> int | None:
         """A descriptor of the host among its files, to wait for."""
-        found = (getattr(watch.file, "host_fd", None) for watch in self._watches.values())
+        found = (file.host_fd for file in self.watched())
         return next((fd for fd in found if fd is not None), None)
 
     def poll(self) -> int:
@@ -135,3 +132,15 @@ class Epoll(OpenFile):
             if watch.events & EVENT_MASK and watch.file.poll() & watch.events & EVENT_MASK:
                 return POLLIN | POLLRDNORM
         return 0
+
+
+def _contains(file: OpenFile, wanted: OpenFile) -> bool:
+    inner = file.watched() or []
+    return wanted in inner or any(_contains(each, wanted) for each in inner)
+
+
+def _depth(file: OpenFile) -> int:
+    """How many epoll sets are one inside of the other from `file` down
+    (`ep_loop_check_proc`)."""
+    inner = file.watched()
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)

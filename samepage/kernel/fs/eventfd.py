@@ -18,6 +18,7 @@ class EventFd(OpenFile):
     """An open eventfd. Invariant: 0 <= count < 2**64 - 1, but for `signal`."""
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, count: int, flags: int) -> None:
         """Raises `SysError(EINVAL)` for unknown flags."""

@@ -17,12 +17,8 @@ import stat
 import tempfile
 from collections.abc import Collection
 
-from samepage.kernel.fs.directory import Directory
-from samepage.kernel.fs.inode import Inode, Symlink
-from samepage.kernel.fs.mapping import MemoryMapping
+from samepage.kernel.fs.inode import Inode
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.pipe import Fifo
-from samepage.kernel.fs.regular import Regular
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
@@ -40,7 +36,6 @@ def export_changes(root: Path, target: str, skip: Collection[Inode] = ()) -> int
     parent = os.path.dirname(os.path.abspath(target))
     place = tempfile.mkdtemp(prefix=".samepage-export-", dir=parent)
     try:
-        assert isinstance(root.inode, Directory), "a root is a directory"
         count = _Export(skip).directory(root.inode, os.fsencode(place))
         os.rename(place, target)  # noqa: PTH104
     except BaseException:
@@ -56,26 +51,26 @@ class _Export:
         self._skip = skip
         self._written: dict[Inode, bytes] = {}
 
-    def directory(self, directory: Directory, place: bytes) -> int:
+    def directory(self, directory: Inode, place: bytes) -> int:
         """Write the changes in a directory to `place`, which exists."""
         count = 0
-        for name, inode in directory.names.items():
+        for name, inode in directory.changes().items():
             path = place + b"/" + name
             if inode in self._skip:
                 continue
             if inode is None:
                 _write_empty(place + b"/" + WHITEOUT + name)
                 count += 1
-            elif isinstance(inode, Directory):
+            elif inode.is_dir:
                 count += self._subdirectory(directory, name, inode, path)
             elif _is_changed(directory, name, inode) and self._file(inode, path):
                 count += 1
         return count
 
-    def _subdirectory(self, parent: Directory, name: bytes, inode: Directory, path: bytes) -> int:
+    def _subdirectory(self, parent: Inode, name: bytes, inode: Inode, path: bytes) -> int:
         new = _is_changed(parent, name, inode)
         os.mkdir(path, 0o700)  # noqa: PTH102 - the path is bytes
-        if new and _lower_has(parent, name):
+        if new and parent.below(name) is not None:
             _write_empty(path + b"/" + OPAQUE)
         count = self.directory(inode, path) + new
         if not count:
@@ -88,12 +83,12 @@ class _Export:
         first = self._written.setdefault(inode, path)
         if first is not path:
             os.link(first, path, follow_symlinks=False)
-        elif isinstance(inode, Symlink):
-            os.symlink(inode.target, path)
-        elif isinstance(inode, Fifo):
+        elif inode.is_symlink:
+            os.symlink(inode.readlink(), path)
+        elif stat.S_ISFIFO(inode.mode):
             os.mkfifo(path, 0o600)
             _set_attributes(inode, path)
-        elif isinstance(inode, Regular):
+        elif inode.mapping is not None:
             with open(path, "xb") as file:
                 for offset in range(0, inode.size, _CHUNK):
                     file.write(inode.sb.cache.read(inode.mapping, offset, _CHUNK))
@@ -104,17 +99,13 @@ class _Export:
         return True
 
 
-def _is_changed(parent: Directory, name: bytes, inode: Inode) -> bool:
+def _is_changed(parent: Inode, name: bytes, inode: Inode) -> bool:
     """Whether the entry is not just what the host has under this name."""
     if inode.host is None or inode.altered:
         return True
-    if isinstance(inode, Regular) and isinstance(inode.mapping, MemoryMapping):
+    if inode.mapping is not None and not inode.mapping.unchanging:
         return True
-    return parent.lower is None or parent.lower.lookup(name) is not inode
-
-
-def _lower_has(parent: Directory, name: bytes) -> bool:
-    return parent.lower is not None and parent.lower.lookup(name) is not None
+    return parent.below(name) is not inode
 
 
 def _write_empty(path: bytes) -> None:

@@ -1,11 +1,19 @@
 """A process's table of file descriptors (`struct files_struct`)."""
 
+from __future__ import annotations
+
 import errno
 import os
 from collections.abc import Iterator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    F = TypeVar("F", bound=OpenFile)
 
 DEFAULT_LIMIT = 1024
 
@@ -40,6 +48,17 @@ class FdTable:
         file = self._files.get(fd)
         if file is None or file.flags & os.O_PATH:
             raise SysError(errno.EBADF)
+        return file
+
+    def get_as(self, fd: int, kind: type[F], error: int) -> F:
+        """The open file of a descriptor that must be of one kind, as for the calls that Linux
+        has for one kind only and that compare `f_op` with it.
+
+        Raises `SysError`: EBADF as `get`, else the errno `error`.
+        """
+        file = self.get(fd)
+        if not isinstance(file, kind):
+            raise SysError(error)
         return file
 
     def get_raw(self, fd: int) -> OpenFile:
@@ -137,7 +156,7 @@ class FdTable:
         for fd in sorted(self.cloexec):
             self.close(fd)
 
-    def copy(self) -> "FdTable":
+    def copy(self) -> FdTable:
         """A child's table: the same open files (`dup_fd`)."""
         child = FdTable(self.limit)
         child._files = {fd: file.get() for fd, file in self._files.items()}

@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from samepage.kernel.fs.pipe import Pipe
+
     class UserMemory(Protocol):
         """How an ioctl reaches its argument. Both raise `SysError(EFAULT)`."""
 
@@ -51,9 +53,19 @@ class OpenFile:
 
     `refs` counts the descriptors (of all tables) that refer to it; `FdTable` keeps it, and
     calls `release` when it falls to 0.
+
+    What a kind of file can do is an attribute or a method with a default, as in Linux's
+    `file_operations`.
     """
 
     seekable = True
+    pollable = False
+    """Whether it can be waited for (`file_can_poll`)."""
+    paged = False
+    """Its content is in the page cache: of a read or write that meets a bad address, the part
+    before it counts (`filemap_read`, `generic_perform_write`)."""
+    pipe: Pipe | None = None
+    """The pipe that it is an end of."""
 
     def __init__(self, path: Path, flags: int) -> None:
         self.path = path
@@ -111,6 +123,15 @@ class OpenFile:
     @property
     def time_left(self) -> int | None:
         """In how many ns it becomes ready by itself, if it does."""
+        return None
+
+    @property
+    def host_fd(self) -> int | None:
+        """A descriptor of the host that becomes readable when this may; None if none does."""
+        return None
+
+    def watched(self) -> list[OpenFile] | None:
+        """The files that it waits for, of an epoll set; None for any other."""
         return None
 
     def set_flags(self, flags: int) -> None:

@@ -119,7 +119,9 @@ class HostFs:
             return directory
         if stat.S_ISREG(mode):
             size = 0 if hidden else found.st_size
-            mapping = HostMapping(self._files, found.st_dev, found.st_ino, size, path)
+            mapping = HostMapping(
+                self._files, found.st_dev, found.st_ino, size, path, found.st_blocks
+            )
             return Regular(sb, mode, mapping)
         if stat.S_ISLNK(mode):
             return Symlink(sb, os.readlink(path))

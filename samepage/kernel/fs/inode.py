@@ -12,6 +12,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Names
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.stat import Stat, StatFs
@@ -20,10 +21,9 @@ from samepage.records import field, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from samepage.kernel.fs.file import OpenFile
     from samepage.kernel.fs.locks import FileLocks
+    from samepage.kernel.fs.mapping import Mapping
     from samepage.kernel.fs.path import Path
 
 ASK_HOST = -1
@@ -55,7 +55,24 @@ class Inode:
 
     `host` is the host's path of the file, for attributes that are read on demand, or None
     for a file that is only in the model.
+
+    What a kind of file can do is a method with the answer of all others as its default, as in
+    Linux's `inode_operations`. Errors are raised as `SysError`.
     """
+
+    mapping: Mapping | None = None
+    """The content, of a file that has pages (`i_mapping`)."""
+    takes_names = False
+    """A directory in which names can be made and removed (`i_op->create`)."""
+    dead = False
+    """A directory that was removed: it has no entries, not even to be made (S_DEAD)."""
+    executing = 0
+    """How many processes run it: it cannot be opened for writing meanwhile
+    (`deny_write_access`)."""
+    writers = 0
+    """How many open files may write to it (`i_writecount`)."""
+    seals: int | None = None
+    """F_SEAL_*: what may never be done to it again; None if it cannot be sealed."""
 
     def __init__(
         self, sb: Superblock, mode: int, *, ino: int = 0, nlink: int = 1, rdev: int = 0
@@ -151,6 +168,34 @@ class Inode:
         """The entry `name`, None if there is none. Raises `SysError(ENOTDIR)`."""
         raise SysError(errno.ENOTDIR)
 
+    def add(self, name: bytes, inode: Inode) -> None:
+        """Make the entry `name`, which must not exist, in a directory that takes names."""
+        raise SysError(errno.EPERM)
+
+    def remove(self, name: bytes) -> None:
+        """Take an existing entry away, from a directory that takes names."""
+        raise SysError(errno.EPERM)
+
+    def is_empty(self) -> bool:
+        """Whether a directory can be removed (`simple_empty`)."""
+        raise SysError(errno.EPERM)
+
+    def changes(self) -> Names[bytes, Inode | None]:
+        """The entries of a directory that the guest has made or looked up; None for one that
+        it has removed."""
+        return {}
+
+    def below(self, name: bytes) -> Inode | None:
+        """What lies below the guest's changes under the name `name`."""
+        return None
+
+    def dropped(self) -> None:
+        """A name or an open file of it is gone."""
+
+    def add_seals(self, seals: int) -> None:
+        """F_ADD_SEALS. Raises `SysError` with EINVAL, or EPERM if sealing is over."""
+        raise SysError(errno.EINVAL)
+
     def open(self, path: Path, flags: int) -> OpenFile:
         """Make an open file; permissions are checked. Raises `SysError`."""
         raise SysError(errno.ENXIO)
@@ -177,8 +222,8 @@ class Inode:
 class Symlink(Inode):
     """A symbolic link with a fixed text."""
 
-    def __init__(self, sb: Superblock, target: bytes, **attributes: Any) -> None:
-        super().__init__(sb, stat.S_IFLNK | 0o777, **attributes)
+    def __init__(self, sb: Superblock, target: bytes) -> None:
+        super().__init__(sb, stat.S_IFLNK | 0o777)
         self.target = target
 
     @property

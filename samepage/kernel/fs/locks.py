@@ -15,9 +15,12 @@ from samepage.records import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import TypeAlias
 
+    from samepage.kernel.fs.fdtable import FdTable
     from samepage.kernel.fs.file import OpenFile
+
+    LockOwner: TypeAlias = OpenFile | FdTable
 
 END = 1 << 63
 
@@ -29,7 +32,7 @@ class RecordLock:
     `pid` is what F_GETLK tells: -1 for an open file's lock.
     """
 
-    owner: Any
+    owner: LockOwner
     pid: int
     kind: int
     start: int
@@ -52,7 +55,7 @@ class FileLocks:
     """
 
     def __init__(self) -> None:
-        self._flocks: dict[OpenFile, int] = {}
+        self._flocks: dict[LockOwner, int] = {}
         self._records: list[RecordLock] = []
 
     def flock(self, file: OpenFile, operation: int) -> None:
@@ -93,7 +96,7 @@ class FileLocks:
             kept.append(wanted)
         self._records = sorted(_joined(kept), key=lambda lock: lock.start)
 
-    def release(self, owner: Any) -> None:
+    def release(self, owner: LockOwner) -> None:
         """Drop all locks of an open file, or the record locks of a table of descriptors:
         at the last close of the file, and at every close by the process."""
         self._flocks.pop(owner, None)

@@ -14,6 +14,8 @@ memory mapping", Documentation/filesystems/overlayfs.rst). Unlike overlayfs the 
 no page is duplicated before somebody uses it.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
@@ -22,12 +24,37 @@ from collections.abc import Callable, Container
 
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
+from samepage.kernel.mm.mapped_file import MappedFile
 
 MAX_OPEN_HOST_FILES = 128
 
 
-class MemoryMapping:
-    """Content that lives only in the page cache. `size` is in bytes.
+class Mapping(MappedFile):
+    """The content of a file in a file system: what a file asks of it besides its pages.
+
+    `written` are the frames whose content is nowhere else (`PageCache.written`).
+    """
+
+    def copy_up(self, keep: Callable[[], bool], *, empty: bool) -> MemoryMapping:
+        """Content that can be changed and starts as this one, or `empty`; `keep` is as of
+        `MemoryMapping`."""
+        raise NotImplementedError
+
+    def blocks(self, written: Container[int]) -> int:
+        """Blocks of 512 bytes that hold content."""
+        raise NotImplementedError
+
+    def seek_data(self, offset: int, written: Container[int]) -> int | None:
+        """The first byte with content at or after `offset`, None if none follows."""
+        raise NotImplementedError
+
+    def seek_hole(self, offset: int, written: Container[int]) -> int:
+        """The first byte without content at or after `offset`; the end is a hole."""
+        raise NotImplementedError
+
+
+class MemoryMapping(Mapping):
+    """Content that lives only in the page cache.
 
     `keep` says whether a name or an open file keeps it; without one it goes with the last
     memory mapping (`PageCache.release`).
@@ -37,11 +64,12 @@ class MemoryMapping:
     """Bytes from the start that are the host's where no page is cached."""
 
     def __init__(self, dev: int, ino: int, keep: Callable[[], bool]) -> None:
-        self.dev = dev
-        self.ino = ino
-        self.size = 0
-        self.pages: dict[int, int] = {}
+        super().__init__(dev, ino, 0)
         self._keep = keep
+
+    def copy_up(self, keep: Callable[[], bool], *, empty: bool) -> MemoryMapping:
+        """It can be changed as it is."""
+        return self
 
     @property
     def handles(self) -> int:
@@ -85,16 +113,32 @@ class ShmemMapping(MemoryMapping):
     shmem = True
 
 
-class HostMapping:
-    """The content of a host file. `size` is the length at the time it was first seen."""
+class HostMapping(Mapping):
+    """The content of a host file. `size` is the length at the time it was first seen, and
+    `n_blocks` the space that it took on the host then, in blocks of 512 bytes."""
 
-    def __init__(self, files: "HostFiles", dev: int, ino: int, size: int, path: bytes) -> None:
+    unchanging = True
+
+    def __init__(
+        self, files: HostFiles, dev: int, ino: int, size: int, path: bytes, n_blocks: int
+    ) -> None:
+        super().__init__(dev, ino, size)
         self._files = files
         self.path = path
-        self.dev = dev
-        self.ino = ino
-        self.size = size
-        self.pages: dict[int, int] = {}
+        self._n_blocks = n_blocks
+
+    @property
+    def shown_path(self) -> str:
+        """Where it was found on the host."""
+        return os.fsdecode(self.path)
+
+    def copy_up(self, keep: Callable[[], bool], *, empty: bool) -> MemoryMapping:
+        """A copy to change; the host's file stays as it is."""
+        return CopiedMapping(self, keep, empty=empty)
+
+    def blocks(self, written: Container[int]) -> int:
+        """Blocks of 512 bytes, as the host tells them."""
+        return self._n_blocks
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
         """Fill `buffers` from the host file; zeros past its end.
@@ -176,9 +220,6 @@ class CopiedMapping(MemoryMapping):
             if hole == offset:
                 return hole
             offset = hole
-
-
-Mapping = MemoryMapping | HostMapping
 
 
 class HostFiles:

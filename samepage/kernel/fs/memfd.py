@@ -7,20 +7,20 @@ from samepage.abi.fcntl import O_LARGEFILE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.regular import Regular, RegularFile
+from samepage.kernel.fs.regular import F_SEAL_SEAL, Regular, RegularFile
 
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_NOEXEC_SEAL, MFD_EXEC = 1, 2, 8, 16
 KNOWN_FLAGS = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC
-F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 1, 2, 4, 8
+F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 2, 4, 8
 F_SEAL_FUTURE_WRITE, F_SEAL_EXEC = 16, 32
 ALL_SEALS = 63
 NAME_LIMIT = 249
 
 
 class Memfd(Regular):
-    """The inode. `seals` are F_SEAL_*: what may never be done to it again."""
+    """The inode, whose `seals` can be added to."""
 
-    seals = F_SEAL_SEAL
+    seals: int
 
     @property
     def write_sealed(self) -> bool:

@@ -22,8 +22,6 @@ from samepage.kernel.fs.path import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from samepage.kernel.fs.file import UserMemory
 
 
@@ -138,8 +136,8 @@ class _Slot:
 class Fifo(Inode):
     """The inode of a pipe, with or without a name."""
 
-    def __init__(self, sb: Superblock, mode: int, **attributes: Any) -> None:
-        super().__init__(sb, stat.S_IFIFO | stat.S_IMODE(mode), **attributes)
+    def __init__(self, sb: Superblock, mode: int) -> None:
+        super().__init__(sb, stat.S_IFIFO | stat.S_IMODE(mode))
         self.pipe = Pipe()
 
     def open(self, path: Path, flags: int) -> OpenFile:
@@ -161,7 +159,9 @@ class PipeFile(OpenFile):
     """An open end of a pipe."""
 
     seekable = False
+    pollable = True
     inode: Fifo
+    pipe: Pipe
 
     def __init__(self, path: Path, flags: int, *, waits: bool = False) -> None:
         super().__init__(path, flags)

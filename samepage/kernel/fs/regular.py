@@ -17,8 +17,6 @@ from samepage.kernel.fs.file import (
 )
 from samepage.kernel.fs.inode import Inode, Superblock
 from samepage.kernel.fs.mapping import (
-    CopiedMapping,
-    HostMapping,
     Mapping,
     MemoryMapping,
     ShmemMapping,
@@ -28,11 +26,10 @@ from samepage.kernel.mm.writeback import write_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from samepage.kernel.fs.file import UserMemory
 
 
+F_SEAL_SEAL = 1
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 FALLOC_FL_ZERO_RANGE = 16
@@ -40,22 +37,27 @@ ZEROS = bytes(1 << 16)
 
 
 class Regular(Inode):
-    """A regular file. `executing` counts the processes that run it: it cannot be opened
-    for writing meanwhile (`deny_write_access`).
+    """A regular file.
 
     Invariant: a file that is open for writing has a `MemoryMapping`, never the host's.
     """
 
+    mapping: Mapping
+
     def __init__(
-        self, sb: Superblock, mode: int, mapping: Mapping | None = None, **attributes: Any
+        self, sb: Superblock, mode: int, mapping: Mapping | None = None, *, nlink: int = 1
     ) -> None:
-        super().__init__(sb, stat.S_IFREG | stat.S_IMODE(mode), **attributes)
-        self.mapping: Mapping = mapping or self._new_mapping()
-        self.executing = 0
+        super().__init__(sb, stat.S_IFREG | stat.S_IMODE(mode), nlink=nlink)
+        self.mapping = mapping or self._new_mapping()
+        if self.mapping.shmem:
+            self.seals = F_SEAL_SEAL
         self.opened = 0
         """How many open files there are."""
-        self.writers = 0
-        """How many of them are open for writing (`i_writecount`)."""
+
+    def add_seals(self, seals: int) -> None:
+        """F_ADD_SEALS. Only a memfd can be sealed: a file of a tmpfs was at birth, against
+        seals (`__shmem_get_inode`)."""
+        raise SysError(errno.EINVAL if self.seals is None else errno.EPERM)
 
     def _new_mapping(self) -> MemoryMapping:
         kind = ShmemMapping if self.sb.type_name == "tmpfs" else MemoryMapping
@@ -72,19 +74,13 @@ class Regular(Inode):
 
     @property
     def blocks(self) -> int:
-        """Allocated blocks of 512 bytes; a host file's as the host tells them."""
-        mapping = self.mapping
-        return (
-            self.host_blocks
-            if isinstance(mapping, HostMapping)
-            else mapping.blocks(self.sb.cache.written)
-        )
+        """Allocated blocks of 512 bytes."""
+        return self.mapping.blocks(self.sb.cache.written)
 
     def copy_up(self, *, empty: bool = False) -> MemoryMapping:
         """Make the content changeable, and return it (`ovl_copy_up`)."""
-        if isinstance(self.mapping, HostMapping):
-            self.mapping = CopiedMapping(self.mapping, self._is_kept, empty=empty)
-        return self.mapping
+        self.mapping = changeable = self.mapping.copy_up(self._is_kept, empty=empty)
+        return changeable
 
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open it, copied up if for writing. Raises `SysError(ETXTBSY)`."""
@@ -120,6 +116,7 @@ class RegularFile(OpenFile):
     the file had when it was opened, which differs after a copy-up (`ovl_mmap`).
     """
 
+    paged = True
     inode: Regular
 
     def __init__(self, path: Path, flags: int) -> None:

@@ -13,7 +13,6 @@ from samepage.kernel.fs.hostfs import HostFs
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.regular import Regular
 from samepage.kernel.fs.stream import BufferStream, BufferStreamFile, HostStream, HostStreamFile
 
 
@@ -28,7 +27,7 @@ class Stdio:
         self._sb = sb
         self._hostfs = hostfs
         self._dev = dev
-        self._paths: dict[tuple[int, int], Path] = {}
+        self._streams: dict[tuple[int, int], tuple[Path, HostStream]] = {}
         self._tty: Path | None = None
 
     def open_host(self, host_fd: int) -> OpenFile:
@@ -40,28 +39,27 @@ class Stdio:
         except OSError as error:
             raise SysError(errno.EBADF) from error
         key = (found.st_dev, found.st_ino)
-        path = self._paths.get(key)
-        if path is None:
-            path = self._paths[key] = self._make(host_fd)
-        assert isinstance(path.inode, HostStream), "_make made it"
-        return HostStreamFile(path, path.inode.add(host_fd) | append, host_fd)
+        if key not in self._streams:
+            self._streams[key] = self._make(host_fd)
+        path, inode = self._streams[key]
+        return HostStreamFile(path, inode.add_descriptor(host_fd) | append, host_fd)
 
-    def _make(self, host_fd: int) -> Path:
+    def _make(self, host_fd: int) -> tuple[Path, HostStream]:
         name = os.readlink(b"/proc/self/fd/%d" % host_fd)
         inode = HostStream(self._sb, host_fd, self._mapping(name, host_fd))
         path = Path(inode, name, mount_id=0)
         if inode.terminal is not None:
             devtree.add_terminal(self._dev, name, inode)
             self._tty = self._tty or path
-        return path
+        return path, inode
 
     def _mapping(self, name: bytes, host_fd: int) -> Mapping | None:
         """The pages of the file, the same as for a guest that opens it by name."""
         inode = self._hostfs.inode(name)
         found = os.fstat(host_fd)
-        if isinstance(inode, Regular) and (inode.dev, inode.ino) == (found.st_dev, found.st_ino):
-            return inode.mapping
-        return None
+        if inode is None or (inode.dev, inode.ino) != (found.st_dev, found.st_ino):
+            return None
+        return inode.mapping
 
     def open_bytes(self, source: bytes = b"") -> OpenFile:
         """A stdin that gives `source` and then ends."""

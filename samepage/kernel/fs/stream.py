@@ -55,7 +55,7 @@ class HostStream(Inode):
         self._descriptors: list[tuple[int, int]] = []
         """(access mode, host descriptor)"""
 
-    def add(self, host_fd: int) -> int:
+    def add_descriptor(self, host_fd: int) -> int:
         """Another host descriptor of the file; its access mode."""
         access = fcntl.fcntl(host_fd, fcntl.F_GETFL) & os.O_ACCMODE
         self._descriptors.append((access, host_fd))
@@ -100,8 +100,14 @@ class HostStreamFile(OpenFile):
 
     def __init__(self, path: Path, flags: int, host_fd: int) -> None:
         super().__init__(path, flags)
-        self.host_fd = host_fd
+        self._host_fd = host_fd
         self.seekable = stat.S_ISREG(self.inode.mode)
+        self.pollable = not self.seekable and not self.inode.is_dir
+
+    @property
+    def host_fd(self) -> int:
+        """The host's descriptor."""
+        return self._host_fd
 
     @property
     def mappable(self) -> Mapping:
@@ -176,8 +182,6 @@ class BufferStream(Inode):
     `sink` gets each write; `feed` adds input, and `finish` ends it.
     """
 
-    host_fd = None
-
     def __init__(
         self,
         sb: Superblock,
@@ -207,6 +211,7 @@ class BufferStreamFile(OpenFile):
     """An open `BufferStream`."""
 
     seekable = False
+    pollable = True
     inode: BufferStream
 
     def _read_at(self, length: int, offset: int) -> bytes:

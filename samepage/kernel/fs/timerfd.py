@@ -21,6 +21,7 @@ class TimerFd(OpenFile):
     """
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, clock: Callable[[], int], flags: int) -> None:
         """Raises `SysError(EINVAL)` for unknown flags."""

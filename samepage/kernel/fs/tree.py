@@ -198,14 +198,14 @@ def _safe_to_link(cred: Credentials, inode: Inode) -> bool:
 
 def _check_alive(last: Last) -> None:
     """A removed directory has no entries, not even to be made (`lookup_one_qstr_excl`)."""
-    if getattr(last.parent.inode, "dead", False):
+    if last.parent.inode.dead:
         raise SysError(errno.ENOENT)
 
 
-def _writable_directory(cred: Credentials, path: Path) -> Directory:
+def _writable_directory(cred: Credentials, path: Path) -> Inode:
     """The directory, if an entry may be made in it (`may_create`)."""
     directory = path.inode
-    if not isinstance(directory, Directory):
+    if not directory.takes_names:
         raise SysError(errno.ENOENT)  # /proc and /sys take nothing
     if directory.dead:
         raise SysError(errno.ENOENT)
@@ -213,10 +213,10 @@ def _writable_directory(cred: Credentials, path: Path) -> Directory:
     return directory
 
 
-def _check_delete(cred: Credentials, parent: Path, child: Path, *, directory: bool) -> Directory:
+def _check_delete(cred: Credentials, parent: Path, child: Path, *, directory: bool) -> Inode:
     """Whether `child` may be taken out of `parent` (`may_delete`)."""
     holder = parent.inode
-    if not isinstance(holder, Directory):
+    if not holder.takes_names:
         raise SysError(errno.EPERM)
     cred.require(holder, MAY_WRITE | MAY_EXEC)
     inode = child.inode
@@ -237,8 +237,6 @@ def _is_mount_root(path: Path) -> bool:
 
 
 def _check_empty(inode: Inode) -> None:
-    if not isinstance(inode, Directory):
-        raise SysError(errno.EPERM)
     if not inode.is_empty():
         raise SysError(errno.ENOTEMPTY)
 
@@ -249,14 +247,13 @@ def _drop_name(path: Path) -> None:
     path.deleted = True
     if path.parent is not None:
         path.parent.children.pop(path.name, None)
-    if isinstance(inode, Directory):
+    if inode.is_dir:
         inode.dead = True
         inode.nlink = 0
     else:
         inode.nlink -= 1
     inode.ctime = inode.sb.clock()
-    if isinstance(inode, Regular):
-        inode.dropped()
+    inode.dropped()
 
 
 def _check_rename(source: Last, target: Last, flags: int) -> None:

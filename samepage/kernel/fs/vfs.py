@@ -81,7 +81,7 @@ class Vfs(Tree):
         super().__init__(self.drivers)
         self.hostfs = HostFs(cache, clock, self.drivers)
         root = self.hostfs.inode(os.fsencode(os.path.realpath(host_root)))
-        if not isinstance(root, Directory):
+        if root is None or not root.is_dir:
             raise SysError(errno.ENOENT if root is None else errno.ENOTDIR)
         self.root = Path(root)
         self.mounts: list[Mount] = [Mount(self.root, "overlay")]
@@ -210,7 +210,7 @@ class Vfs(Tree):
 
     def getcwd(self, ctx: FsContext) -> bytes:
         """The working directory's name. Raises `SysError(ENOENT)` if it was removed."""
-        if getattr(ctx.cwd.inode, "dead", False):
+        if ctx.cwd.inode.dead:
             raise SysError(errno.ENOENT)
         return path_name(ctx.cwd, ctx.root)
 
@@ -303,7 +303,7 @@ class Vfs(Tree):
             raise SysError(errno.EINVAL)
         where = self.lookup(ctx, path, base=base)
         directory = where.inode
-        if not isinstance(directory, Directory):
+        if not directory.takes_names:
             raise SysError(errno.EOPNOTSUPP if directory.is_dir else errno.ENOTDIR)
         ctx.cred.require(directory, MAY_WRITE | MAY_EXEC)
         inode = Regular(directory.sb, mode & 0o7777 & ~ctx.umask)

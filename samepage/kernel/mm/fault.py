@@ -14,6 +14,8 @@ Whoever runs out of frames in here gets `OutOfFrames`; then no entry has changed
 access may be tried again once there is memory.
 """
 
+from __future__ import annotations
+
 import enum
 
 from samepage.cpu.paging import PMD_SIZE, Access, Pte
@@ -34,6 +36,10 @@ from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import anon_vma_prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 FAULT_AROUND_BYTES = 64 << 10
 """`fault_around_bytes`: how much is mapped around a file page that is read."""
@@ -159,16 +165,17 @@ def do_read_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     if vma.special:
         return _do_special_fault(mm, vma, page)
     table, inode = mm.table, vma.file
+    assert inode is not None, "what has no file is special or anonymous"
     index = vma.index(page)
     cached = index in inode.pages
-    mapped = do_fault_around(mm, vma, page)
+    mapped = do_fault_around(mm, vma, inode, page)
     major = False
     if not table.get(page):
-        pfn, major = filemap_fault(mm, vma, index)
+        pfn, major = filemap_fault(mm, vma, inode, index)
         if not pfn:
             return FaultResult.BUS_ADRERR
         if major:
-            mapped += do_fault_around(mm, vma, page)
+            mapped += do_fault_around(mm, vma, inode, page)
         slot = table.make_slot(page)
         if not mm.frames.ram.words[slot]:
             mm.set_pte(slot, mm.cache.get(inode, index), page_flags(vma))
@@ -181,7 +188,7 @@ def do_read_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     return FaultResult.MAJOR if major else FaultResult.OK
 
 
-def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
+def do_fault_around(mm: AddressSpace, vma: Vma, inode: MappedFile, page: int) -> int:
     """Map the cached pages around `page` (`do_fault_around`, `filemap_map_pages`); return
     how many.
 
@@ -197,8 +204,7 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     table_start = page & -PMD_SIZE
     start = max(page & -FAULT_AROUND_BYTES, vma.start, table_start)
     end = min(start + FAULT_AROUND_BYTES, vma.end, table_start + PMD_SIZE)
-    inode = vma.file
-    if not getattr(inode, "map_around", True):
+    if not inode.map_around:
         return 0
     first = vma.index(start)
     count = min((end - start) >> PAGE_SHIFT, ((inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - first)
@@ -207,7 +213,7 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
     frames, cache = mm.frames, mm.cache
     folios = cache.folios.get((inode.dev, inode.ino))
     if folios is not None:
-        first, count = _with_whole_folios(vma, folios, first, count, table_start)
+        first, count = _with_whole_folios(vma, inode, folios, first, count, table_start)
         start = vma.address(first)
     cache.fill(inode, first, first + count, vma.index(page))
     words = frames.ram.words
@@ -220,7 +226,7 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
                 break
         else:
             return 0
-        if cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not vma.shmem:
+        if cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not inode.shmem:
             return 0
         slot = mm.table.make_slot(start)
     references, mapcount, guards = frames.references, frames.mapcount, mm.guards
@@ -235,18 +241,18 @@ def do_fault_around(mm: AddressSpace, vma: Vma, page: int) -> int:
             mapcount[pfn] += 1
             mapped += 1
     if mapped:
-        mm.rss[RssKind.SHMEM if vma.shmem else RssKind.FILE] += mapped
+        mm.rss[RssKind.SHMEM if inode.shmem else RssKind.FILE] += mapped
     return mapped
 
 
 def _with_whole_folios(
-    vma: Vma, folios: FolioMap, first: int, count: int, table_start: int
+    vma: Vma, inode: MappedFile, folios: FolioMap, first: int, count: int, table_start: int
 ) -> tuple[int, int]:
     """The window of fault-around, with the folios at its two edges made whole where that
     is allowed (`filemap_map_folio_range`). The inner ones are whole anyway."""
     low, high = first, first + count
     table_end = table_start + PMD_SIZE
-    last_page = ((vma.file.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - 1
+    last_page = ((inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT) - 1
     for index in (first, first + count - 1):
         start, end = folios.bounds(index)
         inside = max(vma.start, table_start) <= vma.address(start)
@@ -256,13 +262,13 @@ def _with_whole_folios(
     return low, high - low
 
 
-def filemap_fault(mm: AddressSpace, vma: Vma, index: int) -> tuple[int, bool]:
+def filemap_fault(mm: AddressSpace, vma: Vma, inode: MappedFile, index: int) -> tuple[int, bool]:
     """Find or bring in a file page; return its frame, and whether it was read from
     storage (`filemap_fault`, `shmem_fault`). The frame is 0 beyond the end of the file."""
-    inode, cache = vma.file, mm.cache
+    cache = mm.cache
     if index << PAGE_SHIFT >= inode.size:
         return 0, False
-    if vma.shmem:
+    if inode.shmem:
         return cache.get(inode, index), False
     pfn = cache.find(inode, index)
     if pfn:
@@ -293,20 +299,20 @@ def do_cow_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """A write to a private file page that is not mapped: a copy of the cached page, and
     neither the cached page nor its neighbours are mapped."""
     anon_vma_prepare(mm, vma)
-    index = vma.index(page)
+    inode, index = vma.file, vma.index(page)
     major = False
-    if vma.special:
+    if inode is None:
         cached = True
         source = _special_page(mm, vma, page)
     else:
-        cached = index in vma.file.pages
-        source, major = filemap_fault(mm, vma, index)
+        cached = index in inode.pages
+        source, major = filemap_fault(mm, vma, inode, index)
     if not source:
         return FaultResult.BUS_ADRERR
     slot = mm.table.make_slot(page)
-    if not vma.special:
+    if inode is not None:
         # The table's frame may have come from reclaim.
-        source = mm.cache.get(vma.file, index)
+        source = mm.cache.get(inode, index)
     pfn = _copy_page(mm, source)
     _install_anonymous(mm, vma, slot, pfn)
     if mm.emit:
@@ -316,13 +322,14 @@ def do_cow_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
 
 def do_shared_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     """A write to a shared file page that is not mapped: the cached page itself, dirty."""
-    index = vma.index(page)
-    cached = index in vma.file.pages
-    pfn, major = filemap_fault(mm, vma, index)
+    inode, index = vma.file, vma.index(page)
+    assert inode is not None, "shared memory has a file, if only one of tmpfs"
+    cached = index in inode.pages
+    pfn, major = filemap_fault(mm, vma, inode, index)
     if not pfn:
         return FaultResult.BUS_ADRERR
     slot = mm.table.make_slot(page)
-    pfn = mm.cache.get(vma.file, index)
+    pfn = mm.cache.get(inode, index)
     mm.cache.mark_dirty(pfn)
     mm.set_pte(slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
     if mm.emit:

@@ -190,6 +190,7 @@ def _remove(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     needed = VmFlags.SHARED | VmFlags.MAYWRITE
     if vma.flags & needed != needed:
         raise SysError(errno.EACCES)
+    assert vma.file is not None, "shared memory has a file, if only one of tmpfs"
     mm.cache.punch(vma.file, vma.index(start), vma.index(end))
 
 

@@ -30,7 +30,7 @@ from samepage.kernel.mm.vma_merge import merge_new, split_vma
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from samepage.kernel.mm.mapped_file import MappedFile, OpenedFile
 
 
 _LEGACY = 0x0FFFF | 0x20000 | 0x40000 | 1 << 26 | 1 << 27
@@ -43,20 +43,20 @@ def do_mmap(
     length: int,
     prot: int,
     flags: int,
-    file: Any = None,
+    file: MappedFile | None = None,
     offset: int = 0,
     *,
     path: str = "",
     may_write: bool = True,
-    filp: Any = None,
+    filp: OpenedFile | None = None,
     zero_device: bool = False,
 ) -> int:
     """Map `length` bytes and return the address; no page becomes present.
 
     `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is an inode or None for
     anonymous memory, `offset` its byte offset, `path` what /proc/PID/maps shows,
-    `may_write` whether it was opened for writing. `filp` is the open file description,
-    whose attribute `ra` is its `FileRa`: only mappings through the same one merge.
+    `may_write` whether it was opened for writing. `filp` is the open file description: only
+    mappings through the same one merge.
     `zero_device` says that the file is /dev/zero, which is given as no `file`, but with
     its path. Raises `SysError` with EINVAL, ENOMEM,
     EAGAIN, EEXIST, EPERM, EACCES or EOVERFLOW as `mmap(2)` does.
@@ -123,7 +123,7 @@ def _place(
     address: int,
     length: int,
     flags: int,
-    file: Any,
+    file: MappedFile | None,
     offset: int,
     zero_device: bool,
 ) -> int:
@@ -190,8 +190,8 @@ def mmap_region(mm: AddressSpace, vma: Vma) -> Vma:
     whole = merge_new(mm, vma)
     if whole is None:
         if vma.flags & VmFlags.SHARED and vma.file is None:
-            vma.file = mm.cache.shmem.create(vma.end - vma.start)
-            vma.path = vma.file.path
+            memory = mm.cache.shmem.create(vma.end - vma.start)
+            vma.file, vma.path = memory, memory.path
         mm.vmas.insert(vma)
         whole = vma
     if whole.flags & VmFlags.LOCKED and whole.flags & SPECIAL_FLAGS:

@@ -26,7 +26,7 @@ from samepage.kernel.mm.shmem import ShmemDevice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
-    from samepage.kernel.mm.vma import MappedFile
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 BATCH = 256
 """Pages that are read from the host at once."""
@@ -86,11 +86,11 @@ class PageCache:
 
     def _warm_among(self, inode: MappedFile, indices: list[int]) -> list[int]:
         """Those of the pages, which have no frame, that count as cached all the same."""
-        if self.cold or _is_shmem(inode):
+        if self.cold or inode.shmem:
             return []
         dropped = self._dropped.get(inode, {})
         # What follows is a hole in a file of the guest's own, at which nobody has looked.
-        backed = getattr(inode, "backed", inode.size)
+        backed = inode.backed
         known = self.residency.get((inode.dev, inode.ino))
         return [
             index
@@ -135,7 +135,7 @@ class PageCache:
         When frames run out, the pages for which there is one are read, if `needed` is one
         of them, or is none of `indices`. Else raises `OutOfFrames`, and nothing changed.
         """
-        kind = _SHMEM if _is_shmem(inode) else _FILE
+        kind = _SHMEM if inode.shmem else _FILE
         if needed in indices:  # it comes first
             indices = [needed, *(index for index in indices if index != needed)]
         frames = self._frames.allocate_many(kind, len(indices))
@@ -215,7 +215,7 @@ class PageCache:
 
     def _read_ahead(self, inode: MappedFile, index: int, stop: int, ra: FileRa | None) -> None:
         """Get page `index` for `read`, which will go on up to `stop`."""
-        if _is_shmem(inode):
+        if inode.shmem:
             self.load(inode, [index], index)
         elif self._warm(inode, index):
             self.fill(inode, index, stop, index)
@@ -257,7 +257,7 @@ class PageCache:
         index = at >> PAGE_SHIFT
         pfn = inode.pages.get(index, 0)
         if not pfn and (size == PAGE_SIZE or index << PAGE_SHIFT >= inode.size):
-            kind = _SHMEM if _is_shmem(inode) else _FILE
+            kind = _SHMEM if inode.shmem else _FILE
             pfn = self._frames.allocate_zeroed(kind)
             self._insert(inode, [(index, pfn)])
         return pfn or self.get(inode, index)
@@ -275,7 +275,7 @@ class PageCache:
         """
         tail = size & (PAGE_SIZE - 1)
         last = size >> PAGE_SHIFT
-        hole = _is_shmem(inode) or last in self._holes.get(inode, ())
+        hole = inode.shmem or last in self._holes.get(inode, ())
         if tail and size < inode.size and (last in inode.pages or not hole):
             pfn = self.get(inode, last)
             self._frames.rewrite(pfn)
@@ -303,7 +303,7 @@ class PageCache:
     def _drop_range(self, inode: MappedFile, first: int, last: int) -> None:
         for index in [i for i in inode.pages if first <= i < last]:
             self.drop(inode, index)
-        if not _is_shmem(inode):
+        if not inode.shmem:
             inside = range(first, min(last, (inode.size + PAGE_SIZE - 1) >> PAGE_SHIFT))
             self._holes.setdefault(inode, set()).update(inside)
             self._dropped.setdefault(inode, {}).update(dict.fromkeys(inside, _NOT_RECLAIMED))
@@ -335,7 +335,7 @@ class PageCache:
     def release(self, inode: MappedFile) -> None:
         """A mapping, a name or an open file is gone: after the last one of a file that only
         the model has, its content goes too (`iput_final`)."""
-        if getattr(inode, "handles", 1):
+        if inode.handles:
             return
         if next(rmap.file_vmas(self.spaces, inode, 0, 1 << 62), None) is None:
             self.forget(inode)
@@ -353,10 +353,6 @@ class PageCache:
         taken = self._dropped.get(inode, {}).get(index, _NOT_RECLAIMED)
         if self.evictions - taken <= self._frames.ram.n_frames:
             self.refaults += 1
-
-
-def _is_shmem(inode: MappedFile) -> bool:
-    return getattr(inode, "shmem", False)
 
 
 def _runs(pfns: list[int]) -> list[tuple[int, int]]:

@@ -17,8 +17,8 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from samepage.kernel.mm.mapped_file import MappedFile
     from samepage.kernel.mm.page_cache import PageCache
-    from samepage.kernel.mm.vma import MappedFile
 
 MMAP_LOTSAMISS = 100
 
@@ -114,16 +114,23 @@ def reached_mark(cache: PageCache, inode: MappedFile, ra: FileRa, index: int, wa
     _submit(cache, inode, ra)
 
 
+def _file_of(vma: Vma) -> tuple[MappedFile, FileRa]:
+    """The content that a file mapping shows, and its readahead state: the open file's, or a
+    fresh one for a mapping without one."""
+    assert vma.file is not None, "only file pages are read ahead"
+    return vma.file, vma.filp.ra if vma.filp is not None else FileRa()
+
+
 def fault_miss(cache: PageCache, vma: Vma, index: int) -> None:
     """A fault found no page `index`: read it and what is around it
     (`do_sync_mmap_readahead`)."""
-    ra = getattr(vma.filp, "ra", None) or FileRa()
+    inode, ra = _file_of(vma)
     flags = vma.flags
     limit = cache.ra_pages
     if flags & (VmFlags.RAND_READ | VmFlags.EXEC) == VmFlags.RAND_READ:
         return
     if flags & VmFlags.SEQ_READ:
-        read_miss(cache, vma.file, ra, index, limit)
+        read_miss(cache, inode, ra, index, limit)
         return
     if ra.mmap_miss < MMAP_LOTSAMISS * 10:
         ra.mmap_miss += 1
@@ -137,15 +144,15 @@ def fault_miss(cache: PageCache, vma: Vma, index: int) -> None:
         ra.start = max(0, index - limit // 2)
         ra.size = limit
         ra.async_size = limit // 4
-    _submit(cache, vma.file, ra)
+    _submit(cache, inode, ra)
 
 
 def fault_hit(cache: PageCache, vma: Vma, index: int) -> None:
     """A fault found its page, outside of fault-around (`do_async_mmap_readahead`)."""
-    ra = getattr(vma.filp, "ra", None) or FileRa()
+    inode, ra = _file_of(vma)
     if vma.flags & VmFlags.RAND_READ:
         return
     if ra.mmap_miss:
         ra.mmap_miss -= 1
-    if vma.file.pages[index] in cache.marked:
-        reached_mark(cache, vma.file, ra, index, cache.ra_pages)
+    if inode.pages[index] in cache.marked:
+        reached_mark(cache, inode, ra, index, cache.ra_pages)

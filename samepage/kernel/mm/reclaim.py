@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.frames import Frames
+    from samepage.kernel.mm.mapped_file import MappedFile
     from samepage.kernel.mm.page_cache import PageCache
-    from samepage.kernel.mm.vma import MappedFile
 
 SWAP_CLUSTER_MAX = 32
 """How many pages reclaim takes at least (`SWAP_CLUSTER_MAX`)."""
@@ -74,7 +74,7 @@ def _is_clean_file_page(cache: PageCache, frames: Frames, pfn: int) -> bool:
     return (
         frames.references[pfn] == frames.mapcount[pfn] + 1
         and pfn not in cache.written
-        and not getattr(cache.owner[pfn][0], "shmem", False)
+        and not cache.owner[pfn][0].shmem
     )
 
 

@@ -18,7 +18,7 @@ from samepage.kernel.mm.vma import Vma
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
-    from samepage.kernel.mm.vma import MappedFile
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 
 def file_vmas(

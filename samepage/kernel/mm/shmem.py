@@ -8,7 +8,7 @@ last mapping and the last descriptor are gone.
 """
 
 from samepage.cpu.ram import PAGE_SIZE
-from samepage.records import field, record
+from samepage.kernel.mm.mapped_file import MappedFile
 
 
 class ShmemDevice:
@@ -27,8 +27,7 @@ class ShmemDevice:
         return ShmemInode(self._last, size, path)
 
 
-@record(eq=False)
-class ShmemInode:
+class ShmemInode(MappedFile):
     """A file of shared anonymous memory.
 
     `handles` counts what keeps it besides mappings: open descriptors, a System V id.
@@ -36,14 +35,17 @@ class ShmemInode:
     has no `map_pages`, so that each page of it that is read takes a fault of its own.
     """
 
-    ino: int
-    size: int
-    path: str
-    dev: int = ShmemDevice.DEV
-    pages: dict[int, int] = field(default_factory=dict)
-    handles: int = 0
-    shmem: bool = True
-    map_around: bool = True
+    shmem = True
+    handles = 0
+
+    def __init__(self, ino: int, size: int, path: str) -> None:
+        super().__init__(ShmemDevice.DEV, ino, size)
+        self.path = path
+
+    @property
+    def shown_path(self) -> str:
+        """What /proc/PID/maps shows for it."""
+        return self.path
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:
         """A page that was never written is zeros."""

@@ -23,7 +23,7 @@ from samepage.kernel.mm.vma import Vma, VmFlags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 
 TASK_SIZE = ADDRESS_LIMIT - PAGE_SIZE
@@ -47,7 +47,7 @@ def page_align_wrapping(size: int) -> int:
 def get_unmapped_area(
     mm: AddressSpace,
     length: int,
-    file: Any = None,
+    file: MappedFile | None = None,
     offset: int = 0,
     hint: int = 0,
     *,
@@ -77,10 +77,10 @@ def get_unmapped_area(
     return place
 
 
-def _huge_aligned(length: int, file: Any, hint: int, shared: bool) -> bool:
+def _huge_aligned(length: int, file: MappedFile | None, hint: int, shared: bool) -> bool:
     """Which mappings ask `thp_get_unmapped_area`: tmpfs has huge pages turned off."""
     if file is not None:
-        return not getattr(file, "shmem", False)
+        return not file.shmem
     return not shared and not hint and length % PMD_SIZE == 0
 
 

@@ -14,24 +14,7 @@ from samepage.records import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
-
-    class MappedFile(Protocol):
-        """What memory management needs of an inode.
-
-        `pages` maps the index of a file page to its frame; it is the page cache, and only
-        `page_cache` changes it. `read_backing` fills buffers from a byte offset with what the
-        storage holds, and returns the number of bytes; fewer at the end of the file. An inode
-        of shared anonymous memory has an attribute `shmem` that is true (`ShmemInode`), and one
-        `map_around`. One that lies over another file has `backed`: from that size on it is a hole.
-        """
-
-        dev: int
-        ino: int
-        size: int
-        pages: dict[int, int]
-
-        def read_backing(self, offset: int, buffers: list[memoryview]) -> int: ...
+    from samepage.kernel.mm.mapped_file import MappedFile, OpenedFile
 
 
 class VmFlags:
@@ -110,13 +93,13 @@ class Vma:
     start: int
     end: int
     flags: int
-    file: Any = None
+    file: MappedFile | None = None
     pgoff: int = 0
     path: str = ""
     special: str = ""
     anon_vma: AnonVma | None = None
     anon_chain: int = 0
-    filp: Any = None
+    filp: OpenedFile | None = None
 
     @property
     def pages(self) -> int:
@@ -126,7 +109,7 @@ class Vma:
     @property
     def shown_path(self) -> str:
         """`path`, as the open file is called by now: it may be renamed, or removed."""
-        return getattr(self.filp, "shown_name", self.path)
+        return self.path if self.filp is None else self.filp.shown_name
 
     @property
     def shared(self) -> bool:
@@ -147,7 +130,7 @@ class Vma:
     @property
     def shmem(self) -> bool:
         """Backed by shared anonymous memory (`vma_is_shmem`)."""
-        return self.file is not None and getattr(self.file, "shmem", False)
+        return self.file is not None and self.file.shmem
 
     def index(self, address: int) -> int:
         """The file page that `address` shows."""

@@ -18,7 +18,7 @@ from samepage.kernel.mm.vma import VmFlags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.kernel.mm.vma import MappedFile
+    from samepage.kernel.mm.mapped_file import MappedFile
 
 
 ALL_PAGES = 1 << 52
@@ -27,7 +27,7 @@ ALL_PAGES = 1 << 52
 def write_back(cache: PageCache, inode: MappedFile, first: int = 0, last: int = ALL_PAGES) -> None:
     """Clean the pages from `first` up to, not including, `last` of a file
     (`file_write_and_wait_range`)."""
-    if getattr(inode, "shmem", False):
+    if inode.shmem:
         return
     cleaned = {
         pfn for index, pfn in inode.pages.items() if first <= index < last and pfn in cache.dirty

@@ -70,6 +70,7 @@ class UnixSocket(OpenFile):
     """
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, kind: int, flags: int = 0) -> None:
         inode = SocketInode(sb)

@@ -32,7 +32,8 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from samepage.kernel.fs.file import OpenFile
+    from samepage.kernel.fs.mapping import Mapping
 
 
 ELF_ET_DYN_BASE = 0x5555_5555_4000
@@ -52,14 +53,14 @@ class BadExecutable(SysError):
 
 @record(frozen=True)
 class ElfImage:
-    """A file to map: its inode, its path as it was opened, its headers, and the open file
+    """A file to map: its content, its path as it was opened, its headers, and the open file
     that its mappings have."""
 
-    inode: Any
+    mapping: Mapping
     path: str
     header: ElfHeader
     segments: list[ProgramHeader]
-    filp: Any = None
+    filp: OpenFile
 
     @property
     def loads(self) -> list[ProgramHeader]:
@@ -81,13 +82,13 @@ class LoadedElf:
     end_bss: int
 
 
-def read_elf(cache: PageCache, inode: Any, path: str, filp: Any = None) -> ElfImage:
+def read_elf(cache: PageCache, mapping: Mapping, path: str, filp: OpenFile) -> ElfImage:
     """Read the headers of a program or interpreter through the page cache.
 
     Raises `BadExecutable` (ENOEXEC) with the reason.
     """
     try:
-        header = parse_elf_header(cache.read(inode, 0, EHDR64.size))
+        header = parse_elf_header(cache.read(mapping, 0, EHDR64.size))
     except ElfError as error:
         raise BadExecutable(errno.ENOEXEC, error.message) from None
     if header.machine != ElfMachine.X86_64:
@@ -100,11 +101,11 @@ def read_elf(cache: PageCache, inode: Any, path: str, filp: Any = None) -> ElfIm
     if header.phentsize != PHDR64.size or not 0 < size <= _MAX_TABLE:
         raise BadExecutable(errno.ENOEXEC, "its program header table cannot be right")
     try:
-        table = cache.read(inode, header.phoff, size) if header.phoff < 1 << 62 else b""
+        table = cache.read(mapping, header.phoff, size) if header.phoff < 1 << 62 else b""
         segments = parse_program_headers(table, header.phnum)
     except ElfError as error:
         raise BadExecutable(errno.ENOEXEC, error.message) from None
-    return ElfImage(inode, path, header, segments, filp)
+    return ElfImage(mapping, path, header, segments, filp)
 
 
 def interpreter_path(cache: PageCache, image: ElfImage) -> bytes | None:
@@ -114,7 +115,7 @@ def interpreter_path(cache: PageCache, image: ElfImage) -> bytes | None:
             continue
         if not 2 <= segment.filesz <= _MAX_INTERP or segment.offset >= 1 << 62:
             raise BadExecutable(errno.ENOEXEC, "its PT_INTERP cannot be right")
-        path = cache.read(image.inode, segment.offset, segment.filesz)
+        path = cache.read(image.mapping, segment.offset, segment.filesz)
         if len(path) < segment.filesz:
             raise BadExecutable(errno.EIO, "its PT_INTERP lies beyond the end of the file")
         if path[-1:] != b"\0":
@@ -233,7 +234,7 @@ def _elf_map(
         length,
         _prot(segment),
         flags,
-        image.inode,
+        image.mapping,
         offset,
         path=image.path,
         filp=image.filp,

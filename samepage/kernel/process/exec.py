@@ -18,7 +18,6 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
 from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
 from samepage.kernel.mm.vma import Vma, VmFlags
@@ -39,8 +38,8 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from samepage.kernel.fs.inode import Inode
+    from samepage.kernel.fs.mapping import Mapping
     from samepage.kernel.kernel import Kernel
 
 _BINPRM_BUF_SIZE = 256
@@ -64,7 +63,7 @@ class ExecFatal(Exception):
 class Executable:
     """What is to be run, once scripts have named their interpreters."""
 
-    file: Regular
+    file: Inode
     image: ElfImage
     interpreter: ElfImage | None
     argv: list[bytes]
@@ -128,10 +127,10 @@ def find_executable(
     """
     kernel = task.kernel
     scripts: list[tuple[bytes, bytes | None, bytes]] = []
-    filp, file = _open_exec(task, filename, base, opened)
+    filp, mapping = _open_exec(task, filename, base, opened)
     name = filename
     while True:
-        head = kernel.cache.read(file.mapping, 0, _BINPRM_BUF_SIZE)
+        head = kernel.cache.read(mapping, 0, _BINPRM_BUF_SIZE)
         if not head.startswith(b"#!"):
             break
         if len(scripts) >= _MAX_SCRIPTS:
@@ -139,20 +138,21 @@ def find_executable(
         interpreter, argument = _parse_script(head)
         scripts.append((interpreter, argument, name))
         name = interpreter
-        filp, file = _open_exec(task, interpreter, None)
-    image = read_elf(kernel.cache, file.mapping, filp.shown_name, filp)
+        filp, mapping = _open_exec(task, interpreter, None)
+    file = filp.inode
+    image = read_elf(kernel.cache, mapping, filp.shown_name, filp)
     wanted = interpreter_path(kernel.cache, image)
     loader = None
     if wanted is not None:
         try:
             # The empty name is the working directory here (`getname_kernel`).
-            filp, linker = _open_exec(task, wanted or b".", None)
+            filp, mapping = _open_exec(task, wanted or b".", None)
         except SysError as error:
             if optional:
                 return Executable(file, image, None, list(argv), scripts, needs_interpreter=True)
             text = wanted.decode(errors="backslashreplace")
             raise BadExecutable(error.errno, f"its interpreter {text}: {error}") from None
-        loader = read_elf(kernel.cache, linker.mapping, filp.shown_name, filp)
+        loader = read_elf(kernel.cache, mapping, filp.shown_name, filp)
     return Executable(
         file, image, loader, list(argv), scripts, needs_interpreter=wanted is not None
     )
@@ -160,19 +160,19 @@ def find_executable(
 
 def _open_exec(
     task: Task, name: bytes, base: Path | None, opened: Path | None = None
-) -> tuple[OpenFile, Regular]:
-    """Open a file that may be executed; it and its inode (`do_open_execat`).
+) -> tuple[OpenFile, Mapping]:
+    """Open a file that may be executed; it and its content (`do_open_execat`).
 
     Raises `SysError`: also ETXTBSY if it is open for writing.
     """
     vfs = task.kernel.vfs
     path = opened or vfs.lookup(task.process.fs, name, base=base)
-    if not isinstance(path.inode, Regular):
+    if path.inode.mapping is None:
         raise SysError(errno.EACCES)
     task.process.fs.cred.require(path.inode, MAY_EXEC)
     if path.inode.writers:
         raise SysError(errno.ETXTBSY)
-    return OpenFile(path, os.O_RDONLY), path.inode
+    return OpenFile(path, os.O_RDONLY), path.inode.mapping
 
 
 def _parse_script(head: bytes) -> tuple[bytes, bytes | None]:
@@ -296,7 +296,7 @@ def _map_vdso(kernel: Kernel, mm: AddressSpace) -> int:
     read = VmFlags.READ | VmFlags.MAYREAD
     data = read | VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.DONTDUMP | VmFlags.PFNMAP
     code = read | VmFlags.EXEC | VmFlags.MAYWRITE | VmFlags.MAYEXEC | VmFlags.DONTEXPAND
-    areas: list[tuple[str, int, Any]] = [
+    areas = [
         ("[vvar]", image.vvar_size, data),
         ("[vvar_vclock]", image.vclock_size, data),
         ("[vdso]", code_size, code),

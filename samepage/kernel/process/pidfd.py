@@ -13,6 +13,7 @@ class PidFd(OpenFile):
     """An open pidfd. It means its process even when the number is used again."""
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, process: Process, flags: int) -> None:
         super().__init__(anonymous_path(sb, b"pidfd"), os.O_RDWR | flags & os.O_NONBLOCK)

@@ -24,6 +24,7 @@ class SignalFd(OpenFile):
     """An open signalfd; `mask` is the set of signals that it gives."""
 
     seekable = False
+    pollable = True
 
     def __init__(self, sb: Superblock, process: Process, mask: int, flags: int) -> None:
         super().__init__(anonymous_path(sb, b"signalfd"), os.O_RDWR | flags & os.O_NONBLOCK)

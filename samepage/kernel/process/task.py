@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 
 from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
 from samepage.abi.signal import SIGCHLD
-from samepage.kernel.fs.context import FsContext
+from samepage.kernel.fs.context import Credentials, FsContext
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
@@ -167,7 +167,7 @@ class Process:
         return list(self.threads)
 
     @property
-    def cred(self) -> Any:
+    def cred(self) -> Credentials:
         """The credentials, which file access checks use."""
         return self.fs.cred
 

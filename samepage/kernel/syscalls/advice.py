@@ -55,10 +55,7 @@ def _memory_of(task: Task, pidfd: int) -> AddressSpace:
     `mm_access`). Raises `SysError` with EBADF, ESRCH or EPERM."""
     if pidfd in _PIDFD_SELF:
         return task.mm
-    file = task.process.files.get(pidfd)
-    if not isinstance(file, PidFd):
-        raise SysError(errno.EBADF)
-    process = file.process
+    process = task.process.files.get_as(pidfd, PidFd, errno.EBADF).process
     if process.mm is None or process.exit_status is not None:
         raise SysError(errno.ESRCH)
     mine = task.process.cred

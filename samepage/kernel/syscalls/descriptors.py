@@ -132,10 +132,10 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
         lock = _read_lock(task, fd, argument, command in (_F_OFD_SETLK, _F_OFD_SETLKW))
         return _set_lock(task, fd, lock, waits)
     if command in (_F_SETPIPE_SZ, _F_GETPIPE_SZ):
-        pipe = getattr(file, "pipe", None)
+        pipe = file.pipe
         if pipe is None:
             raise SysError(errno.EBADF)
-        return int(pipe.capacity if command == _F_GETPIPE_SZ else pipe.resize(argument))
+        return pipe.capacity if command == _F_GETPIPE_SZ else pipe.resize(argument)
     if command in (_F_ADD_SEALS, _F_GET_SEALS):
         return _seals(task, file, command, argument)
     if command in (fcntl.F_GETOWN, fcntl.F_GETSIG):
@@ -151,10 +151,10 @@ def sys_fcntl(task: Task, fd: I32, command: I32, argument: int) -> SyscallResult
 
 
 def _seals(task: Task, file: OpenFile, command: int, argument: int) -> int:
-    """F_ADD_SEALS and F_GET_SEALS, on a memfd (`memfd_fcntl`)."""
-    from samepage.kernel.fs.memfd import F_SEAL_WRITE, Memfd  # few programs seal files
+    """F_ADD_SEALS and F_GET_SEALS, on a memfd or a file of a tmpfs (`memfd_fcntl`)."""
+    from samepage.kernel.fs.memfd import F_SEAL_WRITE  # few programs seal files
 
-    if not isinstance(file.inode, Memfd):
+    if file.inode.seals is None:
         raise SysError(errno.EINVAL)
     if command == _F_GET_SEALS:
         return file.inode.seals
@@ -166,7 +166,7 @@ def _seals(task: Task, file: OpenFile, command: int, argument: int) -> int:
     return 0
 
 
-def _mapped_writable(task: Task, mapping: Mapping) -> bool:
+def _mapped_writable(task: Task, mapping: Mapping | None) -> bool:
     both = VmFlags.SHARED | VmFlags.MAYWRITE
     return any(
         vma.file is mapping and vma.flags & both == both

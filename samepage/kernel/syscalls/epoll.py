@@ -36,10 +36,7 @@ def sys_epoll_create1(task: Task, flags: I32) -> int:
 
 
 def _set(task: Task, fd: int) -> Epoll:
-    epoll = task.process.files.get(fd)
-    if not isinstance(epoll, Epoll):
-        raise SysError(errno.EINVAL)
-    return epoll
+    return task.process.files.get_as(fd, Epoll, errno.EINVAL)
 
 
 @syscall(Sys.EPOLL_CTL)

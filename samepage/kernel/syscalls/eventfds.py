@@ -62,10 +62,7 @@ def sys_timerfd_create(task: Task, clock: I32, flags: I32) -> int:
 
 
 def _timer(task: Task, fd: int) -> TimerFd:
-    file = task.process.files.get(fd)
-    if not isinstance(file, TimerFd):
-        raise SysError(errno.EINVAL)
-    return file
+    return task.process.files.get_as(fd, TimerFd, errno.EINVAL)
 
 
 @syscall(Sys.TIMERFD_SETTIME)
@@ -98,10 +95,7 @@ def sys_signalfd4(task: Task, fd: I32, mask: int, size: int, flags: I32) -> int:
         raise SysError(errno.EINVAL)
     wanted = read_u64(task, mask) & ~UNBLOCKABLE
     if fd != -1:
-        file = task.process.files.get(fd)
-        if not isinstance(file, SignalFd):
-            raise SysError(errno.EINVAL)
-        file.mask = wanted
+        task.process.files.get_as(fd, SignalFd, errno.EINVAL).mask = wanted
         return fd
     file = SignalFd(task.kernel.vfs.anonfs, task.process, wanted, flags)
     return task.process.files.install(file, bool(flags & os.O_CLOEXEC))
@@ -123,12 +117,9 @@ def sys_pidfd_open(task: Task, pid: I32, flags: U32) -> int:
 @syscall(Sys.PIDFD_SEND_SIGNAL)
 def sys_pidfd_send_signal(task: Task, fd: I32, signal: I32, info: int, flags: U32) -> int:
     """`pidfd_send_signal(2)`."""
-    file = task.process.files.get(fd)
     if flags or not 0 <= signal <= MAX_SIGNAL:
         raise SysError(errno.EINVAL)
-    if not isinstance(file, PidFd):
-        raise SysError(errno.EBADF)
-    target = file.process
+    target = task.process.files.get_as(fd, PidFd, errno.EBADF).process
     if task.kernel.processes.get(target.pid) is not target:
         raise SysError(errno.ESRCH)
     if not may_signal(task.process, target):
@@ -152,11 +143,9 @@ def sys_pidfd_getfd(task: Task, fd: I32, target_fd: I32, flags: U32) -> int:
     """`pidfd_getfd(2)`: another process's descriptor."""
     if flags:
         raise SysError(errno.EINVAL)
-    file = task.process.files.get(fd)
-    if not isinstance(file, PidFd):
-        raise SysError(errno.EBADF)
-    if not file.process.threads:
+    target = task.process.files.get_as(fd, PidFd, errno.EBADF).process
+    if not target.threads:
         raise SysError(errno.ESRCH)
-    if not may_signal(task.process, file.process):
+    if not may_signal(task.process, target):
         raise SysError(errno.EPERM)
-    return task.process.files.install(file.process.files.get(target_fd), cloexec=True)
+    return task.process.files.install(target.files.get(target_fd), cloexec=True)

@@ -12,7 +12,6 @@ from samepage.abi.signal import SIGPIPE, SIGXFSZ
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.fs.regular import RegularFile
 from samepage.kernel.mm.uaccess import (
     copy_from_user,
     copy_from_user_partly,
@@ -130,7 +129,7 @@ def _read_parts(
                 position += copied
                 done += copied
                 if copied < len(data):
-                    if offset is None and isinstance(file, RegularFile):
+                    if offset is None and file.paged:
                         file.pos -= len(data) - copied
                     if not done:
                         raise SysError(errno.EFAULT)
@@ -230,7 +229,7 @@ _declare(Sys.WRITE, Sys.WRITEV, Sys.PWRITE64, Sys.PWRITEV, write_parts, writes=T
 def _fetch(task: Task, file: OpenFile, address: int, size: int) -> bytes:
     """What is to be written; into a regular file, as far as it is there
     (`generic_perform_write`). Raises `SysError(EFAULT)`."""
-    if not isinstance(file, RegularFile):
+    if not file.paged:
         return copy_from_user(task.mm, address, size)
     data = copy_from_user_partly(task.mm, address, size)
     if not data:
@@ -334,7 +333,7 @@ def sys_sync_file_range(task: Task, fd: I32, offset: I64, length: I64, flags: U3
         raise SysError(errno.EINVAL)
     if not file.seekable:
         raise SysError(errno.ESPIPE)
-    if flags & _SYNC_FILE_RANGE_WRITE and isinstance(file, RegularFile):
+    if flags & _SYNC_FILE_RANGE_WRITE and file.paged:
         end = (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT if length else ALL_PAGES
         write_back(task.kernel.cache, file.mappable, offset >> PAGE_SHIFT, end)
     return 0
@@ -439,7 +438,7 @@ def _transfer(
                 except SysError as error:
                     if error.errno != errno.EAGAIN or done or nonblocking or source.nonblocking:
                         raise
-                yield Wait(host_fd=getattr(source, "host_fd", None))
+                yield Wait(host_fd=source.host_fd)
         else:
             data = source.pread(size, read_from)
             read_from += len(data)

@@ -46,7 +46,7 @@ def wait_until(
     task: Task, look: Callable[[], int], deadline: int | None, files: list[OpenFile]
 ) -> Generator[Wait, None, int]:
     """Wait until `look` returns something, or up to the deadline."""
-    host_fd = next((fd for f in files if (fd := getattr(f, "host_fd", None)) is not None), None)
+    host_fd = next((fd for f in files if (fd := f.host_fd) is not None), None)
     clock = task.kernel.clock
     while True:
         count = look()

@@ -21,7 +21,6 @@ from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
-from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.clone import do_clone
 from samepage.kernel.process.exec import do_execve
@@ -157,7 +156,7 @@ def sys_execveat(task: Task, dirfd: I32, path: int, argv: int, envp: int, flags:
 
 
 def _content(path: Path) -> Mapping:
-    if not isinstance(path.inode, Regular):
+    if path.inode.mapping is None:
         raise SysError(errno.EACCES)
     return path.inode.mapping
 
@@ -236,10 +235,8 @@ def sys_waitid(
     if which not in (_P_ALL, _P_PID, _P_PGID, _P_PIDFD):
         raise SysError(errno.EINVAL)
     if which == _P_PIDFD:
-        file = task.process.files.get(ident)
-        if not isinstance(file, PidFd):
-            raise SysError(errno.EBADF)
-        which, ident = _P_PID, file.process.pid
+        target = task.process.files.get_as(ident, PidFd, errno.EBADF).process
+        which, ident = _P_PID, target.pid
     if not options & (_WEXITED | _WUNTRACED | _WCONTINUED):
         raise SysError(errno.EINVAL)
     pid = -1 if which == _P_ALL else ident if which == _P_PID else -ident

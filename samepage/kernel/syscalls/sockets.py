@@ -34,10 +34,7 @@ _MSGHDR = struct.Struct("<QIxxxxQQQQi")
 
 
 def _socket(task: Task, fd: int) -> UnixSocket:
-    file = task.process.files.get(fd)
-    if not isinstance(file, UnixSocket):
-        raise SysError(errno.ENOTSOCK)
-    return file
+    return task.process.files.get_as(fd, UnixSocket, errno.ENOTSOCK)
 
 
 def _own(task: Task, socket: UnixSocket) -> UnixSocket:

@@ -21,7 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    _F = TypeVar("_F", bound=Callable[..., Any])
+    from samepage.kernel.process.task import SyscallResult, Task
+
+    _F = TypeVar("_F", bound=Callable[..., SyscallResult])
 
 I32 = int
 U32 = int
@@ -79,11 +81,11 @@ order up to the one that has the call: a short program does not wait for all of 
 class Handler:
     """A system call that the kernel has. `converters` is None where no argument needs one."""
 
-    function: Callable[..., Any]
+    function: Callable[..., SyscallResult]
     n_arguments: int
     converters: tuple[tuple[int, Callable[[int], int]], ...]
 
-    def call(self, task: Any, registers: list[int]) -> Any:
+    def call(self, task: Task, registers: list[int]) -> Any:
         """Do it; `registers` are the number and the six arguments."""
         arguments = registers[1 : 1 + self.n_arguments]
         for index, convert in self.converters:

@@ -25,10 +25,7 @@ _Parts = list[tuple[int, int]]
 
 
 def _pipe(task: Task, fd: int) -> PipeFile:
-    file = task.process.files.get(fd)
-    if not isinstance(file, PipeFile):
-        raise SysError(errno.EINVAL)
-    return file
+    return task.process.files.get_as(fd, PipeFile, errno.EINVAL)
 
 
 @syscall(Sys.TEE)

@@ -168,4 +168,4 @@ def until_ready(
                 raise
         left = file.time_left
         deadline = None if left is None else task.kernel.clock.monotonic() + left
-        yield Wait(deadline, getattr(file, "host_fd", None))
+        yield Wait(deadline, file.host_fd)

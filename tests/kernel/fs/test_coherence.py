@@ -20,7 +20,7 @@ RW = Prot.READ | Prot.WRITE
 def mapping(vfs, file, pages, flags=MapFlags.SHARED):
     mm = AddressSpace(vfs.cache._frames, vfs.cache, NoTlb())
     flags |= MapFlags.FIXED
-    do_mmap(mm, BASE, pages * PAGE_SIZE, RW, flags, file.mappable, filp=file.ra, path="x")
+    do_mmap(mm, BASE, pages * PAGE_SIZE, RW, flags, file.mappable, filp=file, path="x")
     return mm
 
 

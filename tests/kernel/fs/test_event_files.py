@@ -100,6 +100,13 @@ def test_epoll_refuses_files_and_loops(vfs, ctx):
         epoll.control(EPOLL_CTL_ADD, 4, outer, POLLIN)
 
 
+def test_epoll_refuses_a_stdin_that_is_a_regular_file(vfs, tmp_path):
+    (tmp_path / "input").write_bytes(b"text")
+    with open(tmp_path / "input", "rb") as file, fails(errno.EPERM):
+        stdin = vfs.stdio.open_host(file.fileno())
+        vfs.epoll().get().control(EPOLL_CTL_ADD, 0, stdin, POLLIN)
+
+
 def test_timerfd_fires_by_its_clock(vfs):
     now = 1000
     timer = vfs.timerfd(lambda: now)

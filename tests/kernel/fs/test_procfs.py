@@ -47,7 +47,7 @@ def machine(tree):
     file = vfs.open(ctx, b"/big", os.O_RDONLY)
     fixed = MapFlags.PRIVATE | MapFlags.FIXED
     rw = Prot.READ | Prot.WRITE
-    do_mmap(mm, BASE, 7 * PAGE_SIZE, rw, fixed, file.mappable, path="/big", filp=file.ra)
+    do_mmap(mm, BASE, 7 * PAGE_SIZE, rw, fixed, file.mappable, path="/big", filp=file)
     do_mmap(mm, BASE + (1 << 30), 4 * PAGE_SIZE, rw, fixed | MapFlags.ANONYMOUS)
     handle_mm_fault(mm, BASE, Access.READ)
     handle_mm_fault(mm, BASE + PAGE_SIZE, Access.WRITE)

@@ -57,6 +57,8 @@ def read_ahead_pages() -> int:
 class OpenFile:
     """What a mapping needs of an open file description."""
 
+    shown_name = ""
+
     def __init__(self) -> None:
         self.ra = FileRa()
 

@@ -7,22 +7,20 @@ from samepage.cpu.paging import Pte
 from samepage.cpu.ram import Ram
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind, Frames
+from samepage.kernel.mm.mapped_file import MappedFile
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.reclaim import shrink
 
 
-class MemoryFile:
+class MemoryFile(MappedFile):
     """An inode whose storage is a bytes object; counts how often it is read."""
 
     _last = 100
 
     def __init__(self, data: bytes) -> None:
         MemoryFile._last += 1
-        self.dev = 8
-        self.ino = MemoryFile._last
+        super().__init__(8, MemoryFile._last, len(data))
         self.data = data
-        self.size = len(data)
-        self.pages: dict[int, int] = {}
         self.reads = 0
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:

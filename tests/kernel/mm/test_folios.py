@@ -5,30 +5,23 @@ import pytest
 
 from samepage.kernel.mm.fault import _with_whole_folios
 from samepage.kernel.mm.folios import FolioMap
+from samepage.kernel.mm.mapped_file import MappedFile
 from samepage.kernel.mm.vma import Vma, VmFlags
 
 PMD = 2 << 20
 
 
-class File:
-    """Enough of an inode: its size decides what is near the end of the file."""
-
-    dev, ino = 1, 2
-
-    def __init__(self, pages: int) -> None:
-        self.size = pages << 12
-
-
 def vma(first: int, pages: int, file_pages: int) -> Vma:
     start = 0x7FFF_0000_0000 + (first << 12)
     area = Vma(start, start + (pages << 12), VmFlags.READ, pgoff=first)
-    area.file = File(file_pages)  # type: ignore[assignment]
+    area.file = MappedFile(1, 2, file_pages << 12)
     return area
 
 
 def window(area: Vma, folios: list[tuple[int, int]], first: int, count: int) -> tuple[int, int]:
     table_start = area.address(first) & -PMD
-    return _with_whole_folios(area, FolioMap(folios), first, count, table_start)
+    assert area.file is not None
+    return _with_whole_folios(area, area.file, FolioMap(folios), first, count, table_start)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class GeneratedFile(OpenFile):
     """An open text. It is made anew whenever reading starts at offset 0, as a seq_file does
     it."""
 
+    pollable = True
     inode: TextNode
 
     def __init__(self, path: Path, flags: int, show: Callable[[], bytes]) -> None:

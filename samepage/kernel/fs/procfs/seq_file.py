@@ -34,6 +34,8 @@ class _OpenSeqFile(OpenFile):
     """An open one (`struct seq_file`): the position of the next record, and what a read of
     less than a record has left of the last."""
 
+    pollable = True
+
     def __init__(self, path: Path, flags: int, next_record: NextRecord) -> None:
         super().__init__(path, flags)
         self._next_record = next_record

@@ -308,6 +308,14 @@ TEST(memfd) {
     SHOW(memfd_create(NULL, 0));
 }
 
+TEST(files_of_a_tmpfs_are_sealed_against_seals) {
+    int fd = open("/dev/shm/behaviours-seals", O_RDWR | O_CREAT, 0600);
+    SHOW(unlink("/dev/shm/behaviours-seals"));
+    SHOW(fcntl(fd, F_GET_SEALS));
+    SHOW(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW));
+    SHOW(fcntl(open("/etc/passwd", O_RDONLY), F_GET_SEALS));
+}
+
 TEST(maps_shows_split_and_merged_areas) {
     char *p = anonymous(6, RW), line[300];
     unsigned long start, end;

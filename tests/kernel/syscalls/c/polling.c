@@ -121,6 +121,20 @@ TEST(epoll_level_edge_and_oneshot) {
     SHOW(epoll_create1(5));
 }
 
+TEST(epoll_takes_only_files_that_can_be_polled) {
+    const char *paths[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
+                           "/etc/passwd", "/etc", "/proc", "/proc/meminfo", "/proc/mounts",
+                           "/proc/sys/kernel/hostname", "/sys/devices/system/cpu/online"};
+    int ep = epoll_create1(0);
+    for (int i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct epoll_event e = {.events = EPOLLIN};
+        int fd = open(paths[i], O_RDONLY);
+        printf("%s\n", paths[i]);
+        SHOW(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+        close(fd);
+    }
+}
+
 TEST(epoll_forgets_closed_files_and_sees_hangups) {
     int fds[2], ep = epoll_create1(0);
     pipe(fds);
