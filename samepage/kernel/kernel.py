@@ -35,6 +35,7 @@ from samepage.kernel.mm.frames import Frames, OutOfFrames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.reclaim import Thrashing, shrink
 from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.net.family import Network
 from samepage.kernel.proc_view import ProcView
 from samepage.kernel.process import exit as exiting
 from samepage.kernel.process import signal as signals
@@ -106,6 +107,7 @@ class Kernel:
         self._random = random.Random(config.seed)
         self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)
         self.vfs.proc.kernel = ProcView(self)
+        self.net = Network(self.vfs)
         image = host_image()
         self.vdso = Vdso(image, self.frames) if image else None
         self.futexes = FutexQueues()

@@ -25,7 +25,6 @@ from samepage.kernel.fs.mapping import HostFiles, HostMapping, reopen
 from samepage.kernel.fs.pipe import Fifo
 from samepage.kernel.fs.regular import Regular
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.net.unix import SocketNode
 
 HIDDEN_TYPES = {
     0x9FA0: "proc",
@@ -128,7 +127,7 @@ class HostFs:
         if stat.S_ISFIFO(mode):
             return Fifo(sb, mode)
         if stat.S_ISSOCK(mode):
-            return SocketNode(sb, mode)
+            return Inode(sb, mode)
         return Device(sb, mode, self._drivers, rdev=found.st_rdev)
 
 

@@ -17,7 +17,6 @@ from samepage.kernel.fs.namei import PATH_MAX, Last, LastKind, walk
 from samepage.kernel.fs.path import Path
 from samepage.kernel.fs.pipe import Fifo
 from samepage.kernel.fs.regular import Regular
-from samepage.kernel.net.unix import SocketNode
 
 
 class Tree:
@@ -52,7 +51,7 @@ class Tree:
             if kind == stat.S_IFIFO:
                 return Fifo(sb, mode)
             if kind == stat.S_IFSOCK:
-                return SocketNode(sb, mode)
+                return Inode(sb, kind | mode)  # only its family knows what it names
             return Device(sb, kind | mode, self._drivers, rdev=rdev)
 
         return create(ctx, last, make).inode

@@ -16,7 +16,6 @@ import errno
 import itertools
 import os
 import random
-import stat
 from collections.abc import Callable
 
 from samepage.abi.fcntl import O_LARGEFILE, O_TMPFILE
@@ -44,7 +43,6 @@ from samepage.kernel.fs.stat import Stat, StatFs
 from samepage.kernel.fs.stdio import Stdio
 from samepage.kernel.fs.tree import Tree, create, own
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.net.unix import SocketNode, UnixSocket, make_socket, make_socket_pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # few programs need these
@@ -53,7 +51,7 @@ if TYPE_CHECKING:  # few programs need these
     from samepage.kernel.fs.memfd import MemfdFile
     from samepage.kernel.fs.timerfd import TimerFd
 
-PIPEFS_MAGIC, SOCKFS_MAGIC, ANON_INODE_FS_MAGIC = 0x50495045, 0x534F434B, 0x09041934
+PIPEFS_MAGIC, ANON_INODE_FS_MAGIC = 0x50495045, 0x09041934
 FIRST_MODEL_DEVICE = os.makedev(0, 1000)
 """Device numbers of the model's own file systems count from here, away from the host's."""
 
@@ -89,10 +87,8 @@ class Vfs(Tree):
         self._mount_points: set[Inode] = set()
         """Directories that were made only to mount on."""
         self.pipefs = self.superblock("pipefs", PIPEFS_MAGIC)
-        self.sockfs = self.superblock("sockfs", SOCKFS_MAGIC)
         self.anonfs = self.superblock("anon_inodefs", ANON_INODE_FS_MAGIC)
         self.shm = self._shmem_superblock()
-        self._abstract: dict[bytes, UnixSocket] = {}
         self.proc = ProcFs(self.superblock("proc", procfs.MAGIC), self.mounts)
         self.mount(b"/proc", self.proc.root)
         self.mount(b"/sys", sysfs.make_root(self.superblock("sysfs", sysfs.MAGIC), self.proc))
@@ -347,53 +343,6 @@ class Vfs(Tree):
         from samepage.kernel.fs.timerfd import TimerFd
 
         return TimerFd(self.anonfs, clock, flags)
-
-    def socket(self, family: int, kind: int, protocol: int = 0) -> UnixSocket:
-        """`socket`: AF_UNIX only. Raises `SysError`."""
-        return make_socket(self.sockfs, family, kind, protocol)
-
-    def socketpair(
-        self, family: int, kind: int, protocol: int = 0
-    ) -> tuple[UnixSocket, UnixSocket]:
-        """`socketpair`: AF_UNIX only. Raises `SysError`."""
-        return make_socket_pair(self.sockfs, family, kind, protocol)
-
-    def bind(self, ctx: FsContext, sock: UnixSocket, address: bytes) -> None:
-        """Give a socket a name: a path, or after a NUL an abstract one.
-
-        Raises `SysError`: EINVAL if it has one, EADDRINUSE, or as `mknod`.
-        """
-        if sock.address:
-            raise SysError(errno.EINVAL)
-        if address.startswith(b"\0"):
-            if address in self._abstract and self._abstract[address].refs:
-                raise SysError(errno.EADDRINUSE)
-            self._abstract[address] = sock
-        else:
-            try:
-                node = self.mknod(ctx, address, stat.S_IFSOCK | 0o777)
-            except SysError as error:
-                raise SysError(
-                    errno.EADDRINUSE if error.errno == errno.EEXIST else error.errno
-                ) from error
-            assert isinstance(node, SocketNode), "mknod makes what it is asked for"
-            node.bound = sock
-        sock.address = address
-
-    def find_socket(self, ctx: FsContext, address: bytes) -> UnixSocket:
-        """The socket bound to `address`, for connect and sendto.
-
-        Raises `SysError`: ECONNREFUSED if nobody is there, ENOENT and so on as a lookup.
-        """
-        if address.startswith(b"\0"):
-            found = self._abstract.get(address)
-        else:
-            path = self.lookup(ctx, address)
-            ctx.cred.require(path.inode, MAY_WRITE)
-            found = path.inode.bound if isinstance(path.inode, SocketNode) else None
-        if found is None or found.refs == 0:
-            raise SysError(errno.ECONNREFUSED)
-        return found
 
 
 def _status(flags: int) -> int:

@@ -9,7 +9,6 @@ does not go past the end of such a batch (`unix_stream_read_generic`).
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import struct
 from collections import deque
@@ -17,71 +16,134 @@ from collections.abc import Sequence
 
 from samepage.abi.poll import POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.context import MAY_WRITE
 from samepage.kernel.fs.file import FIONREAD, OpenFile
-from samepage.kernel.fs.inode import Inode, Superblock
-from samepage.kernel.fs.path import Path
-from samepage.records import record
+from samepage.kernel.net.family import AF_UNIX
+from samepage.kernel.net.socket import (
+    MSG_PEEK,
+    SEND_BUFFER,
+    SHUT_RD,
+    SHUT_RDWR,
+    SHUT_WR,
+    SOCK_DGRAM,
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
+    Message,
+    Socket,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from samepage.kernel.fs.context import FsContext
     from samepage.kernel.fs.file import UserMemory
+    from samepage.kernel.fs.inode import Inode
+    from samepage.kernel.fs.vfs import Vfs
+    from samepage.kernel.net.family import Network
+
+_SOCKADDR = struct.Struct("<H")
+_MAX_PATH = 108
+"""The size of `sun_path`."""
 
 
-AF_UNIX = 1
-SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
-SOCK_TYPE_MASK = 0xF
-SOCK_NONBLOCK, SOCK_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
-SHUT_RD, SHUT_WR, SHUT_RDWR = 0, 1, 2
-MSG_PEEK = 2
-SEND_BUFFER = 212992
-"""`net.core.wmem_default`."""
+class UnixFamily:
+    """AF_UNIX of one machine: the table of bound sockets. An address is the bytes of
+    `sun_path`; a leading NUL makes it abstract.
+
+    Invariant: a socket is in a table from `bind` until its release.
+    """
+
+    number = AF_UNIX
+
+    def __init__(self, network: Network, vfs: Vfs) -> None:
+        self.sockfs = network.sockfs
+        self._vfs = vfs
+        self._bound: dict[bytes | Inode, UnixSocket] = {}
+        """By abstract name, or the inode of the name in the tree
+        (`unix_find_socket_byinode`)."""
+
+    def create(self, kind: int, protocol: int, flags: int) -> UnixSocket:
+        """`unix_create`. Raises `SysError` with EPROTONOSUPPORT or ESOCKTNOSUPPORT."""
+        if protocol not in (0, AF_UNIX):
+            raise SysError(errno.EPROTONOSUPPORT)
+        if kind not in (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET):
+            raise SysError(errno.ESOCKTNOSUPPORT)
+        return UnixSocket(self, kind, flags)
+
+    def pair(self, kind: int, protocol: int, flags: int) -> tuple[UnixSocket, UnixSocket]:
+        """`unix_socketpair`. Raises as `create`."""
+        first = self.create(kind, protocol, flags)
+        second = self.create(kind, protocol, flags)
+        first.join(second)
+        return first, second
+
+    def parse(self, sockaddr: bytes) -> bytes:
+        """`unix_validate_addr`. Raises `SysError(EINVAL)`."""
+        name = sockaddr[_SOCKADDR.size :]
+        if not 0 < len(name) <= _MAX_PATH or _SOCKADDR.unpack_from(sockaddr)[0] != AF_UNIX:
+            raise SysError(errno.EINVAL)
+        return name if name.startswith(b"\0") else name.split(b"\0", 1)[0]
+
+    def format(self, address: bytes) -> bytes:
+        """A `struct sockaddr_un`, as long as what it holds; a path ends with NUL."""
+        tail = b"" if not address or address.startswith(b"\0") else b"\0"
+        return _SOCKADDR.pack(AF_UNIX) + address + tail
+
+    def bind(self, ctx: FsContext, sock: UnixSocket, address: bytes) -> None:
+        """Make the name: a socket's inode in the tree, or an abstract one. Raises `SysError`:
+        EINVAL if the socket has a name, EADDRINUSE, or as `mknod`."""
+        if address.startswith(b"\0"):
+            if sock.address:
+                raise SysError(errno.EINVAL)
+            if address in self._bound:
+                raise SysError(errno.EADDRINUSE)
+            self._bound[address] = sock
+            sock.bound_at = address
+            return
+        try:
+            inode = self._vfs.mknod(ctx, address, stat.S_IFSOCK | 0o777)
+        except SysError as error:
+            exists = error.errno == errno.EEXIST
+            raise SysError(errno.EADDRINUSE if exists else error.errno) from error
+        if sock.address:  # found only now, as `unix_bind_bsd` does
+            self._vfs.unlink(ctx, address)
+            raise SysError(errno.EINVAL)
+        self._bound[inode] = sock
+        sock.bound_at = inode
+
+    def find(self, ctx: FsContext, address: bytes) -> UnixSocket:
+        """The socket that is bound to an address (`unix_find_other`). Raises `SysError`:
+        ECONNREFUSED without one, also for a socket of the host; ENOENT and so on as a
+        lookup."""
+        if address.startswith(b"\0"):
+            found = self._bound.get(address)
+        else:
+            inode = self._vfs.lookup(ctx, address).inode
+            ctx.cred.require(inode, MAY_WRITE)
+            found = self._bound.get(inode)
+        if found is None:
+            raise SysError(errno.ECONNREFUSED)
+        return found
+
+    def unbind(self, sock: UnixSocket) -> None:
+        """A socket is closed; its name in the tree stays, and leads nowhere."""
+        if sock.bound_at is not None:
+            del self._bound[sock.bound_at]
+            sock.bound_at = None
 
 
-class SocketNode(Inode):
-    """The name of a bound socket in the tree. A host's socket has nobody listening."""
-
-    def __init__(self, sb: Superblock, mode: int, **attributes: Any) -> None:
-        super().__init__(sb, stat.S_IFSOCK | stat.S_IMODE(mode), **attributes)
-        self.bound: UnixSocket | None = None
-
-
-class SocketInode(Inode):
-    """The inode of a socket itself, in sockfs."""
-
-    def __init__(self, sb: Superblock) -> None:
-        super().__init__(sb, stat.S_IFSOCK | 0o777)
-
-
-@record
-class Message:
-    """Bytes in a queue, the files sent along, and the sender's address."""
-
-    data: bytes
-    files: tuple[OpenFile, ...] = ()
-    sender: bytes = b""
-
-
-class UnixSocket(OpenFile):
-    """An AF_UNIX socket. Addresses are the bytes of `sun_path` (a leading NUL: abstract).
+class UnixSocket(Socket):
+    """An AF_UNIX socket.
 
     Invariant: `peer.peer is self` for connected stream sockets whose both ends are open.
     """
 
-    seekable = False
-    pollable = True
+    family: UnixFamily
 
-    def __init__(self, sb: Superblock, kind: int, flags: int = 0) -> None:
-        inode = SocketInode(sb)
-        path = Path(inode, b"socket:[%d]" % inode.ino, mount_id=0)
-        super().__init__(path, os.O_RDWR | flags & os.O_NONBLOCK)
-        self.kind = kind
-        self.address = b""
+    def __init__(self, family: UnixFamily, kind: int, flags: int = 0) -> None:
+        super().__init__(family.sockfs, family, kind, flags)
+        self.bound_at: bytes | Inode | None = None
+        """Where the family has it in its table."""
         self.peer: UnixSocket | None = None
-        self.peer_credentials = (0, 0, 0)
-        self.owner = (0, 0, 0)
-        """(pid, uid, gid) of who made it, for SO_PEERCRED."""
         self._queue: deque[Message] = deque()
         self._backlog: deque[UnixSocket] | None = None
         self._limit = 0
@@ -104,6 +166,11 @@ class UnixSocket(OpenFile):
         return self._backlog is not None
 
     @property
+    def peer_address(self) -> bytes | None:
+        """The peer's name, empty if it has none."""
+        return self.peer.address if self.peer is not None else None
+
+    @property
     def queued(self) -> int:
         """Bytes that can be received."""
         return sum(len(message.data) for message in self._queue)
@@ -112,6 +179,11 @@ class UnixSocket(OpenFile):
         """Connect two sockets with each other."""
         self.peer, peer.peer = peer, self
         self.peer_credentials, peer.peer_credentials = peer.owner, self.owner
+
+    def bind(self, ctx: FsContext, address: bytes) -> None:
+        """Take a name. Raises `SysError` as the family's `bind`."""
+        self.family.bind(ctx, self, address)
+        self.address = address
 
     def listen(self, backlog: int) -> None:
         """Wait for connections. Raises `SysError` with EINVAL or EOPNOTSUPP."""
@@ -123,9 +195,10 @@ class UnixSocket(OpenFile):
         if self._backlog is None:
             self._backlog = deque()
 
-    def connect(self, target: UnixSocket) -> None:
+    def connect(self, ctx: FsContext, address: bytes) -> None:
         """Connect to a bound socket. Raises `SysError`: ECONNREFUSED if it does not
         listen, EPROTOTYPE, EISCONN, EAGAIN if its backlog is full."""
+        target = self.family.find(ctx, address)
         if target.kind != self.kind:
             raise SysError(errno.EPROTOTYPE)
         if self.kind == SOCK_DGRAM:
@@ -137,7 +210,7 @@ class UnixSocket(OpenFile):
             raise SysError(errno.ECONNREFUSED)
         if len(target._backlog) >= target._limit:
             raise SysError(errno.EAGAIN)
-        server = UnixSocket(target.inode.sb, self.kind)
+        server = UnixSocket(self.family, self.kind)
         server.address, server.owner = target.address, target.owner
         self.join(server)
         target._backlog.append(server)
@@ -151,15 +224,21 @@ class UnixSocket(OpenFile):
             raise SysError(errno.EAGAIN)
         return self._backlog.popleft()
 
-    def send(
-        self, data: bytes, files: Sequence[OpenFile] = (), target: UnixSocket | None = None
-    ) -> int:
-        """Send to the peer, or to `target` (datagrams only); return how much went.
+    def send(self, data: bytes, files: Sequence[OpenFile] = ()) -> int:
+        """Send to the peer; return how much went.
 
         Raises `SysError`: ENOTCONN, EPIPE, EAGAIN if the receiver's queue is full,
         EMSGSIZE, ECONNREFUSED.
         """
-        receiver = target or self.peer
+        return self._send(data, files, self.peer)
+
+    def send_to(
+        self, ctx: FsContext, address: bytes, data: bytes, files: Sequence[OpenFile] = ()
+    ) -> int:
+        """Send to the socket that is bound to an address. Raises as `send`."""
+        return self._send(data, files, self.family.find(ctx, address))
+
+    def _send(self, data: bytes, files: Sequence[OpenFile], receiver: UnixSocket | None) -> int:
         if self._write_closed:
             raise SysError(errno.EPIPE)
         if receiver is None:
@@ -210,6 +289,7 @@ class UnixSocket(OpenFile):
 
     def _receive_stream(self, length: int, flags: int) -> tuple[Message, int]:
         out = bytearray()
+        sender = self._queue[0].sender
         files: tuple[OpenFile, ...] = ()
         peeked = []
         while self._queue and len(out) < length:
@@ -231,16 +311,7 @@ class UnixSocket(OpenFile):
                 self._queue.popleft()  # the rest that was put back
             self._queue.extendleft(reversed(peeked))
             files = tuple(file.get() for file in files)
-        return Message(bytes(out), files), len(out)
-
-    def _read_at(self, length: int, offset: int) -> bytes:
-        message, _ = self.receive(length)
-        for file in message.files:
-            file.put()
-        return message.data
-
-    def _write_at(self, data: bytes, offset: int) -> int:
-        return self.send(data)
+        return Message(bytes(out), files, sender), len(out)
 
     def shutdown(self, how: int) -> None:
         """Close one or both directions. Raises `SysError` with EINVAL or ENOTCONN."""
@@ -292,6 +363,7 @@ class UnixSocket(OpenFile):
         """Close: the peer reads what is left and then the end."""
         peer, self.peer = self.peer, None
         self._dead = True
+        self.family.unbind(self)
         if self.kind != SOCK_DGRAM and peer is not None and peer.peer is self:
             peer.peer = None
             peer._hung_up = peer._write_closed = True
@@ -303,29 +375,3 @@ class UnixSocket(OpenFile):
         for waiting in self._backlog or ():
             waiting.release()
         self._backlog = None
-
-
-def make_socket(sb: Superblock, family: int, kind: int, protocol: int) -> UnixSocket:
-    """`socket`. Raises `SysError`: EAFNOSUPPORT for all but AF_UNIX, EPROTONOSUPPORT,
-    ESOCKTNOSUPPORT, EINVAL."""
-    flags = kind & ~SOCK_TYPE_MASK
-    kind &= SOCK_TYPE_MASK
-    if flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC):
-        raise SysError(errno.EINVAL)
-    if family != AF_UNIX:
-        raise SysError(errno.EAFNOSUPPORT)
-    if protocol not in (0, AF_UNIX):
-        raise SysError(errno.EPROTONOSUPPORT)
-    if kind not in (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET):
-        raise SysError(errno.ESOCKTNOSUPPORT)
-    return UnixSocket(sb, kind, flags & SOCK_NONBLOCK)
-
-
-def make_socket_pair(
-    sb: Superblock, family: int, kind: int, protocol: int
-) -> tuple[UnixSocket, UnixSocket]:
-    """`socketpair`: two sockets connected with each other. Raises as `make_socket`."""
-    first = make_socket(sb, family, kind, protocol)
-    second = make_socket(sb, family, kind, protocol)
-    first.join(second)
-    return first, second

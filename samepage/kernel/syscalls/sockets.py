@@ -1,4 +1,4 @@
-"""System calls on sockets: AF_UNIX between processes of the machine, and nothing else."""
+"""System calls on sockets (net/socket.c). What a family is, and which there are, is in `net`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from samepage.abi.signal import SIGPIPE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.net.unix import (
-    AF_UNIX,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    UnixSocket,
-)
+from samepage.kernel.net.socket import SEND_BUFFER, SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import SyscallResult, Task, Wait
@@ -23,8 +18,8 @@ from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec, read_u32, until_ready, write_u32
 
-_INTERNET = (2, 10)
-_MAX_ADDRESS = 110
+_MAX_ADDRESS = 128
+"""The size of `struct sockaddr_storage`."""
 _MSG_CTRUNC, _MSG_TRUNC, _MSG_DONTWAIT = 0x8, 0x20, 0x40
 _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x4000, 0x4000_0000
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
@@ -33,33 +28,29 @@ _SO_ACCEPTCONN, _SO_PROTOCOL, _SO_DOMAIN = 30, 38, 39
 _MSGHDR = struct.Struct("<QIxxxxQQQQi")
 
 
-def _socket(task: Task, fd: int) -> UnixSocket:
-    return task.process.files.get_as(fd, UnixSocket, errno.ENOTSOCK)
+def _socket(task: Task, fd: int) -> Socket:
+    return task.process.files.get_as(fd, Socket, errno.ENOTSOCK)
 
 
-def _own(task: Task, socket: UnixSocket) -> UnixSocket:
+def _owner(task: Task) -> tuple[int, int, int]:
     cred = task.process.fs.cred
-    socket.owner = (task.process.pid, cred.euid, cred.egid)
-    return socket
+    return task.process.pid, cred.euid, cred.egid
 
 
-def _read_address(task: Task, address: int, length: int) -> bytes:
-    """The path of a `sockaddr_un`; abstract names begin with NUL. Raises `SysError`."""
-    if not 2 < length <= _MAX_ADDRESS:
+def _read_address(task: Task, socket: Socket, address: int, length: int) -> bytes:
+    """The address in a program's `struct sockaddr` (`move_addr_to_kernel`). Raises
+    `SysError`."""
+    if length > _MAX_ADDRESS:
         raise SysError(errno.EINVAL)
-    raw = copy_from_user(task.mm, address, length)
-    if int.from_bytes(raw[:2], "little") != AF_UNIX:
-        raise SysError(errno.EAFNOSUPPORT)
-    name = raw[2:]
-    return name if name.startswith(b"\0") else name.split(b"\0", 1)[0]
+    return socket.family.parse(copy_from_user(task.mm, address, length))
 
 
-def _write_address(task: Task, name: bytes, address: int, length_at: int) -> None:
+def _write_address(task: Task, socket: Socket, name: bytes, address: int, length_at: int) -> None:
+    """`move_addr_to_user`."""
     if not address:
         return
     room = read_u32(task, length_at)
-    tail = b"" if not name or name.startswith(b"\0") else b"\0"
-    packed = struct.pack("<H", AF_UNIX) + name + tail
+    packed = socket.family.format(name)
     copy_to_user(task.mm, address, packed[:room])
     write_u32(task, length_at, len(packed))
 
@@ -67,18 +58,16 @@ def _write_address(task: Task, name: bytes, address: int, length_at: int) -> Non
 @syscall(Sys.SOCKET)
 def sys_socket(task: Task, family: I32, kind: I32, protocol: I32) -> int:
     """`socket(2)`."""
-    socket = _own(task, task.kernel.vfs.socket(family, kind, protocol))
+    socket = task.kernel.net.socket(family, kind, protocol, _owner(task))
     return task.process.files.install(socket, bool(kind & SOCK_CLOEXEC))
 
 
 @syscall(Sys.SOCKETPAIR)
 def sys_socketpair(task: Task, family: I32, kind: I32, protocol: I32, address: int) -> int:
     """`socketpair(2)`."""
-    if family in _INTERNET:
-        raise SysError(errno.EOPNOTSUPP)
-    pair = task.kernel.vfs.socketpair(family, kind, protocol)
+    pair = task.kernel.net.pair(family, kind, protocol, _owner(task))
     cloexec = bool(kind & SOCK_CLOEXEC)
-    fds = [task.process.files.install(_own(task, s), cloexec) for s in pair]
+    fds = [task.process.files.install(socket, cloexec) for socket in pair]
     copy_to_user(task.mm, address, struct.pack("<ii", *fds))
     return 0
 
@@ -86,8 +75,8 @@ def sys_socketpair(task: Task, family: I32, kind: I32, protocol: I32, address: i
 @syscall(Sys.BIND)
 def sys_bind(task: Task, fd: I32, address: int, length: U32) -> int:
     """`bind(2)`."""
-    name = _read_address(task, address, length)
-    task.kernel.vfs.bind(task.process.fs, _socket(task, fd), name)
+    socket = _socket(task, fd)
+    socket.bind(task.process.fs, _read_address(task, socket, address, length))
     return 0
 
 
@@ -95,11 +84,10 @@ def sys_bind(task: Task, fd: I32, address: int, length: U32) -> int:
 def sys_connect(task: Task, fd: I32, address: int, length: U32) -> SyscallResult:
     """`connect(2)`: to a socket that a process of this machine has bound."""
     socket = _socket(task, fd)
-    name = _read_address(task, address, length)
-    target = task.kernel.vfs.find_socket(task.process.fs, name)
+    name = _read_address(task, socket, address, length)
 
     def attempt() -> int:
-        socket.connect(target)
+        socket.connect(task.process.fs, name)
         return 0
 
     return until_ready(task, socket, attempt)
@@ -127,8 +115,7 @@ def sys_accept4(task: Task, fd: I32, address: int, length_at: int, flags: I32) -
         connection = listener.accept()
         if flags & SOCK_NONBLOCK:
             connection.set_flags(connection.flags | SOCK_NONBLOCK)
-        peer = connection.peer
-        _write_address(task, peer.address if peer else b"", address, length_at)
+        _write_address(task, connection, connection.peer_address or b"", address, length_at)
         return task.process.files.install(connection, bool(flags & SOCK_CLOEXEC))
 
     return until_ready(task, listener, attempt)
@@ -147,28 +134,22 @@ def sys_sendto(
 ) -> SyscallResult:
     """`sendto(2)`."""
     socket = _socket(task, fd)
-    target = None
-    if address and length:
-        name = _read_address(task, address, length)
-        target = task.kernel.vfs.find_socket(task.process.fs, name)
+    name = _read_address(task, socket, address, length) if address and length else None
     data = copy_from_user(task.mm, buffer, min(count, 1 << 24))
-    return _send(task, socket, data, (), target, flags)
+    return _send(task, socket, data, (), name, flags)
 
 
 @syscall(Sys.SENDMSG)
 def sys_sendmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
     """`sendmsg(2)`, with SCM_RIGHTS."""
     socket = _socket(task, fd)
-    name, name_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
+    at, at_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
         copy_from_user(task.mm, message, _MSGHDR.size)
     )
-    target = None
-    if name and name_length:
-        path = _read_address(task, name, name_length)
-        target = task.kernel.vfs.find_socket(task.process.fs, path)
+    name = _read_address(task, socket, at, at_length) if at and at_length else None
     data = b"".join(copy_from_user(task.mm, a, n) for a, n in read_iovec(task, iov, count))
     files = _read_rights(task, control, control_length) if control else ()
-    return _send(task, socket, data, files, target, flags)
+    return _send(task, socket, data, files, name, flags)
 
 
 def _read_rights(task: Task, control: int, length: int) -> tuple[OpenFile, ...]:
@@ -188,16 +169,20 @@ def _read_rights(task: Task, control: int, length: int) -> tuple[OpenFile, ...]:
 
 def _send(
     task: Task,
-    socket: UnixSocket,
+    socket: Socket,
     data: bytes,
     files: tuple[OpenFile, ...],
-    target: UnixSocket | None,
+    name: bytes | None,
     flags: int,
 ) -> Generator[Wait, None, int]:
     done = 0
     while True:
         try:
-            done += socket.send(data[done:], files if not done else (), target)
+            rest, along = data[done:], files if not done else ()
+            if name is None:
+                done += socket.send(rest, along)
+            else:
+                done += socket.send_to(task.process.fs, name, rest, along)
         except SysError as error:
             if error.errno == errno.EPIPE and not flags & _MSG_NOSIGNAL:
                 send_to_task(task, SigInfo(SIGPIPE, pid=task.process.pid))
@@ -223,7 +208,9 @@ def sys_recvfrom(
             file.put()
         copy_to_user(task.mm, buffer, message.data)
         if address:
-            _write_address(task, message.sender, address, length_at)
+            sender = socket.family.format(message.sender) if message.sender else b""
+            copy_to_user(task.mm, address, sender[: read_u32(task, length_at)])
+            write_u32(task, length_at, len(sender))
         return full if flags & _MSG_TRUNC else len(message.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
@@ -245,7 +232,7 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
             copy_to_user(task.mm, address, received.data[position : position + length])
             position += length
         if name:
-            sender = struct.pack("<H", AF_UNIX) + received.sender
+            sender = socket.family.format(received.sender) if received.sender else b""
             copy_to_user(task.mm, name, sender[:name_length])
             write_u32(task, message + 8, len(sender))
         used, told = _write_rights(task, received.files, control, control_length, flags)
@@ -280,17 +267,19 @@ def _write_rights(
 @syscall(Sys.GETSOCKNAME)
 def sys_getsockname(task: Task, fd: I32, address: int, length_at: int) -> int:
     """`getsockname(2)`."""
-    _write_address(task, _socket(task, fd).address, address, length_at)
+    socket = _socket(task, fd)
+    _write_address(task, socket, socket.address, address, length_at)
     return 0
 
 
 @syscall(Sys.GETPEERNAME)
 def sys_getpeername(task: Task, fd: I32, address: int, length_at: int) -> int:
     """`getpeername(2)`."""
-    peer = _socket(task, fd).peer
-    if peer is None:
+    socket = _socket(task, fd)
+    name = socket.peer_address
+    if name is None:
         raise SysError(errno.ENOTCONN)
-    _write_address(task, peer.address, address, length_at)
+    _write_address(task, socket, name, address, length_at)
     return 0
 
 
@@ -308,11 +297,11 @@ def sys_getsockopt(
         number = {
             _SO_TYPE: socket.kind,
             _SO_ERROR: 0,
-            _SO_SNDBUF: 212992,
-            _SO_RCVBUF: 212992,
+            _SO_SNDBUF: SEND_BUFFER,
+            _SO_RCVBUF: SEND_BUFFER,
             _SO_ACCEPTCONN: int(socket.listening),
             _SO_PROTOCOL: 0,
-            _SO_DOMAIN: AF_UNIX,
+            _SO_DOMAIN: socket.family.number,
         }.get(option)
         if number is None:
             raise SysError(errno.ENOPROTOOPT)

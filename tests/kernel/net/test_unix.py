@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from samepage.abi.poll import POLLHUP, POLLIN, POLLOUT
 from samepage.kernel.errors import SysError
-from samepage.kernel.net.unix import MSG_PEEK, SHUT_WR, UnixSocket, make_socket_pair
+from samepage.kernel.net.family import Network
+from samepage.kernel.net.socket import MSG_PEEK, SHUT_WR
 from tests.kernel.fs_helpers import fails
 
 STEPS = st.one_of(
@@ -46,12 +47,12 @@ def real_of(sockets, name, who, *arguments):
 
 
 @pytest.fixture
-def sockfs(vfs):
-    return vfs.sockfs
+def net(vfs):
+    return Network(vfs)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_pairs_agree_with_those_of_the_host(sockfs, kind):
+def test_pairs_agree_with_those_of_the_host(net, kind):
     @settings(max_examples=30, deadline=None)
     @given(st.lists(STEPS, max_size=20))
     def check(steps):
@@ -60,15 +61,15 @@ def test_pairs_agree_with_those_of_the_host(sockfs, kind):
             for sock in real:
                 sock.setblocking(False)
                 stack.callback(sock.close)
-            ours = make_socket_pair(sockfs, socket.AF_UNIX, int(kind) | os.O_NONBLOCK, 0)
+            ours = net.pair(socket.AF_UNIX, int(kind) | os.O_NONBLOCK)
             for step in steps:
                 assert ours_of(ours, *step) == real_of(real, *step), step
 
     check()
 
 
-def test_closing_one_end(vfs):
-    first, second = (sock.get() for sock in vfs.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+def test_closing_one_end(net):
+    first, second = (sock.get() for sock in net.pair(socket.AF_UNIX, socket.SOCK_STREAM))
     assert first.poll() == POLLOUT | 0x100
     first.write(b"bye")
     first.put()
@@ -78,29 +79,30 @@ def test_closing_one_end(vfs):
         second.write(b"x")
 
 
-def test_there_is_no_network_and_no_socket_of_the_host(vfs, ctx, tree):
+def test_there_is_no_network_and_no_socket_of_the_host(net, ctx, tree):
     with fails(errno.EAFNOSUPPORT):
-        vfs.socket(socket.AF_INET, socket.SOCK_STREAM)
+        net.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client = net.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with socket.socket(socket.AF_UNIX) as host:
         host.bind(str(tree / "sock"))
         host.listen(1)
         with fails(errno.ECONNREFUSED):
-            vfs.find_socket(ctx, b"/sock")
+            client.connect(ctx, b"/sock")
     with fails(errno.ENOENT):
-        vfs.find_socket(ctx, b"/var/run/nscd/socket")
+        client.connect(ctx, b"/var/run/nscd/socket")
 
 
 @pytest.mark.parametrize("address", [b"/server", b"\0abstract"])
-def test_connecting_by_name(vfs, ctx, address):
-    server = vfs.socket(socket.AF_UNIX, socket.SOCK_STREAM).get()
-    client = vfs.socket(socket.AF_UNIX, socket.SOCK_STREAM).get()
+def test_connecting_by_name(net, ctx, address):
+    server = net.socket(socket.AF_UNIX, socket.SOCK_STREAM).get()
+    client = net.socket(socket.AF_UNIX, socket.SOCK_STREAM).get()
     client.owner = (7, 0, 0)
-    vfs.bind(ctx, server, address)
+    server.bind(ctx, address)
     with fails(errno.ECONNREFUSED):
-        client.connect(vfs.find_socket(ctx, address))
+        client.connect(ctx, address)
     server.listen(1)
     assert not server.poll()
-    client.connect(vfs.find_socket(ctx, address))
+    client.connect(ctx, address)
     assert server.poll() & POLLIN
     accepted = server.accept()
     assert accepted.peer_credentials == (7, 0, 0)
@@ -111,14 +113,14 @@ def test_connecting_by_name(vfs, ctx, address):
     with fails(errno.EAGAIN):
         server.accept()
     with fails(errno.EADDRINUSE):
-        vfs.bind(ctx, vfs.socket(socket.AF_UNIX, socket.SOCK_STREAM), address)
+        net.socket(socket.AF_UNIX, socket.SOCK_STREAM).bind(ctx, address)
     server.put()
     with fails(errno.ECONNREFUSED):
-        vfs.find_socket(ctx, address)
+        net.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(ctx, address)
 
 
-def test_files_travel_with_bytes(vfs, ctx):
-    first, second = vfs.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+def test_files_travel_with_bytes(vfs, net, ctx):
+    first, second = net.pair(socket.AF_UNIX, socket.SOCK_STREAM)
     file = vfs.open(ctx, b"/file", os.O_RDONLY).get()
     first.send(b"plain")
     first.send(b"with", [file])
@@ -133,8 +135,8 @@ def test_files_travel_with_bytes(vfs, ctx):
     assert second.receive(100)[0].data == b"more"
 
 
-def test_a_full_queue_makes_the_sender_wait(sockfs):
-    first, second = make_socket_pair(sockfs, socket.AF_UNIX, socket.SOCK_STREAM, 0)
+def test_a_full_queue_makes_the_sender_wait(net):
+    first, second = net.pair(socket.AF_UNIX, socket.SOCK_STREAM)
     sent = first.send(bytes(1 << 20))
     assert 0 < sent < 1 << 20
     with fails(errno.EAGAIN):
@@ -142,4 +144,3 @@ def test_a_full_queue_makes_the_sender_wait(sockfs):
     assert not first.poll() & POLLOUT
     second.read(sent)
     assert first.send(b"x") == 1
-    assert isinstance(first, UnixSocket)

@@ -233,6 +233,70 @@ TEST(unix_sockets_connect_and_accept) {
     SHOW(setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout));
 }
 
+static void show_address(const char *what, struct sockaddr_un *address, socklen_t length) {
+    printf("%s %d", what, (int)length);
+    for (int i = 2; i < length && i < sizeof *address; i++)
+        printf(" %02x", ((unsigned char *)address)[i]);
+    puts("");
+}
+
+TEST(unix_socket_addresses) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX, .sun_path = "socket"}, from;
+    char folder[] = "/tmp/behaviours-XXXXXX", c;
+    chdir(mkdtemp(folder));
+    for (int kind = SOCK_STREAM; kind <= SOCK_DGRAM; kind++) {
+        int server = socket(AF_UNIX, kind, 0), client = socket(AF_UNIX, kind, 0), end = server;
+        socklen_t length;
+        printf("kind %d\n", kind);
+        for (int size = 0; size <= 2; size++)
+            SHOW(connect(client, (void *)&at, size));
+        SHOW(bind(server, (void *)&at, sizeof at + 1));
+        SHOW(bind(server, (void *)&at, 129));
+        SHOW(bind(server, (void *)8, 9));
+        SHOW(bind(99, (void *)8, 9));
+        SHOW(bind(1, (void *)8, 9));
+        at.sun_family = AF_INET;
+        SHOW(bind(server, (void *)&at, sizeof at));
+        at.sun_family = AF_UNIX;
+        SHOW(bind(server, (void *)&at, sizeof at));
+        SHOW(bind(client, (void *)&at, sizeof at));
+        length = sizeof from;
+        SHOW(getsockname(server, (void *)&from, &length));
+        show_address("server", &from, length);
+        length = sizeof from;
+        SHOW(getsockname(client, (void *)&from, &length));
+        show_address("client", &from, length);
+        SHOW(getpeername(client, (void *)&from, &length));
+        SHOW(listen(server, 1));
+        SHOW(connect(client, (void *)&at, sizeof at));
+        if (kind == SOCK_STREAM) {
+            length = sizeof from;
+            SHOW(end = accept(server, (void *)&from, &length) > 0 ? 7 : -1);
+            show_address("accepted", &from, length);
+            dup2(end = server + 2, 7);
+        }
+        length = sizeof from;
+        SHOW(getpeername(client, (void *)&from, &length));
+        show_address("peer", &from, length);
+        for (int named = 0; named < 2; named++) {
+            SHOW(write(client, "xx", 2));
+            length = sizeof from;
+            SHOW(recvfrom(end, &c, 1, 0, (void *)&from, &length));
+            show_address("recvfrom", &from, length);
+            if (kind == SOCK_DGRAM)
+                write(client, "xx", 2);
+            struct iovec part = {&c, 1};
+            struct msghdr m = {&from, sizeof from, &part, 1};
+            SHOW(recvmsg(end, &m, 0));
+            show_address("recvmsg", &from, m.msg_namelen);
+            struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "client"};
+            SHOW(bind(client, (void *)&name, sizeof name));
+        }
+        SHOW(unlink("socket") + unlink("client"));
+    }
+    SHOW(rmdir(folder));
+}
+
 TEST(truncated_packets_are_told) {
     for (int kind = SOCK_STREAM; kind <= SOCK_SEQPACKET; kind++) {
         int s[2];
