@@ -29,6 +29,7 @@ from samepage.cpu.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS, Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.vfs import Vfs
+from samepage.kernel.ipc.shm import SharedMemory
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR, AddressSpace, Event, Limits
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import Frames, OutOfFrames
@@ -50,11 +51,6 @@ from samepage.kernel.syscalls.table import HANDLERS, find_handler
 from samepage.kernel.timeline import TimelineEvent, timeline_event
 from samepage.kernel.traps import bad_access, exception
 from samepage.records import record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX, of the model's CPU."""
@@ -113,8 +109,7 @@ class Kernel:
         self.futexes = FutexQueues()
         self.scheduler = Scheduler(self)
         self.processes: dict[int, Process] = {}
-        self.shm_segments: dict[int, Any] = {}
-        """System V shared memory, by id (`syscalls.shm`)."""
+        self.shm = SharedMemory(self.cache, self.ram.n_frames, self.clock.realtime)
         self.log: list[str] = []
         self.unimplemented: Counter[str] = Counter()
         self.timeline: list[TimelineEvent] | None = None
