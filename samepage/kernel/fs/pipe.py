@@ -3,6 +3,9 @@
 A pipe holds up to 16 buffers of one page. A write first tops up the last buffer with the
 part of it that is not whole pages, if that fits, and then fills new buffers: so a write of
 at most PIPE_BUF bytes goes in whole or not at all, and a larger one may go in partly.
+
+An end with O_DIRECT writes packets: each buffer that it fills is one. Nothing is added to a
+packet; a read ends with the first that it meets, and what it has no room for is lost.
 """
 
 from __future__ import annotations
@@ -90,8 +93,10 @@ class Pipe:
             out += part
             del slot.data[: len(part)]
             slot.start += len(part)
-            if not slot.data:
+            if slot.packet or not slot.data:
                 self._slots.popleft()
+            if slot.packet:
+                break
         return bytes(out)
 
     def peek(self, length: int) -> bytes:
@@ -100,8 +105,9 @@ class Pipe:
             raise SysError(errno.EAGAIN)
         return b"".join(bytes(slot.data) for slot in self._slots)[:length]
 
-    def write(self, data: bytes) -> int:
-        """Put in as much as fits. Raises `SysError` with EPIPE, or EAGAIN if none does."""
+    def write(self, data: bytes, *, packets: bool = False) -> int:
+        """Put in as much as fits, as `packets` or as a stream. Raises `SysError` with EPIPE, or
+        EAGAIN if none does."""
         if not data:
             return 0
         if not self.readers:
@@ -110,12 +116,12 @@ class Pipe:
         tail = len(data) & (PAGE_SIZE - 1)
         if tail and self._slots:
             last = self._slots[-1]
-            if last.start + len(last.data) + tail <= PAGE_SIZE:
+            if not last.packet and last.start + len(last.data) + tail <= PAGE_SIZE:
                 last.data += data[:tail]
                 done = tail
         while done < len(data) and not self.full:
             part = data[done : done + PAGE_SIZE]
-            self._slots.append(_Slot(bytearray(part)))
+            self._slots.append(_Slot(bytearray(part), packets))
             done += len(part)
         if data and not done:
             raise SysError(errno.EAGAIN)
@@ -124,13 +130,15 @@ class Pipe:
 
 
 class _Slot:
-    """One buffer: `start` bytes of its page were read already."""
+    """One buffer: `start` bytes of its page were read already. Nothing is added to a `packet`
+    (PIPE_BUF_FLAG_CAN_MERGE is not set, PIPE_BUF_FLAG_PACKET is)."""
 
-    __slots__ = ("data", "start")
+    __slots__ = ("data", "packet", "start")
 
-    def __init__(self, data: bytearray) -> None:
+    def __init__(self, data: bytearray, packet: bool) -> None:
         self.data = data
         self.start = 0
+        self.packet = packet
 
 
 class Fifo(Inode):
@@ -189,7 +197,7 @@ class PipeFile(OpenFile):
         return self.pipe.read(length)
 
     def _write_at(self, data: bytes, offset: int) -> int:
-        return self.pipe.write(data)
+        return self.pipe.write(data, packets=bool(self.flags & os.O_DIRECT))
 
     @property
     def wakeups(self) -> int:
@@ -231,9 +239,10 @@ class PipeFile(OpenFile):
 
 def make_pipe(sb: Superblock, flags: int) -> tuple[PipeFile, PipeFile]:
     """`pipe2`: the end to read from and the end to write to. Raises `SysError(EINVAL)`."""
-    if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK):
+    if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT):
         raise SysError(errno.EINVAL)
     inode = Fifo(sb, 0o600)
     path = Path(inode, b"pipe:[%d]" % inode.ino, mount_id=0)
     status = flags & os.O_NONBLOCK
-    return PipeFile(path, os.O_RDONLY | status), PipeFile(path, os.O_WRONLY | status)
+    writing = os.O_WRONLY | status | flags & os.O_DIRECT
+    return PipeFile(path, os.O_RDONLY | status), PipeFile(path, writing)

@@ -30,6 +30,38 @@ TEST(reading_an_empty_pipe) {
     SHOW(pipe2(fds, 12345));
 }
 
+TEST(pipes_of_packets) {
+    int fds[2], available;
+    static char data[10000], out[10000];
+    SHOW(pipe2(fds, O_DIRECT | O_NONBLOCK));
+    SHOW(fcntl(fds[0], F_GETFL));
+    SHOW(fcntl(fds[1], F_GETFL));
+    SHOW(write(fds[1], "abc", 3));
+    SHOW(write(fds[1], "de", 2));
+    SHOW(write(fds[1], "", 0));
+    SHOW(write(fds[1], data, 5000));
+    SHOW(ioctl(fds[0], FIONREAD, &available));
+    printf("%d\n", available);
+    SHOW(read(fds[0], out, 64));
+    SHOW(read(fds[0], out, 1));
+    SHOW(read(fds[0], out, 10));
+    SHOW(read(fds[0], out, 9999));
+    SHOW(read(fds[0], out, 1));
+    SHOW(fcntl(fds[1], F_SETFL, O_NONBLOCK));
+    SHOW(write(fds[1], "stream", 6));
+    SHOW(fcntl(fds[1], F_SETFL, O_NONBLOCK | O_DIRECT));
+    SHOW(fcntl(fds[1], F_GETFL));
+    SHOW(write(fds[1], "packet", 6));
+    SHOW(write(fds[1], "next", 4));
+    SHOW(read(fds[0], out, 8));
+    SHOW(read(fds[0], out, 8));
+    for (int i = 0; i < 16; i++)
+        write(fds[1], "x", 1);
+    SHOW(write(fds[1], "x", 1));
+    SHOW(read(fds[0], out, 100));
+    SHOW(write(fds[1], "x", 1));
+}
+
 TEST(small_writes_are_atomic_and_large_ones_partial) {
     int fds[2], available;
     static char data[100000];
