@@ -111,9 +111,14 @@ class OpenFile:
         return None
 
     @property
-    def mappable(self) -> Mapping:
-        """What mmap maps. Raises `SysError(ENODEV)` for a file that has no pages."""
-        raise SysError(errno.ENODEV)
+    def mappable(self) -> Mapping | None:
+        """What mmap maps; None for a file that has no pages."""
+        return None
+
+    @property
+    def write_sealed(self) -> bool:
+        """Whether new writable shared mappings and writes are forbidden for good."""
+        return self.inode.write_sealed
 
     @property
     def maps_anonymous(self) -> bool:

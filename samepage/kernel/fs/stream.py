@@ -110,10 +110,8 @@ class HostStreamFile(OpenFile):
         return self._host_fd
 
     @property
-    def mappable(self) -> Mapping:
+    def mappable(self) -> Mapping | None:
         """The content, if it is a regular file."""
-        if self.inode.mapping is None:
-            raise SysError(errno.ENODEV)
         return self.inode.mapping
 
     def _events(self, wanted: int) -> int:

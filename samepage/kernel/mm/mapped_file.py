@@ -24,6 +24,10 @@ if TYPE_CHECKING:
         def shown_name(self) -> str:
             """The path as it is now (`d_path`)."""
 
+        @property
+        def write_sealed(self) -> bool:
+            """Whether new writable shared mappings are forbidden for good."""
+
 
 class MappedFile:
     """The content of one file; `size` is in bytes, `(dev, ino)` names it to people.

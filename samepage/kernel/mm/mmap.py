@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.abi.mman import MapFlags
+from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags
 from samepage.abi.resource import RLIM_INFINITY
 from samepage.cpu.paging import ADDRESS_LIMIT
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -33,8 +33,25 @@ if TYPE_CHECKING:
     from samepage.kernel.mm.mapped_file import MappedFile, OpenedFile
 
 
-_LEGACY = 0x0FFFF | 0x20000 | 0x40000 | 1 << 26 | 1 << 27
-"""`LEGACY_MAP_MASK` less MAPMapFlags.TYPE's own rules: flags that MAP_SHARED_VALIDATE knows."""
+_LEGACY = (
+    MapFlags.SHARED_VALIDATE
+    | MapFlags.FIXED
+    | MapFlags.ANONYMOUS
+    | MapFlags.LOW_32BIT
+    | MapFlags.ABOVE4G
+    | MapFlags.GROWSDOWN
+    | MapFlags.DENYWRITE
+    | MapFlags.EXECUTABLE
+    | MapFlags.LOCKED
+    | MapFlags.NORESERVE
+    | MapFlags.POPULATE
+    | MapFlags.NONBLOCK
+    | MapFlags.STACK
+    | MapFlags.HUGETLB
+    | MapFlags.UNINITIALIZED
+    | (21 | 30) << MAP_HUGE_SHIFT
+)
+"""`LEGACY_MAP_MASK`: the flags that MAP_SHARED_VALIDATE knows."""
 
 
 def do_mmap(
@@ -47,19 +64,21 @@ def do_mmap(
     offset: int = 0,
     *,
     path: str = "",
+    may_read: bool = True,
     may_write: bool = True,
     filp: OpenedFile | None = None,
     zero_device: bool = False,
 ) -> int:
     """Map `length` bytes and return the address; no page becomes present.
 
-    `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is an inode or None for
-    anonymous memory, `offset` its byte offset, `path` what /proc/PID/maps shows,
-    `may_write` whether it was opened for writing. `filp` is the open file description: only
-    mappings through the same one merge.
-    `zero_device` says that the file is /dev/zero, which is given as no `file`, but with
-    its path. Raises `SysError` with EINVAL, ENOMEM,
-    EAGAIN, EEXIST, EPERM, EACCES or EOVERFLOW as `mmap(2)` does.
+    `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is the content of a file, `offset`
+    its byte offset, `path` what /proc/PID/maps shows; `may_read` and `may_write` say what it
+    was opened for. `filp` is the open file description: only mappings through the same one
+    merge. One without a `file` cannot be mapped, except with `zero_device`: that is /dev/zero.
+    Without both the memory is anonymous.
+
+    Raises `SysError` with EINVAL, ENOMEM, EAGAIN, EEXIST, EPERM, EACCES, ENODEV, EOPNOTSUPP or
+    EOVERFLOW as `mmap(2)` does.
     """
     prot, flags = int(prot), int(flags)
     kind = flags & MapFlags.TYPE
@@ -76,11 +95,21 @@ def do_mmap(
         raise SysError(errno.EPERM)
     if not mm.may_lock(vm_flags, length):
         raise SysError(errno.EAGAIN)
-    if file is None and not zero_device:
+    if file is None and filp is None:
         vm_flags |= _anonymous_flags(kind, flags)
         offset = 0 if kind == MapFlags.SHARED else address
     else:
-        vm_flags = _file_flags(kind, flags, vm_flags, offset, length, may_write)
+        if offset + length > (1 << 63) - 1:
+            raise SysError(errno.EOVERFLOW)
+        vm_flags = _file_flags(kind, flags, vm_flags, may_read, may_write)
+        if file is None and not zero_device:
+            raise SysError(errno.ENODEV)
+        if vm_flags & VmFlags.GROWSDOWN:
+            raise SysError(errno.EINVAL)
+        if filp is not None and filp.write_sealed and vm_flags & VmFlags.SHARED:
+            if vm_flags & VmFlags.WRITE:
+                raise SysError(errno.EPERM)
+            vm_flags &= ~VmFlags.MAYWRITE
     if vm_flags & VmFlags.SHARED and vm_flags & VmFlags.GROWSDOWN:
         raise SysError(errno.EINVAL)
     if flags & MapFlags.NORESERVE:
@@ -152,13 +181,9 @@ def _place(
     return address
 
 
-def _file_flags(
-    kind: int, flags: int, vm_flags: int, offset: int, length: int, may_write: bool
-) -> int:
-    """The rules for mapping a file (`do_mmap`)."""
-    if offset + length > (1 << 63) - 1:
-        raise SysError(errno.EOVERFLOW)
-    if kind == MapFlags.SHARED_VALIDATE and flags & ~(_LEGACY | MapFlags.FIXED_NOREPLACE):
+def _file_flags(kind: int, flags: int, vm_flags: int, may_read: bool, may_write: bool) -> int:
+    """The flags of a mapping of a file, and whether it was opened for that (`do_mmap`)."""
+    if kind == MapFlags.SHARED_VALIDATE and flags & ~_LEGACY:
         raise SysError(errno.EOPNOTSUPP)
     if kind in (MapFlags.SHARED, MapFlags.SHARED_VALIDATE):
         if vm_flags & VmFlags.WRITE and not may_write:
@@ -168,8 +193,8 @@ def _file_flags(
             vm_flags &= ~(VmFlags.MAYWRITE | VmFlags.SHARED)
     elif kind != MapFlags.PRIVATE:
         raise SysError(errno.EINVAL)
-    if vm_flags & VmFlags.GROWSDOWN:
-        raise SysError(errno.EINVAL)
+    if not may_read:
+        raise SysError(errno.EACCES)
     return vm_flags
 
 
@@ -191,7 +216,7 @@ def mmap_region(mm: AddressSpace, vma: Vma) -> Vma:
     if whole is None:
         if vma.flags & VmFlags.SHARED and vma.file is None:
             memory = mm.cache.shmem.create(vma.end - vma.start)
-            vma.file, vma.path = memory, memory.path
+            vma.file, vma.path, vma.filp = memory, memory.path, None  # `shmem_zero_setup`
         mm.vmas.insert(vma)
         whole = vma
     if whole.flags & VmFlags.LOCKED and whole.flags & SPECIAL_FLAGS:

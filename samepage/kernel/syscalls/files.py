@@ -333,9 +333,10 @@ def sys_sync_file_range(task: Task, fd: I32, offset: I64, length: I64, flags: U3
         raise SysError(errno.EINVAL)
     if not file.seekable:
         raise SysError(errno.ESPIPE)
-    if flags & _SYNC_FILE_RANGE_WRITE and file.paged:
+    content = file.mappable
+    if flags & _SYNC_FILE_RANGE_WRITE and content is not None:
         end = (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT if length else ALL_PAGES
-        write_back(task.kernel.cache, file.mappable, offset >> PAGE_SHIFT, end)
+        write_back(task.kernel.cache, content, offset >> PAGE_SHIFT, end)
     return 0
 
 

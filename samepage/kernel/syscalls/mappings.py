@@ -10,6 +10,7 @@ from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.mremap import do_mremap
 from samepage.kernel.mm.msync import do_mincore, do_msync
+from samepage.kernel.mm.remap_file_pages import do_remap_file_pages
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
@@ -20,6 +21,15 @@ from samepage.kernel.syscalls.table import I32, syscall
 def sys_mremap(task: Task, old: int, old_length: int, new_length: int, flags: int, new: int) -> int:
     """`mremap(2)`."""
     return do_mremap(task.mm, old, old_length, new_length, flags, new)
+
+
+@syscall(Sys.REMAP_FILE_PAGES)
+def sys_remap_file_pages(
+    task: Task, start: int, size: int, prot: int, pgoff: int, flags: int
+) -> int:
+    """`remap_file_pages(2)`."""
+    do_remap_file_pages(task.mm, start, size, prot, pgoff, flags)
+    return 0
 
 
 @syscall(Sys.MADVISE)

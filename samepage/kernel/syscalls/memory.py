@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags, Prot
+from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags
 from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mmap
@@ -37,23 +37,6 @@ def sys_mmap(
     file = task.process.files.get(fd)
     if flags & MapFlags.HUGETLB:  # a file of hugetlbfs needs no such flag, others have none
         raise SysError(errno.EINVAL)
-    if not file.readable:
-        raise SysError(errno.EACCES)
-    sealed = file.inode.write_sealed
-    if sealed and flags & MapFlags.SHARED and prot & Prot.WRITE:
-        raise SysError(errno.EPERM)
-    if file.maps_anonymous:
-        return mmap.do_mmap(
-            task.mm,
-            address,
-            length,
-            prot,
-            flags,
-            offset=offset,
-            path="/dev/zero",
-            filp=file,
-            zero_device=True,
-        )
     return mmap.do_mmap(
         task.mm,
         address,
@@ -62,9 +45,11 @@ def sys_mmap(
         flags,
         file.mappable,
         offset,
-        path=task.kernel.vfs.path_name(file.path),
-        may_write=file.writable and not sealed,
+        path=file.shown_name,
+        may_read=file.readable,
+        may_write=file.writable,
         filp=file,
+        zero_device=file.maps_anonymous,
     )
 
 

@@ -5,6 +5,7 @@ would have read through its mapping is loaded there too (`read_tables`), so that
 are present as they would be: the linker reads each table as a whole.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -61,7 +62,10 @@ class ProgramMemory:
 
     def _content(self, fd: int) -> bytes:
         try:
-            return self._contents.of(self.user.task.process.files.get(fd).mappable)
+            content = self.user.task.process.files.get(fd).mappable
+            if content is None:
+                raise SysError(errno.ENODEV)
+            return self._contents.of(content)
         except SysError as error:
             raise OSError(error.errno, os.strerror(error.errno)) from None
 

@@ -58,6 +58,7 @@ class OpenFile:
     """What a mapping needs of an open file description."""
 
     shown_name = ""
+    write_sealed = False
 
     def __init__(self) -> None:
         self.ra = FileRa()

@@ -75,7 +75,7 @@ def place(ranges, hint, length, prot, flags, fd, offset):
             file,
             offset,
             path="/dev/zero" if fd == "zero" else "",
-            filp=OpenFile(),
+            filp=OpenFile() if fd else None,
             zero_device=fd == "zero",
         )
     except SysError as error:

@@ -308,6 +308,90 @@ TEST(memfd) {
     SHOW(memfd_create(NULL, 0));
 }
 
+TEST(mmap_of_files_and_which_error_wins) {
+    char name[] = "/tmp/behaviours-XXXXXX";
+    int rw = mkstemp(name), w = open(name, O_WRONLY), r = open(name, O_RDONLY);
+    int zero = open("/dev/zero", O_RDONLY), folder = open("/tmp", O_RDONLY), fds[2];
+    int files[] = {rw, w, r, zero, folder, -1};
+    const char *names[] = {"rw", "w", "r", "zero", "folder", "none"};
+    int kinds[] = {MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, 0, 4};
+    ftruncate(rw, PAGE);
+    unlink(name);
+    for (int f = 0; f < 6; f++)
+        for (int k = 0; k < 5; k++)
+            for (int prot = PROT_READ; prot <= RW; prot += PROT_WRITE) {
+                printf("%s %d %d\n", names[f], kinds[k], prot);
+                SHOW(mmap(NULL, 0, prot, kinds[k], files[f], 0) == MAP_FAILED ? -1 : 0);
+                SHOW(mmap(NULL, -1, prot, kinds[k], files[f], 0) == MAP_FAILED ? -1 : 0);
+                SHOW(mmap(NULL, PAGE, prot, kinds[k], files[f], 1) == MAP_FAILED ? -1 : 0);
+                SHOW(mmap(NULL, PAGE, prot, kinds[k], files[f], 0) == MAP_FAILED ? -1 : 0);
+                SHOW(mmap(NULL, PAGE, prot, kinds[k] | MAP_GROWSDOWN, files[f], 0) == MAP_FAILED
+                         ? -1 : 0);
+            }
+    for (int bit = 0; bit < 32; bit++) {
+        int flag = 1 << bit;
+        if (flag & (0xf | MAP_FIXED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE))
+            continue;
+        printf("flag %x\n", flag);
+        SHOW(mmap(NULL, PAGE, RW, MAP_SHARED_VALIDATE | flag, rw, 0) == MAP_FAILED ? -1 : 0);
+        if (flag != MAP_SYNC)  /* each file system has its own answer to that */
+            SHOW(mmap(NULL, PAGE, RW, MAP_SHARED | flag, rw, 0) == MAP_FAILED ? -1 : 0);
+    }
+    char *place = mmap(NULL, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(place, PAGE);
+    SHOW(mmap(place, PAGE, RW, MAP_SHARED_VALIDATE | MAP_FIXED_NOREPLACE, rw, 0) == MAP_FAILED
+             ? -1 : 0);
+    pipe(fds);
+    SHOW(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fds[0], 0) == MAP_FAILED ? -1 : 0);
+    SHOW(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fds[1], 0) == MAP_FAILED ? -1 : 0);
+}
+
+TEST(mappings_of_dev_zero) {
+    char line[300];
+    int r = open("/dev/zero", O_RDONLY), rw = open("/dev/zero", O_RDWR);
+    char *a = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, r, 0);
+    char *b = mmap(NULL, PAGE, RW, MAP_SHARED, rw, 0);
+    char *c = mmap(NULL, PAGE, RW, MAP_PRIVATE, r, 0);
+    SHOW(mprotect(a, PAGE, RW));
+    SHOW(mprotect(b, PAGE, PROT_READ));
+    SHOW(mprotect(c, PAGE, PROT_READ));
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps))
+        if (strstr(line, "/dev/zero"))
+            printf("%.4s %s", strchr(line, ' ') + 1, strchr(line, '/'));
+}
+
+TEST(remap_file_pages_maps_other_pages_of_the_same_file) {
+    int fd = memfd_create("x", 0);
+    ftruncate(fd, 8 * PAGE);
+    char *p = mmap(NULL, 4 * PAGE, RW, MAP_SHARED, fd, 0), line[300];
+    for (int i = 0; i < 8; i++)
+        pwrite(fd, &(char){'a' + i}, 1, i * PAGE);
+    SHOW(remap_file_pages(p, PAGE, 0, 2, 0));
+    SHOW(remap_file_pages(p + PAGE, 2 * PAGE + 7, 0, 6, MAP_NONBLOCK));
+    printf("%c%c%c%c\n", p[0], p[PAGE], p[2 * PAGE], p[3 * PAGE]);
+    SHOW(remap_file_pages(p, PAGE, PROT_READ, 2, 0));
+    SHOW(remap_file_pages(p, 0, 0, 2, 0));
+    SHOW(remap_file_pages(p, PAGE - 1, 0, 2, 0));
+    SHOW(remap_file_pages(p, -1L, 0, 2, 0));
+    SHOW(remap_file_pages(p, PAGE, 0, -1L, 0));
+    SHOW(remap_file_pages(p + 1, PAGE, 0, 5, 0));
+    printf("%c\n", p[0]);
+    SHOW(remap_file_pages(p, 4 * PAGE, 0, 1, 0));
+    SHOW(remap_file_pages(p, 5 * PAGE, 0, 1, 0));
+    printf("%c%c%c%c\n", p[0], p[PAGE], p[2 * PAGE], p[3 * PAGE]);
+    mprotect(p + PAGE, PAGE, PROT_READ);
+    SHOW(remap_file_pages(p, 2 * PAGE, 0, 1, 0));
+    SHOW(remap_file_pages(p + PAGE, PAGE, 0, 4, 0));
+    CHILD(p[PAGE] = 1);
+    p = mmap(NULL, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    SHOW(remap_file_pages(p, PAGE, 0, 0, 0));
+    p = mmap(NULL, PAGE, RW, MAP_PRIVATE, fd, 0);
+    SHOW(remap_file_pages(p, PAGE, 0, 0, 0));
+    munmap(p, PAGE);
+    SHOW(remap_file_pages(p, PAGE, 0, 0, 0));
+}
+
 TEST(files_of_a_tmpfs_are_sealed_against_seals) {
     int fd = open("/dev/shm/behaviours-seals", O_RDWR | O_CREAT, 0600);
     SHOW(unlink("/dev/shm/behaviours-seals"));
