@@ -16,17 +16,15 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Task
+from samepage.kernel.process.tracer import Tracer
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.lab.environment import CWD, ENVIRONMENT, find_program
 from samepage.lab.model_side import ModelSide
 from samepage.lab.scenario import Scenario
-from samepage.lab.side import observe
 from samepage.trace import ptrace
 from samepage.trace.launch import Launch, launch
 from samepage.trace.ptrace import StopKind, SyscallOp
@@ -40,6 +38,8 @@ VARIES = {
     *(Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.GETPID, Sys.GETTID, Sys.SET_TID_ADDRESS, Sys.TIME),
     *(Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3, Sys.WAIT4, Sys.GETPPID, Sys.RT_SIGRETURN),
 }
+INTERRUPTED = {-errno.EINTR, *range(-516, -511)}
+"""EINTR, and what it or a restart is inside of the kernel (ERESTARTSYS and its like)."""
 SHOWN = 12
 
 Call = tuple[str, str, str]
@@ -50,7 +50,9 @@ def entry(number: int, result: int, path: str) -> Call:
     """A call as it is compared; a result that varies by nature only says whether it failed."""
     if result >= 1 << 63:
         result -= 1 << 64
-    if -4096 < result < 0:
+    if result in INTERRUPTED:
+        text = "interrupted"
+    elif -4096 < result < 0:
         text = errno.errorcode.get(-result, str(result))
     else:
         text = "*" if number in VARIES else str(result)
@@ -86,25 +88,37 @@ def _live_path(pid: int, number: int, arguments: Sequence[int]) -> str:
     return os.fsdecode(data.split(b"\0")[0])
 
 
+class _Calls(Tracer):
+    """The system calls of the first thread that makes one."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._task: Task | None = None
+        self._entered: tuple[int, str] | None = None
+
+    def on_syscall_entry(self, task: Task, registers: list[int]) -> None:
+        """Remember the call, and what its path is before it changes memory."""
+        self._task = self._task or task
+        if task is self._task:
+            number, *arguments = registers
+            self._entered = number, _model_path(task, number, arguments)
+
+    def on_syscall_exit(self, task: Task, result: int) -> None:
+        """Take down the call with its result."""
+        if task is self._task and self._entered is not None:
+            number, path = self._entered
+            self.calls.append(entry(number, result, path))
+            self._entered = None
+
+
 def calls_on_model(argv: Sequence[str]) -> list[Call]:
-    """The same on the model: its kernel is watched where calls come in and go out."""
-    calls: list[Call] = []
-    entered: dict[int, tuple[int, str]] = {}
-    enter, leave = Kernel._enter_syscall, Kernel.leave_syscall
-
-    def watch_enter(kernel: Kernel, task: Task) -> None:
-        number, *arguments = kernel.cpu.syscall_arguments()
-        entered[task.tid] = number, _model_path(task, number, arguments)
-        enter(kernel, task)
-
-    def watch_leave(kernel: Kernel, task: Task, result: int, **options: Any) -> None:
-        if task.process.started_by_machine and task.tid == task.process.pid and task.tid in entered:
-            calls.append(entry(entered[task.tid][0], result, entered.pop(task.tid)[1]))
-        leave(kernel, task, result, **options)
-
-    Kernel._enter_syscall, Kernel.leave_syscall = watch_enter, watch_leave  # type: ignore[method-assign]
-    observe(ModelSide(), Scenario([argv], ENVIRONMENT, timeout=None))
-    return calls
+    """The same on the model."""
+    tracer, side = _Calls(), ModelSide()
+    scenario = Scenario([argv], ENVIRONMENT, timeout=None)
+    side.prepare(scenario)
+    side.machine.kernel.tracers.attach(tracer)
+    side.run(argv)
+    return tracer.calls
 
 
 def _model_path(task: Task, number: int, arguments: Sequence[int]) -> str:

@@ -77,7 +77,7 @@ def test_functions_in_the_way_of_a_fault_exist() -> None:
         assert hasattr(fault, function), function
     for module, owner, name in (
         ("samepage.cpu.cpu", "Cpu", "_fill_tlb"),
-        ("samepage.kernel.kernel", "Kernel", "_page_fault"),
+        ("samepage.kernel.entry", "Entry", "page_fault"),
         ("samepage.kernel.mm.page_cache", "PageCache", "find"),
         ("samepage.kernel.mm.page_table", "PageTable", "make_slot"),
         ("samepage.kernel.mm.frames", "Frames", "allocate"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
-from samepage.kernel.process.task import Process
+from samepage.kernel.process.task import Process, Task
 from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.kernel.kernel import Kernel
+    from samepage.kernel.process.services import Processes, Services
 
 CPU_NAME = "samepage model CPU"
 CPU_FLAGS = (
@@ -25,10 +23,10 @@ CPU_FLAGS = (
 class ProcView:
     """A read-only look at a machine, for whoever is reading now."""
 
-    kernel: Kernel
+    kernel: Services[Process, Task]
 
     @property
-    def processes(self) -> Mapping[int, Process]:
+    def processes(self) -> Processes[Process, Task]:
         """All processes by pid."""
         return self.kernel.processes
 
@@ -50,7 +48,8 @@ class ProcView:
     @property
     def current_pid(self) -> int:
         """Who reads."""
-        return self.kernel.acting.pid if self.kernel.acting else 0
+        acting = self.kernel.scheduler.acting
+        return acting.pid if acting else 0
 
     @property
     def current_tid(self) -> int:

@@ -8,7 +8,8 @@ On the host each process of a tree leaves a ghost that keeps its address space w
 from __future__ import annotations
 
 from samepage.kernel.process.rseq import handle_notify_resume
-from samepage.kernel.process.task import Process
+from samepage.kernel.process.task import Process, Task
+from samepage.kernel.process.tracer import Tracer
 from samepage.lab.keys import Key
 from samepage.machine import Guest, Machine
 from samepage.records import record
@@ -28,7 +29,7 @@ class _Member:
     kept: bool = False
 
 
-class Family:
+class Family(Tracer):
     """Follows all processes of a machine, and keeps their memory beyond their end.
 
     A process is seen when it ends, or when its parent does, whichever comes first: by then
@@ -38,27 +39,29 @@ class Family:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._members: dict[int, _Member] = {}
-        machine.kernel.on_exit = self._on_exit
-        # The tracer stops the parent at each fork event: it loses the CPU, and writes to its
-        # rseq area when it comes back.
-        machine.kernel.on_fork = handle_notify_resume
-        # It also stops each process of a tree at every system call, where others go on.
-        machine.kernel.scheduler.time_slice = 1
+        machine.kernel.tracers.attach(self)
 
     def _see(self, process: Process) -> _Member:
         return self._members.setdefault(process.pid, _Member(process, process.ppid))
 
-    def _on_exit(self, process: Process) -> None:
+    def on_fork(self, parent: Task, child: Task) -> None:
+        """The live side's tracer stops the parent at each fork event: it loses the CPU, and
+        writes to its rseq area when it comes back."""
+        handle_notify_resume(parent)
+
+    def on_exit(self, process: Process) -> bool:
+        """Keep the memory of a process that is not the machine's program itself."""
         member = self._see(process)
         for child in process.children:
             self._see(child)
         self._count(member)
         parent = process.parent
         borrowed = parent is not None and parent.mm is process.mm
-        if not process.started_by_machine and not borrowed:
-            process.mm.users += 1
-            self._machine.guests.append(Guest(self._machine, process, None))
+        if not self._machine.debugger.holds(process) and not borrowed:
+            kept = self._machine.kernel.tracers.keep_memory(process)
+            self._machine.guests.append(Guest(self._machine, process, None, kept))
         member.kept = not borrowed
+        return False
 
     def _count(self, member: _Member) -> None:
         faults = member.process.total_faults()
@@ -66,14 +69,14 @@ class Family:
 
     def finish(self, guest: Guest) -> None:
         """Let what a program left running in the background come to its end as well."""
-        if guest.process.held:
+        if guest.exit_code is None:
             member = self._see(guest.process)
             member.kept = True
             self._count(member)
             return
         kernel = self._machine.kernel
         for process in list(kernel.processes.values()):
-            if process.threads and not process.held:
+            if process.threads and not process.tracing_stop:
                 kernel.scheduler.run_until_exit(process)
 
     def count(self, snapshot: Snapshot) -> tuple[Snapshot, dict[Key, int]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from samepage.errors import SamepageError
 from samepage.kernel.mm.address_space import EventKind
 from samepage.kernel.mm.frames import FrameKind
-from samepage.kernel.timeline import TimelineEvent
+from samepage.kernel.process.timeline import TimelineEvent
 from samepage.lab.side import Fault, Page, Segment
 from samepage.machine import Guest
 from samepage.machine.symbols import Symbols
@@ -74,7 +74,7 @@ class ModelHeld:
     def touch(self, address: int) -> None:
         """As `Held.touch`. The fault is not the guest's: Linux counts it for the reader."""
         if self.guest.page_at(address) is None:
-            faults = self.guest.process.mm.faults
+            faults = self.guest.mm.faults
             before = faults.minor, faults.major
             self.guest.memory.touch(address)
             faults.minor, faults.major = before
@@ -99,7 +99,7 @@ class ModelHeld:
                 record.event.frame,
                 record.event.cached,
             )
-            for record in self._machine.kernel.timeline or ()
+            for record in self._machine.timeline
             if record.pid == self.pid and record.event.file == path and record.event.kind in _FAULTS
         ]
 

@@ -10,7 +10,9 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
+from samepage.kernel.config import TIME_SLICE
 from samepage.kernel.mm.folios import FolioMap
+from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
 from samepage.lab.scenario import HostState, Scenario
 from samepage.machine import Guest, Machine
 
@@ -66,6 +68,11 @@ class ModelSide:
             timeline=options.timeline,
             timeout=scenario.timeout,
             max_instructions=options.max_instructions,
+            # The live side's tracer stops each process of a tree at every system call, where
+            # others continue.
+            time_slice=1 if self._whole_trees else TIME_SLICE,
+            readahead=scenario.host.readahead or VM_READAHEAD_PAGES,
+            xstate_size=scenario.host.xstate_size,
         )
         _take_over(self.machine, scenario.host)
         if self._whole_trees:
@@ -138,8 +145,6 @@ def _take_over(machine: Machine, host: HostState) -> None:
     for path, folios in host.folios.items():
         with contextlib.suppress(OSError):
             kernel.cache.folios[_identity(machine, path)] = FolioMap(folios)
-    kernel.cache.ra_pages = host.readahead or kernel.cache.ra_pages
-    kernel.xstate_size = max(host.xstate_size, kernel.xstate_size)
 
 
 def _identity(machine: Machine, path: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The content of files as guests would see it, read past the page cache: it takes no frame."""
 
 from samepage.cpu.ram import PAGE_SHIFT
-from samepage.kernel.kernel import Kernel
+from samepage.kernel.boot import Kernel
 from samepage.kernel.mm.mapped_file import MappedFile
 
 

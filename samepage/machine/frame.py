@@ -1,16 +1,22 @@
 """A physical frame of the model machine, as a Python user sees it: what it holds, who maps it."""
 
+from __future__ import annotations
+
 from samepage.cpu.ram import PAGE_SHIFT
-from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.frames import FrameKind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.machine.machine import Machine
 
 
 class FrameInfo:
     """One physical frame of a machine."""
 
-    def __init__(self, kernel: Kernel, number: int) -> None:
-        self._kernel = kernel
+    def __init__(self, machine: Machine, number: int) -> None:
+        self._machine = machine
+        self._kernel = machine.kernel
         self.number = number
 
     def __repr__(self) -> str:
@@ -45,6 +51,7 @@ class FrameInfo:
     @property
     def mappings(self) -> list[tuple[int, int]]:
         """The reverse map: (pid, virtual address) of every entry that maps it."""
-        pids = {p.mm: p.pid for p in self._kernel.processes.values() if p.threads or p.frozen}
+        pids = {p.mm: p.pid for p in self._kernel.processes.values() if p.mm is not None}
+        pids |= {guest.mm: guest.pid for guest in self._machine.guests}
         found = rmap.mappings(pids, [self.number])[self.number]
         return [(pids[mm], vpage << PAGE_SHIFT) for mm, vpage in found]

@@ -14,7 +14,7 @@ from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.address_space import FaultCounts, vma_name
+from samepage.kernel.mm.address_space import AddressSpace, FaultCounts, vma_name
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.uaccess import copy_to_user
@@ -69,8 +69,8 @@ class GuestMemory:
     no page becomes present. `write` stores as the program itself would: it faults.
     """
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
 
     def read(self, address: int, length: int) -> bytes:
         """`length` bytes at `address`. Raises `SamepageError` where nothing is mapped."""
@@ -83,7 +83,7 @@ class GuestMemory:
         return b"".join(parts)
 
     def _peek(self, address: int, size: int) -> bytes:
-        mm = self._process.mm
+        mm = self._guest.mm
         entry = mm.table.get(address)
         offset = address & (PAGE_SIZE - 1)
         if entry & Pte.PRESENT:
@@ -91,7 +91,7 @@ class GuestMemory:
             return bytes(mm.frames.ram.bytes[at : at + size])
         vma = mm.vmas.find(address)
         if vma is None:
-            raise SamepageError(f"nothing is mapped at {address:#x} in pid {self._process.pid}")
+            raise SamepageError(f"nothing is mapped at {address:#x} in pid {self._guest.pid}")
         if vma.file is None:
             return bytes(size)
         data = mm.cache.read(vma.file, (vma.index(address) << PAGE_SHIFT) + offset, size)
@@ -100,24 +100,37 @@ class GuestMemory:
     def write(self, address: int, data: bytes) -> None:
         """Store `data`, with the faults that this causes. Raises `SamepageError`."""
         try:
-            copy_to_user(self._process.mm, address, data)
+            copy_to_user(self._guest.mm, address, data)
         except SysError as error:
             raise SamepageError(f"cannot write at {address:#x}: {error}") from None
 
     def touch(self, address: int, *, write: bool = False, execute: bool = False) -> FaultResult:
         """Access one byte as an instruction would, and say how the fault ended."""
         access = Access.WRITE if write else Access.EXECUTE if execute else Access.READ
-        return handle_mm_fault(self._process.mm, address, access)
+        return handle_mm_fault(self._guest.mm, address, access)
 
 
 class Guest:
-    """One program that was started on a machine."""
+    """One program that was started on a machine.
 
-    def __init__(self, machine: Machine, process: Process, output: bytearray | None) -> None:
+    `kept` is the address space that it had at its end, of a process that the machine does
+    not hold there (`Tracers.keep_memory`).
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        process: Process,
+        output: bytearray | None,
+        kept: AddressSpace | None = None,
+    ) -> None:
         self.machine = machine
         self.process = process
+        self.kept = kept
+        self.memory = GuestMemory(self)
+        self.reached_entry = False
+        """Its own first instruction is next, or behind: the interpreter has done its work."""
         self._output = output
-        self.memory = GuestMemory(process)
 
     def __repr__(self) -> str:
         state = "running" if self.exit_code is None else f"exit code {self.exit_code}"
@@ -132,6 +145,14 @@ class Guest:
     def argv(self) -> list[str]:
         """The arguments that the program was started with."""
         return [word.decode(errors="surrogateescape") for word in self.process.argv]
+
+    @property
+    def mm(self) -> AddressSpace:
+        """Its memory. Raises `SamepageError` if it was discarded."""
+        mm = self.kept or self.process.mm
+        if mm is None:
+            raise SamepageError(f"{self!r} was discarded: its memory is gone")
+        return mm
 
     @property
     def exit_code(self) -> int | None:
@@ -161,15 +182,15 @@ class Guest:
     @property
     def rss_pages(self) -> int:
         """Resident pages, as VmRSS counts them."""
-        return self.process.mm.rss_pages
+        return self.mm.rss_pages
 
     @property
     def vmas(self) -> list[Mapping]:
         """The VMAs in the order of their addresses."""
-        return [self._mapping(vma) for vma in self.process.mm.vmas]
+        return [self._mapping(vma) for vma in self.mm.vmas]
 
     def _mapping(self, vma: Vma) -> Mapping:
-        mm = self.process.mm
+        mm = self.mm
         offset = vma.pgoff << PAGE_SHIFT if vma.file is not None else 0
         inode = vma.file.ino if vma.file is not None else 0
         return Mapping(vma.start, vma.end, permissions(vma), offset, vma_name(mm, vma), inode)
@@ -179,31 +200,31 @@ class Guest:
 
         Raises `SamepageError` if it is not mapped.
         """
-        for vma in self.process.mm.vmas:
+        for vma in self.mm.vmas:
             if vma.file is not None and _matches(vma.path, name):
                 return vma.start
         raise SamepageError(f"pid {self.pid} has not mapped {name}")
 
     def pages(self, name: str | None = None) -> Iterator[PageView]:
         """The present pages, all or those in VMAs of the file whose path ends in `name`."""
-        for vma in self.process.mm.vmas:
+        for vma in self.mm.vmas:
             if name is None or _matches(vma.path, name):
                 yield from self._present(vma)
 
     def page_at(self, address: int) -> PageView | None:
         """The present page that holds `address`, or None."""
-        vma = self.process.mm.vmas.find(address)
-        entry = self.process.mm.table.get(address)
+        vma = self.mm.vmas.find(address)
+        entry = self.mm.table.get(address)
         if vma is None or not entry & Pte.PRESENT:
             return None
         return self._view(vma, address & PAGE_MASK, entry)
 
     def _present(self, vma: Vma) -> Iterator[PageView]:
-        for address, _, entry in self.process.mm.table.present(vma.start, vma.end):
+        for address, _, entry in self.mm.table.present(vma.start, vma.end):
             yield self._view(vma, address, entry)
 
     def _view(self, vma: Vma, address: int, entry: int) -> PageView:
-        frames = self.process.mm.frames
+        frames = self.mm.frames
         pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
         return PageView(
             address,

@@ -1,6 +1,6 @@
 """`Machine`: the hardware booted with the kernel, and programs on it.
 
-A program that was started runs when `run` is called, up to its exit, and is frozen there:
+A program that was started runs when `run` is called, up to its exit, and is held there:
 its address space stays as its last instruction left it, while the next program runs. So
 all of them are resident together, as long-lived programs would be.
 """
@@ -16,22 +16,28 @@ from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
 
 from samepage.abi.auxv import Aux, parse_auxv
-from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
+from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS
+from samepage.cpu.fxsave import FXSAVE_SIZE
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
+from samepage.kernel.boot import Kernel
+from samepage.kernel.config import TIME_SLICE, KernelConfig
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
-from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.hostcalls import sysctl
-from samepage.kernel.kernel import Kernel, KernelConfig, LimitReached
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.frames import OutOfFrames
+from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
+from samepage.kernel.process import init
 from samepage.kernel.process.elf_loader import BadExecutable
-from samepage.kernel.process.exec import ExecFatal, do_execve
+from samepage.kernel.process.exec import ExecFatal
 from samepage.kernel.process.scheduler import Deadlock
 from samepage.kernel.process.task import Process, Task
-from samepage.kernel.timeline import TimelineEvent
+from samepage.kernel.process.timeline import TimelineEvent
+from samepage.kernel.process.tracer import resume
+from samepage.kernel.stop_request import LimitReached
+from samepage.machine.debugger import Condition, Debugger
 from samepage.machine.frame import FrameInfo
 from samepage.machine.guest import Guest
 from samepage.machine.watchdog import watch
@@ -60,7 +66,10 @@ class Machine:
     `root` is the directory that programs see as `/`; nothing in it is ever changed. `cold`
     starts with an empty page cache. `timeline` records every event for the snapshot.
     `seed` decides all that is random. `epoch_ns` is the time of day at boot (default: now).
-    `timeout` (seconds) and `max_instructions` bound each `run`.
+    `timeout` (seconds) and `max_instructions` bound each `run`. `time_slice` is how many system
+    calls a task may make while others could run; `readahead` how many pages of a file are read
+    ahead at most; `xstate_size` how many bytes of registers the CPU saves in a signal frame, if
+    more than FXSAVE's.
 
     Raises `SamepageError` if there is not enough RAM, or `root` is no directory.
     """
@@ -76,6 +85,9 @@ class Machine:
         epoch_ns: int | None = None,
         timeout: float | None = None,
         max_instructions: int = 0,
+        time_slice: int = TIME_SLICE,
+        readahead: int = VM_READAHEAD_PAGES,
+        xstate_size: int = 0,
     ) -> None:
         size = parse_size(ram)
         if size < MIN_RAM:
@@ -92,6 +104,10 @@ class Machine:
             cold=cold,
             seed=seed,
             max_instructions=max_instructions,
+            events=timeline,
+            time_slice=time_slice,
+            readahead=readahead,
+            xstate_size=max(xstate_size, FXSAVE_SIZE),
             min_sigstack_size=_host_auxv().get(Aux.MINSIGSTKSZ, 2048),
             mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
             hostname=host.nodename,
@@ -107,8 +123,7 @@ class Machine:
             if isinstance(error, OverflowError):
                 reason = "it is more than a process can map"
             raise SamepageError(f"cannot boot with {ram} of RAM: {reason}") from None
-        if timeline:
-            self.kernel.timeline = []
+        self.debugger = Debugger(self.kernel)
         self.timeout = timeout
         self.guests: list[Guest] = []
         self._contents: Contents | None = None
@@ -149,7 +164,8 @@ class Machine:
         if loader not in LOADERS:
             raise SamepageError(f"there is no loader {loader!r}: it is one of {', '.join(LOADERS)}")
         output = bytearray()
-        process, task = self._new_process(cwd)
+        task = self._new_process(cwd)
+        process = task.process
         try:
             stdio = kernel.vfs.stdio
             source = stdio.open_bytes(stdin) if isinstance(stdin, bytes) else None
@@ -159,13 +175,11 @@ class Machine:
                 process.files.install(stream)
             path = self._find(process, words[0], environment.get("PATH"))
             strings = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
-            kernel.acting = process
             builtin = loader == "builtin"
-            do_execve(task, path, words, strings, run_interpreter=not builtin)
+            init.start(task, path, words, strings, run_interpreter=not builtin)
         except BaseException as error:
-            self._discard(process)
+            self._abandon(task)
             raise _explain(error, words[0]) from None
-        kernel.add_task(task)
         if builtin:
             self._link(task, environment, lazy)
         guest = Guest(self, process, output)
@@ -176,19 +190,19 @@ class Machine:
         """Let our linker do the interpreter's work. Raises `SamepageError`."""
         from samepage.machine.content import Contents
         from samepage.machine.loader.start import BuiltinLoader
+        from samepage.machine.loader.user_side import UserSide
 
         if self._contents is None:
             self._contents = Contents(self.kernel)
         try:
-            BuiltinLoader(task, self._contents, dict(environment), lazy).start()
+            user = UserSide(task, self.kernel, self.debugger)
+            BuiltinLoader(user, self._contents, dict(environment), lazy).start()
         except BaseException as error:
-            if task in self.kernel.scheduler.tasks:
-                self.kernel.forget_task(task)
-            self._discard(task.process)
+            self._abandon(task)
             name = task.process.argv[0] if task.process.argv else b""
             raise _explain(error, name) from None
 
-    def _new_process(self, cwd: str | None) -> tuple[Process, Task]:
+    def _new_process(self, cwd: str | None) -> Task:
         kernel = self.kernel
         cred = Credentials.of_user(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         try:
@@ -200,25 +214,15 @@ class Machine:
             context = kernel.vfs.context(cred)  # this directory was removed, or is not in the root
         context.umask = _host_umask()
         try:
-            mm = kernel.new_address_space()
+            task = init.new_process(kernel, context, _host_limits())
         except OutOfFrames:
             raise SamepageError("out of memory: the machine has no frame left") from None
-        pid = kernel.next_pid()
-        process = Process(kernel, pid, None, mm, FdTable(), context, pid, pid)
-        process.started_by_machine = True
-        process.limits.update(_host_limits())
-        process.files.limit = process.limit(Rlimit.NOFILE)
-        process.start_time_ns = kernel.clock.monotonic()
-        task = Task(pid, process, None)
-        process.threads[pid] = task
-        kernel.processes[pid] = process
-        return process, task
+        self.debugger.add_program(task.process)
+        return task
 
-    def _discard(self, process: Process) -> None:
-        process.threads.clear()
-        process.files.close_all()
-        self.kernel.put_mm(process)
-        self.kernel.processes.pop(process.pid, None)
+    def _abandon(self, task: Task) -> None:
+        self.debugger.remove_program(task.process)
+        init.abandon(task)
 
     def _find(self, process: Process, name: bytes, search: str | None) -> bytes:
         """The path of a program, looked up in PATH. Raises `SysError`."""
@@ -243,12 +247,11 @@ class Machine:
         Raises `SamepageError` if that was done already.
         """
         self._check_mine(guest)
-        kernel = self.kernel
-        kernel.kill_descendants(guest.process)
-        if guest.process.frozen:
-            guest.process.frozen = False
-            kernel.put_mm(guest.process)
-            kernel.processes.pop(guest.process.pid, None)
+        self.debugger.remove_program(guest.process)
+        init.kill_descendants(guest.process)
+        init.reap(guest.process)
+        if guest.kept is not None:
+            self.kernel.tracers.drop_memory(guest.kept)
         self.guests.remove(guest)
 
     def _check_mine(self, guest: Guest) -> None:
@@ -275,47 +278,36 @@ class Machine:
         elif isinstance(until, int):
             until = (until,)
         process = guest.process
-        process.held = False
         if until is StopAt.EXIT:
             self._run_to(guest)
         elif isinstance(until, StopAt):
-            if not process.reached_entry:
+            if not guest.reached_entry:
                 self._run_to(guest, [self._entry(process)])
-                process.reached_entry = process.held
+                guest.reached_entry = guest.exit_code is None
             if until is StopAt.MAIN and guest.exit_code is None:
-                main = self._find_main(guest)
-                process.held = False
-                self._run_to(guest, [main])
+                self._run_to(guest, [self._find_main(guest)])
         elif isinstance(until, Collection):
             self._run_to(guest, until)
         else:
-            if self.kernel.timeline is None:
+            if not self.kernel.config.events:
                 raise SamepageError("to stop at an event, boot the machine with timeline=True")
-            process.hold_on = until
-            try:
-                self._run_to(guest)
-            finally:
-                process.hold_on = None
+            self._run_to(guest, condition=until)
         return guest.exit_code
 
-    def _run_to(self, guest: Guest, addresses: Collection[int] = ()) -> None:
-        """Run until the guest exits, or is held: before an instruction at `addresses`."""
+    def _run_to(
+        self, guest: Guest, addresses: Collection[int] = (), condition: Condition | None = None
+    ) -> None:
+        """Run until the guest exits, or is held (see `Debugger.stopping`)."""
         kernel, process = self.kernel, guest.process
-        process.hold_at = frozenset(addresses)
-        for address in process.hold_at:
-            kernel.cpu.add_breakpoint(address)
+        resume(process)
+        stopping = self.debugger.stopping(process, addresses, condition)
         try:
-            with watch(kernel, self.timeout):
+            with stopping, watch(kernel, self.timeout):
                 kernel.scheduler.run_until_exit(process)
         except LimitReached as limit:
-            kernel.stop_reason = None
             raise SamepageError(f"{_name(guest)}: stopped at {limit}", TIMED_OUT) from None
         except Deadlock as deadlock:
             raise SamepageError(f"{_name(guest)}: {deadlock}", TIMED_OUT) from None
-        finally:
-            for address in process.hold_at:
-                kernel.cpu.remove_breakpoint(address)
-            process.hold_at = frozenset()
 
     def _find_main(self, guest: Guest) -> int:
         """Step from the entry point to the first call, which passes `main` (see `stop_at`).
@@ -324,7 +316,7 @@ class Machine:
         """
         kernel, process = self.kernel, guest.process
         kernel.scheduler.switch_to(process.leader)
-        code = next(vma for vma in process.mm.vmas if vma.start <= kernel.cpu.pc < vma.end)
+        code = next(vma for vma in guest.mm.vmas if vma.start <= kernel.cpu.pc < vma.end)
         for _ in range(MAX_START_STEPS):
             if is_call(guest.memory.read(kernel.cpu.pc, CALL_LENGTH)):
                 main = kernel.cpu.read(Reg.RDI)
@@ -338,6 +330,11 @@ class Machine:
         return parse_auxv(process.auxv)[Aux.ENTRY]
 
     @property
+    def timeline(self) -> list[TimelineEvent]:
+        """All events since boot, if the machine was booted with `timeline`."""
+        return self.debugger.timeline
+
+    @property
     def log(self) -> list[str]:
         """The kernel's messages."""
         return self.kernel.log
@@ -345,13 +342,13 @@ class Machine:
     @property
     def unimplemented_syscalls(self) -> dict[str, int]:
         """System calls that programs tried and the kernel does not have, with counts."""
-        return dict(self.kernel.unimplemented)
+        return dict(self.kernel.entry.unimplemented)
 
     def frame(self, number: int) -> FrameInfo:
         """What is in a physical frame, and who maps it. Raises `SamepageError`."""
         if not 0 < number < self.kernel.ram.n_frames:
             raise SamepageError(f"the machine has no frame {number}")
-        return FrameInfo(self.kernel, number)
+        return FrameInfo(self, number)
 
     def page_cache(self, path: str) -> dict[int, int]:
         """The cached pages of a file: page of the file -> frame. Raises `SamepageError`."""

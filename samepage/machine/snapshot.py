@@ -13,8 +13,7 @@ from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind as Kind
 from samepage.kernel.mm.vma import Vma
-from samepage.kernel.process.task import Process
-from samepage.machine.guest import permissions
+from samepage.machine.guest import Guest, permissions
 from samepage.machine.machine import Machine
 from samepage.machine.symbols import Symbols
 from samepage.snapshot.builder import SnapshotBuilder
@@ -43,17 +42,18 @@ def take_snapshot(machine: Machine) -> Snapshot:
         kernel=kernel.config.release,
         ram_bytes=str(kernel.ram.size),
     )
-    for name, count in kernel.unimplemented.items():
+    for name, count in kernel.entry.unimplemented.items():
         builder.add_unimplemented_syscall(name, count)
     frames: set[int] = set()
     for guest in machine.guests:
-        frames |= _add_process(builder, guest.process)
+        frames |= _add_process(builder, guest)
     _add_frames(builder, machine, frames)
     _add_events(builder, machine)
     return builder.build()
 
 
-def _add_process(builder: SnapshotBuilder, process: Process) -> set[int]:
+def _add_process(builder: SnapshotBuilder, guest: Guest) -> set[int]:
+    process, mm = guest.process, guest.mm
     faults = process.program_faults()
     builder.add_process(
         process.pid,
@@ -66,7 +66,6 @@ def _add_process(builder: SnapshotBuilder, process: Process) -> set[int]:
         minor_faults=faults.minor,
         major_faults=faults.major,
     )
-    mm = process.mm
     vpages, pfns, flags = array("Q"), array("Q"), array("H")
     for vma in mm.vmas:
         file = _file_number(builder, vma)
@@ -128,7 +127,7 @@ def _add_frames(builder: SnapshotBuilder, machine: Machine, numbers: set[int]) -
 
 def _add_events(builder: SnapshotBuilder, machine: Machine) -> None:
     resolve = Symbols(machine.kernel).function
-    for order, record in enumerate(machine.kernel.timeline or ()):
+    for order, record in enumerate(machine.timeline):
         event, file = record.event, -1
         if record.file is not None:
             path = event.file.removesuffix(" (deleted)")

@@ -8,10 +8,10 @@ read once.
 from samepage.elf.file import ElfFile
 from samepage.elf.functions import Place, SymbolsByAddress
 from samepage.elf.header import ElfError
+from samepage.kernel.boot import Kernel
 from samepage.kernel.errors import SysError
-from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.mapped_file import MappedFile
-from samepage.kernel.timeline import CodePlace
+from samepage.kernel.process.timeline import CodePlace
 from samepage.machine.content import Contents
 
 

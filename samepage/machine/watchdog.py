@@ -22,8 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from samepage.kernel.boot import Kernel
 from samepage.kernel.clock import TICK_PERIOD_NS
-from samepage.kernel.kernel import Kernel, LimitReached
+from samepage.kernel.stop_request import LimitReached
 
 _PATIENCE = 0.2
 """How long the kernel may take to find the note (seconds): if longer, it waits for the host."""
@@ -35,6 +36,7 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
 
     Ctrl-C raises `KeyboardInterrupt`, unless the program has a SIGINT handler of its own.
     """
+    request = kernel.stop_request
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     main = threading.current_thread() is threading.main_thread()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False) if main else -1
@@ -59,8 +61,8 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
         os.close(reader)
         os.close(writer)
         # What came after the last instruction does not concern the next run.
-        late = kernel.interrupted and kernel.stop_reason is None
-        kernel.interrupted, kernel.stop_reason = False, None
+        late = request.interrupted and request.limit is None
+        request.withdraw()
     if late:
         raise KeyboardInterrupt
 
@@ -68,14 +70,15 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
 def _interrupt_handler(
     kernel: Kernel, done: threading.Event
 ) -> Callable[[int, FrameType | None], None]:
+    request = kernel.stop_request
+
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         may_raise = not kernel.cpu.running and not done.is_set()
-        if kernel.stop_reason is not None and may_raise:
-            raise LimitReached(kernel.stop_reason)
-        if kernel.interrupted and may_raise:
-            kernel.interrupted = False
-            raise KeyboardInterrupt
-        kernel.interrupted = True
+        if request.limit is not None and may_raise:
+            raise LimitReached(request.limit)
+        if request.interrupted and may_raise:
+            request.raise_pending()
+        request.interrupt()
         kernel.cpu.stop()
 
     return interrupt
@@ -88,6 +91,7 @@ def _wait(
 
     With `ours` a signal comes to our handler, and can end a wait for the host.
     """
+    request = kernel.stop_request
     end = None if timeout is None else time.monotonic() + timeout
     repeat_at = time.monotonic() + _PATIENCE
     while not done.is_set():
@@ -97,8 +101,8 @@ def _wait(
                 break
         now = time.monotonic()
         if end is not None and now >= end:
-            kernel.stop_reason = f"the time limit of {timeout:g} s"
-        if not kernel.interrupted and kernel.stop_reason is None:
+            request.reach(f"the time limit of {timeout:g} s")
+        if not request.pending:
             repeat_at = now + _PATIENCE
         elif ours and now >= repeat_at:
             repeat_at = now + _PATIENCE

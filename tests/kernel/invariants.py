@@ -9,7 +9,7 @@ from collections import Counter
 from samepage import Machine
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_SHIFT
-from samepage.kernel.kernel import Kernel
+from samepage.kernel.boot import Kernel
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.process.task import TaskState
@@ -23,7 +23,7 @@ def check_invariants(kernel: Kernel) -> None:
 
 
 def _spaces(kernel: Kernel) -> set[AddressSpace]:
-    return {p.mm for p in kernel.processes.values() if p.threads or p.frozen}
+    return {p.mm for p in kernel.processes.values() if p.mm is not None}
 
 
 def _check_frames(kernel: Kernel) -> None:

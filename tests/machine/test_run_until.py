@@ -6,7 +6,7 @@ from samepage.elf.file import ElfFile
 from samepage.elf.functions import SymbolsByAddress
 from samepage.errors import SamepageError
 from samepage.kernel.mm.address_space import EventKind
-from samepage.kernel.timeline import TimelineEvent
+from samepage.kernel.process.timeline import TimelineEvent
 from samepage.machine import Machine
 
 

@@ -290,6 +290,19 @@ class AddressSpace:
         if vma.file is not None:
             self.cache.release(vma.file)
 
+    def get(self) -> AddressSpace:
+        """Take another hold of it (`mmget`)."""
+        self.users += 1
+        return self
+
+    def put(self) -> None:
+        """Drop a hold of it (`mmput`); without any, everything is given back."""
+        self.users -= 1
+        if not self.users:
+            self.destroy()
+            # Its top table's frame may become another's, with the same number.
+            self.tlb.flush_tlb()
+
     def destroy(self) -> None:
         """Give everything back (`exit_mmap`)."""
         del self.cache.spaces[self]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.mapped_file import MappedFile
 
+VM_READAHEAD_PAGES = 32
+"""How many pages are read ahead at most, unless a device has another setting."""
 BATCH = 256
 """Pages that are read from the host at once."""
 _NOT_RECLAIMED = -(1 << 62)
@@ -43,7 +45,9 @@ class PageCache:
     cached frames, and `dirty` ones are `written`.
     """
 
-    def __init__(self, frames: Frames, *, cold: bool = False, ra_pages: int = 32) -> None:
+    def __init__(
+        self, frames: Frames, *, cold: bool = False, ra_pages: int = VM_READAHEAD_PAGES
+    ) -> None:
         self._frames = frames
         self.cold = cold
         self.ra_pages = ra_pages

@@ -22,6 +22,8 @@ from samepage.kernel.mm.vma import VmFlags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from samepage.cpu.cpu import Cpu
+    from samepage.kernel.clock import Clock
     from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.frames import Frames
     from samepage.kernel.mm.mapped_file import MappedFile
@@ -58,6 +60,33 @@ class Thrashing:
     def over(self) -> None:
         """Somebody was killed: what follows has a new chance."""
         self._in_vain = 0
+
+
+class DirectReclaim:
+    """What the frame allocator does when nothing is free (`__alloc_pages_direct_reclaim`)."""
+
+    def __init__(self, cache: PageCache, frames: Frames, cpu: Cpu, clock: Clock) -> None:
+        self._cache = cache
+        self._frames = frames
+        self._cpu = cpu
+        self._clock = clock
+        self._thrashing = Thrashing(frames.ram.n_frames)
+
+    def __call__(self) -> int:
+        """Free some frames; return how many, 0 if to continue is no use. If the CPU runs,
+        since this is in a page fault, it must not continue with its TLB, which may lead to
+        frames that will be another's in a moment."""
+        freed = shrink(self._cache, self._frames)
+        if not freed:
+            return 0
+        self._cpu.flush_tlb()
+        self._cpu.pause()
+        in_vain = self._thrashing.goes_on(self._cache.refaults, self._clock.system_calls)
+        return 0 if in_vain else freed
+
+    def victim_killed(self) -> None:
+        """The OOM killer has acted: what follows has a new chance."""
+        self._thrashing.over()
 
 
 def shrink(cache: PageCache, frames: Frames) -> int:

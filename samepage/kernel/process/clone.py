@@ -50,7 +50,7 @@ def do_clone(
         raise SysError(errno.EINVAL)
     kernel = task.kernel
     _check_process_limit(task)
-    tid = kernel.next_pid()
+    tid = kernel.processes.next_pid()
     if flags & Clone.THREAD:
         process = task.process
     else:
@@ -76,8 +76,8 @@ def do_clone(
         child.set_child_tid = child_tid
     if flags & Clone.VFORK:
         process.vfork_done = False
-    kernel.add_task(child)
-    kernel.on_fork(task)
+    kernel.scheduler.add(child)
+    kernel.tracers.on_fork(task, child)
     return child
 
 
@@ -99,11 +99,7 @@ def _copy_altstack(task: Task, flags: int) -> SigAltStack:
 
 def _copy_process(task: Task, pid: int, flags: int, exit_signal: int) -> Process:
     old, kernel = task.process, task.kernel
-    if flags & Clone.VM:
-        mm = old.mm
-        mm.users += 1
-    else:
-        mm = dup_mmap(old.mm)
+    mm = task.mm.get() if flags & Clone.VM else dup_mmap(task.mm)
     parent = old.parent if flags & Clone.PARENT else old
     if flags & Clone.FILES:
         old.files.users += 1
@@ -134,7 +130,5 @@ def _copy_process(task: Task, pid: int, flags: int, exit_signal: int) -> Process
     if flags & Clone.CLEAR_SIGHAND:
         process.actions = old.actions.copy()
         process.actions.flush_handlers()
-    if parent is not None:
-        parent.children.append(process)
-    kernel.processes[pid] = process
+    kernel.processes.add(process)
     return process

@@ -34,13 +34,13 @@ from samepage.kernel.process.exit import kill_other_threads, release_futexes
 from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Task
 from samepage.kernel.process.user_stack import StackBuilder, create_elf_tables
+from samepage.kernel.process.vdso import Vdso
 from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.fs.inode import Inode
     from samepage.kernel.fs.mapping import Mapping
-    from samepage.kernel.kernel import Kernel
 
 _BINPRM_BUF_SIZE = 256
 _MAX_SCRIPTS = 5
@@ -101,7 +101,7 @@ def do_execve(
     try:
         stack = _copy_strings(task, mm, filename, argv, envp, executable)
     except BaseException:
-        mm.destroy()
+        mm.put()
         raise
     _begin_new_exec(task, mm, name, executable)
     try:
@@ -199,7 +199,7 @@ def _copy_strings(
 ) -> StackBuilder:
     """Write the strings to the new stack, while the old program can still be returned to."""
     limit = task.process.limit(Rlimit.STACK)
-    task.kernel.apply_limits(task.process, mm)
+    mm.limits = task.process.memory_limits()
     mm.mmap_base = compute_mmap_base(mm.limits.stack)
     allowed = max(min(limit // 4, _STRINGS_MAX * 3 // 4), _STRINGS_LIMIT)
     allowed -= 8 * (max(len(argv), 1) + len(envp))
@@ -227,7 +227,7 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     kill_other_threads(task)
     release_futexes(task)
     mm.set_executable(executable.file)
-    task.kernel.replace_mm(process, mm)
+    _exec_mmap(task, mm)
     if process.files.users > 1:
         process.files.users -= 1
         process.files = process.files.copy()
@@ -240,6 +240,16 @@ def _begin_new_exec(task: Task, mm: AddressSpace, filename: bytes, executable: E
     process.argv = executable.argv
     task.altstack = SigAltStack()
     task.clear_child_tid = task.rseq_area = 0
+
+
+def _exec_mmap(task: Task, mm: AddressSpace) -> None:
+    """Give the process a new address space in place of its own (`exec_mmap`)."""
+    process, kernel = task.process, task.kernel
+    task.mm.put()
+    process.mm = mm
+    process.vfork_done = True
+    if kernel.scheduler.current is task:
+        kernel.cpu.load_page_table(mm.table.root)
 
 
 def _load(
@@ -260,12 +270,12 @@ def _load(
         base = loader.bias
         entry = loader.entry if run_interpreter else program.entry
     _set_layout(mm, image, program, not executable.needs_interpreter)
-    vdso = _map_vdso(kernel, mm)
+    vdso = _map_vdso(kernel.vdso, mm)
     aux = _auxiliary_vector(task, image, program, base, vdso)
     sp, auxv = create_elf_tables(stack, executable.argv, envp, aux, kernel.random_bytes(16))
     mm.layout.start_stack = sp
     task.process.auxv = auxv
-    kernel.start_thread(task, entry, sp)
+    kernel.scheduler.start_thread(task, entry, sp)
 
 
 def _executable_stack(image: ElfImage) -> bool:
@@ -287,11 +297,11 @@ def _set_layout(mm: AddressSpace, image: ElfImage, program: LoadedElf, static: b
     mm.brk.start = mm.brk.end = start
 
 
-def _map_vdso(kernel: Kernel, mm: AddressSpace) -> int:
+def _map_vdso(vdso: Vdso | None, mm: AddressSpace) -> int:
     """Map `[vvar]`, `[vvar_vclock]` and `[vdso]`; return the vDSO's address, 0 without one."""
-    if kernel.vdso is None:
+    if vdso is None:
         return 0
-    image = kernel.vdso.image
+    image = vdso.image
     code_size = page_align(len(image.code))
     read = VmFlags.READ | VmFlags.MAYREAD
     data = read | VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.DONTDUMP | VmFlags.PFNMAP
@@ -306,7 +316,7 @@ def _map_vdso(kernel: Kernel, mm: AddressSpace) -> int:
         if size:
             mm.vmas.insert(Vma(address, address + size, flags, special=name))
         address += size
-    mm.special_pages = kernel.vdso.pages
+    mm.special_pages = vdso.pages
     return address - code_size
 
 
@@ -314,12 +324,12 @@ def _auxiliary_vector(
     task: Task, image: ElfImage, program: LoadedElf, base: int, vdso: int
 ) -> list[tuple[int, int]]:
     """The entries in the order of `ARCH_DLINFO` and `create_elf_tables`."""
-    kernel, cred = task.kernel, task.process.fs.cred
+    config, cred = task.kernel.config, task.process.fs.cred
     aux = [(Aux.SYSINFO_EHDR, vdso)] if vdso else []
     return [
         *aux,
-        (Aux.MINSIGSTKSZ, kernel.min_sigstack_size),
-        (Aux.HWCAP, kernel.hwcap),
+        (Aux.MINSIGSTKSZ, config.min_sigstack_size),
+        (Aux.HWCAP, config.hwcap),
         (Aux.PAGESZ, PAGE_SIZE),
         (Aux.CLKTCK, USER_HZ),
         (Aux.PHDR, program.phdr),
@@ -334,7 +344,7 @@ def _auxiliary_vector(
         (Aux.EGID, cred.egid),
         (Aux.SECURE, 0),
         (Aux.RANDOM, 0),
-        (Aux.HWCAP2, kernel.hwcap2),
+        (Aux.HWCAP2, config.hwcap2),
         (Aux.EXECFN, 0),
         (Aux.PLATFORM, 0),
         (Aux.RSEQ_FEATURE_SIZE, _RSEQ_FEATURE_SIZE),

@@ -1,9 +1,8 @@
 """The end of threads and processes (kernel/exit.c).
 
-A program that the machine itself started is frozen when it exits: its memory stays as its
-last instruction left it, so that programs run one after the other are resident together.
-That is the instant at which a tracer of the live kernel sees PTRACE_EVENT_EXIT. Any other
-process gives its memory back, and stays a zombie until its parent has waited for it.
+A process gives its memory back, and stays a zombie until its parent has waited for it. One
+that a tracer holds at its exit keeps its memory as its last instruction left it, until
+`release_memory`.
 """
 
 import struct
@@ -11,8 +10,8 @@ import struct
 from samepage.abi.signal import CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process import signal as signals
 from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
+from samepage.kernel.process.signal import send_to_process
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Process, Task, TaskState
 from samepage.kernel.process.timers import Timers
@@ -53,35 +52,43 @@ def _end_thread(task: Task) -> None:
     process.dead_faults.minor += task.faults.minor
     process.dead_faults.major += task.faults.major
     del process.threads[task.tid]
-    task.kernel.forget_task(task)
+    task.kernel.scheduler.remove(task)
 
 
 def _end_process(task: Task, status: int) -> None:
-    process, kernel = task.process, task.kernel
-    kernel.trace_exit(process)
-    process.peak_rss_pages = max(process.peak_rss_pages, process.mm.peak_rss, process.mm.rss_pages)
+    process, kernel, mm = task.process, task.kernel, task.mm
+    held = process.tracing_stop = kernel.tracers.on_exit(process)
+    process.peak_rss_pages = max(process.peak_rss_pages, mm.peak_rss, mm.rss_pages)
     process.exit_status = status
-    process.frozen = process.parent is None and process.started_by_machine
-    if not process.frozen:
+    if not held:
         release_futexes(task)
         _clear_child_tid(task)
     _end_thread(task)
     process.files.users -= 1
     if process.files.users == 0:
         process.files.close_all()
-    if process.frozen:
-        # Its memory stays, but nobody runs the file any more.
-        process.mm.set_executable(None)
+    if held:
+        # Its memory stays, but the file is not executed any more.
+        mm.set_executable(None)
     else:
-        kernel.put_mm(process)
+        release_memory(process)
     process.vfork_done = True
     process.timers = Timers()
     for child in process.children:
         if child.parent_death_signal and child.threads:
-            signals.send_to_process(child, SigInfo(child.parent_death_signal, pid=process.pid))
-        _reparent(kernel.init_for(process), child)
+            send_to_process(child, SigInfo(child.parent_death_signal, pid=process.pid))
+        _reparent(kernel.processes.find_new_reaper(process), child)
     process.children.clear()
     _notify_parent(process)
+
+
+def release_memory(process: Process) -> None:
+    """Give back the memory of a process that has exited (`exit_mm`), also of one that was
+    held there; its address space lives on in others that share it."""
+    process.tracing_stop = False
+    mm, process.mm = process.mm, None
+    if mm is not None:
+        mm.put()
 
 
 def _reparent(new_parent: Process | None, child: Process) -> None:
@@ -90,14 +97,14 @@ def _reparent(new_parent: Process | None, child: Process) -> None:
     if new_parent is not None:
         new_parent.children.append(child)
     elif child.exit_status is not None:
-        child.kernel.reap(child)
+        child.kernel.processes.reap(child)
 
 
 def _notify_parent(process: Process) -> None:
     parent = process.parent
     if parent is None:
-        if not process.frozen:
-            process.kernel.reap(process)
+        if not process.tracing_stop:
+            process.kernel.processes.reap(process)
         return
     status = process.exit_status or 0
     killed = status & 0x7F
@@ -110,11 +117,11 @@ def _notify_parent(process: Process) -> None:
             process.cred.uid,
             killed or status >> 8,
         )
-        signals.send_to_process(parent, info)
+        send_to_process(parent, info)
     if process.exit_signal == SIGCHLD and (
         action.handler == SIG_IGN or action.flags & SA_NOCLDWAIT
     ):
-        process.kernel.reap(process)
+        process.kernel.processes.reap(process)
 
 
 def _clear_child_tid(task: Task) -> None:
@@ -125,7 +132,7 @@ def _clear_child_tid(task: Task) -> None:
             copy_to_user(task.mm, address, bytes(4))
         except SysError:
             return
-        wake(task.kernel, task.mm, address, 1)
+        wake(task.kernel.futexes, task.mm, address, 1)
 
 
 def release_futexes(task: Task) -> None:
@@ -165,4 +172,4 @@ def _owner_died(task: Task, address: int) -> None:
     word = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
     copy_to_user(task.mm, address, word.to_bytes(4, "little"))
     if word & FUTEX_WAITERS:
-        wake(task.kernel, task.mm, address, 1)
+        wake(task.kernel.futexes, task.mm, address, 1)

@@ -14,36 +14,13 @@ from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.process.task import Interrupted, PiWaiter, Task, Wait
-from samepage.records import field, record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from samepage.kernel.kernel import Kernel
+from samepage.kernel.process.futex_queues import FutexQueues, Key, Ticket
+from samepage.kernel.process.task import Interrupted, Task, Wait
 
 FUTEX_WAITERS = 0x8000_0000
 FUTEX_OWNER_DIED = 0x4000_0000
 FUTEX_TID_MASK = 0x3FFF_FFFF
 BITSET_ANY = 0xFFFF_FFFF
-
-Key = tuple[object, int]
-
-
-@record(eq=False)
-class Ticket:
-    """One waiter."""
-
-    bitset: int
-    woken: bool = False
-
-
-@record
-class FutexQueues:
-    """All waiters of a machine, by futex."""
-
-    waiting: dict[Key, list[Ticket]] = field(default_factory=dict)
-    inheriting: dict[Key, list[PiWaiter]] = field(default_factory=dict)
-    """Those that wait for locks with priority inheritance; no list is empty."""
 
 
 def futex_key(mm: AddressSpace, address: int) -> Key:
@@ -90,10 +67,10 @@ def wait(
 
 
 def wake(
-    kernel: Kernel, mm: AddressSpace, address: int, count: int, bitset: int = BITSET_ANY
+    queues: FutexQueues, mm: AddressSpace, address: int, count: int, bitset: int = BITSET_ANY
 ) -> int:
     """Wake up to `count` waiters; return how many. Raises `SysError`."""
-    tickets = kernel.futexes.waiting.get(futex_key(mm, address), [])
+    tickets = queues.waiting.get(futex_key(mm, address), [])
     woken = 0
     for ticket in list(tickets):
         if woken >= count:
@@ -105,15 +82,15 @@ def wake(
 
 
 def requeue(
-    kernel: Kernel, mm: AddressSpace, address: int, n_wake: int, n_move: int, target: int
+    queues: FutexQueues, mm: AddressSpace, address: int, n_wake: int, n_move: int, target: int
 ) -> int:
     """Wake some waiters and move others to another futex; return how many in all."""
-    done = wake(kernel, mm, address, n_wake)
+    done = wake(queues, mm, address, n_wake)
     source_key, target_key = futex_key(mm, address), futex_key(mm, target)
-    queues = kernel.futexes.waiting
-    tickets = queues.get(source_key, [])
+    waiting = queues.waiting
+    tickets = waiting.get(source_key, [])
     moving = [t for t in tickets if not t.woken][:n_move]
     for ticket in moving:
         tickets.remove(ticket)
-        queues.setdefault(target_key, []).append(ticket)
+        waiting.setdefault(target_key, []).append(ticket)
     return done + len(moving)

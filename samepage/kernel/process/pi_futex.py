@@ -17,7 +17,8 @@ from samepage.kernel.process.futex import (
     FUTEX_WAITERS,
     futex_key,
 )
-from samepage.kernel.process.task import Interrupted, PiWaiter, Task, Wait
+from samepage.kernel.process.futex_queues import Key, PiWaiter
+from samepage.kernel.process.task import Interrupted, Task, Wait
 
 
 def lock(
@@ -35,11 +36,11 @@ def lock(
         put_user(task.mm, address, word & FUTEX_OWNER_DIED | task.tid, 4)
         return 0
     put_user(task.mm, address, word | FUTEX_WAITERS, 4)
-    if task.kernel.find_task(owner) is None:
+    if task.kernel.processes.find_task(owner) is None:
         raise SysError(errno.ESRCH)
     if only_try:
         raise SysError(errno.EAGAIN)
-    waiter = PiWaiter(task, address)
+    waiter = PiWaiter(task.tid, task.mm, address)
     queues.setdefault(key, []).append(waiter)
     try:
         while not waiter.owns:
@@ -72,20 +73,20 @@ def release_all(task: Task) -> None:
     for key, queue in list(task.kernel.futexes.inheriting.items()):
         first = queue[0]
         try:
-            word = get_user(first.task.mm, first.address, 4)
+            word = get_user(first.mm, first.address, 4)
             if word & FUTEX_TID_MASK in (task.tid, 0):
                 _hand_over(task, key, first, FUTEX_OWNER_DIED)
         except SysError:
             continue
 
 
-def _hand_over(task: Task, key: tuple[object, int], waiter: PiWaiter, mark: int) -> None:
-    put_user(waiter.task.mm, waiter.address, FUTEX_WAITERS | mark | waiter.task.tid, 4)
+def _hand_over(task: Task, key: Key, waiter: PiWaiter, mark: int) -> None:
+    put_user(waiter.mm, waiter.address, FUTEX_WAITERS | mark | waiter.tid, 4)
     waiter.owns = True
     _leave(task, key, waiter)
 
 
-def _leave(task: Task, key: tuple[object, int], waiter: PiWaiter) -> None:
+def _leave(task: Task, key: Key, waiter: PiWaiter) -> None:
     queues = task.kernel.futexes.inheriting
     queue = queues[key]
     queue.remove(waiter)

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import select
 from collections import deque
+from collections.abc import Callable
 
+from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
+from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.process.deliver import (
+    exit_to_user_mode,
+    leave_interrupted_syscall,
+    leave_syscall,
+)
 from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.signal import deliverable
 from samepage.kernel.process.task import Interrupted, Process, Task, TaskState
+from samepage.kernel.process.timer_interrupt import next_deadlines, run_timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.kernel.kernel import Kernel
-
-TIME_SLICE = 256
-"""How many system calls a task may make while others could run."""
+    from samepage.kernel.process.services import Services
 
 
 class Deadlock(Exception):
@@ -33,14 +39,22 @@ class Deadlock(Exception):
 
 
 class Scheduler:
-    """The run queue. `current` is the task whose registers the CPU holds."""
+    """The run queue. `current` is the task whose registers the CPU holds; `acting` the
+    process on whose behalf the kernel acts, which may be another one that is asked whether
+    it can continue.
 
-    def __init__(self, kernel: Kernel) -> None:
+    `run_task` runs the current task until it enters the kernel, and serves it; it returns
+    False once the task cannot continue.
+    """
+
+    def __init__(self, kernel: Services[Process, Task], run_task: Callable[[Task], bool]) -> None:
         self._kernel = kernel
+        self._run_task = run_task
         self._queue: deque[Task] = deque()
         self.current: Task | None = None
+        self.acting: Process | None = None
         self._slice_over = False
-        self.time_slice = TIME_SLICE
+        self._blank_registers = kernel.cpu.save()
 
     @property
     def tasks(self) -> list[Task]:
@@ -60,9 +74,9 @@ class Scheduler:
     def run_until_exit(self, process: Process) -> None:
         """Run tasks until `process` has exited or was stopped by the machine.
 
-        Raises `Deadlock`, and what the kernel's `check_limits` raises.
+        Raises `Deadlock`, and what `run_task` raises.
         """
-        while process.exit_status is None and not process.held:
+        while process.exit_status is None and not process.tracing_stop:
             task = self._next()
             if task is None:
                 self._idle()
@@ -74,7 +88,7 @@ class Scheduler:
         for _ in range(len(self._queue)):
             task = self._queue[0]
             self._queue.rotate(-1)
-            if task.process.held:
+            if task.process.tracing_stop:
                 continue
             if task.state is TaskState.RUNNABLE:
                 return task
@@ -87,8 +101,8 @@ class Scheduler:
         call = task.blocked_call
         assert call is not None
         task.mm.faults = task.faults
-        self._kernel.acting = task.process
-        interrupted = False
+        self.acting = task.process
+        result: int | None
         try:
             # What it waits for comes first: only if that has not come, a signal ends it.
             task.wait = next(call)
@@ -100,33 +114,34 @@ class Scheduler:
         except SysError as error:
             result = -error.errno
         except Interrupted:
-            result, interrupted = 0, True
+            result = None
         if task.state is not TaskState.BLOCKED:
             return False
         task.blocked_call = None
         task.state = TaskState.RUNNABLE
         self.switch_to(task)
-        self._kernel.leave_syscall(task, result, interrupted=interrupted)
+        if result is None:
+            leave_interrupted_syscall(task)
+        else:
+            leave_syscall(task, result)
         return task.state is TaskState.RUNNABLE
 
     def _idle(self) -> None:
         """Let time pass, or wait for the host, until some task can go on."""
-        blocked = [t for t in self._queue if t.state is TaskState.BLOCKED and not t.process.held]
+        waiting = (t for t in self._queue if t.state is TaskState.BLOCKED)
+        blocked = [task for task in waiting if not task.process.tracing_stop]
         deadlines = [t.wait.deadline for t in blocked if t.wait.deadline is not None]
-        for process in self._kernel.processes.values():
-            deadline = process.timers.next_deadline() if process.threads else None
-            if deadline is not None:
-                deadlines.append(deadline)
+        deadlines += next_deadlines(self._kernel.processes.values())
         host_fds = [t.wait.host_fd for t in blocked if t.wait.host_fd is not None]
         if host_fds:
             # Real input comes in real time, virtual deadlines pass only without it.
             timeout = 0.0 if deadlines else None
-            if self._kernel.wait_for_host(host_fds, timeout):
+            if _wait_for_host(host_fds, timeout):
                 return
         if not deadlines:
             raise Deadlock(blocked or list(self._queue))
         self._kernel.clock.sleep_until(min(deadlines))
-        self._kernel.check_timers()
+        run_timers(self._kernel)
 
     def switch_to(self, task: Task) -> None:
         """Load a task's registers and address space into the CPU (`context_switch`)."""
@@ -141,8 +156,20 @@ class Scheduler:
         task.mm.faults = task.faults
         self.current = task
         if task.set_child_tid:
-            self._kernel.put_child_tid(task)
+            _put_child_tid(task)
         handle_notify_resume(task)
+
+    def start_thread(self, task: Task, entry: int, sp: int) -> None:
+        """Give a task the registers of a fresh program (`start_thread`)."""
+        cpu = self._kernel.cpu
+        if self.current is not None and self.current is not task:
+            self.current.registers = cpu.save()
+        cpu.restore(self._blank_registers)
+        cpu.write(Reg.RIP, entry)
+        cpu.write(Reg.RSP, sp)
+        if self.current is not task:
+            task.registers = cpu.save()
+            self.current = None
 
     def yield_current(self) -> None:
         """End the time slice of the task that runs."""
@@ -150,19 +177,28 @@ class Scheduler:
 
     def _run(self, task: Task) -> None:
         self.switch_to(task)
-        if not self._kernel.deliver_pending(task):
+        if not exit_to_user_mode(task):
             return
         self._slice_over = False
-        for _ in range(self.time_slice):
+        for _ in range(self._kernel.config.time_slice):
             if self._slice_over:
                 return
-            if not self._kernel.run_task(task):
+            if not self._run_task(task):
                 return
-            if task.state is not TaskState.RUNNABLE or task.process.held:
+            if task.state is not TaskState.RUNNABLE or task.process.tracing_stop:
                 return
 
 
-def wait_for_host_fds(fds: list[int], timeout: float | None) -> bool:
+def _put_child_tid(task: Task) -> None:
+    """CLONE_CHILD_SETTID, done by the child itself when it first runs (`schedule_tail`)."""
+    address, task.set_child_tid = task.set_child_tid, 0
+    try:
+        copy_to_user(task.mm, address, task.tid.to_bytes(4, "little"))
+    except SysError:
+        return
+
+
+def _wait_for_host(fds: list[int], timeout: float | None) -> bool:
     """Wait until one of the host's files is readable (`timeout` in seconds)."""
     ready, _, _ = select.select(fds, [], [], timeout)
     return bool(ready)

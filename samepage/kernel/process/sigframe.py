@@ -94,7 +94,7 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     stack, trap = task.altstack, task.trap
     if action.flags & SA_ONSTACK and not stack.flags & SS_DISABLE and not stack.holds(sp):
         sp = stack.base + stack.size
-    area = _fpu_area(cpu, task.kernel.xstate_size)
+    area = _fpu_area(cpu, task.kernel.config.xstate_size)
     fpstate = sp - len(area) & ~63
     frame = (fpstate - _FRAME_SIZE & ~15) - 8
     flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags

@@ -1,36 +1,27 @@
-"""Sending signals, and acting on them before a task goes back to its program.
+"""Sending signals (kernel/signal.c).
 
-Sending only makes a signal pending (`send_signal_locked`); the target acts on it when it
-is about to run user code (`get_signal`). A task that waits in a system call is woken for
-it by the scheduler.
+Sending only makes a signal pending (`send_signal_locked`); the target acts on it when it is
+about to run user code (see `deliver`). A task that waits in a system call is woken for it by
+the scheduler.
 """
 
 from samepage.abi.signal import (
     CLD_CONTINUED,
-    CLD_STOPPED,
     SA_NOCLDSTOP,
-    SA_RESETHAND,
     SIG_DFL,
     SIG_IGN,
     SIGCHLD,
     SIGCONT,
     SIGKILL,
-    SIGSEGV,
 )
-from samepage.kernel.process import exit as exiting
-from samepage.kernel.process.sigframe import FrameFault, setup_rt_frame
 from samepage.kernel.process.sigset import (
-    IGNORED_BY_DEFAULT,
     STOP_BY_DEFAULT,
-    SYNCHRONOUS,
-    UNBLOCKABLE,
     SigInfo,
     bit,
     lowest,
 )
 from samepage.kernel.process.task import Process, Task, TaskState
 
-_ALL = (1 << 64) - 1
 _STOP_MASK = sum(bit(s) for s in STOP_BY_DEFAULT)
 
 
@@ -90,17 +81,11 @@ def _continue(process: Process) -> None:
         task.state = TaskState.BLOCKED if task.blocked_call else TaskState.RUNNABLE
     if stopped:
         process.stop_report = 0xFFFF
-        _notify_parent(process, CLD_CONTINUED, SIGCONT)
+        notify_parent_cldstop(process, CLD_CONTINUED, SIGCONT)
 
 
-def _stop(process: Process, signal: int) -> None:
-    for task in process.threads.values():
-        task.state = TaskState.STOPPED
-    process.stop_report = signal << 8 | 0x7F
-    _notify_parent(process, CLD_STOPPED, signal)
-
-
-def _notify_parent(process: Process, code: int, status: int) -> None:
+def notify_parent_cldstop(process: Process, code: int, status: int) -> None:
+    """Tell the parent that its child has stopped or continued (`do_notify_parent_cldstop`)."""
     parent = process.parent
     if parent is not None and not parent.actions[SIGCHLD].flags & SA_NOCLDSTOP:
         info = SigInfo(SIGCHLD, code, process.pid, process.cred.uid, status)
@@ -116,54 +101,3 @@ def deliverable(task: Task) -> bool:
             return True
         pending &= ~bit(signal)
     return False
-
-
-def deliver_signals(task: Task, restart: bool) -> None:
-    """Act on pending signals before `task` runs user code (`arch_do_signal_or_restart`).
-
-    `restart` says that a system call was interrupted which may be executed again. The
-    CPU holds the registers of `task`.
-    """
-    process = task.process
-    cpu = task.kernel.cpu
-    while task.state is TaskState.RUNNABLE:
-        allowed = _ALL & ~task.blocked | UNBLOCKABLE
-        info = task.pending.take(allowed) or process.pending.take(allowed)
-        if info is None:
-            break
-        signal, action = info.signal, process.actions[info.signal]
-        if action.handler == SIG_IGN:
-            continue
-        if action.handler == SIG_DFL:
-            _default_action(task, signal)
-            continue
-        if restart:
-            task.kernel.finish_interrupted(task, action.flags)
-            restart = False
-        mask = task.blocked if task.saved_mask is None else task.saved_mask
-        task.saved_mask = None
-        try:
-            setup_rt_frame(task, cpu, info, action, mask)
-        except FrameFault:
-            if signal == SIGSEGV:
-                process.actions[SIGSEGV] = type(action)(SIG_DFL)
-            force_signal(task, SigInfo(SIGSEGV, code=0x80))
-            continue
-        if action.flags & SA_RESETHAND:
-            process.actions[signal] = type(action)(SIG_DFL)
-    if restart and task.state is TaskState.RUNNABLE:
-        task.kernel.restart_syscall(task)
-    if task.saved_mask is not None and task.state is TaskState.RUNNABLE:
-        task.blocked, task.saved_mask = task.saved_mask, None
-
-
-def _default_action(task: Task, signal: int) -> None:
-    process = task.process
-    if signal in IGNORED_BY_DEFAULT:
-        return
-    if signal in STOP_BY_DEFAULT:
-        _stop(process, signal)
-        return
-    if signal in SYNCHRONOUS or signal == SIGKILL:
-        task.killed_by = signal
-    exiting.do_group_exit(task, signal)

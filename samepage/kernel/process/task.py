@@ -12,15 +12,20 @@ into it when a signal comes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS, Rlimit
 from samepage.abi.signal import SIGCHLD
 from samepage.kernel.fs.context import Credentials, FsContext
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.path import Path
-from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
-from samepage.kernel.process.sigset import PendingSignals, SigAction, SigAltStack, SignalActions
+from samepage.kernel.mm.address_space import AddressSpace, FaultCounts, Limits
+from samepage.kernel.process.sigset import (
+    PendingSignals,
+    SigAction,
+    SigAltStack,
+    SignalActions,
+)
 from samepage.kernel.process.timers import Timers
 from samepage.records import field, record
 
@@ -28,10 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from samepage.kernel.kernel import Kernel
-    from samepage.kernel.process.seccomp import Seccomp
-
-INIT_PID = 1
+    from samepage.kernel.process.seccomp_filter import Seccomp
+    from samepage.kernel.process.services import Services
 
 
 class TaskState(enum.Enum):
@@ -83,14 +86,14 @@ def default_limits() -> dict[int, tuple[int, int]]:
 class Process:
     """One thread group.
 
-    Invariants: `threads` is empty if and only if the process is a zombie; `mm` is None
-    only for a zombie whose memory was given back.
+    Invariants: `threads` is empty if and only if the process has exited; `mm` is None if
+    and only if it has exited and no tracer holds it at its exit stop.
     """
 
-    kernel: Kernel
+    kernel: Services[Process, Task]
     pid: int
     parent: Process | None
-    mm: AddressSpace
+    mm: AddressSpace | None
     files: FdTable
     fs: FsContext
     pgid: int
@@ -111,19 +114,11 @@ class Process:
     exit_status: int | None = None
     """The status word for `wait4`: exit code << 8, or the signal that killed it."""
     exit_signal: int = SIGCHLD
-    started_by_machine: bool = False
+    tracing_stop: bool = False
+    """Its tracer holds it (TASK_TRACED): it does not run, and if it has exited, it keeps its
+    memory (`tracer.stop`)."""
     stop_report: int = 0
     """A status word that says it was stopped or continued, until `wait4` has seen it."""
-    held: bool = False
-    """Stopped by the machine, before it has exited; it does not run until released."""
-    reached_entry: bool = False
-    """Its own first instruction is next, or behind: the interpreter has done its work."""
-    hold_at: frozenset[int] = frozenset()
-    """The addresses at which the machine is to stop it."""
-    hold_on: Callable[[Any], bool] | None = None
-    """Asked at each event of the timeline whether the machine is to stop it there."""
-    frozen: bool = False
-    """It has exited, but its memory is kept as the last instruction left it."""
     faults_before: FaultCounts = field(default_factory=FaultCounts)
     """Faults counted up to the end of the last `execve`: they belong to the old program."""
     dead_faults: FaultCounts = field(default_factory=FaultCounts)
@@ -159,6 +154,8 @@ class Process:
     @property
     def state(self) -> str:
         """One letter, as in `/proc/PID/stat`."""
+        if self.tracing_stop:
+            return "t"
         return self.leader.state.value if self.threads else TaskState.ZOMBIE.value
 
     @property
@@ -197,6 +194,18 @@ class Process:
     def limit(self, which: int) -> int:
         """The soft limit."""
         return self.limits[which][0]
+
+    def memory_limits(self) -> Limits:
+        """What its address space may take."""
+        privileged = self.cred.privileged
+        return Limits(
+            address_space=self.limit(Rlimit.AS),
+            data=self.limit(Rlimit.DATA),
+            stack=self.limit(Rlimit.STACK),
+            memlock=self.limit(Rlimit.MEMLOCK),
+            privileged=privileged,
+            min_address=0 if privileged else self.kernel.config.mmap_min_addr,
+        )
 
     # What `/proc/PID/status` shows of signals.
     @property
@@ -255,15 +264,6 @@ class Usage:
         self.major_faults += other.major_faults
 
 
-@record(eq=False)
-class PiWaiter:
-    """A thread that waits for a lock with priority inheritance; `owns` once it has got it."""
-
-    task: Task
-    address: int
-    owns: bool = False
-
-
 @record(frozen=True)
 class MemoryPolicy:
     """What a thread has asked `set_mempolicy` for: the mode with its flags, and the nodes."""
@@ -318,14 +318,16 @@ class Task:
     """A fatal signal on its way: nothing of the program runs any more."""
 
     @property
-    def kernel(self) -> Kernel:
+    def kernel(self) -> Services[Process, Task]:
         """The kernel that runs it."""
         return self.process.kernel
 
     @property
     def mm(self) -> AddressSpace:
-        """The memory it sees."""
-        return self.process.mm
+        """The memory it sees: a thread has some until its process has exited."""
+        mm = self.process.mm
+        assert mm is not None, "a thread of a process without memory"
+        return mm
 
     def action(self, signal: int) -> SigAction:
         """What the process does on `signal`."""

@@ -1,7 +1,7 @@
 """Timers of a process that send signals: `alarm`, `setitimer` and `timer_create`.
 
 A timer counts a clock: time since boot, or the CPU time that the process has used. The
-kernel looks at all timers when time has passed (`check_timers`), and jumps to the earliest
+kernel looks at all timers when time has passed (see `timer_interrupt`), and jumps to the earliest
 one when every task sleeps.
 """
 

@@ -108,7 +108,7 @@ def sys_pidfd_open(task: Task, pid: I32, flags: U32) -> int:
         raise SysError(errno.EINVAL)
     process = task.kernel.processes.get(pid)
     if process is None:
-        is_thread = task.kernel.find_task(pid) is not None
+        is_thread = task.kernel.processes.find_task(pid) is not None
         raise SysError(errno.ENOENT if is_thread else errno.ESRCH)
     file = PidFd(task.kernel.vfs.anonfs, process, flags)
     return task.process.files.install(file, cloexec=True)

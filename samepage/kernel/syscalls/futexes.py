@@ -26,7 +26,7 @@ def sys_futex(
 ) -> SyscallResult:
     """`futex(2)`; condition variables with priority inheritance are not there."""
     command = operation & ~(_FUTEX_PRIVATE | _FUTEX_REALTIME)
-    kernel, mm = task.kernel, task.mm
+    queues, mm = task.kernel.futexes, task.mm
     if command in (_WAIT, _WAIT_BITSET):
         deadline = _futex_deadline(task, operation, command, timeout)
         bitset = value3 if command == _WAIT_BITSET else futex.BITSET_ANY
@@ -34,17 +34,17 @@ def sys_futex(
             raise SysError(errno.EINVAL)
         return futex.wait(task, address, value, bitset, deadline)
     if command == _WAKE:
-        return futex.wake(kernel, mm, address, value)
+        return futex.wake(queues, mm, address, value)
     if command == _WAKE_BITSET:
         if not value3:
             raise SysError(errno.EINVAL)
-        return futex.wake(kernel, mm, address, value, value3)
+        return futex.wake(queues, mm, address, value, value3)
     if command in (_REQUEUE, _CMP_REQUEUE):
         if command == _CMP_REQUEUE:
             word = int.from_bytes(copy_from_user(mm, address, 4), "little")
             if word != value3:
                 raise SysError(errno.EAGAIN)
-        return futex.requeue(kernel, mm, address, value, timeout & 0xFFFF_FFFF, address2)
+        return futex.requeue(queues, mm, address, value, timeout & 0xFFFF_FFFF, address2)
     if command in (_LOCK_PI, _LOCK_PI2, _TRYLOCK_PI):
         deadline = None
         if command == _LOCK_PI:
@@ -88,7 +88,7 @@ def _wake_op(
     if new is None:
         raise SysError(errno.ENOSYS)
     write_u32(task, address2, new)
-    woken = futex.wake(task.kernel, task.mm, address, value)
+    woken = futex.wake(task.kernel.futexes, task.mm, address, value)
     holds = {
         0: old == against,
         1: old != against,
@@ -98,5 +98,5 @@ def _wake_op(
         5: old >= against,
     }.get(compare, False)
     if holds:
-        woken += futex.wake(task.kernel, task.mm, address2, value2)
+        woken += futex.wake(task.kernel.futexes, task.mm, address2, value2)
     return woken

@@ -103,7 +103,7 @@ def _set_res(task: Task, ids: _Ids, wanted: tuple[int, int, int]) -> int:
     )
     changes = {ids.real: real, ids.effective: effective, ids.saved: saved, ids.fs: effective}
     task.process.fs.cred = replace(task.process.fs.cred, **changes)
-    task.kernel.apply_limits(task.process, task.mm)
+    task.mm.limits = task.process.memory_limits()
     return 0
 
 

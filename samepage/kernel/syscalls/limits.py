@@ -44,7 +44,8 @@ def sys_prlimit64(task: Task, pid: I32, which: U32, new: int, old: int) -> int:
         process.limits[which] = (soft, hard)
         if which == Rlimit.NOFILE:
             process.files.limit = soft
-        task.kernel.apply_limits(process, process.mm)
+        if process.mm is not None:
+            process.mm.limits = process.memory_limits()
     return 0
 
 

@@ -222,7 +222,7 @@ def _reportable(child: Process, options: int) -> int | None:
 
 def _consume(task: Task, child: Process) -> None:
     if child.exit_status is not None:
-        task.kernel.reap(child)
+        task.kernel.processes.reap(child)
     else:
         child.stop_report = 0
 
@@ -276,7 +276,7 @@ def _child_info(child: Process, word: int) -> SigInfo:
 def usage_of(process: Process) -> Usage:
     """What a process has used so far."""
     faults = process.total_faults()
-    peak = max(process.peak_rss_pages, process.mm.rss_pages if process.threads else 0)
+    peak = max(process.peak_rss_pages, process.mm.rss_pages if process.mm is not None else 0)
     return Usage(process.cpu_time_ns, peak, faults.minor, faults.major)
 
 

@@ -25,7 +25,7 @@ _PRIO_PROCESS, _PRIO_PGRP, _PRIO_USER = 0, 1, 2
 def _find(task: Task, pid: int) -> Process:
     if pid < 0:
         raise SysError(errno.EINVAL)
-    target = task if not pid else task.kernel.find_task(pid)
+    target = task if not pid else task.kernel.processes.find_task(pid)
     if target is None:
         raise SysError(errno.ESRCH)
     return target.process
@@ -34,7 +34,7 @@ def _find(task: Task, pid: int) -> Process:
 @syscall(Sys.SCHED_YIELD)
 def sys_sched_yield(task: Task) -> int:
     """`sched_yield(2)`."""
-    task.kernel.yield_cpu(task)
+    task.kernel.scheduler.yield_current()
     return 0
 
 

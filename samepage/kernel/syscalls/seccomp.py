@@ -7,14 +7,13 @@ import struct
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user
-from samepage.kernel.process.seccomp import (
+from samepage.kernel.process.seccomp import install, synchronize
+from samepage.kernel.process.seccomp_filter import (
     MAX_INSTRUCTIONS,
     Action,
     Instruction,
     Seccomp,
     check,
-    install,
-    synchronize,
 )
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys

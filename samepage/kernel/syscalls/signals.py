@@ -95,7 +95,7 @@ def sys_rt_sigreturn(task: Task) -> int:
     except FrameFault:
         force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
     task.syscall_number = -1
-    return 0
+    return task.kernel.cpu.read(Reg.RAX)
 
 
 @syscall(Sys.RT_SIGPENDING)
@@ -173,7 +173,7 @@ def sys_sigaltstack(task: Task, new: int, old: int) -> int:
         if flags & SS_DISABLE:
             task.altstack = SigAltStack()
         else:
-            if size < task.kernel.min_sigstack_size and size < 2048:
+            if size < task.kernel.config.min_sigstack_size and size < 2048:
                 raise SysError(errno.ENOMEM)
             task.altstack = SigAltStack(base, flags & SS_AUTODISARM, size)
     if old:
@@ -223,7 +223,7 @@ def sys_tgkill(task: Task, pid: I32, tid: I32, signal: I32) -> int:
 
 def _find_thread(task: Task, pid: int, tid: int) -> Task:
     """A thread, of the process `pid` unless that is 0. Raises `SysError(ESRCH)`."""
-    target = task.kernel.find_task(tid)
+    target = task.kernel.processes.find_task(tid)
     if target is None or (pid and target.process.pid != pid):
         raise SysError(errno.ESRCH)
     return target

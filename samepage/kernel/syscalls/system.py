@@ -32,7 +32,7 @@ def sys_uname(task: Task, address: int) -> int:
 def sys_sysinfo(task: Task, address: int) -> int:
     """`sysinfo(2)`."""
     kernel = task.kernel
-    total, free = kernel.ram.n_frames * PAGE_SIZE, kernel.frames.n_free * PAGE_SIZE
+    total, free = kernel.frames.ram.n_frames * PAGE_SIZE, kernel.frames.n_free * PAGE_SIZE
     uptime = kernel.clock.monotonic() // NS
     data = struct.pack(
         "<q3QQQQQQQHHxxxxQQI",

@@ -50,7 +50,7 @@ def sys_set_robust_list(task: Task, head: int, size: int) -> int:
 @syscall(Sys.GET_ROBUST_LIST)
 def sys_get_robust_list(task: Task, pid: I32, head: int, size: int) -> int:
     """`get_robust_list(2)`."""
-    target = task if not pid else task.kernel.find_task(pid)
+    target = task if not pid else task.kernel.processes.find_task(pid)
     if target is None:
         raise SysError(errno.ESRCH)
     write_u64(task, head, target.robust_list)

@@ -12,7 +12,7 @@ from samepage.kernel.fs.pipe import PipeFile
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import may_signal
-from samepage.kernel.process.task import Process, SyscallResult, Task, Wait
+from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.files import write_parts
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
@@ -60,15 +60,16 @@ def sys_vmsplice(task: Task, fd: I32, iovec: int, count: int, flags: U32) -> Sys
     return write_parts(task, file, read_iovec(task, iovec, count & 0x7FFF_FFFF))
 
 
-def _other(task: Task, pid: int, flags: int) -> Process:
+def _other(task: Task, pid: int, flags: int) -> AddressSpace:
+    """The memory of another process. Raises `SysError` (ESRCH, EPERM)."""
     if flags:
         raise SysError(errno.EINVAL)
-    found = task.kernel.find_task(pid)
+    found = task.kernel.processes.find_task(pid)
     if found is None:
         raise SysError(errno.ESRCH)
     if not may_signal(task.process, found.process):
         raise SysError(errno.EPERM)
-    return found.process
+    return found.mm
 
 
 @syscall(Sys.PROCESS_VM_READV)
@@ -78,7 +79,7 @@ def sys_process_vm_readv(
     """`process_vm_readv(2)`."""
     other = _other(task, pid, flags)
     targets, sources = read_iovec(task, mine, n_mine), read_iovec(task, theirs, n_theirs)
-    return _copy(other.mm, sources, task.mm, targets)
+    return _copy(other, sources, task.mm, targets)
 
 
 @syscall(Sys.PROCESS_VM_WRITEV)
@@ -88,7 +89,7 @@ def sys_process_vm_writev(
     """`process_vm_writev(2)`."""
     other = _other(task, pid, flags)
     sources, targets = read_iovec(task, mine, n_mine), read_iovec(task, theirs, n_theirs)
-    return _copy(task.mm, sources, other.mm, targets)
+    return _copy(task.mm, sources, other, targets)
 
 
 def _copy(source: AddressSpace, sources: _Parts, target: AddressSpace, targets: _Parts) -> int:

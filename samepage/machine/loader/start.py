@@ -19,7 +19,6 @@ from samepage.abi.mman import Prot
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError
 from samepage.errors import SamepageError
-from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
@@ -46,10 +45,10 @@ class BuiltinLoader:
     """Starts one program. `result` is what was linked, `user` the thread's user side."""
 
     def __init__(
-        self, task: Task, contents: Contents, environment: dict[str, str], lazy: bool
+        self, user: UserSide, contents: Contents, environment: dict[str, str], lazy: bool
     ) -> None:
-        self.task = task
-        self.user = UserSide(task)
+        self.user = user
+        self.task = task = user.task
         self.memory = ProgramMemory(self.user, contents)
         self.auxv = parse_auxv(task.process.auxv)
         config = LinkerConfig.from_environment(environment)

@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from types import GeneratorType
 
 from samepage.cpu.registers import Reg
+from samepage.kernel.boot import Kernel
 from samepage.kernel.errors import SysError
-from samepage.kernel.kernel import Kernel
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from samepage.kernel.process.task import Task, TaskState
+from samepage.kernel.process.task import Task
+from samepage.kernel.process.tracer import resume
 from samepage.kernel.syscalls.table import find_handler
 from samepage.linker.errors import LinkError
+from samepage.machine.debugger import Debugger
 from samepage.machine.watchdog import watch
 
 _ARGUMENTS = (Reg.RDI, Reg.RSI, Reg.RDX, Reg.RCX)
@@ -35,9 +37,10 @@ class UserSide:
     `sp` is the stack pointer that the program will start with; it addresses argc.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, kernel: Kernel, debugger: Debugger) -> None:
         self.task = task
-        self.kernel: Kernel = task.kernel
+        self.kernel = kernel
+        self._debugger = debugger
         self.sp = int(task.registers.read(Reg.RSP))
         self.return_address = 0
         """Where called functions return to: code that is never executed."""
@@ -110,7 +113,7 @@ class UserSide:
     def call(self, function: int, *arguments: int) -> int:
         """Call a function of the process on the CPU; return what it returns in rax.
 
-        Raises `LinkError` if it does not return, and what `Kernel.run_task` raises.
+        Raises `LinkError` if it does not return, and what `Entry.run_task` raises.
         """
         kernel, cpu, process = self.kernel, self.kernel.cpu, self.task.process
         before = cpu.save()
@@ -120,17 +123,12 @@ class UserSide:
         cpu.write(Reg.RIP, function)
         for register, argument in zip(_ARGUMENTS, arguments, strict=False):
             cpu.write(register, argument)
-        process.hold_at = frozenset([self.return_address])
-        cpu.add_breakpoint(self.return_address)
-        try:
-            with watch(kernel, _CALL_TIMEOUT):
-                while not process.held:
-                    if not kernel.run_task(self.task) or self.task.state is not TaskState.RUNNABLE:
-                        raise LinkError(f"the function at {function:#x} did not return")
-        finally:
-            cpu.remove_breakpoint(self.return_address)
-            process.hold_at = frozenset()
-            process.held = False
+        stopping = self._debugger.stopping(process, [self.return_address])
+        with stopping, watch(kernel, _CALL_TIMEOUT):
+            while not process.tracing_stop:
+                if not kernel.entry.run_task(self.task):
+                    raise LinkError(f"the function at {function:#x} did not return")
+        resume(process)
         result = int(cpu.read(Reg.RAX))
         cpu.restore(before)
         return result

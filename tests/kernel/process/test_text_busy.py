@@ -69,4 +69,4 @@ def test_a_program_that_has_ended_may_be_written_while_its_memory_is_kept(tmp_pa
     assert machine.run(machine.spawn([str(program)])) == 0
     script = f"echo more >> {program}"
     assert machine.run(machine.spawn(["bash", "-c", script])) == 0
-    assert machine.guests[0].process.frozen
+    assert machine.guests[0].mm.rss_pages

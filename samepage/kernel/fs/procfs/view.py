@@ -1,6 +1,6 @@
 """What /proc needs of the kernel. The kernel's own objects have these attributes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from samepage.kernel.fs.context import Credentials, FsContext
@@ -64,12 +64,21 @@ class ProcessView(Protocol):
     def sig_caught(self) -> int: ...
 
 
+class ProcessesView(Protocol):
+    """All processes by pid."""
+
+    def get(self, pid: int, /) -> ProcessView | None: ...
+    def values(self) -> Iterable[ProcessView]: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __len__(self) -> int: ...
+
+
 class KernelView(Protocol):
     """The machine. `current_pid` and `current_tid` are who is reading now. `cpu_flags` is
     the flags line of /proc/cpuinfo, `cpu_name` its model name."""
 
     @property
-    def processes(self) -> Mapping[int, ProcessView]: ...
+    def processes(self) -> ProcessesView: ...
     @property
     def frames(self) -> Frames: ...
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from samepage.cpu.ram import PAGE_SHIFT
-from samepage.kernel.mm.address_space import Event
-from samepage.kernel.process.task import Process
+from samepage.kernel.mm.address_space import AddressSpace, Event
+from samepage.kernel.process.task import Process, Task
 from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.kernel.kernel import Kernel
     from samepage.kernel.mm.mapped_file import MappedFile
+    from samepage.kernel.process.services import Services
 
 
 @record(frozen=True)
@@ -38,26 +38,30 @@ class TimelineEvent:
     file: MappedFile | None = None
 
 
-def timeline_event(kernel: Kernel, event: Event) -> TimelineEvent:
-    """An event of the process that the kernel acts for, with what is mapped there now."""
-    process = kernel.acting
-    if process is None:
-        return TimelineEvent(0, event, 0)
-    ip, code = _instruction(kernel, process)
-    vma = process.mm.vmas.find(event.address)
+def timeline_event(
+    kernel: Services[Process, Task], process: Process, event: Event
+) -> TimelineEvent:
+    """An event of a process, with what is mapped there now."""
+    mm = process.mm
+    if mm is None:
+        return TimelineEvent(process.pid, event, 0)
+    ip, code = _instruction(kernel, process, mm)
+    vma = mm.vmas.find(event.address)
     # execve fills an address space that is not yet the process's: compare the names.
     known = vma is not None and event.file and vma.path == event.file
     return TimelineEvent(process.pid, event, ip, code, vma.file if vma and known else None)
 
 
-def _instruction(kernel: Kernel, process: Process) -> tuple[int, CodePlace | None]:
+def _instruction(
+    kernel: Services[Process, Task], process: Process, mm: AddressSpace
+) -> tuple[int, CodePlace | None]:
     """The instruction of `process` that the CPU is at, and where in a file it is; 0 if the
     CPU runs another process (a program that the machine itself starts has not run)."""
     current = kernel.scheduler.current
     if current is None or current.process is not process:
         return 0, None
     ip = kernel.cpu.pc
-    vma = process.mm.vmas.find(ip)
+    vma = mm.vmas.find(ip)
     if vma is None or vma.file is None:
         return ip, None
     return ip, CodePlace(vma.file, vma.path, ip - vma.start + (vma.pgoff << PAGE_SHIFT))

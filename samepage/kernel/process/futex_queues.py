@@ -1,0 +1,35 @@
+"""The waiters of all futexes of a machine (`futex_hash_bucket`, `futex_q`)."""
+
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.records import field, record
+
+Key = tuple[object, int]
+"""A futex: its address space and address, or its file and offset if the memory is shared."""
+
+
+@record(eq=False)
+class Ticket:
+    """One waiter."""
+
+    bitset: int
+    woken: bool = False
+
+
+@record(eq=False)
+class PiWaiter:
+    """A thread that waits for a lock with priority inheritance, and the place of the lock in
+    its memory; `owns` once it has got it."""
+
+    tid: int
+    mm: AddressSpace
+    address: int
+    owns: bool = False
+
+
+@record
+class FutexQueues:
+    """All waiters of a machine, by futex."""
+
+    waiting: dict[Key, list[Ticket]] = field(default_factory=dict)
+    inheriting: dict[Key, list[PiWaiter]] = field(default_factory=dict)
+    """Those that wait for locks with priority inheritance; no list is empty."""
