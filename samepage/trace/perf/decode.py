@@ -1,0 +1,129 @@
+"""Records of perf events as columns.
+
+A record is a header (`struct perf_event_header`: type u32, misc u16, size u16, the size
+includes the header) and a body whose fields and order follow from the event's sample type
+(include/uapi/linux/perf_event.h, PERF_RECORD_SAMPLE). Records of one event and one size have
+one layout, so they are gathered as a structured array in one step; only the headers are
+visited one by one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.trace.perf.event import EventSpec, Sample
+
+_HEADER = 8
+_LOST, _FORK, _SAMPLE, _LOST_SAMPLES = 2, 7, 9, 13
+_FORK_BODY = np.dtype(
+    [("pid", "<u4"), ("ppid", "<u4"), ("tid", "<u4"), ("ptid", "<u4"), ("time", "<u8")]
+)
+
+
+@dataclass(slots=True)
+class Records:
+    """What was recorded.
+
+    `samples` maps the name of an event to a structured array, one element per record, with
+    those of the fields `ip`, `pid`, `tid`, `time` (ns of the perf clock), `addr`, `cpu`,
+    `raw` (its bytes), `abi`, `registers`, `stack` that its sample type asks for.
+    Records of one event that differ in size are separate arrays of the list. `forks` are
+    (pid, ppid, tid, ptid, time). `lost` counts records that the kernel dropped.
+    """
+
+    samples: dict[str, list[npt.NDArray[np.void]]] = field(default_factory=dict)
+    forks: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, _FORK_BODY))
+    lost: int = 0
+
+
+def decode(chunks: Iterable[bytes], specs: Mapping[int, EventSpec]) -> Records:
+    """The records in `chunks` (each holds whole records). Raises ValueError for records that
+    contradict their own sizes: the kernel does not write such."""
+    records = Records()
+    samples: dict[str, list[npt.NDArray[np.void]]] = defaultdict(list)
+    forks: list[npt.NDArray[np.void]] = []
+    for chunk in chunks:
+        data = np.frombuffer(chunk, np.uint8)
+        for (kind, size), offsets in _by_layout(chunk).items():
+            rows = data[np.asarray(offsets)[:, None] + np.arange(_HEADER, size)]
+            if kind == _SAMPLE:
+                _add_samples(rows, specs, samples)
+            elif kind == _FORK:
+                forks.append(_view(rows, _FORK_BODY))
+            elif kind == _LOST:
+                records.lost += int(rows[:, 8:16].copy().view("<u8").sum())
+            elif kind == _LOST_SAMPLES:
+                records.lost += int(rows[:, :8].copy().view("<u8").sum())
+    records.samples = dict(samples)
+    if forks:
+        records.forks = np.concatenate(forks)
+    return records
+
+
+def _by_layout(chunk: bytes) -> dict[tuple[int, int], list[int]]:
+    """Where the records of each (type, size) begin."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    # Sizes are multiples of 8: one word holds the header.
+    words = memoryview(chunk).cast("Q")
+    at, end = 0, len(words)
+    while at < end:
+        header = words[at]
+        size = header >> 48
+        if size < _HEADER or size & 7:
+            raise ValueError(f"a record of {size} bytes at {at * 8}")
+        found[header & 0xFFFF_FFFF, size].append(at * 8)
+        at += size >> 3
+    return found
+
+
+def _add_samples(
+    rows: npt.NDArray[np.uint8],
+    specs: Mapping[int, EventSpec],
+    samples: dict[str, list[npt.NDArray[np.void]]],
+) -> None:
+    idents = rows[:, :8].copy().view("<u8")[:, 0]
+    for ident in np.unique(idents):
+        spec = specs[int(ident)]
+        chosen = rows[idents == ident]
+        layout = _layout(spec, chosen.shape[1])
+        samples[spec.name].append(_view(chosen, layout))
+
+
+def _view(rows: npt.NDArray[np.uint8], layout: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    return np.ascontiguousarray(rows[:, : layout.itemsize]).view(layout)[:, 0]
+
+
+def _layout(spec: EventSpec, body: int) -> np.dtype[np.void]:
+    """The fields of a body of that many bytes. A record of a thread without user registers
+    (a kernel thread) has an `abi` of 0 and no registers: it is shorter."""
+    sample = spec.sample
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = [("id", "<u8")]
+    if sample & Sample.IP:
+        fields.append(("ip", "<u8"))
+    if sample & Sample.TID:
+        fields += [("pid", "<u4"), ("tid", "<u4")]
+    if sample & Sample.TIME:
+        fields.append(("time", "<u8"))
+    if sample & Sample.ADDR:
+        fields.append(("addr", "<u8"))
+    if sample & Sample.CPU:
+        fields += [("cpu", "<u4"), ("cpu_reserved", "<u4")]
+    fixed = np.dtype(fields).itemsize
+    registers = spec.registers.bit_count() * 8 if sample & Sample.REGS_USER else 0
+    stack = spec.stack + 16 if sample & Sample.STACK_USER else 0
+    user = (8 + registers if sample & Sample.REGS_USER else 0) + stack
+    if sample & Sample.RAW:
+        # u32 size, then data, padded so that both together are a multiple of 8.
+        raw = body - fixed - user - 4
+        if raw < 0:
+            return np.dtype(fields)
+        fields += [("raw_size", "<u4"), ("raw", "u1", (raw,))]
+    if user and body >= fixed + user:
+        if sample & Sample.REGS_USER:
+            fields += [("abi", "<u8"), ("registers", "<u8", (registers // 8,))]
+        if stack:
+            fields += [("stack_size", "<u8"), ("stack", "u1", (spec.stack,)), ("stack_used", "<u8")]
+    return np.dtype(fields)

@@ -1,0 +1,148 @@
+"""Opening one perf event (perf_event_open(2), include/uapi/linux/perf_event.h)."""
+
+import ctypes
+import enum
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+
+from samepage.errors import SamepageError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241}
+_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: up to sample_max_stack
+_FLAG_PID_CGROUP, _FLAG_FD_CLOEXEC = 1 << 2, 1 << 3
+
+IOC_ENABLE, IOC_DISABLE, IOC_SET_OUTPUT = 0x2400, 0x2401, 0x2405
+_IOC_SET_FILTER, _IOC_ID = 0x4008_2406, 0x8008_2407
+
+
+class EventType(enum.IntEnum):
+    """`PERF_TYPE_*`."""
+
+    SOFTWARE = 1
+    TRACEPOINT = 2
+
+
+SW_PAGE_FAULTS_MIN = 5
+"""`PERF_COUNT_SW_PAGE_FAULTS_MIN`: a fault that needed no input was finished."""
+SW_DUMMY = 9
+"""`PERF_COUNT_SW_DUMMY`: counts nothing; carries the records of fork, exec and mmap."""
+
+
+class Sample(enum.IntFlag):
+    """`PERF_SAMPLE_*`: what a record holds, in the order in which the kernel writes it
+    (IDENTIFIER is first, whatever its bit)."""
+
+    IP = 1 << 0
+    TID = 1 << 1
+    TIME = 1 << 2
+    ADDR = 1 << 3
+    CPU = 1 << 7
+    RAW = 1 << 10
+    REGS_USER = 1 << 12
+    STACK_USER = 1 << 13
+    IDENTIFIER = 1 << 16
+
+
+class Flag(enum.IntFlag):
+    """The bit field of `struct perf_event_attr`."""
+
+    DISABLED = 1 << 0
+    INHERIT = 1 << 1
+    EXCLUDE_KERNEL = 1 << 5
+    EXCLUDE_HV = 1 << 6
+    COMM = 1 << 9
+    TASK = 1 << 13
+    SAMPLE_ID_ALL = 1 << 18
+    EXCLUDE_CALLCHAIN_KERNEL = 1 << 21
+    MMAP2 = 1 << 23
+    COMM_EXEC = 1 << 24
+    USE_CLOCKID = 1 << 25
+
+
+NO_FLAG = Flag(0)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpec:
+    """What to record. `sample` says what each record holds; `filter` is a filter of a
+    tracepoint; `stack` is how many bytes of user stack to copy (a multiple of 8), with
+    the user registers in the mask `registers`."""
+
+    name: str
+    type: EventType
+    config: int
+    sample: Sample
+    flags: Flag = NO_FLAG
+    filter: str = ""
+    stack: int = 0
+    registers: int = 0
+
+
+def perf_event_open(spec: EventSpec, target: int, cpu: int, *, cgroup: bool = False) -> int:
+    """Open the event, disabled, on the thread `target` (or the cgroup whose directory is open
+    as descriptor `target`; -1: all threads) and one CPU. Returns the descriptor.
+
+    Raises `ProcessLookupError` if the thread is gone, `SamepageError` for what the user can
+    change (rights, descriptors).
+    """
+    sample = spec.sample | Sample.IDENTIFIER
+    flags = spec.flags | Flag.DISABLED | Flag.SAMPLE_ID_ALL
+    attr = struct.pack(
+        "<IIQQQQQIIQQQQIiQIHH",
+        *(spec.type, _ATTR_SIZE, spec.config, 1, sample, 0, flags),
+        *(0, 0, 0, 0, 0, spec.registers, spec.stack, 0, 0, 0, 0, 0),
+    )
+    buffer = ctypes.create_string_buffer(attr, _ATTR_SIZE)
+    fd: int = _LIBC.syscall(
+        ctypes.c_long(_NR_PERF_EVENT_OPEN[os.uname().machine]),
+        buffer,
+        ctypes.c_int(target),
+        ctypes.c_int(cpu),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_FLAG_FD_CLOEXEC | (_FLAG_PID_CGROUP if cgroup else 0)),
+    )
+    if fd < 0:
+        raise _reason(spec, ctypes.get_errno())
+    if spec.filter:
+        text = ctypes.create_string_buffer(spec.filter.encode())
+        if _LIBC.ioctl(fd, ctypes.c_ulong(_IOC_SET_FILTER), text) < 0:
+            number = ctypes.get_errno()
+            os.close(fd)
+            raise OSError(number, f"filter of {spec.name} {spec.filter!r}: {os.strerror(number)}")
+    return fd
+
+
+def event_id(fd: int) -> int:
+    """The number that the records of this event carry (`PERF_EVENT_IOC_ID`)."""
+    answer = fcntl.ioctl(fd, _IOC_ID, bytes(8))
+    return int.from_bytes(answer, "little")
+
+
+def _reason(spec: EventSpec, number: int) -> OSError | SamepageError:
+    if number == errno.ESRCH:
+        return ProcessLookupError(number, os.strerror(number))
+    if number in (errno.EACCES, errno.EPERM):
+        return SamepageError(
+            f"the kernel does not let this user record {spec.name} "
+            f"(kernel.perf_event_paranoid is {_paranoid()}): "
+            "run as root, or give samepage CAP_PERFMON and CAP_SYS_PTRACE"
+        )
+    if number == errno.EMFILE:
+        return SamepageError(
+            "too many open files: raise the limit (ulimit -n), or choose fewer processes"
+        )
+    if number in (errno.ENOSYS, errno.ENOENT, errno.EOPNOTSUPP):
+        return SamepageError(f"this kernel does not have the perf event {spec.name}")
+    return OSError(number, f"perf_event_open {spec.name}: {os.strerror(number)}")
+
+
+def _paranoid() -> str:
+    try:
+        with open("/proc/sys/kernel/perf_event_paranoid", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"

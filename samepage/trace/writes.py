@@ -1,0 +1,190 @@
+"""Who writes: the page faults of writes, and what the kernel did about each.
+
+A write to a shared page faults, and three events of the same thread tell what happened:
+
+1. `exceptions:page_fault_user` or `page_fault_kernel`: address, instruction, error code.
+   Bit 0 of the code: a page was present; bit 1: a write (Intel SDM, "Page-Fault Exception").
+2. `kmem:mm_page_alloc`: the kernel took a frame, and which.
+3. the software event PAGE_FAULTS_MIN: the fault was finished (handle_mm_fault).
+
+Present and an allocation in between: copy-on-write (`wp_page_copy`). Present and none: the
+page was the thread's own already and only its entry was read-only, or it was write-protected
+again by an observer (`wp_page_reuse`). Absent: the first touch of the page by this process,
+which for a private file page is a copy too (`do_cow_fault`).
+
+A fault that the kernel tries again (FAULT_FLAG_RETRY, or a page that another thread has copied
+meanwhile) raises one exception and is finished once, so it is one write here too.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.trace.perf.decode import Records
+from samepage.trace.perf.event import SW_PAGE_FAULTS_MIN, EventSpec, EventType, Flag, Sample
+from samepage.trace.perf.tracefs import Tracepoint
+
+USER_FAULT, KERNEL_FAULT = "exceptions:page_fault_user", "exceptions:page_fault_kernel"
+ALLOC = "kmem:mm_page_alloc"
+FINISHED = "page-faults-min"
+TRACEPOINTS = (USER_FAULT, KERNEL_FAULT, ALLOC)
+
+_PRESENT, _WRITE = 1, 2
+_FINISHED_ROW, _FAULT_ROW, _ALLOC_ROW = 2, 0, 1
+
+
+class WriteKind(IntEnum):
+    """What the kernel did about a write fault."""
+
+    COPY = 0
+    """Copy-on-write: the page was present, and the writer got a frame of its own."""
+    REUSE = 1
+    """The page was present and became writable in place."""
+    FIRST_TOUCH = 2
+    """No page was present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """One element per write fault, in the order of time.
+
+    `pid`, `tid`: u4. `time`: u8, ns of the perf clock. `page`: u8, the virtual page number
+    (address >> page shift). `address`, `ip`: u8. `kind`: u1, `WriteKind`. `from_kernel`: bool,
+    the kernel wrote for a system call. `frame`: i8, the frame that was allocated, or -1.
+    `lost` counts records that the kernel had to drop: with any, the list is not complete.
+    """
+
+    pid: npt.NDArray[np.uint32]
+    tid: npt.NDArray[np.uint32]
+    time: npt.NDArray[np.uint64]
+    page: npt.NDArray[np.uint64]
+    address: npt.NDArray[np.uint64]
+    ip: npt.NDArray[np.uint64]
+    kind: npt.NDArray[np.uint8]
+    from_kernel: npt.NDArray[np.bool_]
+    frame: npt.NDArray[np.int64]
+    lost: int
+
+    def __len__(self) -> int:
+        return len(self.pid)
+
+    def of_kind(self, kind: WriteKind) -> npt.NDArray[np.bool_]:
+        """Which of them are of that kind."""
+        return np.asarray(self.kind == kind)
+
+
+def write_events(tracepoints: dict[str, Tracepoint]) -> list[EventSpec]:
+    """The events to record. `tracepoints` has what `find_tracepoints(*TRACEPOINTS)` found."""
+    sample = Sample.TID | Sample.TIME | Sample.RAW
+    specs = [
+        EventSpec(name, EventType.TRACEPOINT, found.config, sample, filter="error_code & 2")
+        for name, found in tracepoints.items()
+        if name in (USER_FAULT, KERNEL_FAULT)
+    ]
+    if ALLOC in tracepoints:
+        specs.append(EventSpec(ALLOC, EventType.TRACEPOINT, tracepoints[ALLOC].config, sample))
+    specs.append(
+        EventSpec(
+            FINISHED,
+            EventType.SOFTWARE,
+            SW_PAGE_FAULTS_MIN,
+            Sample.IP | Sample.TID | Sample.TIME | Sample.ADDR,
+            Flag.EXCLUDE_HV,
+        )
+    )
+    return specs
+
+
+def find_writes(records: Records, tracepoints: dict[str, Tracepoint], *, page_shift: int) -> Writes:
+    """Join the records of each thread into writes."""
+    faults = _gather(records, tracepoints, USER_FAULT, KERNEL_FAULT)
+    allocs = _gather(records, tracepoints, ALLOC)
+    finished = np.concatenate(
+        [part[["tid", "time"]] for part in records.samples.get(FINISHED, [])]
+        or [np.zeros(0, [("tid", "<u4"), ("time", "<u8")])]
+    )
+    tid = np.concatenate([faults.tid, allocs.tid, finished["tid"]])
+    time = np.concatenate([faults.time, allocs.time, finished["time"]])
+    row = np.repeat(
+        np.array([_FAULT_ROW, _ALLOC_ROW, _FINISHED_ROW], np.uint8),
+        [len(faults.tid), len(allocs.tid), len(finished)],
+    )
+    source = np.concatenate(
+        [np.arange(len(faults.tid)), np.arange(len(allocs.tid)), np.arange(len(finished))]
+    )
+    order = np.lexsort((time, tid))
+    tid, row, source = tid[order], row[order], source[order]
+    frame = np.full(len(faults.tid), -1, np.int64)
+    # An allocation belongs to the last fault of its thread, if that is not finished yet.
+    index = np.arange(len(row))
+    last = np.maximum.accumulate(np.where(row != _ALLOC_ROW, index, -1)) if len(row) else index
+    mine = (row == _ALLOC_ROW) & (last >= 0)
+    owner = last[mine]
+    mine[mine] = (row[owner] == _FAULT_ROW) & (tid[owner] == tid[mine])
+    owner = last[mine]
+    # The last allocation of a fault is the page itself: page tables come before it.
+    frame[source[owner]] = allocs.values["pfn"][source[mine]]
+    present = faults.values["error_code"] & _PRESENT != 0
+    kind = np.where(
+        present,
+        np.where(frame >= 0, WriteKind.COPY, WriteKind.REUSE),
+        WriteKind.FIRST_TOUCH,
+    ).astype(np.uint8)
+    by_time = np.argsort(faults.time, kind="stable")
+    address = faults.values["address"]
+    return Writes(
+        faults.pid[by_time],
+        faults.tid[by_time],
+        faults.time[by_time],
+        (address >> np.uint64(page_shift))[by_time],
+        address[by_time],
+        faults.values["ip"][by_time],
+        kind[by_time],
+        faults.from_kernel[by_time],
+        frame[by_time],
+        records.lost,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Tracepoint records of some names together, with the fields of their raw data."""
+
+    pid: npt.NDArray[np.uint32]
+    tid: npt.NDArray[np.uint32]
+    time: npt.NDArray[np.uint64]
+    from_kernel: npt.NDArray[np.bool_]
+    values: dict[str, npt.NDArray[np.uint64]]
+
+
+def _gather(records: Records, tracepoints: dict[str, Tracepoint], *names: str) -> _Rows:
+    parts = [(name, part) for name in names for part in records.samples.get(name, [])]
+    fields = {field for name in names if name in tracepoints for field in tracepoints[name].fields}
+    fields = {field for field in fields if not field.startswith("common_")}
+    values = {
+        field: np.concatenate(
+            [_field(part, *tracepoints[name].fields[field]) for name, part in parts]
+            or [np.zeros(0, np.uint64)]
+        )
+        for field in fields | {"address", "ip", "error_code", "pfn"}
+        if all(field in tracepoints[name].fields for name, _ in parts)
+    }
+    empty = np.zeros(0, np.uint32)
+    return _Rows(
+        np.concatenate([part["pid"] for _, part in parts] or [empty]),
+        np.concatenate([part["tid"] for _, part in parts] or [empty]),
+        np.concatenate([part["time"] for _, part in parts] or [np.zeros(0, np.uint64)]),
+        np.concatenate(
+            [np.full(len(part), name == KERNEL_FAULT) for name, part in parts]
+            or [np.zeros(0, np.bool_)]
+        ),
+        values,
+    )
+
+
+def _field(part: npt.NDArray[np.void], offset: int, size: int) -> npt.NDArray[np.uint64]:
+    """One field of the raw data, as unsigned 64-bit."""
+    value = np.ascontiguousarray(part["raw"][:, offset : offset + size]).view(f"<u{size}")[:, 0]
+    return np.asarray(value.astype(np.uint64))
