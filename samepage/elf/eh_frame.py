@@ -13,8 +13,8 @@ DWARF extensions: pointer encodings).
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.elf import SegmentType
 from samepage.elf.file import ElfFile
-from samepage.elf.header import SegmentType
 
 _PE_ABSPTR, _PE_UDATA4, _PE_SDATA4, _PE_SDATA8, _PE_UDATA8 = 0x00, 0x03, 0x0B, 0x0C, 0x04
 _PE_PCREL, _PE_DATAREL, _PE_OMIT = 0x10, 0x30, 0xFF

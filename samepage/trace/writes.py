@@ -22,8 +22,9 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.perf_event import SW_PAGE_FAULTS_MIN, EventType, Flag, Sample
 from samepage.trace.perf.decode import Records
-from samepage.trace.perf.event import SW_PAGE_FAULTS_MIN, EventSpec, EventType, Flag, Sample
+from samepage.trace.perf.event import EventSpec
 from samepage.trace.perf.tracefs import Tracepoint
 
 USER_FAULT, KERNEL_FAULT = "exceptions:page_fault_user", "exceptions:page_fault_kernel"

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from samepage.trace.perf.event import EventSpec, Sample
+from samepage.abi.perf_event import HEADER_SIZE, RecordType, Sample
+from samepage.trace.perf.event import EventSpec
 
-_HEADER = 8
-_LOST, _FORK, _SAMPLE, _LOST_SAMPLES = 2, 7, 9, 13
 _FORK_BODY = np.dtype(
     [("pid", "<u4"), ("ppid", "<u4"), ("tid", "<u4"), ("ptid", "<u4"), ("time", "<u8")]
 )
@@ -48,14 +47,14 @@ def decode(chunks: Iterable[bytes], specs: Mapping[int, EventSpec]) -> Records:
     for chunk in chunks:
         data = np.frombuffer(chunk, np.uint8)
         for (kind, size), offsets in _by_layout(chunk).items():
-            rows = data[np.asarray(offsets)[:, None] + np.arange(_HEADER, size)]
-            if kind == _SAMPLE:
+            rows = data[np.asarray(offsets)[:, None] + np.arange(HEADER_SIZE, size)]
+            if kind == RecordType.SAMPLE:
                 _add_samples(rows, specs, samples)
-            elif kind == _FORK:
+            elif kind == RecordType.FORK:
                 forks.append(_view(rows, _FORK_BODY))
-            elif kind == _LOST:
+            elif kind == RecordType.LOST:
                 records.lost += int(rows[:, 8:16].copy().view("<u8").sum())
-            elif kind == _LOST_SAMPLES:
+            elif kind == RecordType.LOST_SAMPLES:
                 records.lost += int(rows[:, :8].copy().view("<u8").sum())
     records.samples = dict(samples)
     if forks:
@@ -72,7 +71,7 @@ def _by_layout(chunk: bytes) -> dict[tuple[int, int], list[int]]:
     while at < end:
         header = words[at]
         size = header >> 48
-        if size < _HEADER or size & 7:
+        if size < HEADER_SIZE or size & 7:
             raise ValueError(f"a record of {size} bytes at {at * 8}")
         found[header & 0xFFFF_FFFF, size].append(at * 8)
         at += size >> 3

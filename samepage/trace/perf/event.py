@@ -1,68 +1,26 @@
 """Opening one perf event (perf_event_open(2), include/uapi/linux/perf_event.h)."""
 
 import ctypes
-import enum
 import errno
 import fcntl
 import os
 import struct
 from dataclasses import dataclass
 
+from samepage.abi.perf_event import (
+    ATTR_SIZE_VER5,
+    FLAG_FD_CLOEXEC,
+    FLAG_PID_CGROUP,
+    IOC_ID,
+    IOC_SET_FILTER,
+    NR_PERF_EVENT_OPEN,
+    EventType,
+    Flag,
+    Sample,
+)
 from samepage.errors import SamepageError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241}
-_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: up to sample_max_stack
-_FLAG_PID_CGROUP, _FLAG_FD_CLOEXEC = 1 << 2, 1 << 3
-
-IOC_ENABLE, IOC_DISABLE, IOC_SET_OUTPUT = 0x2400, 0x2401, 0x2405
-_IOC_SET_FILTER, _IOC_ID = 0x4008_2406, 0x8008_2407
-
-
-class EventType(enum.IntEnum):
-    """`PERF_TYPE_*`."""
-
-    SOFTWARE = 1
-    TRACEPOINT = 2
-
-
-SW_PAGE_FAULTS_MIN = 5
-"""`PERF_COUNT_SW_PAGE_FAULTS_MIN`: a fault that needed no input was finished."""
-SW_DUMMY = 9
-"""`PERF_COUNT_SW_DUMMY`: counts nothing; carries the records of fork, exec and mmap."""
-
-
-class Sample(enum.IntFlag):
-    """`PERF_SAMPLE_*`: what a record holds, in the order in which the kernel writes it
-    (IDENTIFIER is first, whatever its bit)."""
-
-    IP = 1 << 0
-    TID = 1 << 1
-    TIME = 1 << 2
-    ADDR = 1 << 3
-    CPU = 1 << 7
-    RAW = 1 << 10
-    REGS_USER = 1 << 12
-    STACK_USER = 1 << 13
-    IDENTIFIER = 1 << 16
-
-
-class Flag(enum.IntFlag):
-    """The bit field of `struct perf_event_attr`."""
-
-    DISABLED = 1 << 0
-    INHERIT = 1 << 1
-    EXCLUDE_KERNEL = 1 << 5
-    EXCLUDE_HV = 1 << 6
-    COMM = 1 << 9
-    TASK = 1 << 13
-    SAMPLE_ID_ALL = 1 << 18
-    EXCLUDE_CALLCHAIN_KERNEL = 1 << 21
-    MMAP2 = 1 << 23
-    COMM_EXEC = 1 << 24
-    USE_CLOCKID = 1 << 25
-
-
 NO_FLAG = Flag(0)
 
 
@@ -93,23 +51,23 @@ def perf_event_open(spec: EventSpec, target: int, cpu: int, *, cgroup: bool = Fa
     flags = spec.flags | Flag.DISABLED | Flag.SAMPLE_ID_ALL
     attr = struct.pack(
         "<IIQQQQQIIQQQQIiQIHH",
-        *(spec.type, _ATTR_SIZE, spec.config, 1, sample, 0, flags),
+        *(spec.type, ATTR_SIZE_VER5, spec.config, 1, sample, 0, flags),
         *(0, 0, 0, 0, 0, spec.registers, spec.stack, 0, 0, 0, 0, 0),
     )
-    buffer = ctypes.create_string_buffer(attr, _ATTR_SIZE)
+    buffer = ctypes.create_string_buffer(attr, ATTR_SIZE_VER5)
     fd: int = _LIBC.syscall(
-        ctypes.c_long(_NR_PERF_EVENT_OPEN[os.uname().machine]),
+        ctypes.c_long(NR_PERF_EVENT_OPEN[os.uname().machine]),
         buffer,
         ctypes.c_int(target),
         ctypes.c_int(cpu),
         ctypes.c_int(-1),
-        ctypes.c_ulong(_FLAG_FD_CLOEXEC | (_FLAG_PID_CGROUP if cgroup else 0)),
+        ctypes.c_ulong(FLAG_FD_CLOEXEC | (FLAG_PID_CGROUP if cgroup else 0)),
     )
     if fd < 0:
         raise _reason(spec, ctypes.get_errno())
     if spec.filter:
         text = ctypes.create_string_buffer(spec.filter.encode())
-        if _LIBC.ioctl(fd, ctypes.c_ulong(_IOC_SET_FILTER), text) < 0:
+        if _LIBC.ioctl(fd, ctypes.c_ulong(IOC_SET_FILTER), text) < 0:
             number = ctypes.get_errno()
             os.close(fd)
             raise OSError(number, f"filter of {spec.name} {spec.filter!r}: {os.strerror(number)}")
@@ -117,8 +75,8 @@ def perf_event_open(spec: EventSpec, target: int, cpu: int, *, cgroup: bool = Fa
 
 
 def event_id(fd: int) -> int:
-    """The number that the records of this event carry (`PERF_EVENT_IOC_ID`)."""
-    answer = fcntl.ioctl(fd, _IOC_ID, bytes(8))
+    """The number that the records of this event carry (`PERF_EVENTIOC_ID`)."""
+    answer = fcntl.ioctl(fd, IOC_ID, bytes(8))
     return int.from_bytes(answer, "little")
 
 

@@ -12,7 +12,7 @@ between two drains (poll) orders them.
 
 import mmap
 
-_HEAD, _TAIL = 1024, 1032
+from samepage.abi.perf_event import DATA_HEAD, DATA_TAIL
 
 
 class Ring:
@@ -28,8 +28,8 @@ class Ring:
         self._data = page
         self._memory = mmap.mmap(fd, self.size + page)
         self._view = memoryview(self._memory)
-        self._head = self._view[_HEAD : _HEAD + 8].cast("Q")
-        self._tail = self._view[_TAIL : _TAIL + 8].cast("Q")
+        self._head = self._view[DATA_HEAD : DATA_HEAD + 8].cast("Q")
+        self._tail = self._view[DATA_TAIL : DATA_TAIL + 8].cast("Q")
 
     def drain(self) -> bytes:
         """All whole records that were written since the last call."""

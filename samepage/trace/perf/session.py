@@ -17,16 +17,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from samepage.abi.perf_event import IOC_DISABLE, IOC_ENABLE, IOC_SET_OUTPUT, Flag
 from samepage.errors import SamepageError
-from samepage.trace.perf.event import (
-    IOC_DISABLE,
-    IOC_ENABLE,
-    IOC_SET_OUTPUT,
-    EventSpec,
-    Flag,
-    event_id,
-    perf_event_open,
-)
+from samepage.trace.perf.event import EventSpec, event_id, perf_event_open
 from samepage.trace.perf.ring import Ring
 
 _DRAIN_EVERY = 0.01
