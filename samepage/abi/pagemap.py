@@ -28,6 +28,8 @@ class Pm:
 PAGEMAP_SCAN = 0xC0606610
 """`_IOWR('f', 16, struct pm_scan_arg)`, a structure of 96 bytes (include/uapi/linux/fs.h)."""
 
+PM_SCAN_WP_MATCHING = 1 << 0
+"""Flag of PAGEMAP_SCAN: write-protect the pages that match, for the next scan to find."""
 PM_SCAN_ARG = struct.Struct("12Q")
 PAGE_REGION = struct.Struct("3Q")
 """What PAGEMAP_SCAN fills in: start and end address, and the categories."""
@@ -36,6 +38,9 @@ PAGE_REGION = struct.Struct("3Q")
 class PageCategory:
     """`PAGE_IS_*`: the categories of PAGEMAP_SCAN."""
 
+    WPALLOWED = 1 << 0
+    """In an area registered for asynchronous write protection."""
+    WRITTEN = 1 << 1
     PRESENT = 1 << 3
     SWAPPED = 1 << 4
     HUGE = 1 << 6

@@ -8,6 +8,7 @@ class Request:
     CONT = 7
     GETREGS = 12
     SETREGS = 13
+    DETACH = 17
     SYSCALL = 24
     GETEVENTMSG = 0x4201
     GETREGSET = 0x4204
@@ -15,6 +16,7 @@ class Request:
     INTERRUPT = 0x4207
     LISTEN = 0x4208
     GET_SYSCALL_INFO = 0x420E
+    GET_RSEQ_CONFIGURATION = 0x420F
 
 
 class Options:

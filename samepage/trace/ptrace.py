@@ -114,9 +114,24 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     return result
 
 
-def seize(tid: int) -> None:
-    """Become the tracer of `tid`, which goes on running (`PTRACE_SEIZE`)."""
-    _ptrace(Request.SEIZE, tid, 0, FOLLOW)
+def seize(tid: int, options: int = FOLLOW) -> None:
+    """Become the tracer of `tid`, which continues to run (`PTRACE_SEIZE`)."""
+    _ptrace(Request.SEIZE, tid, 0, options)
+
+
+def detach(tid: int, signal: int = 0) -> None:
+    """Let a stopped tracee go, delivering `signal` (`PTRACE_DETACH`)."""
+    _ptrace(Request.DETACH, tid, 0, signal)
+
+
+def rseq_area(tid: int) -> int:
+    """The address of the thread's `struct rseq`, or 0 (`PTRACE_GET_RSEQ_CONFIGURATION`, 5.13)."""
+    buffer = ctypes.create_string_buffer(24)
+    try:
+        _ptrace(Request.GET_RSEQ_CONFIGURATION, tid, len(buffer), ctypes.addressof(buffer))
+    except OSError:
+        return 0
+    return int.from_bytes(buffer.raw[:8], "little")
 
 
 def interrupt(tid: int) -> None:
