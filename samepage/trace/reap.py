@@ -45,9 +45,19 @@ def end_all(pids: set[int], kept: set[int]) -> None:
     while todo:
         _kill_and_reap(todo)
         todo = tracees() - kept
+    reap_adopted(pids)
+
+
+def reap_adopted(pids: set[int]) -> None:
+    """Reap those of these processes that are zombies and have become our children.
+
+    A tracee whose parent is another process ends twice: first for its tracer, then it is
+    a zombie of its parent, and ours (a subreaper's) once the parent is dead. Stops of tracees
+    are left for whoever waits for them.
+    """
     for pid in pids:
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, ptrace.WAIT_THREAD | os.WNOHANG)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | ptrace.WAIT_THREAD)
 
 
 def is_tracee(tid: int | str) -> bool:

@@ -43,7 +43,13 @@ from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_s
 from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.launch import fault_counts as read_fault_counts
 from samepage.trace.ptrace import Stop, StopKind
-from samepage.trace.reap import end_all, is_tracee, set_subreaper, status_lines
+from samepage.trace.reap import (
+    end_all,
+    is_tracee,
+    reap_adopted,
+    set_subreaper,
+    status_lines,
+)
 
 _SYS_EXIT = 60
 _SYS_EXIT_GROUP = 231
@@ -138,6 +144,8 @@ class TracedGroup:
         """What `ptrace.xstate_size` says of the CPU, once a program runs."""
         self._tasks: dict[int, Process] = {}
         self._early: set[int] = set()
+        self._ended: set[int] = set()
+        """Processes whose end was reported; they may be zombies of their parents yet."""
         self._ghosts: list[int] = []
         self._expired = False
         self._was_subreaper = False
@@ -255,6 +263,8 @@ class TracedGroup:
         self._early.clear()
         self.trees.clear()
         end_all(pids, set())
+        reap_adopted(self._ended)
+        self._ended.clear()
 
     def _drop(self, tree: Tree) -> None:
         """Kill and reap one tree, and forget it."""
@@ -265,6 +275,7 @@ class TracedGroup:
         self._early.clear()
         self.trees.remove(tree)
         end_all(pids, kept)
+        reap_adopted(self._ended)
 
     def _expire(self) -> None:
         """In the watchdog's thread: end what has not ended; `wait` then comes back."""
@@ -429,6 +440,7 @@ class TracedGroup:
         process.threads.discard(stop.tid)
         process.exiting.discard(stop.tid)
         if stop.tid == process.pid:
+            self._ended.add(process.pid)
             process.wait_status = stop.status
             if not process.leaving and not process.holder:
                 tree.lost.append((process.key, "killed"))
