@@ -67,6 +67,24 @@ KERNEL_ONLY = {
 }
 
 
+NEWER = {
+    "MADV_GUARD_INSTALL",
+    "MADV_GUARD_REMOVE",
+    "MAP_ABOVE4G",
+    "MAP_DROPPABLE",
+    "PAGEMAP_SCAN",
+    "PAGE_IS_HUGE",
+    "PAGE_IS_PRESENT",
+    "PAGE_IS_SWAPPED",
+    "PAGE_IS_WPALLOWED",
+    "PAGE_IS_WRITTEN",
+    "PM_SCAN_WP_MATCHING",
+}
+"""Numbers that the headers of Linux 6.1 do not have yet; newer headers are compared."""
+NO_MACRO = {"ADDR_NO_RANDOMIZE", "PTRACE_POKEUSER", "SYS_SECCOMP"}
+"""Enumerators, and names that only the kernel's own headers have: `#ifdef` does not see them."""
+
+
 def _numbers(module: str, prefixes: dict[str, str]) -> dict[str, int]:
     """The module's numbers by their C expressions."""
     found = {}
@@ -106,6 +124,4 @@ def test_numbers_are_those_of_the_headers(module: str, tmp_path: pathlib.Path) -
         for expression, value in (line.split("=") for line in output.stdout.splitlines())
     }
     assert {expression: numbers[expression] for expression in known} == known
-    # What is missing is newer than the headers, which are those of the distribution.
-    missing = set(numbers) - set(known)
-    assert len(missing) <= len(numbers) // 5, missing
+    assert not set(numbers) - set(known) - NEWER - NO_MACRO
