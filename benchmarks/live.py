@@ -39,8 +39,6 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.timing import SAMEPAGE, compare, peer_environment
 from samepage.abi.pagemap import PAGEMAP_SCAN
-from samepage.abi.pagemap import PAGEMAP_SCAN
-from samepage.abi.pagemap import PAGEMAP_SCAN
 from samepage.live.background import BackgroundCollector
 from samepage.live.capture import read_system
 from samepage.live.pagemap import ADDRESS_SPACE_END
