@@ -138,7 +138,7 @@ class Process:
     dumpable: int = 1
     no_new_privs: bool = False
     parent_death_signal: int = 0
-    personality: int = 0x0040000
+    personality: int = 0x0004_0000
     """ADDR_NO_RANDOMIZE: addresses are the same in each run."""
 
     @property
@@ -160,13 +160,18 @@ class Process:
 
     @property
     def tids(self) -> list[int]:
-        """The thread ids."""
-        return list(self.threads)
+        """The thread ids; a zombie is its own last thread."""
+        return list(self.threads) or [self.pid]
 
     @property
     def cred(self) -> Credentials:
         """The credentials, which file access checks use."""
         return self.fs.cred
+
+    @property
+    def exited(self) -> bool:
+        """It is a zombie: it has given back all that it can."""
+        return self.exit_status is not None and not self.tracing_stop
 
     @property
     def exit_code(self) -> int | None:
@@ -183,6 +188,21 @@ class Process:
             total.minor += task.faults.minor
             total.major += task.faults.major
         return total
+
+    def thread_faults(self, tid: int) -> FaultCounts:
+        """Those of one thread; of a zombie's last thread, those of all."""
+        task = self.threads.get(tid)
+        return task.faults if task is not None else self.dead_faults
+
+    @property
+    def children_faults(self) -> FaultCounts:
+        """Faults of children that were waited for."""
+        return FaultCounts(self.children_usage.minor_faults, self.children_usage.major_faults)
+
+    @property
+    def children_time_ns(self) -> int:
+        """CPU time of children that were waited for."""
+        return self.children_usage.cpu_time_ns
 
     def program_faults(self) -> FaultCounts:
         """Faults since the last `execve` was done."""

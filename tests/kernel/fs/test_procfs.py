@@ -19,7 +19,7 @@ from samepage.kernel.fs.context import Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.procfs import maps, smaps, status
 from samepage.kernel.fs.vfs import Vfs
-from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
 from samepage.kernel.mm.fault import handle_mm_fault
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.frames import Frames
@@ -64,6 +64,8 @@ def machine(tree):
         exe=vfs.lookup(ctx, b"/big"), fs=ctx,
         cred=Credentials(), tids=[7, 8], auxv=b"\6" + bytes(15), limits={},
         start_time_ns=10**9, utime_ns=0, stime_ns=0, exit_status=0,
+        total_faults=lambda: mm.faults, thread_faults=lambda tid: mm.faults,
+        children_faults=FaultCounts(), children_time_ns=0, exited=False, personality=0,
         no_new_privs=False, seccomp_state=lambda tid: (0, 0), sig_shared_pending=0,
         sig_pending=lambda tid: 0, sig_blocked=lambda tid: 0,
         sig_ignored=1 << 12, sig_caught=2,

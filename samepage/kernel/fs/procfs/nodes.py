@@ -73,22 +73,27 @@ class GeneratedFile(OpenFile):
 
 
 class BinaryFile(Inode):
-    """A file that is made piece by piece: `part(offset, length)` gives bytes."""
+    """A file that is made piece by piece: `bind` is called at each `open`, for a function
+    from an offset and a length to bytes."""
 
-    def __init__(self, sb: Superblock, part: Callable[[int, int], bytes], mode: int) -> None:
+    def __init__(
+        self, sb: Superblock, bind: Callable[[], Callable[[int, int], bytes]], mode: int
+    ) -> None:
         super().__init__(sb, stat.S_IFREG | mode)
-        self.part = part
+        self._bind = bind
 
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open it."""
-        return _OpenBinary(path, flags)
+        return _OpenBinary(path, flags, self._bind())
 
 
 class _OpenBinary(OpenFile):
-    inode: BinaryFile
+    def __init__(self, path: Path, flags: int, part: Callable[[int, int], bytes]) -> None:
+        super().__init__(path, flags)
+        self._part = part
 
     def _read_at(self, length: int, offset: int) -> bytes:
-        return self.inode.part(offset, length)
+        return self._part(offset, length)
 
 
 class ProcLink(Inode):

@@ -51,10 +51,25 @@ def make_directory(
         return SeqFile(sb, bind)
 
     def by_mount(show: Callable[[list[Mount], Path], list[str]]) -> SeqFile:
-        return SeqFile(sb, of_list(lambda: show(mount_table, process.fs.root)))
+        records = of_list(lambda: show(mount_table, process.fs.root))
 
-    def place(get: Callable[[], Path]) -> ProcLink:
-        return ProcLink(sb, lambda: path_name(get()), get)
+        def bind() -> NextRecord:
+            if process.exited:
+                raise SysError(errno.EINVAL)
+            return records()
+
+        return SeqFile(sb, bind)
+
+    def place(get: Callable[[], Path | None]) -> ProcLink:
+        """A link that a zombie does not have any more."""
+
+        def target() -> Path:
+            path = None if process.exited else get()
+            if path is None:
+                raise SysError(errno.ENOENT)
+            return path
+
+        return ProcLink(sb, lambda: path_name(target()), target)
 
     nodes: dict[bytes, Inode] = {
         b"fd": _fds(sb, process),
@@ -62,7 +77,7 @@ def make_directory(
         b"environ": _MemoryFile(sb, process, _while_in_use(_environ), 0o400),
         b"auxv": _MemoryFile(sb, process, lambda _: _constant(process.auxv), 0o400),
         b"status": text(lambda p: status.status(p, tid)),
-        b"personality": text(lambda _: "00000000\n", 0o400),
+        b"personality": text(lambda p: f"{p.personality:08x}\n", 0o400),
         b"limits": text(status.limits),
         b"comm": ProcFile(
             sb,
@@ -71,17 +86,17 @@ def make_directory(
             lambda data: _rename(process, data),
         ),
         b"cmdline": ProcFile(sb, lambda: _cmdline(process)),
-        b"stat": text(lambda p: status.stat(p, tid)),
+        b"stat": text(lambda p: status.stat(p, tid, whole=task is None)),
         b"statm": ProcFile(sb, lambda: status.statm(process.mm).encode()),
         b"maps": by_vma(maps.map_line),
         b"cwd": place(lambda: process.fs.cwd),
         b"root": place(lambda: process.fs.root),
-        b"exe": ProcLink(sb, lambda: path_name(_exe(process)), lambda: process.exe),
+        b"exe": place(lambda: process.exe),
         b"mounts": by_mount(system.mounts),
         b"mountinfo": by_mount(system.mountinfo),
         b"smaps": by_vma(smaps.smaps_entry),
         b"smaps_rollup": _MemoryFile(sb, process, lambda mm: lambda: _rollup(mm)),
-        b"pagemap": BinaryFile(sb, lambda at, n: _pagemap(process, at, n), 0o400),
+        b"pagemap": BinaryFile(sb, lambda: _pagemap(_memory(process)), 0o400),
         b"wchan": text(lambda _: "0"),
         b"cgroup": text(lambda _: "0::/\n"),
         b"oom_score": text(lambda _: "0\n"),
@@ -104,7 +119,7 @@ def make_directory(
 
 class _MemoryFile(TextNode):
     """A text about the memory that a process has when the file is opened. `bind` takes that
-    memory, and returns what makes the text; a zombie has none."""
+    memory, and returns what makes the text."""
 
     def __init__(
         self,
@@ -119,8 +134,15 @@ class _MemoryFile(TextNode):
 
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open it for the memory that the process has now."""
-        mm = self._process.mm
-        return GeneratedFile(path, flags, self._bind(mm) if mm is not None else bytes)
+        return GeneratedFile(path, flags, self._bind(_memory(self._process)))
+
+
+def _memory(process: ProcessView) -> AddressSpace:
+    """The memory that a file is opened for. Raises `SysError(ESRCH)` for a zombie
+    (`proc_mem_open`, since Linux 6.16; before that there was nothing in the file)."""
+    if process.mm is None:
+        raise SysError(errno.ESRCH)
+    return process.mm
 
 
 def _while_in_use(
@@ -138,12 +160,6 @@ def _rollup(mm: AddressSpace) -> bytes:
 
 def _constant(text: bytes) -> Callable[[], bytes]:
     return lambda: text
-
-
-def _exe(process: ProcessView) -> Path:
-    if process.exe is None or process.mm is None:
-        raise SysError(errno.ENOENT)
-    return process.exe
 
 
 def _cmdline(process: ProcessView) -> bytes:
@@ -164,8 +180,8 @@ def _environ(mm: AddressSpace) -> bytes:
     return maps.peek(mm, layout.env_start, layout.env_end)
 
 
-def _pagemap(process: ProcessView, offset: int, length: int) -> bytes:
-    return maps.pagemap(process.mm, offset, length) if process.mm is not None else b""
+def _pagemap(mm: AddressSpace) -> Callable[[int, int], bytes]:
+    return lambda offset, length: maps.pagemap(mm, offset, length) if mm.users else b""
 
 
 def _rename(process: ProcessView, data: bytes) -> None:
@@ -212,19 +228,17 @@ def _fdinfo(sb: Superblock, process: ProcessView) -> NumberDirectory:
 
 
 def _numbers(process: ProcessView) -> list[int]:
-    return list(process.files) if process.files is not None else []
+    return list(process.files)
 
 
 def _file(process: ProcessView, fd: int) -> OpenFile:
-    if process.files is None:
-        raise SysError(errno.EBADF)
     return process.files.get_raw(fd)
 
 
 def _describe(process: ProcessView, fd: int, file: OpenFile) -> str:
     """fdinfo (`seq_show` in fs/proc/fd.c)."""
     flags = file.flags
-    if process.files is not None and fd in process.files.cloexec:
+    if fd in process.files.cloexec:
         flags |= os.O_CLOEXEC
     return (
         f"pos:\t{file.pos}\nflags:\t0{flags:o}\nmnt_id:\t{file.path.mount_id}\n"

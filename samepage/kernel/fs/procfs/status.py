@@ -80,10 +80,10 @@ def status(process: ProcessView, tid: int) -> str:
     effective = ALL_CAPABILITIES if cred.euid == 0 else 0
     permitted = ALL_CAPABILITIES if 0 in (cred.uid, cred.euid, cred.suid) else 0
     groups = "".join(f"{group} " for group in cred.groups) or " "
-    files = process.files
-    lines = [
-        f"Name:\t{escape_comm(process.comm)}",
-        f"Umask:\t{process.fs.umask:04o}",
+    lines = [f"Name:\t{escape_comm(process.comm)}"]
+    if not process.exited:
+        lines.append(f"Umask:\t{process.fs.umask:04o}")
+    lines += [
         f"State:\t{STATES[process.state]}",
         f"Tgid:\t{process.pid}",
         "Ngid:\t0",
@@ -92,7 +92,7 @@ def status(process: ProcessView, tid: int) -> str:
         "TracerPid:\t0",
         f"Uid:\t{cred.uid}\t{cred.euid}\t{cred.suid}\t{cred.fsuid}",
         f"Gid:\t{cred.gid}\t{cred.egid}\t{cred.sgid}\t{cred.fsgid}",
-        f"FDSize:\t{files.size if files is not None else 0}",
+        f"FDSize:\t{0 if process.exited else process.files.size}",
         f"Groups:\t{groups}",
         f"NStgid:\t{process.pid}",
         f"NSpid:\t{tid}",
@@ -168,10 +168,12 @@ def _memory(mm: AddressSpace) -> list[str]:
     return [*lines, "CoreDumping:\t0", "THP_enabled:\t0", "untag_mask:\t0xffffffffffffffff"]
 
 
-def stat(process: ProcessView, tid: int) -> str:
-    """The line of /proc/PID/stat, or of one thread's (`do_task_stat`); the signal
+def stat(process: ProcessView, tid: int, whole: bool) -> str:
+    """The line of /proc/PID/stat (`whole`), or of one thread's (`do_task_stat`); the signal
     masks are the low 31 bits."""
     mm = process.mm
+    faults = process.total_faults() if whole else process.thread_faults(tid)
+    of_children = process.children_faults
     figures = MemoryFigures(mm) if mm is not None else None
     low = 0x7FFF_FFFF
     rss_limit = process.limits.get(Rlimit.RSS, (RLIM_INFINITY, RLIM_INFINITY))[0]
@@ -183,13 +185,13 @@ def stat(process: ProcessView, tid: int) -> str:
         0,
         -1,
         0,  # flags: no PF_RANDOMIZE, addresses are the same each time
-        mm.faults.minor if mm is not None else 0,
-        0,
-        mm.faults.major if mm is not None else 0,
-        0,
+        faults.minor,
+        of_children.minor,
+        faults.major,
+        of_children.major,
         process.utime_ns // USER_TICK_NS,
         process.stime_ns // USER_TICK_NS,
-        0,
+        process.children_time_ns // USER_TICK_NS,
         0,
         20,
         0,

@@ -1,5 +1,6 @@
 /* /proc/self: what is read of it, in which pieces, and under which names. */
 #include "oracle.h"
+#include <dirent.h>
 
 TEST(files_of_records_are_read_a_page_at_a_time) {
     char *p = mmap(NULL, 400 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -108,4 +109,101 @@ TEST(a_program_that_was_removed_still_knows_itself) {
     printf("mappings of it: some %d\n", named > 3);
     close(in[1]);
     show_end(child);
+}
+
+/* Lines of a file of /proc that start with one of the names, or how many do. */
+static void show_lines(const char *path, const char *names[], int count_only) {
+    static char line[4096];
+    FILE *file = fopen(path, "r");
+    int found = 0;
+    while (fgets(line, sizeof line, file))
+        for (int i = 0; names[i]; i++)
+            if (!strncmp(line, names[i], strlen(names[i])) && ++found && !count_only)
+                printf("%s", line);
+    if (count_only)
+        printf("%d lines of %s...\n", found, names[0]);
+    fclose(file);
+}
+
+static void show_entries(const char *path) {
+    int count = 0;
+    DIR *directory = opendir(path);
+    while (readdir(directory))
+        count++;
+    closedir(directory);
+    printf("%s: %d entries\n", strrchr(path, '/'), count);
+}
+
+TEST(a_zombie_in_proc) {
+    char *memory[] = {"auxv", "environ", "pagemap", "smaps_rollup", "mounts", "mountinfo",
+                      "maps", "smaps", "cmdline", "comm", "statm", "wchan"};
+    char *links[] = {"exe", "cwd", "root", "fd/0", "fd/1"};
+    char *all[] = {"Vm", "Rss", "HugetlbPages", "CoreDumping", "THP_", "untag_mask", NULL};
+    char *some[] = {"Name", "Umask", "State", "FDSize", "Threads", NULL};
+    char path[64], text[4096];
+    struct stat status;
+    pid_t child = fork();
+    if (!child) {
+        char *p = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(p, 1, 64 * PAGE);
+        _exit(3);
+    }
+    siginfo_t info;
+    SHOW(waitid(P_PID, child, &info, WEXITED | WNOWAIT));
+    for (int i = 0; i < sizeof memory / sizeof *memory; i++) {
+        sprintf(path, "/proc/%d/%s", child, memory[i]);
+        int fd = open(path, O_RDONLY);
+        printf("%s: ", memory[i]);
+        if (fd < 0) {
+            printf("open %s\n", strerrorname_np(errno));
+            continue;
+        }
+        long n = read(fd, text, sizeof text - 1);
+        text[n < 0 ? 0 : n] = 0;
+        printf("read %ld %s\n", n, text);
+        close(fd);
+    }
+    for (int i = 0; i < sizeof links / sizeof *links; i++) {
+        sprintf(path, "/proc/%d/%s", child, links[i]);
+        printf("%s\n", links[i]);
+        SHOW(readlink(path, text, sizeof text));
+        SHOW(stat(path, &status));
+    }
+    sprintf(path, "/proc/%d/status", child);
+    show_lines(path, some, 0);
+    show_lines(path, all, 1);
+    sprintf(path, "/proc/%d/stat", child);
+    FILE *file = fopen(path, "r");
+    fgets(text, sizeof text, file);
+    fclose(file);
+    char *word = strtok(strrchr(text, ')') + 2, " ");
+    for (int field = 3; word; field++, word = strtok(NULL, " "))
+        if (field == 10)
+            printf("minor faults: %d\n", atol(word) >= 64);
+        else if (field == 3 || field == 20 || field == 23 || field == 24 || field >= 26 && field <= 30 ||
+                 field >= 45)
+            printf("%d: %s\n", field, word);
+    sprintf(path, "/proc/%d/task", child);
+    show_entries(path);
+    sprintf(path, "/proc/%d/fd", child);
+    show_entries(path);
+    show_end(child);
+    SHOW(stat(path, &status));
+}
+
+TEST(faults_of_children_in_proc_stat) {
+    char text[4096];
+    for (int i = 0; i < 2; i++) {
+        FILE *file = fopen("/proc/self/stat", "r");
+        fgets(text, sizeof text, file);
+        fclose(file);
+        char *word = strtok(strrchr(text, ')') + 2, " ");
+        for (int field = 3; field < 11; field++)
+            word = strtok(NULL, " ");
+        printf("%s\n", atol(word) > 300 ? "many" : atol(word) ? "some" : "none");
+        CHILD({
+            char *p = mmap(NULL, 300 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            memset(p, 1, 300 * PAGE);
+        });
+    }
 }
