@@ -68,6 +68,10 @@ class Kernel:
         self.processes = ProcessTable()
         self.scheduler = Scheduler(self, self.entry.run_task)
         self.vfs.proc.kernel = ProcView(self)
+        if config.debug:
+            from samepage.kernel.debug import Debug
+
+            self.entry.debug = Debug(self)
         self.entry.update_vdso()
 
     def random_bytes(self, count: int) -> bytes:

@@ -15,7 +15,8 @@ class KernelConfig:
 
     `ram` is in bytes. `epoch_ns` is the time of day at boot. `cold` starts with an empty
     page cache, so that file pages are read in with major faults. `max_instructions` 0 is
-    no limit. `events` reports what happens to address spaces to the tracers.
+    no limit. `events` reports what happens to address spaces to the tracers. `debug` checks
+    the kernel's invariants while it runs (see `debug`).
     """
 
     epoch_ns: int
@@ -25,6 +26,7 @@ class KernelConfig:
     seed: int = 0
     max_instructions: int = 0
     events: bool = False
+    debug: bool = False
     readahead: int = VM_READAHEAD_PAGES
     """How many pages of a file are read ahead at most (`read_ahead_kb` of its device)."""
     mmap_min_addr: int = MMAP_MIN_ADDR

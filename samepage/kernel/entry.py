@@ -24,6 +24,7 @@ from samepage.cpu.paging import Access
 from samepage.cpu.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS
 from samepage.kernel.errors import SysError
+from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.mm.oom import kill_message, select_bad_process
@@ -39,7 +40,16 @@ from samepage.kernel.traps import bad_access, exception
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from samepage.kernel.process.services import Services
+
+    class Checks(Protocol):
+        """What the kernel lets be checked (`debug.Debug`)."""
+
+        def after_page_fault(self, mm: AddressSpace, address: int, access: Access) -> None: ...
+        def at_exit(self) -> None: ...
+
 
 _MAY_FAIL = {Sys.MMAP, Sys.BRK, Sys.MREMAP, Sys.FORK, Sys.VFORK, Sys.CLONE, Sys.CLONE3}
 """Calls that answer a lack of memory with ENOMEM; in any other the OOM killer acts."""
@@ -58,6 +68,8 @@ class Entry:
         self._fault = FaultResult.OK
         """Why the page fault that has just ended the run was not resolved."""
         self._out_of_frames = False
+        self.debug: Checks | None = None
+        """The checks of the kernel's invariants, if the machine was booted with them."""
         self._instructions_left = kernel.config.max_instructions
         self._entries_at_tick = -1
         self._cpu_at_tick = 0
@@ -86,7 +98,10 @@ class Entry:
             self._tick(task)
         if self._stop_request.pending:
             self._stop_request.raise_pending()
-        return exit_to_user_mode(task)
+        runnable = exit_to_user_mode(task)
+        if self.debug is not None:
+            self.debug.at_exit()
+        return runnable
 
     def _count_instructions(self) -> None:
         self._instructions_left -= self._kernel.cpu.executed
@@ -148,6 +163,8 @@ class Entry:
         assert task is not None, "the CPU runs without a task"
         try:
             self._fault = handle_mm_fault(task.mm, address, access)
+            if self.debug is not None and self._fault is FaultResult.OK:
+                self.debug.after_page_fault(task.mm, address, access)
         except OutOfFrames:
             self._out_of_frames = True
             return False

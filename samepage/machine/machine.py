@@ -52,6 +52,8 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MIN_RAM = 1 << 20
 LOADERS = ("ldso", "builtin")
+DEBUG_VARIABLE = "SAMEPAGE_DEBUG"
+"""An environment variable that is as good as `debug`, unless it is empty."""
 TIMED_OUT = 124
 """The exit status of `timeout(1)`."""
 
@@ -66,6 +68,7 @@ class Machine:
     `root` is the directory that programs see as `/`; nothing in it is ever changed. `cold`
     starts with an empty page cache. `timeline` records every event for the snapshot.
     `seed` decides all that is random. `epoch_ns` is the time of day at boot (default: now).
+    `debug` checks the kernel's invariants at each of its exits (see `samepage.kernel.debug`).
     `timeout` (seconds) and `max_instructions` bound each `run`. `time_slice` is how many system
     calls a task may make while others could run; `readahead` how many pages of a file are read
     ahead at most; `xstate_size` how many bytes of registers the CPU saves in a signal frame, if
@@ -85,6 +88,7 @@ class Machine:
         epoch_ns: int | None = None,
         timeout: float | None = None,
         max_instructions: int = 0,
+        debug: bool = False,
         time_slice: int = TIME_SLICE,
         readahead: int = VM_READAHEAD_PAGES,
         xstate_size: int = 0,
@@ -105,6 +109,7 @@ class Machine:
             seed=seed,
             max_instructions=max_instructions,
             events=timeline,
+            debug=debug or bool(os.environ.get(DEBUG_VARIABLE)),
             time_slice=time_slice,
             readahead=readahead,
             xstate_size=max(xstate_size, FXSAVE_SIZE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
@@ -41,6 +41,10 @@ class FdTable:
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._files
+
+    def files(self) -> Iterable[OpenFile]:
+        """The open file of each descriptor."""
+        return self._files.values()
 
     def get(self, fd: int) -> OpenFile:
         """The open file, if it can be used as one (`fget`). Raises `SysError(EBADF)`, also

@@ -76,6 +76,11 @@ class Frames:
         return len(self._free) + self.ram.n_frames - self._next
 
     @property
+    def n_touched(self) -> int:
+        """All frames from this one on were never allocated."""
+        return self._next
+
+    @property
     def n_used(self) -> int:
         """Frames in use, the zero page included, frame 0 not."""
         return self._next - 1 - len(self._free)

@@ -1,7 +1,7 @@
 """The process table: pids, who is there, and who adopts and reaps whom (kernel/pid.c,
 kernel/exit.c)."""
 
-from collections.abc import Iterator, ValuesView
+from collections.abc import ItemsView, Iterator, ValuesView
 
 from samepage.kernel.process.task import Process, Task, Usage
 
@@ -35,6 +35,10 @@ class ProcessTable:
     def values(self) -> ValuesView[Process]:
         """The processes in the order of their birth."""
         return self._by_pid.values()
+
+    def items(self) -> ItemsView[int, Process]:
+        """The processes by pid."""
+        return self._by_pid.items()
 
     def next_pid(self) -> int:
         """A pid or tid for a new process or thread (`alloc_pid`)."""

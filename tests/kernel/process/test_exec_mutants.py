@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from samepage import Machine
 from samepage.errors import SamepageError
-from tests.kernel.invariants import check_invariants
+from samepage.kernel.debug import check_kernel
 
 PROGRAMS = ("/bin/true", "/lib64/ld-linux-x86-64.so.2", "/sbin/ldconfig")
 VALUES = st.one_of(
@@ -65,5 +65,5 @@ def test_no_header_does_more_than_the_machine_allows(
         except SamepageError as failure:
             error = failure.message
             assert "\n" not in error
-    check_invariants(machine.kernel)
+    check_kernel(machine.kernel)
     assert not machine.kernel.stop_request.pending
