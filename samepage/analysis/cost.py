@@ -20,21 +20,27 @@ few of the other stores (`cost_tables.py`).
 """
 
 import enum
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from samepage.abi.elf import SHN_UNDEF, SHT_SYMTAB, SegmentFlags
 from samepage.analysis.cost_tables import CostTables
 from samepage.analysis.savings import Saving, savings_of
+from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64, Table
 from samepage.elf.machines import Kind
 from samepage.elf.object import DynamicObject
-from samepage.elf.sections import Section
+from samepage.elf.sections import Section, section_headers
 from samepage.elf.strings import StringTable
 
+_END = 1 << 47
+"""Where a process's addresses end."""
+
 _MOST_PAGES = 1 << 20
-"""Pages of a library: more than any real one, and no more than memory has room to show."""
+"""Pages of a library's file: more than any real one, and no more than memory has room to show."""
 
 
 class PageState(enum.Enum):
@@ -63,9 +69,13 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class PageCost:
-    """One page of the library's memory; `address` is in the file's terms."""
+    """One page of the library's memory, or `count` pages of zeros that are all alike.
+
+    `address` is in the file's terms.
+    """
 
     address: int
+    count: int
     state: PageState
     executable: bool
     relro: bool
@@ -87,7 +97,7 @@ class Cost:
 
     def count(self, state: PageState) -> int:
         """The number of pages in a state."""
-        return sum(page.state is state for page in self.pages)
+        return sum(page.count for page in self.pages if page.state is state)
 
     @property
     def copied(self) -> int:
@@ -97,7 +107,9 @@ class Cost:
     @property
     def relro(self) -> int:
         """Copied pages that are read-only after relocation."""
-        return sum(page.relro and page.state is PageState.COPIED for page in self.pages)
+        return sum(
+            page.count for page in self.pages if page.relro and page.state is PageState.COPIED
+        )
 
 
 def cost_of(library: DynamicObject, page_size: int = 4096) -> Cost:
@@ -124,36 +136,69 @@ def _pages(tables: CostTables) -> list[PageCost]:
     for address, why in tables.others:
         others.setdefault(address // size, set()).add(why)
     relro = library.relro
-    names = _sections_by_page(tables)
-    pages: dict[int, PageCost] = {}
-    for load in library.elf.loads:
+    # Of segments that share a page, the last one maps it.
+    loads = sorted(library.elf.loads, key=lambda load: load.vaddr)
+    starts = [load.vaddr // size for load in loads]
+    states: dict[int, tuple[int, PageState, bool]] = {}
+    stored = sorted({*causes, *others})
+    for load, following_start in zip(loads, [*starts[1:], _END], strict=True):
         last_of_file = (load.vaddr + load.filesz + size - 1) // size
-        end = (load.vaddr + load.memsz + size - 1) // size
-        if len(pages) + end - load.vaddr // size > _MOST_PAGES:
+        end = min((load.vaddr + load.memsz + size - 1) // size, following_start)
+        if load.vaddr + load.memsz > _END:
             raise library.elf.error(f"PT_LOAD at address {load.vaddr:#x}: {load.memsz} bytes")
-        for number in range(load.vaddr // size, end):
-            state = PageState.SHARED
-            if number in causes or number in others:
-                state = PageState.COPIED
-            elif number >= last_of_file:
-                state = PageState.ANONYMOUS
-            elif load.flags & SegmentFlags.W:
-                state = PageState.UNTIL_WRITTEN
-            pages[number] = PageCost(
+        of_file = range(load.vaddr // size, last_of_file)
+        if len(states) + len(of_file) > _MOST_PAGES:
+            raise library.elf.error(f"PT_LOAD at address {load.vaddr:#x}: {load.filesz} bytes")
+        executable = bool(load.flags & SegmentFlags.X)
+        written = PageState.UNTIL_WRITTEN if load.flags & SegmentFlags.W else PageState.SHARED
+        for number in of_file:
+            states[number] = (1, written, executable)
+        cuts = _cuts(tables, stored, max(last_of_file, of_file.start), end)
+        for number, following in pairwise(cuts):
+            states[number] = (following - number, PageState.ANONYMOUS, executable)
+    numbers = sorted(states)
+    names = _sections_by_run(tables, numbers, states)
+    pages = []
+    for number in numbers:
+        count, state, executable = states[number]
+        pages.append(
+            PageCost(
                 address=number * size,
-                state=state,
-                executable=bool(load.flags & SegmentFlags.X),
+                count=count,
+                state=PageState.COPIED if number in causes or number in others else state,
+                executable=executable,
                 relro=relro is not None
                 and relro.vaddr // size <= number
-                and (number + 1) * size <= relro.vaddr + relro.memsz,
+                and (number + count) * size <= relro.vaddr + relro.memsz,
                 sections=tuple(names.get(number, ())),
                 causes=tuple(causes.get(number, ())),
                 other_stores=tuple(sorted(others.get(number, ()))),
             )
-    return [pages[number] for number in sorted(pages)]
+        )
+    return pages
 
 
-def _sections_by_page(tables: CostTables) -> dict[int, list[str]]:
+def _cuts(tables: CostTables, stored: list[int], start: int, end: int) -> list[int]:
+    """Where runs of like pages begin and end in [start, end), pages of zeros: at each page
+    that something is stored to, and where a section begins or ends.
+    """
+    if start >= end:
+        return []
+    size = tables.page_size
+    cuts = {start, end}
+    for number in stored[bisect_left(stored, start) : bisect_left(stored, end)]:
+        cuts |= {number, number + 1}
+    for section in tables.sections:
+        last = (section.address + section.size - 1) // size
+        for number in (section.address // size, last):
+            cuts |= {at for at in (number, number + 1) if start < at < end}
+    return sorted(cuts)
+
+
+def _sections_by_run(
+    tables: CostTables, numbers: list[int], states: dict[int, tuple[int, PageState, bool]]
+) -> dict[int, list[str]]:
+    """The names of the sections on each run of pages, by its first page."""
     result: dict[int, list[str]] = {}
     left = 2 * _MOST_PAGES  # a page may have many sections, but not each so many
     for section in tables.sections:
@@ -161,11 +206,14 @@ def _sections_by_page(tables: CostTables) -> dict[int, list[str]]:
             continue  # .tbss has addresses, but no memory of the library's own
         first = section.address // tables.page_size
         last = (section.address + section.size - 1) // tables.page_size
-        left -= last + 1 - first
+        low = max(bisect_right(numbers, first) - 1, 0)
+        high = bisect_right(numbers, last)
+        left -= high - low
         if left < 0:
             raise tables.library.elf.error(f"section {section.name}: {section.size} bytes")
-        for number in range(first, last + 1):
-            result.setdefault(number, []).append(section.name)
+        for number in numbers[low:high]:
+            if number + states[number][0] > first:
+                result.setdefault(number, []).append(section.name)
     return result
 
 
@@ -236,13 +284,14 @@ class _Names:
 def _symbol_table(library: DynamicObject) -> tuple[Table, StringTable] | None:
     """.symtab with its strings, which has local symbols too, if the file still has it."""
     elf = library.elf
-    if not elf.shnum:
-        return None
-    headers = elf.table("section headers", elf.shoff, elf.layout.shdr, elf.shnum)
+    headers = section_headers(elf)
     found = headers[headers["sh_type"] == SHT_SYMTAB]
     if not len(found) or int(found[0]["sh_link"]) >= elf.shnum:
         return None
     record, size = elf.layout.sym, int(found[0]["sh_size"])
     strings = headers[int(found[0]["sh_link"])]
-    table = elf.table(".symtab", int(found[0]["sh_offset"]), record, size // record.itemsize)
-    return table, StringTable(elf, int(strings["sh_offset"]), int(strings["sh_size"]))
+    try:
+        table = elf.table(".symtab", int(found[0]["sh_offset"]), record, size // record.itemsize)
+        return table, StringTable(elf, int(strings["sh_offset"]), int(strings["sh_size"]))
+    except ElfError:
+        return None  # of no use to any loader, and cut off

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from samepage.cli.arguments import Parser
+from samepage.cli.arguments import Parser, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 
@@ -29,31 +29,59 @@ def arguments(parser: Parser) -> None:
         "--check",
         action="store_true",
         help="Compare with the real ld.so, which runs up to the program's entry point (and runs "
-        "the libraries' constructors). Exit status 1 if anything differs.",
+        "the libraries' constructors). Exit status 1 if anything differs, or the program does "
+        "not start.",
+    )
+    add(
+        "--timeout",
+        type=number(float, 0.1),
+        default=30.0,
+        metavar="SECONDS",
+        help="For --check: how long the program may take to its entry point, since a "
+        "constructor may wait for ever (default: %(default)s).",
+    )
+    add(
+        "--env",
+        action="append",
+        default=[],
+        dest="extra",
+        metavar="NAME=VALUE",
+        help="A variable of FILE's environment, not of samepage's own: LD_PRELOAD, "
+        "LD_LIBRARY_PATH, GLIBC_TUNABLES.",
     )
 
 
 def command(
-    file: str, trail: bool, bindings: bool, pages: bool, now: bool, as_json: bool, check: bool
+    file: str,
+    trail: bool,
+    bindings: bool,
+    pages: bool,
+    now: bool,
+    as_json: bool,
+    check: bool,
+    timeout: float,
+    extra: list[str],
 ) -> int:
     """Show what ld.so does with FILE: search, load order, bindings, relocations.
 
     Like ldd and LD_DEBUG, but no code of FILE or its libraries is run. LD_LIBRARY_PATH,
-    LD_PRELOAD and LD_BIND_NOW count as they would for the program.
+    LD_PRELOAD and LD_BIND_NOW count as they would for the program, from the environment or
+    from --env.
     """
+    environment = {**os.environ, **_variables(extra)}
     if "/" not in file and not os.path.exists(file):
         file = shutil.which(file) or file
     if check:
-        return _check(file, as_json)
+        return _check(file, environment, timeout, as_json)
     use_one_thread()
     from samepage.linker.image import ImageMemory
     from samepage.linker.link import Linker
     from samepage.linker.search import LinkerConfig
+    from samepage.linker.secure import is_secure
     from samepage.report.linking import Details, link_document, link_text
 
-    config = LinkerConfig.from_environment()
-    if now:
-        config = replace(config, bind_now=True)
+    config = LinkerConfig.from_environment(environment)
+    config = replace(config, bind_now=config.bind_now or now, secure=is_secure(file))
     linker = Linker(ImageMemory(), config, keep_going=True)
     result = linker.link(file)
     document = link_document(linker, result)
@@ -64,10 +92,10 @@ def command(
     return 1 if result.errors else 0
 
 
-def _check(path: str, as_json: bool) -> int:
+def _check(path: str, environment: dict[str, str], timeout: float, as_json: bool) -> int:
     from samepage.elf.object import DynamicObject
     from samepage.report.linking import comparison_document, comparison_text
-    from samepage.verify.linking import compare
+    from samepage.verify.linking import PASSED_ON, compare
 
     try:
         is_program = DynamicObject.open(path).interpreter is not None
@@ -75,13 +103,25 @@ def _check(path: str, as_json: bool) -> int:
         raise SamepageError(f"{path}: {error.strerror}", 127) from None
     if not is_program:
         raise SamepageError(f"{path}: --check needs a dynamically linked program")
-    comparisons = [compare(path, bind_now=bind_now) for bind_now in (True, False)]
+    passed = {"LANG": "C", **{name: environment[name] for name in PASSED_ON if name in environment}}
+    comparisons = [
+        compare(path, passed, bind_now=bind_now, timeout=timeout) for bind_now in (True, False)
+    ]
     if as_json:
         _print([json.dumps([comparison_document(item) for item in comparisons], indent=1)])
     else:
         for comparison in comparisons:
             _print(comparison_text(comparison))
-    return 0 if all(comparison.agrees for comparison in comparisons) else 1
+    good = all(comparison.agrees and not comparison.theirs for comparison in comparisons)
+    return 0 if good else 1
+
+
+def _variables(extra: Iterable[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in extra]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise SamepageError(f"--env {name}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _print(lines: Iterable[str]) -> None:

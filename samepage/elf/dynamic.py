@@ -61,6 +61,8 @@ class Tag(enum.IntEnum):
     GNU_HASH = 0x6FFFFEF5
     TLSDESC_PLT = 0x6FFFFEF6
     TLSDESC_GOT = 0x6FFFFEF7
+    DEPAUDIT = 0x6FFFFEFB
+    AUDIT = 0x6FFFFEFC
     VERSYM = 0x6FFFFFF0
     RELACOUNT = 0x6FFFFFF9
     RELCOUNT = 0x6FFFFFFA
@@ -137,9 +139,15 @@ class Dynamic:
         )
 
     def _read(self, elf: ElfFile, segment: ProgramHeader) -> None:
+        """What is read is what p_vaddr leads to; p_offset is not looked at, and p_filesz only
+        says that there is a section.
+        """
+        if not segment.filesz:
+            return
         dyn = elf.layout.dyn
-        count = segment.filesz // dyn.itemsize
-        self._table = elf.table_at("dynamic section", segment.vaddr, dyn, count)
+        offset, rest = elf.file_offset("dynamic section", segment.vaddr, dyn.itemsize)
+        count = _count(elf, offset, rest // dyn.itemsize)
+        self._table = elf.table("dynamic section", offset, dyn, count)
         pair = _PAIR64 if elf.layout.bits == 64 else _PAIR32
         for tag, value in pair.iter_unpack(self._table.tobytes()):
             if tag == 0:
@@ -180,3 +188,19 @@ class Dynamic:
     def value(self, tag: Tag, default: int = 0) -> int:
         """The value of a tag, or a default."""
         return self._values.get(tag, default)
+
+
+def _count(elf: ElfFile, offset: int, available: int) -> int:
+    """The number of entries up to DT_NULL and with it, or all that there is room for."""
+    dyn = elf.layout.dyn
+    begin, step = 0, 64
+    while begin < available:
+        part = elf.table(
+            "dynamic section", offset + begin * dyn.itemsize, dyn, min(step, available - begin)
+        )
+        ends = (part["d_tag"] == 0).nonzero()[0]
+        if len(ends):
+            return begin + int(ends[0]) + 1
+        begin += step
+        step *= 2
+    return available

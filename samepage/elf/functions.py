@@ -29,6 +29,7 @@ from samepage.abi.elf import (
 )
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import Table
+from samepage.elf.sections import section_headers
 
 _CODE: Final = (STT_FUNC, STT_GNU_IFUNC)
 _DATA: Final = (STT_OBJECT,)
@@ -98,17 +99,14 @@ def _plainness(name: str) -> tuple[bool, int, int, str]:
 
 def _tables(elf: ElfFile) -> list[tuple[Table, int, int]]:
     """Each symbol table of the sections with the offset and the size of its names."""
-    if not elf.shnum:
-        return []
-    headers = elf.table("section headers", elf.shoff, elf.layout.shdr, elf.shnum)
     tables = []
-    for header in headers:
+    for header in section_headers(elf):
         if int(header["sh_type"]) not in (SHT_SYMTAB, SHT_DYNSYM):
             continue
         link = int(header["sh_link"])
         if link >= elf.shnum:
             raise elf.error(f"symbol table: no section {link} with the names")
-        names = headers[link]
+        names = section_headers(elf)[link]
         strings, size = int(names["sh_offset"]), int(names["sh_size"])
         if strings + size > elf.size:
             raise elf.error("symbol names: they lie beyond the end of the file")

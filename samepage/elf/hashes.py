@@ -60,12 +60,17 @@ def read_gnu_hash(elf: ElfFile, address: int) -> GnuHash:
     what = "DT_GNU_HASH"
     offset, rest = elf.file_offset(what, address, _HEADER.size)
     nbuckets, symoffset, bloom_size, shift = _HEADER.unpack_from(elf.buffer, offset)
+    word = elf.layout.word
+    # A table without buckets is no table to glibc, whatever else it says: what is left of one
+    # whose section has been removed are zeros.
+    if nbuckets == 0:
+        nothing = np.empty(0, _U32)
+        return GnuHash(symoffset, shift & 31, np.zeros(1, word), nothing, nothing, elf.layout.bits)
     # glibc asserts the first of these; a shift of 32 or more is undefined there.
     if bloom_size == 0 or bloom_size & (bloom_size - 1) or shift >= 32:
         raise elf.error(
             f"{what} at {address:#x}: Bloom filter of {bloom_size} words, shift {shift}"
         )
-    word = elf.layout.word
     bloom_at = offset + _HEADER.size
     buckets_at = bloom_at + bloom_size * word.itemsize
     chains_at = buckets_at + nbuckets * 4

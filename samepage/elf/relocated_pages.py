@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samepage.abi.elf import SegmentFlags
 from samepage.elf.layout import U8, U64
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.object import DynamicObject
@@ -63,3 +64,19 @@ def relocated_pages(dynamic_object: DynamicObject) -> list[RelocatedPage]:
     for key, count in zip(found.tolist(), counts.tolist(), strict=True):
         pages.setdefault((key >> 5) << PAGE_SHIFT, Counter())[Kind(key & 31)] = count
     return [RelocatedPage(address, dict(kinds_)) for address, kinds_ in pages.items()]
+
+
+def text_relocations(dynamic_object: DynamicObject) -> U64:
+    """The places of relocations that store into segments that are not writable (DT_TEXTREL).
+
+    Such code was compiled without -fPIC: ld.so makes its segment writable, and each page that
+    a relocation stores to is copied in each process.
+    """
+    places, kinds = places_and_kinds(dynamic_object)
+    outside = kinds != Kind.NONE
+    for load in dynamic_object.elf.loads:
+        if load.flags & SegmentFlags.W:
+            end = load.vaddr + max(load.memsz, load.filesz)
+            outside &= (places < np.uint64(load.vaddr)) | (places >= np.uint64(end))
+    found: U64 = places[outside]
+    return found

@@ -6,8 +6,12 @@ read only to tell people which part of a library a page belongs to.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from samepage.abi.elf import SHF_ALLOC, SHF_TLS, SHF_WRITE, SHT_NOBITS
 from samepage.elf.file import ElfFile
+from samepage.elf.header import ElfError
+from samepage.elf.layout import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,35 @@ class Section:
 
 
 def read_sections(elf: ElfFile) -> list[Section]:
-    """The sections in the order of the table; none if the file has been stripped of it.
+    """The sections in the order of the table; none if the file has no (usable) table.
 
-    Raises `ElfError` if the table or its names lie outside of the file.
+    A name that cannot be read is empty.
     """
-    if not elf.shnum:
+    headers = section_headers(elf)
+    if not len(headers):
         return []
-    headers = elf.table("section headers", elf.shoff, elf.layout.shdr, elf.shnum)
-    if elf.shstrndx >= elf.shnum:
-        raise elf.error(f"section headers: no section {elf.shstrndx} with the names")
-    names = headers[elf.shstrndx]
-    start, size = int(names["sh_offset"]), int(names["sh_size"])
-    if start + size > elf.size:
-        raise elf.error(f"section names: offset {start:#x} is beyond the end of the file")
+    start = size = 0
+    if elf.shstrndx < elf.shnum:
+        names = headers[elf.shstrndx]
+        start, size = int(names["sh_offset"]), int(names["sh_size"])
     columns = ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_addralign")
     return [
-        Section(elf.string("section names", start + name, start + size), *rest)
+        Section(_name(elf, start + name, start + size), *rest)
         for name, *rest in zip(*(headers[column].tolist() for column in columns), strict=True)
     ]
+
+
+def section_headers(elf: ElfFile) -> Table:
+    """The table of sections; empty if the file has none, or says that it is where the file is
+    not: no loader looks there, so the library is a good one.
+    """
+    if not elf.shnum or elf.shoff + elf.shnum * elf.layout.shdr.itemsize > elf.size:
+        return np.empty(0, elf.layout.shdr)
+    return elf.table("section headers", elf.shoff, elf.layout.shdr, elf.shnum)
+
+
+def _name(elf: ElfFile, offset: int, limit: int) -> str:
+    try:
+        return elf.string("section names", offset, min(limit, elf.size))
+    except ElfError:
+        return ""

@@ -11,3 +11,16 @@ class LinkError(SamepageError):
 
     def __init__(self, message: str, exit_status: int = 127) -> None:
         super().__init__(message, exit_status)
+
+
+class FailedAssertion(LinkError):
+    """ld.so ends with a failed assertion in one of its functions, which says nothing of why."""
+
+    def __init__(self, why: str, function: str, assertion: str) -> None:
+        super().__init__(f"{why}, for which ld.so ends with an assertion ({function})")
+        self.function = function
+        self.assertion = assertion
+
+
+class Crash(LinkError):
+    """ld.so, or code that it calls, ends with a signal."""

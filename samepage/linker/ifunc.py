@@ -23,7 +23,7 @@ another process's memory, read-only, with its thread pointer.
 from collections.abc import Callable
 from typing import Any
 
-from samepage.linker.errors import LinkError
+from samepage.linker.errors import Crash, LinkError
 from samepage.linker.lazy import LazySlot, lazy_slots
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
@@ -99,9 +99,7 @@ class SandboxResolver:
             self._run(machine, address, stores)
         except unicorn.UcError as error:
             at = machine.reg_read(x86.UC_X86_REG_RIP)
-            raise LinkError(
-                f"the IFUNC resolver at {address:#x} failed at {at:#x}: {error}"
-            ) from None
+            raise Crash(f"the IFUNC resolver at {address:#x} failed at {at:#x}: {error}") from None
         if machine.reg_read(x86.UC_X86_REG_RIP) != _RETURN:
             raise LinkError(f"the IFUNC resolver at {address:#x} does not return")
         for at, size in dict.fromkeys(stores):

@@ -7,9 +7,11 @@ as Linux does, or at the addresses that a real process has.
 """
 
 import errno
+import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -24,16 +26,25 @@ MMAP_BASE = 0x7FFFF7FFF000
 ELF_ET_DYN_BASE = 0x555555554000
 """Where Linux puts a position-independent program that has an interpreter."""
 
-MAX_ANONYMOUS = 1 << 32
-"""Bytes of one anonymous mapping: more than any real .bss."""
+_SPARSE = 1 << 24
+"""Anonymous mappings of this size and more cost nothing until they are touched."""
 
 _HUGE = 2 << 20
 
 _MANY = 1 << 10
 """Stores of aligned words take half the time, for which it pays to look if all are."""
 
-Placer = Callable[[OpenFile | None, int, int, bool], int]
-"""Called with file, page-rounded length, offset, and whether it is anonymous memory."""
+
+class Placer(Protocol):
+    """Chooses the addresses of mappings."""
+
+    def __call__(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
+        """The address for a mapping of `length` bytes, in whole pages; `offset` is the file's."""
+        ...
+
+    def taken(self, start: int, end: int) -> None:
+        """Something has been mapped at [start, end), where nothing was."""
+        ...
 
 
 class Region:
@@ -126,6 +137,23 @@ class TopDownPlacer:
                 return start
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
+    def taken(self, start: int, end: int) -> None:
+        gaps = []
+        for low, high in self._gaps:
+            gaps += [(low, min(high, start)), (max(low, end), high)]
+        self._gaps = [(low, high) for low, high in gaps if low < high]
+
+
+def _zeros(length: int) -> U8:
+    """So many zeros. Large ones are pages that the kernel gives only when they are touched."""
+    if length < _SPARSE:
+        return np.zeros(length, np.uint8)
+    flags = MapFlags.PRIVATE | MapFlags.ANONYMOUS | MapFlags.NORESERVE
+    try:
+        return np.frombuffer(mmap.mmap(-1, length, flags), np.uint8)
+    except (OverflowError, ValueError):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+
 
 class ImageMemory(HostFiles):
     """A `Memory` that only exists as arrays. `maps` are its regions by address."""
@@ -141,7 +169,8 @@ class ImageMemory(HostFiles):
     ) -> int:
         length = (length + PAGE - 1) & -PAGE
         if flags & MapFlags.FIXED:
-            self._cut(address, address + length)
+            if not self._cut(address, address + length):
+                self._place.taken(address, address + length)
         else:
             address = self._place(file, length, offset, bool(flags & MapFlags.ANONYMOUS))
             if prot == Prot.NONE and flags & MapFlags.ANONYMOUS:
@@ -158,12 +187,10 @@ class ImageMemory(HostFiles):
         """The region of a new mapping.
 
         Pages beyond the end of the file are left out: touching one is an error (SIGBUS)
-        for a process, too. Raises `OSError` (ENOMEM) for absurd lengths of anonymous memory.
+        for a process, too. Raises `OSError` (ENOMEM) for more than there are addresses.
         """
         if file is None:
-            if length > MAX_ANONYMOUS:
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-            return Region(address, address + length, prot, np.zeros(length, np.uint8), None)
+            return Region(address, address + length, prot, _zeros(length), None)
         elf = file.object.elf
         in_file = max(min(length, elf.size - offset), 0)
         end = address + ((in_file + PAGE - 1) & -PAGE)

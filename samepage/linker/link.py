@@ -15,6 +15,7 @@ from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
 from samepage.linker.order import sort_maps
+from samepage.linker.protected import check_protected
 from samepage.linker.references import Bindings, Entries, References
 from samepage.linker.relocate import (
     Relocated,
@@ -92,6 +93,7 @@ class Linker:
         self.resolve_ifunc = resolve_ifunc
         self._keep_going = keep_going
         self.errors: list[str] = []
+        self._missing: set[str] = set()
         self.binder: Binder | None = None
         self.on_lazy: Callable[[LinkMap, LinkResult], None] | None = None
         """Called for each object that is bound lazily before it is relocated: from then on
@@ -115,15 +117,16 @@ class Linker:
             elf = link.object.elf
             if elf.machine != ElfMachine.X86_64 or elf.layout.bits != 64:
                 raise LinkError(f"{link.name}: only x86-64 programs can be linked", 2)
+        loader.find_auditors(program)
         # Preloaded objects come before all libraries in the search list, so first.
         preloads = loader.preload()
-        on_missing = (
-            (lambda _, error: self.errors.append(error.message)) if (self._keep_going) else None
-        )
+        on_missing = self._on_missing if self._keep_going else None
         search_list = loader.load_dependencies(program, preloads, on_missing=on_missing)
-        # All objects are known: a version that a library lacks is told before a symbol.
-        for message in check_versions(loader.maps, loader.by_name, loader.warnings):
-            self._complain(message)
+        # All objects are known: a version that a library lacks is reported before a symbol.
+        for error in check_versions(
+            loader.maps, loader.asked, self._missing, loader.rules, loader.warnings
+        ):
+            self._complain(error)
         # Every object searches the program's list; its own first if it is symbolic.
         for link in loader.maps:
             own = [[link]] if link.object.dynamic.symbolic else []
@@ -150,9 +153,14 @@ class Linker:
         result.bindings = self.binder.bind(links)
         lazy = [self.is_lazy(link) for link in links]
         for link, name in result.bindings.undefined(lazy):
-            self._complain(f"{link.name}: symbol lookup error: undefined symbol: {name}")
-        for message in missing_tables(result.bindings, self.loader.by_name, lazy):
-            self._complain(message)
+            message = f"{link.name}: symbol lookup error: undefined symbol: {name}"
+            self._complain(LinkError(message))
+        rules = self.loader.rules
+        if rules.asserts_versions:
+            for error in missing_tables(result.bindings, self.loader.asked, lazy):
+                self._complain(error)
+        for error in check_protected(result.bindings, lazy, rules, result.warnings):
+            self._complain(error)
         return self.binder
 
     def bootstrap(self, result: LinkResult, *, adjust: bool = True) -> None:
@@ -172,7 +180,7 @@ class Linker:
         assert result.bindings is not None
         links = result.bindings.links
         lazy = [result.relocated[link].lazy for link in links]
-        symbolic = SymbolicRelocation(self.memory, result.bindings, lazy)
+        symbolic = SymbolicRelocation(self.memory, result.bindings, lazy, result.warnings)
         for number, link in enumerate(links):
             try:
                 self._relocate_object(number, link, symbolic, result)
@@ -224,7 +232,11 @@ class Linker:
             order.append(interpreter)
         return order
 
-    def _complain(self, message: str) -> None:
+    def _on_missing(self, _: LinkMap, name: str, error: LinkError) -> None:
+        self._missing.add(name)
+        self.errors.append(error.message)
+
+    def _complain(self, error: LinkError) -> None:
         if not self._keep_going:
-            raise LinkError(message)
-        self.errors.append(message)
+            raise error
+        self.errors.append(error.message)

@@ -17,8 +17,9 @@ from samepage.elf.header import ElfError
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import Memory, OpenFile
+from samepage.linker.rules import HOST, LdsoRules, rules_for, rules_of
 from samepage.linker.search import LinkerConfig, Search
-from samepage.linker.segments import map_segments
+from samepage.linker.segments import map_segments, plan, plan_of_kernel
 
 DEFAULT_INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
 
@@ -37,9 +38,15 @@ class Loader:
         self.maps: list[LinkMap] = []
         self.by_name: dict[str, LinkMap] = {}
         """Paths, requested names and sonames; of equal sonames the first one counts."""
+        self.asked: dict[str, LinkMap] = {}
+        """By the names that objects were found at or asked for (`l_libname`): a DT_SONAME that
+        nothing asked for is not among them."""
         self.program: LinkMap | None = None
         self.interpreter: LinkMap | None = None
         self.warnings: list[str] = []
+        self.auditors: list[str] = []
+        self.rules: LdsoRules = rules_for(HOST)
+        """Those of the interpreter, once it is known."""
         self.on_new: Callable[[LinkMap], None] | None = None
         """Called with each new object before it is mapped."""
 
@@ -65,11 +72,14 @@ class Loader:
         self.program = program
         name = interpreter_path or DEFAULT_INTERPRETER
         try:
-            interpreter = self._map(self._open(name), name, MapKind.LIBRARY, None, by_kernel=True)
+            file = self._open(name)
+            self.rules = rules_of(file.object.elf)
+            interpreter = self._map(file, name, MapKind.LIBRARY, None, by_kernel=True)
         except LinkError:
             if interpreter_path:
                 raise
             return program  # a library may be linked on a system without glibc
+        self.asked.setdefault(interpreter.object.soname or name, interpreter)
         interpreter.identity = None  # `_dl_rtld_map` has none: found by name only
         self.interpreter = interpreter
         return program
@@ -79,6 +89,34 @@ class Loader:
             return self.memory.open(path)
         except OSError as error:
             raise LinkError(f"{path}: {error.strerror}") from None
+
+    def find_auditors(self, program: LinkMap) -> None:
+        """Note the auditors of LD_AUDIT and of the program's DT_AUDIT and DT_DEPAUDIT.
+
+        ld.so loads them into namespaces of their own before all libraries, and asks them about
+        each search and binding. They are code, which the linker does not run: what they change
+        does not show.
+        """
+        lists = [("LD_AUDIT", self.config.audit)]
+        for tag in (Tag.AUDIT, Tag.DEPAUDIT):
+            lists.append((f"DT_{tag.name}", program.object.string(tag) or ""))
+        for source, names in lists:
+            for name in filter(None, names.split(":")):
+                if self.config.secure and "/" in name:
+                    continue
+                try:
+                    self.memory.close(self.search.find(name, program, program))
+                except (LinkError, ElfError) as error:
+                    self.warnings.append(
+                        f"object '{name}' cannot be loaded as audit interface: "
+                        f"{error.message.removeprefix(name + ': ')}; ignored"
+                    )
+                    continue
+                self.auditors.append(name)
+                self.warnings.append(
+                    f"object '{name}' from {source} audits the program: what it changes in "
+                    "searches and bindings is not shown, since its code is not run"
+                )
 
     def preload(self) -> list[LinkMap]:
         """Load what LD_PRELOAD and /etc/ld.so.preload name; what fails is only warned of."""
@@ -92,7 +130,7 @@ class Loader:
         for name in filter(None, names):
             count = len(self.maps)
             try:
-                link = self.map_object(name, self.program)
+                link = self.map_object(name, self.program, preload=True)
             except (LinkError, ElfError) as error:
                 self.warnings.append(
                     f"object '{name}' from preload cannot be preloaded ({error.message}): ignored"
@@ -103,25 +141,35 @@ class Loader:
         return loaded
 
     def map_object(
-        self, name: str, loader: LinkMap | None, kind: MapKind = MapKind.LIBRARY
+        self,
+        name: str,
+        loader: LinkMap | None,
+        kind: MapKind = MapKind.LIBRARY,
+        preload: bool = False,
     ) -> LinkMap:
         """The object that `name` stands for when `loader` needs it, mapped if it is new.
 
         Raises `LinkError` if there is no such library, `ElfError` if it is a broken one.
         """
+        found = self._map_object(name, loader, kind, preload)
+        self.asked.setdefault(name, found)
+        return found
+
+    def _map_object(
+        self, name: str, loader: LinkMap | None, kind: MapKind, preload: bool
+    ) -> LinkMap:
         known = self.by_name.get(name)
         if known is not None:
             return known
-        file = self.search.find(name, loader, self.program)
+        file = self.search.find(name, loader, self.program, preload)
         for link in self.maps:
             # ld.so does not know which file the program is, which the kernel has mapped.
             if link.identity == file.identity and link.kind != MapKind.EXECUTABLE:
                 self.memory.close(file)
                 self.by_name[name] = link
                 return link
-        link = self._map(file, file.path, kind, loader)
+        link = self._map(file, file.path, kind, loader, name)
         self.by_name[name] = link
-        link.requested = name
         return link
 
     def map_apart(
@@ -140,8 +188,7 @@ class Loader:
                 raise LinkError(f"{name}: is not loaded")
             self.by_name[name] = same[0]
             return same[0]
-        link = self._map(file, file.path, kind, self.program)
-        link.requested = name
+        link = self._map(file, file.path, kind, self.program, name)
         for known in (name, file.path, link.object.soname):
             if known is not None:
                 self.by_name[known] = link
@@ -153,13 +200,19 @@ class Loader:
         name: str,
         kind: MapKind,
         loader: LinkMap | None,
+        requested: str = "",
         by_kernel: bool = False,
     ) -> LinkMap:
         link = LinkMap(name, file.object, kind, file.identity, loader=loader, origin=file.path)
+        link.requested, link.by_kernel = requested, by_kernel
         if self.on_new is not None:
             self.on_new(link)
         try:
-            map_segments(self.memory, file, link, by_kernel)
+            if by_kernel:
+                how = plan_of_kernel(file.object, name)
+            else:
+                how = plan(file.object, self.rules, requested)
+            map_segments(self.memory, file, link, how)
         except OSError as error:
             raise LinkError(f"{file.path}: cannot be mapped: {error.strerror}") from None
         finally:
@@ -168,6 +221,7 @@ class Loader:
         self.maps.append(link)
         if kind != MapKind.EXECUTABLE:  # the program's name is the empty string to ld.so
             self.by_name.setdefault(name, link)
+            self.asked.setdefault(name, link)
         if link.object.soname is not None:
             self.by_name.setdefault(link.object.soname, link)
         return link
@@ -177,7 +231,7 @@ class Loader:
         root: LinkMap,
         preloads: list[LinkMap] | None = None,
         kind: MapKind = MapKind.LIBRARY,
-        on_missing: Callable[[LinkMap, LinkError], None] | None = None,
+        on_missing: Callable[[LinkMap, str, LinkError], None] | None = None,
     ) -> list[LinkMap]:
         """Load all that `root` needs; return the search list, `root` first.
 
@@ -203,7 +257,7 @@ class Loader:
                         continue
                     if on_missing is None:
                         raise
-                    on_missing(link, error)
+                    on_missing(link, name, error)
                     continue
                 needed.append(found)
                 if tag == Tag.NEEDED:

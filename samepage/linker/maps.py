@@ -48,6 +48,8 @@ class LinkMap:
     tls_offset: int = 0
     """Distance from the thread pointer down to the TLS block; 0 if it has none there."""
     relocated: bool = False
+    by_kernel: bool = False
+    """Whether the kernel maps it, as the program and its interpreter."""
     requested: str = ""
     """The name by which it was asked for when it was mapped."""
     origin: str = ""

@@ -29,6 +29,8 @@ class OpenFile:
     identity: tuple[int, int]
     """Device and inode: two paths with the same identity are one object."""
     object: DynamicObject
+    mode: int = 0
+    """`st_mode`."""
 
 
 class Memory(Protocol):
@@ -107,7 +109,7 @@ class HostFiles:
         except BaseException:
             os.close(fd)
             raise
-        return OpenFile(path, fd, (status.st_dev, status.st_ino), found)
+        return OpenFile(path, fd, (status.st_dev, status.st_ino), found, status.st_mode)
 
     def close(self, file: OpenFile) -> None:
         if file.fd >= 0:

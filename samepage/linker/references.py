@@ -146,8 +146,8 @@ class Bindings:
         del self._keys
 
     def undefined(self, is_lazy: list[bool]) -> list[tuple[LinkMap, str]]:
-        """The references without definition that end the link: who refers to which name, and
-        version, in ld.so's words.
+        """The references without definition that end the link, in the order of the entries: who
+        refers to which name, and version, in ld.so's words.
 
         The weak ones do not, and with lazy binding (`is_lazy`, by object) those of
         DT_JMPREL do not yet.
@@ -155,6 +155,9 @@ class Bindings:
         missing = (self.definitions < 0).nonzero()[0]
         if not len(missing):
             return []
+        first = np.full(len(self.definitions) + 1, len(self.reference))
+        np.minimum.at(first, self.reference, np.arange(len(self.reference)))
+        missing = missing[np.argsort(first[missing], kind="stable")]
         rows = self.rows[missing]
         owners = self.tables.owners(rows)
         symbols = self.tables.symbols(rows)

@@ -25,11 +25,10 @@ import numpy as np
 from samepage.abi.elf import SegmentFlags, SegmentType
 from samepage.abi.mman import Prot
 from samepage.elf.dynamic import Tag
-from samepage.elf.header import ProgramHeader
 from samepage.elf.layout import I64, U64, Table
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, Memory
-from samepage.linker.segments import plan
+from samepage.linker.segments import PROTECTIONS
 
 ADJUSTED_TAGS = (
     Tag.HASH,
@@ -151,8 +150,8 @@ def _parts(table: Table) -> Iterator[Table]:
 
 @dataclass(slots=True)
 class StoreRange:
-    """Where relocation may store into an object: its writable segments, or with DT_TEXTREL
-    all of them. What is stored at offsets that are in it cannot hit anything else.
+    """Where relocation may store into an object: the pages of its writable segments, or with
+    DT_TEXTREL of all of them. What is stored at offsets that are in it cannot hit anything else.
 
     Offsets count from the first segment, which begins at the address `start`, `first` in
     the file's terms. `last` is the offset of the last word in that segment, or negative.
@@ -166,8 +165,8 @@ class StoreRange:
     @classmethod
     def of(cls, link: LinkMap) -> "StoreRange":
         """The range of a mapped object."""
-        for segment in _writable(link):
-            return cls(link, link.base + segment.vaddr, segment.vaddr, segment.memsz - 8)
+        for start, end in _writable(link):
+            return cls(link, link.base + start, start, end - start - 8)
         return cls(link, 0, 0, -1)
 
     def offsets(self, places: U64) -> I64:
@@ -184,18 +183,21 @@ class StoreRange:
         if len(places) and not segments:
             raise elf.error("relocations, but no segment is writable")
         inside = np.zeros(len(places), np.bool_)
-        for segment in segments:
-            if segment.memsz >= 8:
-                last = np.uint64(segment.vaddr + segment.memsz - 8)
-                inside |= (places >= np.uint64(segment.vaddr)) & (places <= last)
+        for start, end in segments:
+            inside |= (places >= np.uint64(start)) & (places <= np.uint64(end - 8))
         if not inside.all():
             bad = int(places[int((~inside).argmax())])
             raise elf.error(f"relocations: the place {bad:#x} is not in a writable segment")
 
 
-def _writable(link: LinkMap) -> list[ProgramHeader]:
+def _writable(link: LinkMap) -> list[tuple[int, int]]:
+    """The pages of writable segments, in the file's terms; with DT_TEXTREL of all."""
     has_text = link.object.dynamic.textrel
-    return [s for s in link.object.elf.loads if s.flags & SegmentFlags.W or has_text]
+    return [
+        (s.vaddr & -PAGE, (s.vaddr + max(s.filesz, s.memsz) + PAGE - 1) & -PAGE)
+        for s in link.object.elf.loads
+        if (s.flags & SegmentFlags.W or has_text) and max(s.filesz, s.memsz)
+    ]
 
 
 class WritableText:
@@ -209,12 +211,13 @@ class WritableText:
     def __enter__(self) -> None:
         if not self._link.object.dynamic.textrel:
             return
-        for command in plan(self._link.object).commands:
-            if not command.prot & Prot.WRITE:
-                start = self._link.base + command.map_start
-                length = ((command.alloc_end + PAGE - 1) & -PAGE) - command.map_start
-                self._memory.mprotect(start, length, command.prot | Prot.WRITE)
-                self._changed.append((start, length, command.prot))
+        for segment in self._link.object.elf.loads:
+            if not segment.flags & SegmentFlags.W:
+                start = segment.vaddr & -PAGE
+                length = ((segment.vaddr + segment.memsz + PAGE - 1) & -PAGE) - start
+                start, prot = self._link.base + start, PROTECTIONS[segment.flags & 7]
+                self._memory.mprotect(start, length, prot | Prot.WRITE)
+                self._changed.append((start, length, prot))
 
     def __exit__(self, *_: object) -> None:
         for start, length, prot in self._changed:

@@ -18,6 +18,7 @@ Sources: `_dl_map_object`, `open_path`, `fillin_rpath`, `_dl_dst_substitute` of 
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -64,6 +65,8 @@ class LinkerConfig:
 
     library_path: str = ""
     preload: str = ""
+    audit: str = ""
+    """LD_AUDIT."""
     bind_now: bool = False
     secure: bool = False
     capabilities: HardwareCapabilities = field(default_factory=HardwareCapabilities.host)
@@ -83,6 +86,7 @@ class LinkerConfig:
         return cls(
             library_path=environment.get("LD_LIBRARY_PATH", ""),
             preload=environment.get("LD_PRELOAD", ""),
+            audit=environment.get("LD_AUDIT", ""),
             bind_now=bool(environment.get("LD_BIND_NOW", "")),
         )
 
@@ -114,8 +118,15 @@ class Search:
         self._other_class = False
         self.trail: list[Attempt] = []
 
-    def find(self, name: str, loader: LinkMap | None, program: LinkMap | None) -> OpenFile:
-        """Open the file that `name` leads to when `loader` needs it.
+    def find(
+        self,
+        name: str,
+        loader: LinkMap | None,
+        program: LinkMap | None,
+        preload: bool = False,
+    ) -> OpenFile:
+        """Open the file that `name` leads to when `loader` needs it, or as a preload: in secure
+        mode only one that is itself set-user-ID counts, and ld.so.cache does not.
 
         Raises `LinkError` if there is none or it is a program, and `ElfError` for a file
         that cannot be a library of any machine: ld.so ends with it, too, and does not look
@@ -127,8 +138,14 @@ class Search:
             file = self._try(name, path, "path") if path else None
         else:
             file = None
+            strict = preload and self._config.secure
             for path, source in self._candidates(name, loader, program):
+                if strict and source == self._config.cache_path:
+                    continue
                 file = self._try(name, path, source)
+                if file is not None and strict and not file.mode & stat.S_ISUID:
+                    self._refuse(file, "not set-user-ID, in secure mode")
+                    file = None
                 if file is not None:
                     break
         if file is None:
@@ -142,6 +159,12 @@ class Search:
             self._memory.close(file)
             raise LinkError(f"{name}: {refusal}")
         return file
+
+    def _refuse(self, file: OpenFile, outcome: str) -> None:
+        """Pass a file over that was found, as if it did not exist."""
+        self._memory.close(file)
+        self._errno = errno.ENOENT
+        self.trail[-1].outcome = outcome
 
     def forget(self, links: Iterable[LinkMap]) -> None:
         """Forget the run paths of objects that are unmapped, and how they were found."""
@@ -253,16 +276,15 @@ class Search:
 
         An empty element is the current directory, and does not show in the library's path.
         """
-        result: list[str] = []
+        result: dict[str, None] = {}
         for part in value.split(":"):
             directory = self.expand(part, link)
             if part:
                 if not directory:
                     continue  # an unknown or forbidden $TOKEN takes the whole element away
                 directory = directory.rstrip("/") + "/"
-            if directory not in result:
-                result.append(directory)
-        return result
+            result.setdefault(directory)
+        return list(result)
 
     def expand(self, text: str, link: LinkMap | None) -> str:
         """Replace $ORIGIN, $LIB and $PLATFORM (`_dl_dst_substitute`); "" if not possible."""

@@ -16,15 +16,19 @@ from collections.abc import Callable
 import numpy as np
 
 from samepage.abi.elf import SHN_ABS, SHN_UNDEF, STT_GNU_IFUNC
+from samepage.elf.dynamic import Tag
 from samepage.elf.layout import I64, U64, Bools
 from samepage.elf.machines import Kind
 from samepage.linker.errors import LinkError
+from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import Memory
 from samepage.linker.references import Bindings
 from samepage.linker.relocate import Foreign, Relocated, StoreRange
 
 IfuncResolver = Callable[[int], int]
 """Runs the IFUNC resolver at an address; returns the address that it chose."""
+
+_WORD = (1 << 64) - 1
 
 _POINTERS = np.zeros(max(Kind) + 1, np.bool_)
 _POINTERS[[Kind.JUMP_SLOT, Kind.GLOB_DAT, Kind.ABSOLUTE]] = True
@@ -42,13 +46,16 @@ class SymbolicRelocation:
     finds 0 there.
     """
 
-    def __init__(self, memory: Memory, bindings: Bindings, lazy: list[bool]) -> None:
-        """`lazy` tells for each object whether the slots of DT_JMPREL wait for their first
-        call. Raises `LinkError` for TLS that has no static place, `ElfError` for places
-        where nothing may be stored.
+    def __init__(
+        self, memory: Memory, bindings: Bindings, lazy: list[bool], warnings: list[str]
+    ) -> None:
+        """`lazy` states for each object whether the slots of DT_JMPREL wait for their first
+        call; `warnings` takes what ld.so would write to stderr. Raises `LinkError` for TLS that
+        has no static place, `ElfError` for places where nothing may be stored.
         """
         self._memory = memory
         self._bindings = bindings
+        self._warnings = warnings
         self._links = bindings.links
         self._all = bindings.tables.links
         self._ranges = [StoreRange.of(link) for link in self._links]
@@ -73,7 +80,7 @@ class SymbolicRelocation:
             self._places = self._places.copy()
             self._thread_local()
         self._find_offsets()
-        plain = self._plain.nonzero()[0]
+        plain = self._to_store = self._plain.nonzero()[0]
         self._words_to_store, self._offsets_to_store = self._words[plain], self._offsets[plain]
         self._store_starts = np.searchsorted(plain, bindings.entry_starts).tolist()
         self._waiting = _ByObject(bindings, self._waits)
@@ -166,19 +173,71 @@ class SymbolicRelocation:
         return bool(self._bindings.slots[self._own(number)].any())
 
     def relocate(self, number: int, done: Relocated, resolve: IfuncResolver | None) -> None:
-        """Store all words of an object."""
-        plain = slice(self._store_starts[number], self._store_starts[number + 1])
-        self._store(number, self._offsets_to_store[plain], self._words_to_store[plain], done)
+        """Store all words of an object.
+
+        Where resolvers are called, the order is ld.so's, since they may use what has been
+        stored and nothing else: DT_RELA entry by entry, then its IRELATIVE entries; then
+        DT_JMPREL, of which a lazy slot gets the base only now. A resolver that is called from
+        DT_RELA and uses a lazy PLT of its own object jumps to an address of the file.
+        """
+        own = self._own(number)
+        unresolved = self._to_resolve.of(number)
+        if not len(unresolved):
+            self._store_plain(number, own.start, own.stop, done)
+            self._store_waiting(number, done)
+            if self._has_rare_kinds:
+                self._store_rare(number, done)
+            return
+        bindings = self._bindings
+        irelative = bindings.kinds[unresolved] == Kind.IRELATIVE
+        slots = bindings.slots[unresolved]
+        split = own.stop - int(bindings.slots[own].sum())
+        merged = not done.lazy and _are_one_range(self._links[number])
+        first_last = np.zeros_like(slots) if merged else irelative & ~slots
+        self._in_order(number, (own.start, split), unresolved[~slots & ~irelative], done, resolve)
+        if self._has_rare_kinds:
+            self._store_rare(number, done)
+        self._call(number, unresolved[first_last], done, resolve)
+        self._in_order(number, (split, own.stop), unresolved[slots & ~irelative], done, resolve)
+        self._store_waiting(number, done)
+        self._call(number, unresolved[irelative & ~first_last], done, resolve)
+
+    def _in_order(
+        self,
+        number: int,
+        span: tuple[int, int],
+        unresolved: I64,
+        done: Relocated,
+        resolve: IfuncResolver | None,
+    ) -> None:
+        """Store the words of a range of entries, calling resolvers where they come."""
+        at, end = span
+        for entry in unresolved.tolist():
+            self._store_plain(number, at, entry, done)
+            self._resolve(number, entry, done, resolve)
+            at = entry
+        self._store_plain(number, at, end, done)
+
+    def _call(
+        self, number: int, unresolved: I64, done: Relocated, resolve: IfuncResolver | None
+    ) -> None:
+        for entry in unresolved.tolist():
+            self._resolve(number, entry, done, resolve)
+
+    def _store_plain(self, number: int, first: int, end: int, done: Relocated) -> None:
+        """Store the words of the entries [first, end) that need nothing else."""
+        own = slice(self._store_starts[number], self._store_starts[number + 1])
+        low, high = np.searchsorted(self._to_store[own], (first, end)).tolist()
+        part = slice(own.start + low, own.start + high)
+        self._store(number, self._offsets_to_store[part], self._words_to_store[part], done)
+
+    def _store_waiting(self, number: int, done: Relocated) -> None:
+        """Add the base to the slots that wait for their first call."""
         waiting = self._waiting.of(number)
         if len(waiting):
             offsets, base = self._offsets[waiting], np.uint64(self._links[number].base)
             slots = self._memory.read_words(self._ranges[number].start, offsets)
             self._store(number, offsets, slots + base, done)
-        if self._has_rare_kinds:
-            self._store_rare(number, done)
-        unresolved = self._to_resolve.of(number)
-        if len(unresolved):
-            self._resolve(number, unresolved, done, resolve)
 
     def _store(self, number: int, offsets: I64, words: U64, done: Relocated) -> None:
         if len(words):
@@ -226,29 +285,54 @@ class SymbolicRelocation:
             done.stored.append((first, np.arange(0, address + size - first, 8)))
 
     def _resolve(
-        self, number: int, which: I64, done: Relocated, resolve: IfuncResolver | None
+        self, number: int, entry: int, done: Relocated, resolve: IfuncResolver | None
     ) -> None:
-        """IRELATIVE, and symbols of type STT_GNU_IFUNC: a resolver chooses the address.
-
-        Each entry is a call, and is stored before the next one: a resolver may use what an
-        earlier one has chosen. IRELATIVE comes after all others (`elf_dynamic_do_Rela`).
-        """
-        bindings, base = self._bindings, np.uint64(self._links[number].base)
+        """IRELATIVE, or a symbol of type STT_GNU_IFUNC: a resolver chooses the address."""
+        bindings, link = self._bindings, self._links[number]
+        is_relative = bindings.kinds[entry] == Kind.IRELATIVE
+        addend = int(bindings.addends[entry])
+        if is_relative:
+            function, extra = (addend + link.base) & _WORD, 0
+        else:
+            function, extra = int(self._values[bindings.reference[entry]]), addend
+            self._check_order(link, int(bindings.reference[entry]))
         if resolve is None:
-            addresses = (bindings.places[which] + base).tolist()
-            done.foreign.update(dict.fromkeys(addresses, Foreign.IFUNC))
+            done.foreign[int(bindings.places[entry]) + link.base] = Foreign.IFUNC
             return
-        irelative = bindings.kinds[which] == Kind.IRELATIVE
-        order = np.argsort(irelative, kind="stable")
-        which, irelative = which[order], irelative[order]
-        addends = bindings.addends[which].view(np.uint64)
-        functions = np.where(irelative, addends + base, self._values[bindings.reference[which]])
-        extra = np.where(irelative, np.uint64(0), addends)
-        start, offsets = self._ranges[number].start, self._offsets[which]
-        for entry, function in enumerate(functions.tolist()):
-            word = np.array([resolve(function)], np.uint64) + extra[entry]
-            self._memory.write_words(start, offsets[entry : entry + 1], word)
-        done.stored.append((start, offsets))
+        word = np.array([(resolve(function) + extra) & _WORD], np.uint64)
+        self._store(number, self._offsets[entry : entry + 1], word, done)
+
+    def _check_order(self, link: LinkMap, reference: int) -> None:
+        """Warn of a resolver in an object that has not been relocated yet.
+
+        Raises `LinkError` if that is the program, which always comes last.
+        """
+        definer = self._all[int(self._definer[reference])]
+        if definer is link or definer.relocated:
+            return
+        symbol = int(
+            self._bindings.rows[reference] - self._bindings.tables.first[self._links.index(link)]
+        )
+        name = link.object.strings.get(int(link.object.symbols["st_name"][symbol]))
+        if definer.kind == MapKind.EXECUTABLE:
+            raise LinkError(
+                f"{definer.name}: IFUNC symbol '{name}' referenced in '{link.name}' is defined in "
+                "the executable and creates an unsatisfiable circular dependency."
+            )
+        program = next(one.name for one in self._all if one.kind == MapKind.EXECUTABLE)
+        self._warnings.append(
+            f"{program}: Relink `{link.name}' with `{definer.name}' for IFUNC symbol `{name}'"
+        )
+
+
+def _are_one_range(link: LinkMap) -> bool:
+    """Whether DT_JMPREL follows DT_RELA, so that ld.so takes both at once unless it is lazy."""
+    dynamic = link.object.dynamic
+    start, size = dynamic.value(Tag.RELA), dynamic.value(Tag.RELASZ)
+    slots, slots_size = dynamic.value(Tag.JMPREL), dynamic.value(Tag.PLTRELSZ)
+    if start + size == slots + slots_size:
+        size -= slots_size
+    return start + size == slots
 
 
 class _ByObject:

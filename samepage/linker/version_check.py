@@ -16,27 +16,45 @@ glibc 2.36.
 from collections.abc import Iterator
 
 from samepage.elf.dynamic import Tag
+from samepage.linker.errors import FailedAssertion, LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.references import Bindings, symbol_and_version
+from samepage.linker.rules import LdsoRules
 
 _RELR_VERSION = "GLIBC_ABI_DT_RELR"
 
 
 def check_versions(
-    maps: list[LinkMap], by_name: dict[str, LinkMap], warnings: list[str]
-) -> Iterator[str]:
+    maps: list[LinkMap],
+    by_name: dict[str, LinkMap],
+    missing: set[str],
+    rules: LdsoRules,
+    warnings: list[str],
+) -> Iterator[LinkError]:
     """The complaints about missing versions, in load order of the users.
 
-    `by_name` has the loaded objects by all their names. What does not end the link is added
-    to `warnings`.
+    `by_name` has the loaded objects by the names that they were asked for, `missing` the
+    libraries that were not found, which has been complained about. What does not end the link
+    is added to `warnings`.
+
+    A library whose versions are needed, but which itself no longer is (its DT_NEEDED has been
+    removed or renamed), is one that ld.so expects to find loaded.
     """
     defined: dict[str | None, set[tuple[str, int]] | None] = {}
     for link in maps:
+        stale: set[str] = set()
         for version in link.object.versions.needed:
             file = version.file
             provider = by_name.get(file) if file is not None else None
             if provider is None:
-                continue  # which has been complained about
+                if file not in missing and file not in stale:
+                    stale.add(file or "")
+                    yield FailedAssertion(
+                        f"{link.name}: needs version {version.name} of {file}, which is not loaded",
+                        "_dl_check_map_versions",
+                        "needed != NULL",
+                    )
+                continue
             if file not in defined:
                 defined[file] = _defined(provider)
             available = defined[file]
@@ -48,14 +66,15 @@ def check_versions(
                 if version.weak:
                     warnings.append(f"{provider.name}: weak {message}")
                 else:
-                    yield f"{provider.name}: {message}"
-        if link.object.dynamic.get(Tag.RELR) is not None and not _may_pack(link, by_name):
-            yield f"{link.name}: DT_RELR without {_RELR_VERSION} dependency"
+                    yield LinkError(f"{provider.name}: {message}", 1)
+        packs = rules.packs_relative and link.object.dynamic.get(Tag.RELR) is not None
+        if packs and not _may_pack(link, by_name):
+            yield LinkError(f"{link.name}: DT_RELR without {_RELR_VERSION} dependency", 1)
 
 
 def missing_tables(
     bindings: Bindings, by_name: dict[str, LinkMap], is_lazy: list[bool]
-) -> Iterator[str]:
+) -> Iterator[LinkError]:
     """The references, in the order of relocation, that end ld.so: they want a version of the
     library that they are bound to, which has no table of versions. Those that wait for their
     first call (`is_lazy`, by object) do so only then.
@@ -72,10 +91,11 @@ def missing_tables(
         symbol = int(bindings.rows[reference] - tables.first[owner])
         file = user.object.versions.file_of(symbol)
         if file is not None and by_name.get(file) is definer:
-            yield (
+            yield FailedAssertion(
                 f"{user.name}: {symbol_and_version(user, symbol)}: "
-                f"{definer.name} has no version information, "
-                "for which ld.so ends with an assertion (check_match)"
+                f"{definer.name} has no version information",
+                "check_match",
+                "version->filename == NULL || ! _dl_name_match_p (version->filename, map)",
             )
 
 

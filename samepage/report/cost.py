@@ -42,6 +42,7 @@ def cost_document(cost: Cost) -> dict[str, Any]:
 def _page(page: PageCost) -> dict[str, Any]:
     return {
         "address": page.address,
+        "pages": page.count,
         "state": page.state.value,
         "executable": page.executable,
         "relro": page.relro,
@@ -102,10 +103,11 @@ def _map(cost: Cost) -> Iterator[str]:
     """Runs of pages with the same sections and state, one line each."""
     yield "  map: . shared, w shared until written, C copied at load, z zero until written"
     runs = groupby(cost.pages, key=lambda page: (page.state, page.sections))
-    for (state, sections), pages in runs:
-        run = list(pages)
-        end = run[-1].address + cost.page_size
+    for (state, sections), alike in runs:
+        run = list(alike)
+        end = run[-1].address + run[-1].count * cost.page_size
+        pages = sum(page.count for page in run)
         yield (
-            f"    {run[0].address:10x}-{end:<10x} {_MARKS[state]} {len(run):6}  "
+            f"    {run[0].address:10x}-{end:<10x} {_MARKS[state]} {pages:6}  "
             f"{' '.join(map(printable, sections))}"
         )

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from samepage.elf.machines import Kind
-from samepage.elf.relocated_pages import count_kinds, relocated_pages
+from samepage.elf.relocated_pages import count_kinds, relocated_pages, text_relocations
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.relocate import relro_range
@@ -73,6 +75,7 @@ def _object(link: LinkMap, linker: Linker, result: LinkResult) -> dict[str, Any]
     kinds = count_kinds(link.object)
     found = [attempt for attempt in result.trail if attempt.path == link.name]
     relro = relro_range(link)
+    text = text_relocations(link.object) if link.object.dynamic.textrel else np.empty(0, np.uint64)
     return {
         "path": link.name,
         "soname": link.object.soname,
@@ -85,6 +88,8 @@ def _object(link: LinkMap, linker: Linker, result: LinkResult) -> dict[str, Any]
         "lazy": linker.is_lazy(link),
         "tls_module": link.tls_module or None,
         "tls_offset": link.tls_offset or None,
+        "text_relocations": len(text),
+        "text_pages": len({place >> 12 for place in text.tolist()}),
         "relocations": {kind.name: number for kind, number in kinds.items()},
         "relocated_pages": [
             {
@@ -127,6 +132,14 @@ def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
             f"{sum(counts.get(kind.name, 0) for kind in kinds) or '':>9}" for _, kinds in _COLUMNS
         )
         yield f"{cells}{len(item['relocated_pages']) or '':>7}  {printable(item['path'])}"
+    for item in objects:
+        if item["text_relocations"]:
+            yield (
+                f"  text relocations: {printable(item['path'])}: "
+                f"{count(item['text_relocations'], 'word')} on "
+                f"{count(item['text_pages'], 'page')} of code that cannot be shared "
+                "(compile with -fPIC)"
+            )
     yield ""
     yield "constructors: " + " ".join(
         printable(path.rpartition("/")[2]) for path in document["constructor_order"]
@@ -179,7 +192,13 @@ def comparison_text(comparison: Comparison) -> Iterator[str]:
     """The comparison with ld.so as lines of text."""
     mode = "LD_BIND_NOW=1" if comparison.bind_now else "lazy binding"
     verdict = "agrees with ld.so" if comparison.agrees else "DIFFERS from ld.so"
+    if comparison.agrees and comparison.theirs:
+        verdict = "is refused by both, for the same reason"
     yield f"{comparison.path}, {mode}: {verdict}"
+    if comparison.theirs or comparison.ours:
+        yield f"  ld.so: {printable(comparison.theirs or 'starts the program')}"
+        yield f"  samepage: {printable(comparison.ours or 'links the program')}"
+        return
     bindings = f", {count(comparison.bindings, 'binding')}" if comparison.bind_now else ""
     yield (
         f"  {count(comparison.objects, 'object')}{bindings}, "
@@ -201,6 +220,8 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
     return {
         "bind_now": comparison.bind_now,
         "agrees": comparison.agrees,
+        "ldso_ends": comparison.theirs or None,
+        "samepage_ends": comparison.ours or None,
         "objects": comparison.objects,
         "bindings": comparison.bindings,
         "bytes": comparison.bytes_compared,

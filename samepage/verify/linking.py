@@ -13,26 +13,28 @@ the process before ours runs the resolvers: same features, and the choices must 
 import enum
 import os
 import re
-import shutil
-import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from samepage.abi.elf import SegmentFlags
+from samepage.elf.header import ElfError
 from samepage.elf.layout import U64
+from samepage.errors import SamepageError
+from samepage.linker.errors import LinkError
 from samepage.linker.ifunc import SandboxResolver
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, OpenFile
+from samepage.linker.messages import is_same_end, warning_line
 from samepage.linker.relocate import Foreign
 from samepage.linker.search import LinkerConfig
-from samepage.trace.ldso import LdsoRun, observe
+from samepage.trace.ldso import TIMEOUT, EndedInLdso, LdsoRun, observe
+
+_WORD = (1 << 64) - 1
 
 
 class Rule(enum.Enum):
@@ -72,77 +74,123 @@ class Comparison:
     bytes_compared: int = 0
     order_differences: list[str] = field(default_factory=list)
     binding_differences: list[str] = field(default_factory=list)
+    theirs: str = ""
+    """Why ld.so does not start the program: its last line, or the signal; "" if it does."""
+    ours: str = ""
+    """Why our linker does not link it."""
+    same_end: bool = True
+    """Whether the two are the same reason."""
     by_rule: Counter[Rule] = field(default_factory=Counter)
     unexplained: list[Difference] = field(default_factory=list)
 
     @property
     def agrees(self) -> bool:
-        """Whether there is no difference without a rule."""
-        return not (self.order_differences or self.binding_differences or self.unexplained)
+        """Whether there is no difference without a rule: of two linkers that both refuse the
+        program, whether they do so for the same reason.
+        """
+        return self.same_end and not (
+            self.order_differences or self.binding_differences or self.unexplained
+        )
 
 
-class _SamePlaces(ImageMemory):
-    """Memory in which each object has the place that it has in the process."""
+class _SamePlaces:
+    """A `Placer`: each object has the place that it has in the process."""
 
     def __init__(self, run: LdsoRun) -> None:
-        self._run_starts = {file.identity: file.start for file in run.files}
-        super().__init__(self._same_place)
+        self._starts = {file.identity: file.start for file in run.files}
 
-    def _same_place(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
+    def __call__(self, file: OpenFile | None, length: int, offset: int, anonymous: bool) -> int:
         assert file is not None
-        return self._run_starts[file.identity]
+        loads = file.object.elf.loads
+        # The first segment in the table, which is placed, may not be the lowest.
+        first = (loads[0].vaddr & -PAGE) - (min(load.vaddr for load in loads) & -PAGE)
+        return self._starts[file.identity] + first
+
+    def taken(self, start: int, end: int) -> None:
+        """Where else something lies is the process's business."""
+
+
+class _SameImage(ImageMemory):
+    """The process's memory, as our linker makes it."""
 
     def munmap(self, address: int, length: int) -> None:
         """The ends of a reservation are given back; here they may be other objects' places."""
 
 
 def compare(
-    path: str, environment: Mapping[str, str] | None = None, *, bind_now: bool
+    path: str,
+    environment: Mapping[str, str] | None = None,
+    *,
+    bind_now: bool,
+    timeout: float = TIMEOUT,
 ) -> Comparison:
-    """Compare the two linkers for the program at `path`.
+    """Compare the two linkers for the program at `path`, with `timeout` in seconds for ld.so.
 
-    ld.so ignores LD_DEBUG in a set-user-ID program, so of such a program a copy without
-    that bit is compared. Raises `SamepageError` if either linker cannot link it.
+    A set-user-ID program runs without the rights of its file (`PR_SET_NO_NEW_PRIVS`): it is
+    the same file at the same place, but AT_SECURE is 0. Raises `SamepageError` if the program
+    cannot be traced, or does not get to its entry point in time.
     """
-    if os.stat(path).st_mode & (stat.S_ISUID | stat.S_ISGID):
-        with tempfile.TemporaryDirectory(prefix="samepage-") as directory:
-            copy = os.path.join(directory, os.path.basename(path))
-            shutil.copy(path, copy)
-            Path(copy).chmod(0o755)
-            found = compare(copy, environment, bind_now=bind_now)
-            found.path = path
-            return found
     if environment is None:
         environment = {"PATH": "/usr/bin:/bin", "LANG": "C"}
-        for name in ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
+        environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     comparison = Comparison(path, bind_now)
+    config = replace(LinkerConfig.from_environment(dict(environment)), bind_now=bind_now)
     linked: list[tuple[Linker, LinkResult]] = []
 
     def relocated(run: LdsoRun) -> None:
-        linker, result = _link_like(path, run, environment, bind_now)
+        try:
+            linker, result = _link_like(path, run, config)
+        except (LinkError, ElfError) as error:
+            comparison.ours, comparison.same_end = error.message, False
+            return
         _compare_memory(comparison, run, linker, result)
         linked.append((linker, result))
 
-    run = observe(path, environment, bind_now=bind_now, on_relocated=relocated)
-    linker, result = linked[0]
-    _compare_order(comparison, run, result)
-    if bind_now:
-        _compare_bindings(comparison, run, linker, result)
+    try:
+        run = observe(path, environment, bind_now=bind_now, on_relocated=relocated, timeout=timeout)
+    except EndedInLdso as ended:
+        _compare_ends(comparison, ended, config)
+        return comparison
+    if linked:
+        linker, result = linked[0]
+        _compare_order(comparison, run, result)
+        path = result.maps[0].name
+        ours = [warning_line(path, path, text, config) for text in result.warnings]
+        _differ(comparison.order_differences, "warnings", run.warnings, ours)
+        if bind_now:
+            _compare_bindings(comparison, run, linker, result)
     return comparison
 
 
-def _link_like(
-    path: str, run: LdsoRun, environment: Mapping[str, str], bind_now: bool
-) -> tuple[Linker, LinkResult]:
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES")
+
+
+def _compare_ends(comparison: Comparison, ended: EndedInLdso, config: LinkerConfig) -> None:
+    """ld.so has refused the program: link it in a picture, where it should be refused too."""
+    path = comparison.path
+    comparison.theirs = ended.reason
+    memory = ImageMemory()
+    resolver = SandboxResolver(memory)
+    linker = Linker(memory, config, resolver)
+    linker.on_lazy = resolver.set_up_lazy_plt
+    try:
+        linker.link(path)
+    except (LinkError, ElfError) as error:
+        comparison.ours = error.message
+        comparison.same_end = is_same_end(ended.reason, path, path, error)
+    else:
+        comparison.same_end = False
+
+
+def _link_like(path: str, run: LdsoRun, config: LinkerConfig) -> tuple[Linker, LinkResult]:
     """Link the program with each object at its address in the process."""
-    config = replace(LinkerConfig.from_environment(dict(environment)), bind_now=bind_now)
-    memory = _SamePlaces(run)
+    memory = _SameImage(_SamePlaces(run))
     resolver = SandboxResolver(memory, run.read, run.thread_pointer)
     linker = Linker(memory, config, resolver)
     linker.on_lazy = resolver.set_up_lazy_plt
     result = linker.load(path)
+    for name in linker.loader.auditors:
+        raise SamepageError(f"{path}: what the auditor {name} does is no subject of --check")
     linker.bind(result)
     linker.bootstrap(result)
     interpreter = linker.loader.interpreter
@@ -166,7 +214,10 @@ def _copy_state(run: LdsoRun, memory: ImageMemory, link: LinkMap, relocated: U64
 def _writable_ranges(link: LinkMap) -> list[tuple[int, int]]:
     """The pages of an object's writable segments; RELRO is a part of them."""
     return [
-        ((link.base + load.vaddr) & -PAGE, (link.base + load.vaddr + load.memsz + PAGE - 1) & -PAGE)
+        (
+            (link.base + load.vaddr) & -PAGE,
+            (link.base + load.vaddr + max(load.memsz, load.filesz) + PAGE - 1) & -PAGE,
+        )
         for load in link.object.elf.loads
         if load.flags & SegmentFlags.W
     ]
@@ -177,28 +228,59 @@ def _compare_memory(
 ) -> None:
     interpreter = linker.loader.interpreter
     for link in result.maps:
+        stored = result.relocated[link].addresses()
         for start, end in _writable_ranges(link):
-            theirs = np.frombuffer(run.read(start, end - start), np.uint64)
-            ours = np.frombuffer(linker.memory.read(start, end - start), np.uint64)
             comparison.bytes_compared += end - start
-            which = np.flatnonzero(theirs != ours)
-            addresses = which.astype(np.uint64) * np.uint64(8) + np.uint64(start)
-            for index, address in zip(which.tolist(), addresses.tolist(), strict=True):
-                rule = _rule(address, link, result)
-                if rule is not None:
-                    comparison.by_rule[rule] += 1
-                else:
-                    comparison.unexplained.append(
-                        Difference(
-                            link.name,
-                            address,
-                            address - link.base,
-                            int(theirs[index]),
-                            int(ours[index]),
-                        )
-                    )
+            for low, high in _compared(start, end, link, run, stored):
+                theirs = np.frombuffer(run.read(low, high - low), np.uint64)
+                ours = np.frombuffer(linker.memory.read(low, high - low), np.uint64)
+                _compare_words(comparison, low, theirs, ours, link, result)
         if link is interpreter:
             comparison.by_rule[Rule.LDSO_STATE] += _own_state(link, run, result)
+
+
+def _compared(
+    start: int, end: int, link: LinkMap, run: LdsoRun, stored: U64
+) -> Iterator[tuple[int, int]]:
+    """The parts of a range in which there can be a difference.
+
+    Beyond the file's pages all is zero on both sides but for the pages that one of them has
+    written to: a .bss of gigabytes is no reason to read gigabytes.
+    """
+    loads = link.object.elf.loads
+    of_file = [
+        link.base + load.vaddr + load.filesz for load in loads if load.flags & SegmentFlags.W
+    ]
+    split = min([(at + PAGE - 1) & -PAGE for at in of_file if start < at <= end], default=start)
+    if split > start:
+        yield start, split
+    if split < end:
+        inside = stored[(stored >= np.uint64(max(split, 7) - 7)) & (stored < np.uint64(end))]
+        # A word may lie in two pages.
+        touched = np.concatenate([inside, inside + np.uint64(7)]) & np.uint64(-PAGE & _WORD)
+        pages = {split + offset for offset in run.present(split, end).tolist()}
+        pages |= {page for page in touched.tolist() if split <= page < end}
+        for page in sorted(pages):
+            yield page, page + PAGE
+
+
+def _compare_words(
+    comparison: Comparison,
+    start: int,
+    theirs: U64,
+    ours: U64,
+    link: LinkMap,
+    result: LinkResult,
+) -> None:
+    which = np.flatnonzero(theirs != ours)
+    addresses = which.astype(np.uint64) * np.uint64(8) + np.uint64(start)
+    for index, address in zip(which.tolist(), addresses.tolist(), strict=True):
+        rule = _rule(address, link, result)
+        if rule is not None:
+            comparison.by_rule[rule] += 1
+            continue
+        words = int(theirs[index]), int(ours[index])
+        comparison.unexplained.append(Difference(link.name, address, address - link.base, *words))
 
 
 def _rule(address: int, link: LinkMap, result: LinkResult) -> Rule | None:

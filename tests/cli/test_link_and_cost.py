@@ -67,7 +67,9 @@ def test_check_follows_the_environment_and_the_working_directory(
     assert "./program, lazy binding: agrees with ld.so" in capsys.readouterr().out
     monkeypatch.delenv("LD_LIBRARY_PATH")
     assert run(["link", "--check", "program"]) == 1
-    assert "liba.so: cannot open shared object file" in capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "program, LD_BIND_NOW=1: is refused by both, for the same reason" in out
+    assert "ld.so: program: error while loading shared libraries: liba.so: cannot open" in out
 
 
 def test_check_of_a_program_that_dies_in_ldso_ends(
@@ -77,7 +79,9 @@ def test_check_of_a_program_that_dies_in_ldso_ends(
     workshop.library("liba.so", resolver + ' int f(void) __attribute__((ifunc("pick")));')
     path = workshop.program("int f(void); int (*p)(void) = f; int main(){return p();}", "-la")
     assert run(["link", "--check", path]) == 1
-    assert "ends in ld.so" in capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "is refused by both, for the same reason" in out
+    assert "ld.so: SIGILL in " in out
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,8 @@ def test_cost_and_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cost", LIBZ, "--json", "--budget", "1000"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document[0]["pages"]["copied"] >= 1
-    assert len(document[0]["page_map"]) == sum(document[0]["pages"].values())
+    page_map = document[0]["page_map"]
+    assert sum(page["pages"] for page in page_map) == sum(document[0]["pages"].values())
 
 
 @pytest.mark.parametrize("command", ["link", "cost"])

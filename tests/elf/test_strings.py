@@ -108,5 +108,5 @@ def test_a_name_of_absurd_length_is_an_error() -> None:
     table, indices = table_of([b"a" * (MAX_STRING + 1)])
     with pytest.raises(ElfError, match="more than"):
         table.pool(indices)
-    with pytest.raises(ElfError):
-        table.get(indices[0])
+    # A single one is read whole: run paths have no limit in ld.so either.
+    assert table.get(indices[0]) == "a" * (MAX_STRING + 1)

@@ -273,8 +273,9 @@ class Process:
             stack = link.object.elf.segment(SegmentType.GNU_STACK)
             if stack is None or stack.flags & SegmentFlags.X:
                 raise LinkError(f"{link.name}: needs an executable stack")
-        for message in check_versions(self.loader.maps, self.loader.by_name, []):
-            raise LinkError(message)
+        loader = self.loader
+        for error in check_versions(new, loader.by_name, set(), loader.rules, []):
+            raise error
 
     def _relocate(self, new: list[LinkMap], search_list: list[LinkMap], mode: Mode) -> None:
         scopes = [self._global_scope, search_list]
@@ -290,9 +291,10 @@ class Process:
         lazy = [False] * len(order)
         for link, name in bindings.undefined(lazy):
             raise LinkError(f"{link.name}: undefined symbol: {name}")
-        for message in missing_tables(bindings, self.loader.by_name, lazy):
-            raise LinkError(message)
-        symbolic = SymbolicRelocation(self.memory, bindings, lazy)
+        if self.loader.rules.asserts_versions:
+            for error in missing_tables(bindings, self.loader.by_name, lazy):
+                raise error
+        symbolic = SymbolicRelocation(self.memory, bindings, lazy, [])
         for number, link in enumerate(order):
             done = Relocated()
             adjust_dynamic(self.memory, link, done)

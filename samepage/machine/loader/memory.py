@@ -52,7 +52,7 @@ class ProgramMemory:
         except BaseException:
             self.user.syscall(Sys.CLOSE, fd)
             raise
-        return OpenFile(path, fd, (device, inode), found)
+        return OpenFile(path, fd, (device, inode), found, mode)
 
     def _read_header(self, fd: int, path: str) -> int:
         try:

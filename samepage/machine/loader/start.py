@@ -11,7 +11,6 @@ what musl's loader does (`musl.py`), any other a thread block and nothing else.
 
 import contextlib
 import os
-import re
 from dataclasses import replace
 
 from samepage.abi.auxv import Aux, parse_auxv
@@ -25,6 +24,8 @@ from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE
+from samepage.linker.messages import error_line, warning_line
+from samepage.linker.rules import rules_of
 from samepage.linker.search import LinkerConfig
 from samepage.machine.content import Contents
 from samepage.machine.loader import ldso, musl_search, tls
@@ -55,6 +56,7 @@ class BuiltinLoader:
         self._config = replace(
             config,
             bind_now=config.bind_now or not lazy,
+            secure=bool(self.auxv.get(Aux.SECURE, 0)),
             capabilities=MODEL_CPU,
             cwd=os.fsdecode(task.kernel.vfs.getcwd(task.process.fs)),
         )
@@ -74,8 +76,8 @@ class BuiltinLoader:
                 raise SamepageError(
                     musl_search.message(self.name, path, error.message), 127
                 ) from None
-            status = 1 if "version `" in error.message else 127  # ld.so's own statuses
-            raise SamepageError(_message(self.name, path, error), status) from None
+            status = error.exit_status if isinstance(error, LinkError) else 127
+            raise SamepageError(error_line(self.name, path, error), status) from None
         except OSError as error:
             raise SamepageError(f"{self.name}: cannot be started: {error.strerror}") from None
 
@@ -153,8 +155,12 @@ class BuiltinLoader:
     def _map_libraries(self, program: LinkMap) -> LinkResult:
         """Preloads and libraries, breadth-first; and what linking reads of each."""
         result = self.result = self.linker.load_libraries(program)
+        for name in self.linker.loader.auditors:
+            raise LinkError(
+                f"{name}: auditors need ld.so itself; run the program without --loader builtin", 2
+            )
         for warning in result.warnings:
-            self._say(_warning(self.name, program.name, warning, self._config))
+            self._say(warning_line(self.name, program.name, warning, self._config))
         for link in result.search_list:
             read_tables(self.memory, link)
         return result
@@ -201,10 +207,11 @@ class BuiltinLoader:
         link.identity = None  # `_dl_rtld_map` has none: it is found by name only
         link.index = 1
         loader.interpreter = link
+        loader.rules = rules_of(link.object.elf)
         loader.maps.append(link)
         for name in (interpreter, link.object.soname):
             if name is not None:
-                loader.by_name[name] = link
+                loader.by_name[name] = loader.asked[name] = link
         return link
 
     def _adopt(self, path: str, kind: MapKind, base: int | None) -> LinkMap:
@@ -296,42 +303,3 @@ _SIZES = {
     Tag.FINI_ARRAY: Tag.FINI_ARRAYSZ,
     Tag.PREINIT_ARRAY: Tag.PREINIT_ARRAYSZ,
 }
-
-
-_PRELOAD = re.compile(r"object '(.*)' from preload cannot be preloaded \((.*)\): ignored")
-
-
-def _warning(program: str, path: str, warning: str, config: LinkerConfig) -> str:
-    """The line of ld.so: about a version, or a preload, of which it names the source and
-    keeps the reason short.
-    """
-    match = _PRELOAD.fullmatch(warning)
-    if match is None:
-        return f"{program}: {_required_by(program, path, warning)}"
-    name, reason = match.groups()
-    source = "LD_PRELOAD" if name in config.preload else config.preload_file
-    if "cannot open shared object file" in reason:
-        reason = "cannot open shared object file"
-    return f"ERROR: ld.so: object '{name}' from {source} cannot be preloaded ({reason}): ignored."
-
-
-_SYMBOL_ERROR = re.compile(r"(.*): symbol lookup error: (undefined symbol: .*)")
-_NEEDED_BY = re.compile(r", needed by [^,]*$")
-
-
-def _message(program: str, path: str, error: SamepageError) -> str:
-    """The line that ld.so would have written; it calls the program by its argv[0]."""
-    text = error.message
-    symbol = _SYMBOL_ERROR.fullmatch(text)
-    if symbol is not None:
-        user = program if symbol[1] == path else symbol[1]
-        return f"{program}: symbol lookup error: {user}: {symbol[2]}"
-    if "version `" in text:
-        return f"{program}: {_required_by(program, path, text)}"
-    if text.startswith(f"{path}: "):
-        text = program + text.removeprefix(path)
-    return f"{program}: error while loading shared libraries: {_NEEDED_BY.sub('', text)}"
-
-
-def _required_by(program: str, path: str, text: str) -> str:
-    return text.replace(f"(required by {path})", f"(required by {program})")
