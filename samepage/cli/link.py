@@ -35,7 +35,7 @@ def arguments(parser: Parser) -> None:
     add(
         "--timeout",
         type=number(float, 0.1),
-        default=30.0,
+        default=60.0,
         metavar="SECONDS",
         help="For --check: how long the program may take to its entry point, since a "
         "constructor may wait for ever (default: %(default)s).",

@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from samepage.trace import ptrace
 from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.ptrace import Stop, StopKind
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds from exec to the entry point, by default."""
 
 PAGE = 4096
@@ -134,11 +135,10 @@ def observe(
             # Here, not in /: `path` and LD_LIBRARY_PATH may be relative.
             pid, _ = launch(Launch(path, [path], env, cwd=".", stderr=stderr.fileno()))
             run = LdsoRun(pid, f"{output}.{pid}", stderr.name)
-            process = _Process(pid, time.monotonic() + timeout)
+            process = _Process(pid, timeout)
             try:
                 finished = _to_entry(run, process, on_relocated)
             except _TooLate:
-                process.interrupt()
                 raise SamepageError(
                     f"{path}: is not at its entry point after {timeout:g} s (--timeout): it is "
                     f"{process.where()}",
@@ -165,30 +165,34 @@ class _Process:
     Its other threads and processes run freely: a constructor may wait for them.
     """
 
-    def __init__(self, pid: int, deadline: float) -> None:
+    def __init__(self, pid: int, timeout: float) -> None:
         self.pid = pid
         self.last = ""
         """The last fatal signal, and where it came."""
-        self._deadline = deadline
         self._others: set[int] = set()
+        self._late, self._over = threading.Event(), threading.Event()
+        threading.Thread(target=self._watch, args=(timeout,), daemon=True).start()
 
     def next_stop(self) -> Stop:
         """The next stop of the first thread, or its end. Raises `_TooLate`."""
-        pause = 0.0
         while True:
-            tid, status = os.waitpid(-1, ptrace.WAIT_ANY | os.WNOHANG)
-            if tid == 0:
-                if time.monotonic() > self._deadline:
-                    raise _TooLate
-                time.sleep(pause)
-                pause = min(pause + 1e-5, 1e-2)
-                continue
-            stop = Stop.decode(tid, status)
-            if tid == self.pid:
+            stop = ptrace.wait()
+            if self._late.is_set():
+                raise _TooLate
+            if stop.tid == self.pid:
                 if stop.kind is StopKind.SIGNAL and stop.signal in _FATAL:
                     self.last = f"{signal.Signals(stop.signal).name} {self.where()}"
                 return stop
             self._let_go(stop)
+
+    def _watch(self, timeout: float) -> None:
+        """Stop the process when its time has passed; what waits for it hears of that."""
+        if not self._over.wait(timeout):
+            self._late.set()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGSTOP)
+                if not self._over.wait(_PATIENCE):
+                    os.kill(self.pid, signal.SIGKILL)
 
     def _let_go(self, stop: Stop) -> None:
         if stop.kind is StopKind.GONE:
@@ -213,15 +217,9 @@ class _Process:
             return f"at {registers.rip:#x}, called from {found or 'nowhere'}"
         return "nowhere: it has ended"
 
-    def interrupt(self) -> None:
-        """Stop the first thread, wherever it is: in a system call, as a rule."""
-        with contextlib.suppress(OSError, _TooLate):
-            ptrace.interrupt(self.pid)
-            self._deadline = time.monotonic() + _PATIENCE
-            self.next_stop()
-
     def kill(self) -> None:
         """End the process and all that it has started, and wait until they are gone."""
+        self._over.set()
         left = {self.pid, *self._others}
         deadline = time.monotonic() + _PATIENCE
         for tid in left:
