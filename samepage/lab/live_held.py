@@ -6,9 +6,10 @@ Frame numbers are in `/proc/PID/pagemap` for whoever has CAP_SYS_ADMIN.
 from collections.abc import Mapping
 
 from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import Pm
 from samepage.errors import SamepageError
 from samepage.lab.side import Fault, Page, Segment
-from samepage.live.one_process import FILE, FRAME, PRESENT, read_entries, read_vmas
+from samepage.live.one_process import read_entries, read_vmas
 from samepage.stop_at import StopAt
 from samepage.trace import ptrace
 from samepage.trace.launch import fault_counts
@@ -80,10 +81,10 @@ class LiveHeld:
         for segment in self.segments(path):
             entries = read_entries(self.pid, segment.start, segment.pages)
             for number, entry in enumerate(entries):
-                if entry & PRESENT:
+                if entry & Pm.PRESENT:
                     file_page = segment.offset // HOST_PAGE_SIZE + number
                     address = segment.start + number * HOST_PAGE_SIZE
-                    found.append(Page(file_page, address, entry & FRAME, not entry & FILE))
+                    found.append(Page(file_page, address, entry & Pm.PFRAME, not entry & Pm.FILE))
         return found
 
     def touch(self, address: int) -> None:

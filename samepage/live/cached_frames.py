@@ -12,19 +12,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from samepage.live.one_process import FRAME, PRESENT, read_entries
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import Pm
+from samepage.live.one_process import read_entries
 from samepage.live.residency import resident_pages
 
 
 def why_no_frames() -> str:
     """Why frame numbers cannot be read here, in one line; "" if they can."""
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+    with mmap.mmap(-1, HOST_PAGE_SIZE) as page:
         page[0] = 1
         try:
             (entry,) = read_entries("self", _address(page), 1)
         except OSError as error:
             return f"/proc/self/pagemap cannot be read ({error.strerror})"
-    if not entry & FRAME:
+    if not entry & Pm.PFRAME:
         return "/proc/PID/pagemap hides frame numbers from all but root (CAP_SYS_ADMIN)"
     return ""
 
@@ -34,17 +36,17 @@ def cached_frames(path: str) -> dict[int, int]:
     resident = np.flatnonzero(resident_pages(path)).tolist()
     with _mapped(path) as view:
         for number in resident:
-            view[number * mmap.PAGESIZE]  # read a byte, so that the page is mapped
-        pages = -(-len(view) // mmap.PAGESIZE)
+            view[number * HOST_PAGE_SIZE]  # read a byte, so that the page is mapped
+        pages = -(-len(view) // HOST_PAGE_SIZE)
         entries = read_entries("self", _address(view), pages)
-        return {n: entries[n] & FRAME for n in resident if entries[n] & PRESENT}
+        return {n: entries[n] & Pm.PFRAME for n in resident if entries[n] & Pm.PRESENT}
 
 
 def cached_bytes(path: str, file_page: int) -> bytes:
     """The content of a page as the page cache has it. Raises `OSError`."""
     with _mapped(path) as view:
-        start = file_page * mmap.PAGESIZE
-        return view[start : start + mmap.PAGESIZE]
+        start = file_page * HOST_PAGE_SIZE
+        return view[start : start + HOST_PAGE_SIZE]
 
 
 @contextlib.contextmanager

@@ -4,15 +4,12 @@
 a library of it, again and again, wants less, and wants it at once.
 """
 
-import mmap
 import os
 from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-PRESENT, FILE = 1 << 63, 1 << 61
-FRAME = (1 << 55) - 1
-"""The bits of an entry of pagemap (Documentation/admin-guide/mm/pagemap.rst)."""
+from samepage.abi.page import HOST_PAGE_SIZE
 
 
 class MapsLine(NamedTuple):
@@ -42,7 +39,7 @@ def read_entries(pid: int | str, address: int, pages: int) -> "array[int]":
     entries: array[int] = array("Q")
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        entries.frombytes(os.pread(fd, pages * 8, address // mmap.PAGESIZE * 8))
+        entries.frombytes(os.pread(fd, pages * 8, address // HOST_PAGE_SIZE * 8))
     finally:
         os.close(fd)
     return entries

@@ -12,13 +12,14 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.pagemap import Pm
 from samepage.live.collect import Batch
 from samepage.live.frame_finder import FrameFinder
 from samepage.live.maps import Vmas
 from samepage.records import record
 from samepage.snapshot.kinds import PageFlags
 
-PFN_MASK = np.uint64((1 << 55) - 1)
+PFN_MASK = np.uint64(Pm.PFRAME)
 _FLAGS_SHIFT = np.uint64(55)
 _PRESENT = 1 << 8
 _SWAPPED = 1 << 7
