@@ -21,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@# Nothing here needs what venv brings, and it would run code whenever Python starts.
 	@$(BIN)/python -m pip uninstall -qq --yes setuptools
 	@# Bytecode is written now, so that the first command is as fast as the others.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/samepage run --quiet true
+	@$(BIN)/python -m compileall -q samepage
 	@touch $@
 
 test: setup

@@ -2,10 +2,7 @@
 
 import gc
 
-from samepage.cli import bytecode
-
 # Start and exit make and drop many objects and hardly any garbage; looking for it as often
-# as Python does by default took a tenth of a short run. Both of these must come before the
-# imports that they make faster.
+# as Python does by default took a tenth of a short run. This comes before the imports that
+# it makes faster.
 gc.set_threshold(50_000)
-bytecode.install()

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 
 from samepage import __version__
-from samepage.cli import bytecode
 from samepage.cli.arguments import USAGE_ERROR, Parser
 from samepage.errors import SamepageError
 
@@ -92,7 +91,6 @@ def _leave(status: int) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    bytecode.save()
     os._exit(status)
 
 
