@@ -25,7 +25,6 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.mm.vma import Vma, VmFlags
-from samepage.records import field, record
 
 STACK_EXPAND = 128 << 10
 """What `setup_arg_pages` adds below the strings (bytes)."""
@@ -33,7 +32,6 @@ MAX_ARG_STRLEN = 32 * PAGE_SIZE
 _PLATFORM = b"x86_64\0"
 
 
-@record
 class StackBuilder:
     """The stack of a program that is being started (`linux_binprm`).
 
@@ -41,13 +39,10 @@ class StackBuilder:
     bytes of strings and pointers are allowed.
     """
 
-    mm: AddressSpace
-    limit: int
-    top: int = field(init=False)
-    vma: Vma = field(init=False)
-    execfn: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, mm: AddressSpace, limit: int) -> None:
+        self.mm = mm
+        self.limit = limit
+        self.execfn = 0
         flags = VmFlags.READ | VmFlags.WRITE | VmFlags.GROWSDOWN | VmFlags.ACCOUNT
         flags |= VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC
         self.vma = Vma(STACK_TOP - PAGE_SIZE, STACK_TOP, flags, pgoff=(STACK_TOP >> 12) - 1)
