@@ -1,12 +1,19 @@
 """The kernel's own reads and writes of user memory, which fault pages in as the CPU does."""
 
+from __future__ import annotations
+
 import errno
+import struct
 
 from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _OFFSET = PAGE_SIZE - 1
 
@@ -90,14 +97,60 @@ def clear_user(mm: AddressSpace, address: int, length: int) -> None:
         length -= size
 
 
-def get_user(mm: AddressSpace, address: int, size: int = 8, *, signed: bool = False) -> int:
-    """Read an integer of `size` bytes. Raises `SysError(EFAULT)`."""
-    return int.from_bytes(copy_from_user(mm, address, size), "little", signed=signed)
+def get_u32(mm: AddressSpace, address: int) -> int:
+    """Read an unsigned 32-bit word (`get_user`). Raises `SysError(EFAULT)`."""
+    return int.from_bytes(copy_from_user(mm, address, 4), "little")
 
 
-def put_user(mm: AddressSpace, address: int, value: int, size: int = 8) -> None:
-    """Write an integer of `size` bytes, cut to them. Raises `SysError(EFAULT)`."""
-    copy_to_user(mm, address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+def get_u64(mm: AddressSpace, address: int) -> int:
+    """Read an unsigned 64-bit word (`get_user`). Raises `SysError(EFAULT)`."""
+    return int.from_bytes(copy_from_user(mm, address, 8), "little")
+
+
+def put_u32(mm: AddressSpace, address: int, value: int) -> None:
+    """Write the low 32 bits of `value` (`put_user`). Raises `SysError(EFAULT)`."""
+    copy_to_user(mm, address, (value & (1 << 32) - 1).to_bytes(4, "little"))
+
+
+def put_u64(mm: AddressSpace, address: int, value: int) -> None:
+    """Write the low 64 bits of `value` (`put_user`). Raises `SysError(EFAULT)`."""
+    copy_to_user(mm, address, (value & (1 << 64) - 1).to_bytes(8, "little"))
+
+
+def get_struct(mm: AddressSpace, address: int, layout: struct.Struct | str) -> tuple[Any, ...]:
+    """Read a C structure or an array, whose layout is a `struct` format; return its fields.
+
+    Raises `SysError(EFAULT)`.
+    """
+    if isinstance(layout, str):
+        layout = struct.Struct(layout)
+    return layout.unpack(copy_from_user(mm, address, layout.size))
+
+
+def put_struct(mm: AddressSpace, address: int, layout: struct.Struct | str, *fields: Any) -> None:
+    """Write a C structure or an array with these fields. Raises `SysError(EFAULT)`."""
+    if isinstance(layout, str):
+        layout = struct.Struct(layout)
+    copy_to_user(mm, address, layout.pack(*fields))
+
+
+def get_array(
+    mm: AddressSpace, address: int, element: struct.Struct, count: int
+) -> list[tuple[Any, ...]]:
+    """Read an array of `count` C structures; return the fields of each. Raises
+    `SysError(EFAULT)`."""
+    return list(element.iter_unpack(copy_from_user(mm, address, count * element.size)))
+
+
+def get_bitmap(mm: AddressSpace, address: int, size: int) -> int:
+    """Read a set of `size` bytes, in which bit 0 is the lowest of the first byte (`fd_set`,
+    `cpu_set_t`). Raises `SysError(EFAULT)`."""
+    return int.from_bytes(copy_from_user(mm, address, size), "little")
+
+
+def put_bitmap(mm: AddressSpace, address: int, bits: int, size: int) -> None:
+    """Write a set as `size` bytes, which must hold it. Raises `SysError(EFAULT)`."""
+    copy_to_user(mm, address, bits.to_bytes(size, "little"))
 
 
 def strncpy_from_user(mm: AddressSpace, address: int, limit: int = 4096) -> bytes:

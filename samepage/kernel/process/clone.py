@@ -7,7 +7,7 @@ from samepage.abi.sched import Clone
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import put_u32
 from samepage.kernel.process.sigset import SigAltStack
 from samepage.kernel.process.task import Process, Task
 from samepage.records import replace
@@ -71,7 +71,7 @@ def do_clone(
     child.memory_policy = task.memory_policy
     process.threads[tid] = child
     if flags & Clone.PARENT_SETTID:
-        copy_to_user(task.mm, parent_tid, tid.to_bytes(4, "little"))
+        put_u32(task.mm, parent_tid, tid)
     if flags & Clone.CHILD_SETTID:
         child.set_child_tid = child_tid
     if flags & Clone.VFORK:

@@ -5,11 +5,9 @@ that a tracer holds at its exit keeps its memory as its last instruction left it
 `release_memory`.
 """
 
-import struct
-
 from samepage.abi.signal import CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u32, get_u64, put_u32
 from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
 from samepage.kernel.process.signal import send_to_process
 from samepage.kernel.process.sigset import SigInfo
@@ -151,11 +149,11 @@ def _release_robust_list(task: Task) -> None:
     if not head:
         return
     try:
-        entry, offset, pending = struct.unpack("<QqQ", copy_from_user(task.mm, head, 24))
+        entry, offset, pending = get_struct(task.mm, head, "<QqQ")
         for _ in range(_ROBUST_LIST_LIMIT):
             if entry & ~1 == head:
                 break
-            following = struct.unpack("<Q", copy_from_user(task.mm, entry & ~1, 8))[0]
+            following = get_u64(task.mm, entry & ~1)
             if entry & ~1 != pending & ~1:
                 _owner_died(task, (entry & ~1) + offset)
             entry = following
@@ -166,10 +164,10 @@ def _release_robust_list(task: Task) -> None:
 
 
 def _owner_died(task: Task, address: int) -> None:
-    word = int.from_bytes(copy_from_user(task.mm, address, 4), "little")
+    word = get_u32(task.mm, address)
     if word & FUTEX_TID_MASK != task.tid:
         return
     word = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
-    copy_to_user(task.mm, address, word.to_bytes(4, "little"))
+    put_u32(task.mm, address, word)
     if word & FUTEX_WAITERS:
         wake(task.kernel.futexes, task.mm, address, 1)

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.uaccess import get_u32
 from samepage.kernel.process.futex_queues import FutexQueues, Key, Ticket
 from samepage.kernel.process.task import Interrupted, Task, Wait
 
@@ -43,7 +43,7 @@ def wait(
     Raises `SysError` with EAGAIN, EFAULT, ETIMEDOUT (at `deadline`, monotonic ns).
     """
     key = futex_key(task.mm, address)
-    if int.from_bytes(copy_from_user(task.mm, address, 4), "little") != value & 0xFFFF_FFFF:
+    if get_u32(task.mm, address) != value & 0xFFFF_FFFF:
         raise SysError(errno.EAGAIN)
     queues = task.kernel.futexes.waiting
     ticket = Ticket(bitset)

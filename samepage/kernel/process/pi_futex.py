@@ -10,7 +10,7 @@ import errno
 from collections.abc import Generator
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import get_user, put_user
+from samepage.kernel.mm.uaccess import get_u32, put_u32
 from samepage.kernel.process.futex import (
     FUTEX_OWNER_DIED,
     FUTEX_TID_MASK,
@@ -28,14 +28,14 @@ def lock(
     exist, EAGAIN if only tried, ETIMEDOUT, EFAULT, EINVAL."""
     queues = task.kernel.futexes.inheriting
     key = futex_key(task.mm, address)
-    word = get_user(task.mm, address, 4)
+    word = get_u32(task.mm, address)
     owner = word & FUTEX_TID_MASK
     if owner == task.tid:
         raise SysError(errno.EDEADLK)
     if not owner and key not in queues:
-        put_user(task.mm, address, word & FUTEX_OWNER_DIED | task.tid, 4)
+        put_u32(task.mm, address, word & FUTEX_OWNER_DIED | task.tid)
         return 0
-    put_user(task.mm, address, word | FUTEX_WAITERS, 4)
+    put_u32(task.mm, address, word | FUTEX_WAITERS)
     if task.kernel.processes.find_task(owner) is None:
         raise SysError(errno.ESRCH)
     if only_try:
@@ -57,14 +57,14 @@ def lock(
 
 def unlock(task: Task, address: int) -> int:
     """FUTEX_UNLOCK_PI. Raises `SysError`: EPERM if the thread is not the owner."""
-    if get_user(task.mm, address, 4) & FUTEX_TID_MASK != task.tid:
+    if get_u32(task.mm, address) & FUTEX_TID_MASK != task.tid:
         raise SysError(errno.EPERM)
     key = futex_key(task.mm, address)
     queue = task.kernel.futexes.inheriting.get(key)
     if queue:
         _hand_over(task, key, queue[0], 0)
     else:
-        put_user(task.mm, address, 0, 4)
+        put_u32(task.mm, address, 0)
     return 0
 
 
@@ -73,7 +73,7 @@ def release_all(task: Task) -> None:
     for key, queue in list(task.kernel.futexes.inheriting.items()):
         first = queue[0]
         try:
-            word = get_user(first.mm, first.address, 4)
+            word = get_u32(first.mm, first.address)
             if word & FUTEX_TID_MASK in (task.tid, 0):
                 _hand_over(task, key, first, FUTEX_OWNER_DIED)
         except SysError:
@@ -81,7 +81,7 @@ def release_all(task: Task) -> None:
 
 
 def _hand_over(task: Task, key: Key, waiter: PiWaiter, mark: int) -> None:
-    put_user(waiter.mm, waiter.address, FUTEX_WAITERS | mark | waiter.tid, 4)
+    put_u32(waiter.mm, waiter.address, FUTEX_WAITERS | mark | waiter.tid)
     waiter.owns = True
     _leave(task, key, waiter)
 

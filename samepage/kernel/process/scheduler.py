@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import put_u32
 from samepage.kernel.process.deliver import (
     exit_to_user_mode,
     leave_interrupted_syscall,
@@ -193,7 +193,7 @@ def _put_child_tid(task: Task) -> None:
     """CLONE_CHILD_SETTID, done by the child itself when it first runs (`schedule_tail`)."""
     address, task.set_child_tid = task.set_child_tid, 0
     try:
-        copy_to_user(task.mm, address, task.tid.to_bytes(4, "little"))
+        put_u32(task.mm, address, task.tid)
     except SysError:
         return
 

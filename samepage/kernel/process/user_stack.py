@@ -16,14 +16,13 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 """
 
 import errno
-import struct
 
 from samepage.abi.auxv import Aux, build_auxv
 from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, put_struct
 from samepage.kernel.mm.vma import Vma, VmFlags
 
 STACK_EXPAND = 128 << 10
@@ -121,6 +120,6 @@ def create_elf_tables(
         if strings is argv:
             layout.arg_end = layout.env_start = address
     layout.env_end = address
-    copy_to_user(mm, sp, struct.pack(f"<{len(pointers)}Q", *pointers))
+    put_struct(mm, sp, f"<{len(pointers)}Q", *pointers)
     copy_to_user(mm, sp + 8 * n_pointers, auxv)
     return sp, auxv

@@ -13,7 +13,7 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.locks import END, RecordLock, locks_of
 from samepage.kernel.fs.mapping import Mapping
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct, put_struct
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
@@ -88,7 +88,7 @@ def sys_pipe2(task: Task, address: int, flags: I32) -> int:
     reader, writer = task.kernel.vfs.pipe(flags)
     first = files.install(reader, cloexec)
     second = files.install(writer, cloexec)
-    copy_to_user(task.mm, address, struct.pack("<ii", first, second))
+    put_struct(task.mm, address, "<ii", first, second)
     return 0
 
 
@@ -176,7 +176,7 @@ def _mapped_writable(task: Task, mapping: Mapping | None) -> bool:
 
 
 def _read_lock(task: Task, fd: int, address: int, of_file: bool) -> RecordLock:
-    kind, whence, start, length, pid = _FLOCK.unpack(copy_from_user(task.mm, address, _FLOCK.size))
+    kind, whence, start, length, pid = get_struct(task.mm, address, _FLOCK)
     file = task.process.files.get(fd)
     if of_file and pid:
         raise SysError(errno.EINVAL)
@@ -203,7 +203,7 @@ def _get_lock(task: Task, fd: int, address: int, of_file: bool) -> int:
     wanted = _read_lock(task, fd, address, of_file)
     held = locks_of(task.process.files.get(fd)).conflict(wanted)
     if held is None:
-        copy_to_user(task.mm, address, struct.pack("<h", fcntl.F_UNLCK))
+        put_struct(task.mm, address, "<h", fcntl.F_UNLCK)
         return 0
     length = 0 if held.end == END else held.end - held.start
     answer = _FLOCK.pack(held.kind, os.SEEK_SET, held.start, length, held.pid)

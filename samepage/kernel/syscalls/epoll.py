@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.epoll import EPOLL_CTL_DEL, Epoll
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.polling import set_mask, wait_until, with_mask
@@ -44,7 +44,7 @@ def sys_epoll_ctl(task: Task, epfd: I32, operation: I32, fd: I32, event: int) ->
     """`epoll_ctl(2)`."""
     events, data = 0, 0
     if operation != EPOLL_CTL_DEL:
-        events, data = _EVENT.unpack(copy_from_user(task.mm, event, _EVENT.size))
+        events, data = get_struct(task.mm, event, _EVENT)
     task.process.files.get(epfd)
     file = task.process.files.get(fd)
     _set(task, epfd).control(operation, fd, file, events, data)

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 
 from samepage.abi.signal import MAX_SIGNAL, SI_USER
 from samepage.abi.time import Clock
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.memfd import MFD_CLOEXEC
 from samepage.kernel.fs.timerfd import TimerFd
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_from_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u64, strncpy_from_user
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.signal import may_signal, send_to_process
 from samepage.kernel.process.signalfd import SignalFd
@@ -20,7 +19,7 @@ from samepage.kernel.process.sigset import UNBLOCKABLE, SigInfo
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import pack_itimerspec, read_itimerspec, read_u64
+from samepage.kernel.syscalls.usermem import SIGINFO, pack_itimerspec, read_itimerspec
 
 
 @syscall(Sys.EVENTFD)
@@ -93,7 +92,7 @@ def sys_signalfd4(task: Task, fd: I32, mask: int, size: int, flags: I32) -> int:
     """`signalfd(2)`: a new one, or another mask for one that is there."""
     if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK) or size != 8:
         raise SysError(errno.EINVAL)
-    wanted = read_u64(task, mask) & ~UNBLOCKABLE
+    wanted = get_u64(task.mm, mask) & ~UNBLOCKABLE
     if fd != -1:
         task.process.files.get_as(fd, SignalFd, errno.EINVAL).mask = wanted
         return fd
@@ -126,8 +125,7 @@ def sys_pidfd_send_signal(task: Task, fd: I32, signal: I32, info: int, flags: U3
         raise SysError(errno.EPERM)
     sent = SigInfo(signal, SI_USER, task.process.pid, task.process.cred.uid)
     if info:
-        raw = copy_from_user(task.mm, info, 32)
-        number, _, code, _, sender, uid, value = struct.unpack("<iiiiiiQ", raw)
+        number, _, code, _, sender, uid, value = get_struct(task.mm, info, SIGINFO)
         if number != signal:
             raise SysError(errno.EINVAL)
         if target is not task.process and code >= 0:

@@ -16,6 +16,8 @@ from samepage.kernel.mm.uaccess import (
     copy_from_user,
     copy_from_user_partly,
     copy_to_user_partly,
+    get_u64,
+    put_u64,
 )
 from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.mm.vma import VmFlags
@@ -25,14 +27,7 @@ from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
-from samepage.kernel.syscalls.usermem import (
-    MAX_RW_COUNT,
-    UserMemoryOf,
-    read_iovec,
-    read_u64,
-    until_ready,
-    write_u64,
-)
+from samepage.kernel.syscalls.usermem import MAX_RW_COUNT, UserMemoryOf, read_iovec, until_ready
 
 _SEEK_MAX = os.SEEK_HOLE
 _SPLICE_F_NONBLOCK = 2
@@ -425,8 +420,8 @@ def _transfer(
     """Copy from file to file; `in_at` and `out_at` are addresses of positions, or 0."""
     if not source.readable or not target.writable:
         raise SysError(errno.EBADF)
-    read_from = read_u64(task, in_at) if in_at else None
-    write_to = read_u64(task, out_at) if out_at else None
+    read_from = get_u64(task.mm, in_at) if in_at else None
+    write_to = get_u64(task.mm, out_at) if out_at else None
     done = 0
     while done < count:
         size = min(count - done, _CHUNK)
@@ -462,7 +457,7 @@ def _transfer(
         if not source.seekable:
             break
     if read_from is not None:
-        write_u64(task, in_at, read_from)
+        put_u64(task.mm, in_at, read_from)
     if write_to is not None:
-        write_u64(task, out_at, write_to)
+        put_u64(task.mm, out_at, write_to)
     return done

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.uaccess import get_u32, put_u32
 from samepage.kernel.process import futex, pi_futex
 from samepage.kernel.process.task import SyscallResult, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import (
-    read_timespec,
-    write_u32,
-)
+from samepage.kernel.syscalls.usermem import read_timespec
 
 _FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
 _LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _LOCK_PI2 = 6, 7, 8, 13
@@ -41,7 +38,7 @@ def sys_futex(
         return futex.wake(queues, mm, address, value, value3)
     if command in (_REQUEUE, _CMP_REQUEUE):
         if command == _CMP_REQUEUE:
-            word = int.from_bytes(copy_from_user(mm, address, 4), "little")
+            word = get_u32(mm, address)
             if word != value3:
                 raise SysError(errno.EAGAIN)
         return futex.requeue(queues, mm, address, value, timeout & 0xFFFF_FFFF, address2)
@@ -77,7 +74,7 @@ def _wake_op(
     argument, against = operation >> 12 & 0xFFF, operation & 0xFFF
     if op & 8:
         argument = 1 << (argument & 31)
-    old = int.from_bytes(copy_from_user(task.mm, address2, 4), "little")
+    old = get_u32(task.mm, address2)
     new = {
         0: argument,
         1: old + argument,
@@ -87,7 +84,7 @@ def _wake_op(
     }.get(op & 7)
     if new is None:
         raise SysError(errno.ENOSYS)
-    write_u32(task, address2, new)
+    put_u32(task.mm, address2, new)
     woken = futex.wake(task.kernel.futexes, task.mm, address, value)
     holds = {
         0: old == against,

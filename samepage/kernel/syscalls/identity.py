@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 from samepage.abi.capability import ALL_CAPABILITIES
 from samepage.abi.prctl import Pr
 from samepage.abi.signal import MAX_SIGNAL
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_struct, put_struct, put_u32
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.limits import find_process
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import write_u32
 from samepage.records import record, replace
 
 _NO_CHANGE = 0xFFFF_FFFF
@@ -84,7 +82,7 @@ _GROUP = _Ids("gid", "egid", "sgid", "fsgid")
 
 def _get_res(task: Task, ids: _Ids, addresses: tuple[int, int, int]) -> int:
     for address, value in zip(addresses, ids.of(task.process.fs.cred), strict=True):
-        write_u32(task, address, value)
+        put_u32(task.mm, address, value)
     return 0
 
 
@@ -216,7 +214,7 @@ def sys_getgroups(task: Task, size: I32, address: int) -> int:
     if size:
         if size < len(groups):
             raise SysError(errno.EINVAL)
-        copy_to_user(task.mm, address, struct.pack(f"<{len(groups)}I", *groups))
+        put_struct(task.mm, address, f"<{len(groups)}I", *groups)
     return len(groups)
 
 
@@ -227,7 +225,7 @@ def sys_setgroups(task: Task, size: I32, address: int) -> int:
         raise SysError(errno.EPERM)
     if not 0 <= size <= 65536:
         raise SysError(errno.EINVAL)
-    groups = struct.unpack(f"<{size}I", copy_from_user(task.mm, address, 4 * size))
+    groups = get_struct(task.mm, address, f"<{size}I")
     task.process.fs.cred = replace(task.process.fs.cred, groups=groups)
     return 0
 
@@ -287,16 +285,16 @@ def sys_getrusage(task: Task, who: I32, address: int) -> int:
 @syscall(Sys.CAPGET)
 def sys_capget(task: Task, header: int, data: int) -> int:
     """`capget(2)`: root has all capabilities, others none."""
-    version, pid = struct.unpack("<Ii", copy_from_user(task.mm, header, 8))
+    version, pid = get_struct(task.mm, header, "<Ii")
     if version != 0x2008_0522:
-        write_u32(task, header, 0x2008_0522)
+        put_u32(task.mm, header, 0x2008_0522)
         if data:
             raise SysError(errno.EINVAL)
         return 0
     held = ALL_CAPABILITIES if find_process(task, pid).fs.cred.euid == 0 else 0
     low, high = held & 0xFFFF_FFFF, held >> 32
     if data:
-        copy_to_user(task.mm, data, struct.pack("<6I", low, low, 0, high, high, 0))
+        put_struct(task.mm, data, "<6I", low, low, 0, high, high, 0)
     return 0
 
 
@@ -333,7 +331,7 @@ def sys_prctl(task: Task, option: I32, argument: int, third: int) -> int:
     if option in (Pr.GET_PDEATHSIG, Pr.GET_CHILD_SUBREAPER):
         reaper = option == Pr.GET_CHILD_SUBREAPER
         value = int(process.subreaper) if reaper else process.parent_death_signal
-        write_u32(task, argument, value)
+        put_u32(task.mm, argument, value)
         return 0
     if option == Pr.SET_CHILD_SUBREAPER:
         process.subreaper = bool(argument)

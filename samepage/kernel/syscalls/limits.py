@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 from samepage.abi.resource import Rlimit
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import get_struct, put_struct
 from samepage.kernel.process.task import Process, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
@@ -30,9 +29,9 @@ def sys_prlimit64(task: Task, pid: I32, which: U32, new: int, old: int) -> int:
     if which > Rlimit.RTTIME:
         raise SysError(errno.EINVAL)
     process = find_process(task, pid)
-    wanted = struct.unpack("<QQ", copy_from_user(task.mm, new, 16)) if new else None
+    wanted = get_struct(task.mm, new, "<QQ") if new else None
     if old:
-        copy_to_user(task.mm, old, struct.pack("<QQ", *process.limits[which]))
+        put_struct(task.mm, old, "<QQ", *process.limits[which])
     if wanted is not None:
         soft, hard = wanted
         if soft > hard:

@@ -10,11 +10,10 @@ import errno
 
 from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import clear_user, copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import clear_user, copy_from_user, copy_to_user, get_bitmap, put_u32
 from samepage.kernel.process.task import MemoryPolicy, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import write_u32
 
 _DEFAULT, _PREFERRED, _BIND, _INTERLEAVE, _LOCAL, _PREFERRED_MANY, _WEIGHTED = range(7)
 _STATIC_NODES, _RELATIVE_NODES, _NUMA_BALANCING = 1 << 15, 1 << 14, 1 << 13
@@ -65,7 +64,7 @@ def _read_mask(task: Task, address: int, max_node: int) -> int:
     if bits > PAGE_SIZE * 8:
         raise SysError(errno.EINVAL)
     words = (bits + 63) // 64
-    mask = int.from_bytes(copy_from_user(task.mm, address, words * _WORD), "little")
+    mask = get_bitmap(task.mm, address, words * _WORD)
     mask &= (1 << bits) - 1
     if mask >> _MAX_NODES:
         raise SysError(errno.EINVAL)
@@ -91,7 +90,7 @@ def sys_get_mempolicy(
         raise SysError(errno.EINVAL)
     mode, nodes = _told(task, address, flags)
     if mode_at:
-        write_u32(task, mode_at, mode)
+        put_u32(task.mm, mode_at, mode)
     if mask:
         _write_mask(task, mask, max_node, nodes)
     return 0

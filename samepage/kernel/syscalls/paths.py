@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Generator
 
 from samepage.abi.fcntl import (
@@ -20,7 +19,7 @@ from samepage.abi.time import NS
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
@@ -70,7 +69,7 @@ def sys_openat2(task: Task, dirfd: I32, path: int, how: int, size: int) -> Sysca
     """`openat2(2)`, without RESOLVE_* restrictions."""
     if size < 24:
         raise SysError(errno.EINVAL)
-    flags, mode, resolve = struct.unpack("<QQQ", copy_from_user(task.mm, how, 24))
+    flags, mode, resolve = get_struct(task.mm, how, "<QQQ")
     if resolve:
         raise SysError(errno.EINVAL)
     return sys_openat(task, dirfd, path, flags, mode)
@@ -370,7 +369,7 @@ def sys_utimensat(task: Task, dirfd: I32, path: int, times: int, flags: I32) -> 
     now = task.kernel.clock.realtime()
     stamps: list[int | None] = [now, now]
     if times:
-        raw = struct.unpack("<qqqq", copy_from_user(task.mm, times, 32))
+        raw = get_struct(task.mm, times, "<qqqq")
         for i in range(2):
             seconds, nanoseconds = raw[2 * i], raw[2 * i + 1]
             if nanoseconds == _UTIME_OMIT:
@@ -393,10 +392,10 @@ def sys_utimes(task: Task, path: int, times: int) -> int:
     if not times:
         attributes.touch(task.process.fs, inode)
     elif task.syscall_number == Sys.UTIME:
-        seconds = struct.unpack("<qq", copy_from_user(task.mm, times, 16))
+        seconds = get_struct(task.mm, times, "<qq")
         attributes.utimens(task.process.fs, inode, seconds[0] * NS, seconds[1] * NS)
     else:
-        raw = struct.unpack("<qqqq", copy_from_user(task.mm, times, 32))
+        raw = get_struct(task.mm, times, "<qqqq")
         access, modification = raw[0] * NS + raw[1] * 1000, raw[2] * NS + raw[3] * 1000
         attributes.utimens(task.process.fs, inode, access, modification)
     return 0

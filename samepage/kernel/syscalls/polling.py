@@ -24,7 +24,15 @@ from samepage.abi.poll import (
 )
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import (
+    copy_to_user,
+    get_array,
+    get_bitmap,
+    get_struct,
+    get_u64,
+    put_bitmap,
+    put_struct,
+)
 from samepage.kernel.process.sigset import UNBLOCKABLE
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
@@ -34,7 +42,6 @@ from samepage.kernel.syscalls.usermem import (
     pack_timeval,
     read_timespec,
     read_timeval,
-    read_u64,
 )
 
 _POLLFD = struct.Struct("<ihh")
@@ -70,7 +77,7 @@ def set_mask(task: Task, address: int, size: int) -> None:
         return
     if size != 8:
         raise SysError(errno.EINVAL)
-    mask = read_u64(task, address)
+    mask = get_u64(task.mm, address)
     task.saved_mask, task.blocked = task.blocked, mask & ~UNBLOCKABLE
 
 
@@ -117,7 +124,7 @@ def sys_ppoll(
 def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[Wait, None, int]:
     if count > task.process.files.limit:
         raise SysError(errno.EINVAL)
-    entries = list(_POLLFD.iter_unpack(copy_from_user(task.mm, fds, _POLLFD.size * count)))
+    entries = get_array(task.mm, fds, _POLLFD, count)
     table = task.process.files
 
     def look() -> int:
@@ -130,7 +137,7 @@ def _poll(task: Task, fds: int, count: int, deadline: int | None) -> Generator[W
                 except SysError:
                     found = POLLNVAL
             ready += bool(found)
-            copy_to_user(task.mm, fds + index * _POLLFD.size + 6, struct.pack("<H", found))
+            put_struct(task.mm, fds + index * _POLLFD.size + 6, "<H", found)
         return ready
 
     files = [table.get_raw(fd) for fd, _, _ in entries if fd in table]
@@ -174,7 +181,7 @@ def sys_pselect6(
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
     if sigmask:
-        set_mask(task, *struct.unpack("<QQ", copy_from_user(task.mm, sigmask, 16)))
+        set_mask(task, *get_struct(task.mm, sigmask, "<QQ"))
     wait = with_mask(task, _select(task, n, (reads, writes, excepts), deadline))
     return _tell_time_left(task, wait, deadline, timeout, pack_timespec)
 
@@ -186,10 +193,7 @@ def _select(
         raise SysError(errno.EINVAL)
     n = min(n, task.process.files.limit)
     size = (n + 63) // 64 * 8
-    wanted = [
-        int.from_bytes(copy_from_user(task.mm, a, size), "little") & (1 << n) - 1 if a else 0
-        for a in addresses
-    ]
+    wanted = [get_bitmap(task.mm, a, size) & (1 << n) - 1 if a else 0 for a in addresses]
     table = task.process.files
     union = wanted[0] | wanted[1] | wanted[2]
     fds = [fd for fd in range(n) if union >> fd & 1]
@@ -208,5 +212,5 @@ def _select(
     count = yield from wait_until(task, look, deadline, files)
     for address, answer in zip(addresses, answers, strict=True):
         if address:
-            copy_to_user(task.mm, address, answer.to_bytes(size, "little"))
+            put_bitmap(task.mm, address, answer, size)
     return count

@@ -21,7 +21,7 @@ from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, put_u32
 from samepage.kernel.process.clone import do_clone
 from samepage.kernel.process.exec import do_execve
 from samepage.kernel.process.pidfd import PidFd
@@ -30,7 +30,7 @@ from samepage.kernel.process.sigset import SigInfo, bit
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Usage, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import base_path, read_path, read_strings, write_u32
+from samepage.kernel.syscalls.usermem import base_path, read_path, read_strings
 
 _WNOHANG, _WUNTRACED, _WEXITED, _WCONTINUED, _WNOWAIT = 1, 2, 4, 8, 0x0100_0000
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
@@ -105,7 +105,7 @@ def _start_child(
     )
     if flags & Clone.PIDFD:
         pidfd = PidFd(task.kernel.vfs.anonfs, child.process, 0)
-        write_u32(task, pidfd_at, task.process.files.install(pidfd, cloexec=True))
+        put_u32(task.mm, pidfd_at, task.process.files.install(pidfd, cloexec=True))
     if flags & Clone.VFORK:
         return _wait_for_vfork_done(task, child)
     return child.tid
@@ -177,7 +177,7 @@ def _wait4(
         return 0
     child, word = found
     if status:
-        write_u32(task, status, word)
+        put_u32(task.mm, status, word)
     if usage:
         copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
     _consume(task, child)

@@ -7,11 +7,19 @@ import errno
 import struct
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import (
+    copy_to_user,
+    get_bitmap,
+    get_struct,
+    get_u32,
+    put_bitmap,
+    put_struct,
+    put_u32,
+)
 from samepage.kernel.process.task import Process, Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import pack_timespec, read_u32, write_u32
+from samepage.kernel.syscalls.usermem import pack_timespec
 
 _CPUMASK_SIZE = 32
 """The bytes of a set of CPUs in a kernel built for 256 of them, as Debian's and ours are."""
@@ -45,14 +53,14 @@ def sys_sched_getaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
         raise SysError(errno.EINVAL)
     _find(task, pid)
     length = min(size, _CPUMASK_SIZE)
-    copy_to_user(task.mm, address, (1).to_bytes(length, "little"))
+    put_bitmap(task.mm, address, 1, length)
     return length
 
 
 @syscall(Sys.SCHED_SETAFFINITY)
 def sys_sched_setaffinity(task: Task, pid: I32, size: U32, address: int) -> int:
     """`sched_setaffinity(2)`."""
-    mask = int.from_bytes(copy_from_user(task.mm, address, min(size, 128)), "little")
+    mask = get_bitmap(task.mm, address, min(size, 128))
     _find(task, pid)
     if not mask & 1:
         raise SysError(errno.EINVAL)
@@ -70,7 +78,7 @@ def sys_sched_setscheduler(task: Task, pid: I32, policy: I32, param: int) -> int
     """`sched_setscheduler(2)`."""
     if not param or policy < 0:
         raise SysError(errno.EINVAL)
-    priority = read_u32(task, param)
+    priority = get_u32(task.mm, param)
     process = _find(task, pid)
     _set_policy(task, process, policy & ~_RESET_ON_FORK, priority)
     return 0
@@ -81,7 +89,7 @@ def sys_sched_setparam(task: Task, pid: I32, param: int) -> int:
     """`sched_setparam(2)`."""
     if not param:
         raise SysError(errno.EINVAL)
-    priority = read_u32(task, param)
+    priority = get_u32(task.mm, param)
     process = _find(task, pid)
     _set_policy(task, process, process.policy[0], priority)
     return 0
@@ -99,12 +107,11 @@ def sys_sched_setattr(task: Task, pid: I32, address: int, flags: U32) -> int:
     """`sched_setattr(2)`; SCHED_DEADLINE is not there, as no policy changes who runs."""
     if not address or flags or pid < 0:
         raise SysError(errno.EINVAL)
-    size = read_u32(task, address)
+    size = get_u32(task.mm, address)
     if size and size < _SCHED_ATTR.size:
-        write_u32(task, address, _SCHED_ATTR_KNOWN)
+        put_u32(task.mm, address, _SCHED_ATTR_KNOWN)
         raise SysError(errno.E2BIG)
-    raw = copy_from_user(task.mm, address, _SCHED_ATTR.size)
-    _, policy, _, nice, priority, *_ = _SCHED_ATTR.unpack(raw)
+    _, policy, _, nice, priority, *_ = get_struct(task.mm, address, _SCHED_ATTR)
     process = _find(task, pid)
     _set_policy(task, process, policy, priority)
     if policy not in (_FIFO, _RR):
@@ -128,7 +135,7 @@ def sys_sched_getparam(task: Task, pid: I32, address: int) -> int:
     """`sched_getparam(2)`."""
     if not address:
         raise SysError(errno.EINVAL)
-    write_u32(task, address, _find(task, pid).policy[1])
+    put_u32(task.mm, address, _find(task, pid).policy[1])
     return 0
 
 
@@ -140,8 +147,8 @@ def sys_sched_getattr(task: Task, pid: I32, address: int, size: U32, flags: U32)
     process = _find(task, pid)
     policy, priority = process.policy
     size = _SCHED_ATTR.size
-    attributes = _SCHED_ATTR.pack(size, policy, 0, process.nice, priority, 0, 0, 0)
-    copy_to_user(task.mm, address, attributes)
+    nice = process.nice
+    put_struct(task.mm, address, _SCHED_ATTR, size, policy, 0, nice, priority, 0, 0, 0)
     return 0
 
 
@@ -209,5 +216,5 @@ def sys_getcpu(task: Task, cpu: int, node: int) -> int:
     """`getcpu(2)`."""
     for address in (cpu, node):
         if address:
-            write_u32(task, address, 0)
+            put_u32(task.mm, address, 0)
     return 0

@@ -6,7 +6,7 @@ import errno
 import struct
 
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user
+from samepage.kernel.mm.uaccess import get_array, get_struct, get_u32
 from samepage.kernel.process.seccomp import install, synchronize
 from samepage.kernel.process.seccomp_filter import (
     MAX_INSTRUCTIONS,
@@ -18,7 +18,6 @@ from samepage.kernel.process.seccomp_filter import (
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import U32, syscall
-from samepage.kernel.syscalls.usermem import read_u32
 
 _SET_MODE_STRICT, _SET_MODE_FILTER, _GET_ACTION_AVAIL = 0, 1, 2
 _MODE_STRICT, _MODE_FILTER = 1, 2
@@ -38,7 +37,7 @@ def sys_seccomp(task: Task, operation: U32, flags: U32, argument: int) -> int:
     if operation == _SET_MODE_FILTER:
         return _set_filter(task, flags, argument)
     if operation == _GET_ACTION_AVAIL and not flags:
-        action = read_u32(task, argument)
+        action = get_u32(task.mm, argument)
         if action == Action.USER_NOTIF or action not in Action.__members__.values():
             raise SysError(errno.EOPNOTSUPP)
         return 0
@@ -65,15 +64,15 @@ def _set_filter(task: Task, flags: int, address: int) -> int:
     """`seccomp_set_mode_filter`."""
     if flags & ~(_TSYNC | _LOG | _SPEC_ALLOW | _TSYNC_ESRCH):
         raise SysError(errno.EINVAL)
-    length, where = struct.unpack("<HxxxxxxQ", copy_from_user(task.mm, address, 16))
+    length, where = get_struct(task.mm, address, "<HxxxxxxQ")
     if not 0 < length <= MAX_INSTRUCTIONS:
         raise SysError(errno.EINVAL)
     if not task.process.no_new_privs and task.process.cred.euid:
         raise SysError(errno.EACCES)
     if not where:
         raise SysError(errno.EINVAL)
-    raw = copy_from_user(task.mm, where, length * _INSTRUCTION.size)
-    program = check([Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(raw)])
+    instructions = get_array(task.mm, where, _INSTRUCTION, length)
+    program = check([Instruction(*fields) for fields in instructions])
     old = task.seccomp
     if old is not None and old.mode != _MODE_FILTER:
         raise SysError(errno.EINVAL)

@@ -10,7 +10,7 @@ from samepage.abi.resource import Rlimit
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.ipc.shm import SHMALL, SHMMAX, SHMMIN, SHMMNI, Segment
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, put_struct
 from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
@@ -54,7 +54,7 @@ def sys_shmctl(task: Task, ident: I32, command: I32, buffer: int) -> int:
     if ident < 0 or command < 0:
         raise SysError(errno.EINVAL)
     if command == _IPC_INFO:
-        copy_to_user(task.mm, buffer, _SHMINFO64.pack(SHMMAX, SHMMIN, SHMMNI, SHMMNI, SHMALL))
+        put_struct(task.mm, buffer, _SHMINFO64, SHMMAX, SHMMIN, SHMMNI, SHMMNI, SHMALL)
         return shm.highest_index
     if command == _SHM_INFO:
         copy_to_user(task.mm, buffer, _pack_info(task))

@@ -20,7 +20,7 @@ from samepage.abi.signal import (
 )
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u64, put_u64
 from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
 from samepage.kernel.process.signal import (
     force_signal,
@@ -32,7 +32,7 @@ from samepage.kernel.process.sigset import UNBLOCKABLE, SigAction, SigAltStack, 
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
-from samepage.kernel.syscalls.usermem import read_timespec, read_u64, write_u64
+from samepage.kernel.syscalls.usermem import SIGINFO, read_timespec
 
 _SIG_BLOCK, _SIG_UNBLOCK, _SIG_SETMASK = 0, 1, 2
 _SIGACTION = struct.Struct("<QQQQ")
@@ -53,9 +53,7 @@ def sys_rt_sigaction(task: Task, signal: I32, new: int, old: int, size: int) -> 
     actions = task.process.actions
     before = actions[signal]
     if new:
-        handler, flags, restorer, mask = _SIGACTION.unpack(
-            copy_from_user(task.mm, new, _SIGACTION.size)
-        )
+        handler, flags, restorer, mask = get_struct(task.mm, new, _SIGACTION)
         actions[signal] = SigAction(handler, flags, restorer, mask & ~UNBLOCKABLE)
         if actions.ignores(signal):
             task.process.pending.discard(bit(signal))
@@ -73,7 +71,7 @@ def sys_rt_sigprocmask(task: Task, how: I32, new: int, old: int, size: int) -> i
     _check_size(size)
     before = task.blocked
     if new:
-        mask = read_u64(task, new) & ~UNBLOCKABLE
+        mask = get_u64(task.mm, new) & ~UNBLOCKABLE
         if how == _SIG_BLOCK:
             task.blocked |= mask
         elif how == _SIG_UNBLOCK:
@@ -83,7 +81,7 @@ def sys_rt_sigprocmask(task: Task, how: I32, new: int, old: int, size: int) -> i
         else:
             raise SysError(errno.EINVAL)
     if old:
-        write_u64(task, old, before)
+        put_u64(task.mm, old, before)
     return 0
 
 
@@ -101,7 +99,7 @@ def sys_rt_sigreturn(task: Task) -> int:
 @syscall(Sys.RT_SIGPENDING)
 def sys_rt_sigpending(task: Task, address: int, size: int) -> int:
     """`sigpending(2)`."""
-    write_u64(task, address, (task.pending.mask | task.process.pending.mask) & task.blocked)
+    put_u64(task.mm, address, (task.pending.mask | task.process.pending.mask) & task.blocked)
     return 0
 
 
@@ -109,7 +107,7 @@ def sys_rt_sigpending(task: Task, address: int, size: int) -> int:
 def sys_rt_sigsuspend(task: Task, address: int, size: int) -> SyscallResult:
     """`sigsuspend(2)`."""
     _check_size(size)
-    mask = read_u64(task, address)
+    mask = get_u64(task.mm, address)
     task.saved_mask, task.blocked = task.blocked, mask & ~UNBLOCKABLE
     return _pause()
 
@@ -134,7 +132,7 @@ def sys_rt_sigtimedwait(
 ) -> SyscallResult:
     """`sigtimedwait(2)`."""
     _check_size(size)
-    wanted = read_u64(task, address)
+    wanted = get_u64(task.mm, address)
     deadline = None
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timespec(task, timeout)
@@ -165,7 +163,7 @@ def sys_sigaltstack(task: Task, new: int, old: int) -> int:
     active = stack.holds(task.kernel.cpu.read(Reg.RSP))
     before = _STACK.pack(stack.base, SS_ONSTACK if active else stack.flags, 0, stack.size)
     if new:
-        base, flags, _, size = _STACK.unpack(copy_from_user(task.mm, new, _STACK.size))
+        base, flags, _, size = get_struct(task.mm, new, _STACK)
         if active:
             raise SysError(errno.EPERM)
         if flags & ~SS_AUTODISARM not in (0, SS_ONSTACK, SS_DISABLE):
@@ -280,8 +278,7 @@ def sys_rt_tgsigqueueinfo(task: Task, pid: I32, tid: I32, signal: I32, info: int
 def _read_siginfo(task: Task, target: Process, signal: int, address: int) -> SigInfo:
     """What a program wants a signal to carry; only the kernel may say that it is from the
     kernel, or from `kill`. Raises `SysError` with EFAULT or EPERM."""
-    raw = copy_from_user(task.mm, address, 32)
-    _, _, code, _, sender, uid, value = struct.unpack("<iiiiiiQ", raw)
+    _, _, code, _, sender, uid, value = get_struct(task.mm, address, SIGINFO)
     if (code >= 0 or code == SI_TKILL) and target is not task.process:
         raise SysError(errno.EPERM)
     return SigInfo(signal, code, sender, uid, value=value)

@@ -9,14 +9,21 @@ from collections.abc import Generator
 from samepage.abi.signal import SIGPIPE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import (
+    copy_from_user,
+    copy_to_user,
+    get_struct,
+    get_u32,
+    put_struct,
+    put_u32,
+)
 from samepage.kernel.net.socket import SEND_BUFFER, SOCK_CLOEXEC, SOCK_NONBLOCK, Socket
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import read_iovec, read_u32, until_ready, write_u32
+from samepage.kernel.syscalls.usermem import read_iovec, until_ready
 
 _MAX_ADDRESS = 128
 """The size of `struct sockaddr_storage`."""
@@ -49,10 +56,10 @@ def _write_address(task: Task, socket: Socket, name: bytes, address: int, length
     """`move_addr_to_user`."""
     if not address:
         return
-    room = read_u32(task, length_at)
+    room = get_u32(task.mm, length_at)
     packed = socket.family.format(name)
     copy_to_user(task.mm, address, packed[:room])
-    write_u32(task, length_at, len(packed))
+    put_u32(task.mm, length_at, len(packed))
 
 
 @syscall(Sys.SOCKET)
@@ -68,7 +75,7 @@ def sys_socketpair(task: Task, family: I32, kind: I32, protocol: I32, address: i
     pair = task.kernel.net.pair(family, kind, protocol, _owner(task))
     cloexec = bool(kind & SOCK_CLOEXEC)
     fds = [task.process.files.install(socket, cloexec) for socket in pair]
-    copy_to_user(task.mm, address, struct.pack("<ii", *fds))
+    put_struct(task.mm, address, "<ii", *fds)
     return 0
 
 
@@ -143,9 +150,7 @@ def sys_sendto(
 def sys_sendmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
     """`sendmsg(2)`, with SCM_RIGHTS."""
     socket = _socket(task, fd)
-    at, at_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
-        copy_from_user(task.mm, message, _MSGHDR.size)
-    )
+    at, at_length, iov, count, control, control_length, _ = get_struct(task.mm, message, _MSGHDR)
     name = _read_address(task, socket, at, at_length) if at and at_length else None
     data = b"".join(copy_from_user(task.mm, a, n) for a, n in read_iovec(task, iov, count))
     files = _read_rights(task, control, control_length) if control else ()
@@ -209,8 +214,8 @@ def sys_recvfrom(
         copy_to_user(task.mm, buffer, message.data)
         if address:
             sender = socket.family.format(message.sender) if message.sender else b""
-            copy_to_user(task.mm, address, sender[: read_u32(task, length_at)])
-            write_u32(task, length_at, len(sender))
+            copy_to_user(task.mm, address, sender[: get_u32(task.mm, length_at)])
+            put_u32(task.mm, length_at, len(sender))
         return full if flags & _MSG_TRUNC else len(message.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
@@ -220,8 +225,8 @@ def sys_recvfrom(
 def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
     """`recvmsg(2)`, with SCM_RIGHTS."""
     socket = _socket(task, fd)
-    name, name_length, iov, count, control, control_length, _ = _MSGHDR.unpack(
-        copy_from_user(task.mm, message, _MSGHDR.size)
+    name, name_length, iov, count, control, control_length, _ = get_struct(
+        task.mm, message, _MSGHDR
     )
     parts = read_iovec(task, iov, count)
 
@@ -234,12 +239,12 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
         if name:
             sender = socket.family.format(received.sender) if received.sender else b""
             copy_to_user(task.mm, name, sender[:name_length])
-            write_u32(task, message + 8, len(sender))
+            put_u32(task.mm, message + 8, len(sender))
         used, told = _write_rights(task, received.files, control, control_length, flags)
         told |= flags & _MSG_CMSG_CLOEXEC
         if full > len(received.data):
             told |= _MSG_TRUNC
-        copy_to_user(task.mm, message + 40, struct.pack("<QI", used, told))
+        put_struct(task.mm, message + 40, "<QI", used, told)
         return full if flags & _MSG_TRUNC else len(received.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
@@ -306,9 +311,9 @@ def sys_getsockopt(
         if number is None:
             raise SysError(errno.ENOPROTOOPT)
         value = struct.pack("<i", number)
-    room = read_u32(task, length_at)
+    room = get_u32(task.mm, length_at)
     copy_to_user(task.mm, address, value[:room])
-    write_u32(task, length_at, min(room, len(value)))
+    put_u32(task.mm, length_at, min(room, len(value)))
     return 0
 
 

@@ -7,14 +7,11 @@ import errno
 from samepage.abi.prctl import ARCH_GET_FS, ARCH_GET_GS, ARCH_SET_FS, ARCH_SET_GS
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, put_u64
 from samepage.kernel.process.exit import do_exit, do_group_exit
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
-from samepage.kernel.syscalls.usermem import (
-    write_u64,
-)
 
 
 @syscall(Sys.EXIT)
@@ -53,8 +50,8 @@ def sys_get_robust_list(task: Task, pid: I32, head: int, size: int) -> int:
     target = task if not pid else task.kernel.processes.find_task(pid)
     if target is None:
         raise SysError(errno.ESRCH)
-    write_u64(task, head, target.robust_list)
-    write_u64(task, size, 24)
+    put_u64(task.mm, head, target.robust_list)
+    put_u64(task.mm, size, 24)
     return 0
 
 
@@ -92,7 +89,7 @@ def sys_arch_prctl(task: Task, code: I32, address: int) -> int:
         return 0
     if code in (ARCH_GET_FS, ARCH_GET_GS):
         register = Reg.FS_BASE if code == ARCH_GET_FS else Reg.GS_BASE
-        write_u64(task, address, cpu.read(register))
+        put_u64(task.mm, address, cpu.read(register))
         return 0
     raise SysError(errno.EINVAL)
 

@@ -8,7 +8,7 @@ import struct
 from samepage.abi.signal import MAX_SIGNAL, SIGALRM, SIGPROF, SIGVTALRM
 from samepage.abi.time import NS, TIMER_ABSTIME, Clock
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, get_struct, put_u32
 from samepage.kernel.process.task import Task
 from samepage.kernel.process.timers import Timer
 from samepage.kernel.syscalls.numbers import Sys
@@ -18,7 +18,6 @@ from samepage.kernel.syscalls.usermem import (
     pack_timeval,
     read_itimerspec,
     read_timeval,
-    write_u32,
 )
 
 _ITIMER_REAL = 0
@@ -89,7 +88,7 @@ def sys_timer_create(task: Task, clock: I32, event: int, ident: int) -> int:
     on_cpu_time = clock in (Clock.PROCESS_CPUTIME_ID, Clock.THREAD_CPUTIME_ID)
     timer = Timer(SIGALRM, on_cpu_time, value=number)
     if event:
-        value, signal, notify, tid = _SIGEVENT.unpack(copy_from_user(task.mm, event, 20))
+        value, signal, notify, tid = get_struct(task.mm, event, _SIGEVENT)
         if notify not in (_SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID):
             raise SysError(errno.EINVAL)
         if notify == _SIGEV_THREAD_ID and tid not in task.process.threads:
@@ -99,7 +98,7 @@ def sys_timer_create(task: Task, clock: I32, event: int, ident: int) -> int:
         timer.signal = 0 if notify == _SIGEV_NONE else signal
         timer.value = value
         timer.target = tid if notify == _SIGEV_THREAD_ID else 0
-    write_u32(task, ident, number)
+    put_u32(task.mm, ident, number)
     timers[number] = timer
     return 0
 

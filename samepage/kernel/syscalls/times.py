@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import struct
 from collections.abc import Generator
 
 from samepage.abi.time import NS, TIMER_ABSTIME, USER_TICK_NS, Clock
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.mm.uaccess import copy_to_user, put_struct, put_u64
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
@@ -66,7 +65,7 @@ def sys_time(task: Task, address: int) -> int:
     """`time(2)`."""
     now = task.kernel.clock.realtime() // NS
     if address:
-        copy_to_user(task.mm, address, now.to_bytes(8, "little"))
+        put_u64(task.mm, address, now)
     return now
 
 
@@ -76,7 +75,7 @@ def sys_times(task: Task, address: int) -> int:
     if address:
         own = task.process.cpu_time_ns // USER_TICK_NS
         children = task.process.children_usage.cpu_time_ns // USER_TICK_NS
-        copy_to_user(task.mm, address, struct.pack("<qqqq", own, 0, children, 0))
+        put_struct(task.mm, address, "<qqqq", own, 0, children, 0)
     return task.kernel.clock.monotonic() // USER_TICK_NS
 
 

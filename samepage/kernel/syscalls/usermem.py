@@ -12,13 +12,23 @@ from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_from_user
+from samepage.kernel.mm.uaccess import (
+    copy_from_user,
+    copy_to_user,
+    get_array,
+    get_struct,
+    get_u64,
+    strncpy_from_user,
+)
 from samepage.kernel.process.task import Task, Wait
 from samepage.records import record
 
 MAX_ARG_STRLEN = 32 << 12
 MAX_RW_COUNT = 0x7FFF_F000
 IOV_MAX = 1024
+_IOVEC = struct.Struct("<QQ")
+SIGINFO = struct.Struct("<iiiiiiQ")
+"""`siginfo_t` as rt_sigqueueinfo takes it: signal, errno, code, padding, pid, uid, value."""
 
 
 @record(frozen=True)
@@ -66,7 +76,7 @@ def read_strings(task: Task, address: int, limit: int = 1 << 16) -> list[bytes]:
     """A NULL-terminated array of strings, as `execve` takes (a null pointer is empty)."""
     strings: list[bytes] = []
     while address:
-        pointer = read_u64(task, address)
+        pointer = get_u64(task.mm, address)
         if not pointer:
             break
         if len(strings) >= limit:
@@ -84,10 +94,9 @@ def read_iovec(task: Task, address: int, count: int) -> list[tuple[int, int]]:
     """The (address, length) pairs of an iovec (`import_iovec`). Raises `SysError`."""
     if not 0 <= count <= IOV_MAX:
         raise SysError(errno.EINVAL)
-    raw = copy_from_user(task.mm, address, 16 * count)
     parts: list[tuple[int, int]] = []
     left = MAX_RW_COUNT
-    for base, length in struct.iter_unpack("<QQ", raw):
+    for base, length in get_array(task.mm, address, _IOVEC, count):
         if length >> 63:
             raise SysError(errno.EINVAL)
         length = min(length, left)
@@ -96,29 +105,9 @@ def read_iovec(task: Task, address: int, count: int) -> list[tuple[int, int]]:
     return parts
 
 
-def read_u64(task: Task, address: int) -> int:
-    """One 64-bit word of user memory."""
-    return int.from_bytes(copy_from_user(task.mm, address, 8), "little")
-
-
-def read_u32(task: Task, address: int) -> int:
-    """One 32-bit word of user memory."""
-    return int.from_bytes(copy_from_user(task.mm, address, 4), "little")
-
-
-def write_u64(task: Task, address: int, value: int) -> None:
-    """Store a 64-bit word."""
-    copy_to_user(task.mm, address, (value & (1 << 64) - 1).to_bytes(8, "little"))
-
-
-def write_u32(task: Task, address: int, value: int) -> None:
-    """Store a 32-bit word."""
-    copy_to_user(task.mm, address, (value & (1 << 32) - 1).to_bytes(4, "little"))
-
-
 def read_timespec(task: Task, address: int) -> int:
     """A `struct timespec` in nanoseconds. Raises `SysError(EINVAL)` if it is not valid."""
-    seconds, nanoseconds = struct.unpack("<qq", copy_from_user(task.mm, address, 16))
+    seconds, nanoseconds = get_struct(task.mm, address, "<qq")
     if seconds < 0 or not 0 <= nanoseconds < NS:
         raise SysError(errno.EINVAL)
     return int(seconds * NS + nanoseconds)
@@ -126,7 +115,7 @@ def read_timespec(task: Task, address: int) -> int:
 
 def read_timeval(task: Task, address: int) -> int:
     """A `struct timeval` in nanoseconds. Raises `SysError(EINVAL)`."""
-    seconds, microseconds = struct.unpack("<qq", copy_from_user(task.mm, address, 16))
+    seconds, microseconds = get_struct(task.mm, address, "<qq")
     if seconds < 0 or not 0 <= microseconds < 1_000_000:
         raise SysError(errno.EINVAL)
     return int(seconds * NS + microseconds * 1000)
@@ -135,7 +124,7 @@ def read_timeval(task: Task, address: int) -> int:
 def read_itimerspec(task: Task, address: int) -> tuple[int, int]:
     """The value and the interval of a `struct itimerspec`, in nanoseconds. Raises
     `SysError(EINVAL)` if it is not valid (`itimerspec64_valid`)."""
-    raw = struct.unpack("<4q", copy_from_user(task.mm, address, 32))
+    raw = get_struct(task.mm, address, "<4q")
     if min(raw) < 0 or raw[1] >= NS or raw[3] >= NS:
         raise SysError(errno.EINVAL)
     return raw[2] * NS + raw[3], raw[0] * NS + raw[1]

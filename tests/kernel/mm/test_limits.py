@@ -13,7 +13,7 @@ from samepage.kernel.mm.mlock import do_mlock, do_mlockall
 from samepage.kernel.mm.mmap import do_brk, do_mmap, do_munmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.mm.mremap import do_mremap
-from samepage.kernel.mm.uaccess import get_user, put_user
+from samepage.kernel.mm.uaccess import get_u64, put_u64
 from samepage.kernel.mm.vma import VmFlags, flag_names
 
 PAGE = 4096
@@ -83,22 +83,22 @@ def test_map_count_limits_new_mappings_and_splits(mm):
 def test_stack_grows_to_its_limit_and_keeps_the_guard_gap(mm):
     mm.limits.stack = 1024 * PAGE
     fixed(mm, 3000, 4, ANON | MapFlags.GROWSDOWN)
-    put_user(mm, BASE + 2500 * PAGE, 1)
+    put_u64(mm, BASE + 2500 * PAGE, 1)
     low = BASE + (3004 - 1025) * PAGE
     assert handle_mm_fault(mm, low, Access.WRITE) is FaultResult.SEGV_MAPERR
-    put_user(mm, low + PAGE, 1)
+    put_u64(mm, low + PAGE, 1)
     do_munmap(mm, BASE, 3004 * PAGE)
     fixed(mm, 3000, 4, ANON | MapFlags.GROWSDOWN)
     fixed(mm, 2500, 1)
     assert handle_mm_fault(mm, BASE + 2700 * PAGE, Access.READ) is FaultResult.SEGV_MAPERR
-    assert get_user(mm, BASE + 2757 * PAGE) == 0
+    assert get_u64(mm, BASE + 2757 * PAGE) == 0
 
 
 def test_heap_grows_shrinks_and_stops_at_its_neighbour(mm):
     mm.brk.start = mm.brk.end = BASE + 8
     mm.layout.start_stack = 0x7FFF_FFFF_E000
     assert do_brk(mm, BASE + 10 * PAGE) == BASE + 10 * PAGE
-    put_user(mm, BASE + 9 * PAGE, 1)
+    put_u64(mm, BASE + 9 * PAGE, 1)
     (heap,) = mm.vmas
     assert vma_name(mm, heap) == "[heap]"
     do_mmap(mm, BASE + 20 * PAGE, PAGE, RW, ANON | MapFlags.FIXED)

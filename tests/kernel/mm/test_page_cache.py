@@ -8,7 +8,7 @@ from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mlock import do_mlock
 from samepage.kernel.mm.mmap import do_mmap, do_munmap
 from samepage.kernel.mm.reclaim import SWAP_CLUSTER_MAX, shrink
-from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_user, put_user
+from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_u32, get_u64, put_u64
 from tests.kernel.mm.mm_helpers import Memory, MemoryFile, check_invariants, numbered
 
 PAGE = 4096
@@ -26,8 +26,8 @@ def test_two_processes_get_the_same_frame_of_a_file(memory):
     a = do_mmap(one, 0, 20 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
     do_mmap(two, 0, 3 * PAGE, RW, ANON)
     b = do_mmap(two, 0, 20 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
-    get_user(one, a, 4)
-    get_user(two, b, 4)
+    get_u32(one, a)
+    get_u32(two, b)
     pfn = frame_of(one, a)
     assert a != b
     assert pfn == frame_of(two, b) == memory.cache.lookup(file, 0)
@@ -64,10 +64,10 @@ def test_pages_that_the_host_has_not_are_left_out_by_fault_around(memory):
     memory.cache.ra_pages = 1
     mm = memory.space()
     base = do_mmap(mm, 0x10_0000_0000, 16 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
-    get_user(mm, base + 4 * PAGE, 4)
+    get_u32(mm, base + 4 * PAGE)
     assert mm.rss == [8, 0, 0]
     assert (mm.faults.minor, mm.faults.major) == (1, 0)
-    get_user(mm, base + 5 * PAGE, 4)
+    get_u32(mm, base + 5 * PAGE)
     assert (mm.faults.minor, mm.faults.major) == (1, 1)
 
 
@@ -77,11 +77,11 @@ def test_memory_given_up_is_taken_only_if_it_was_not_written_again():
     base = do_mmap(mm, 0, 30 * PAGE, RW, ANON)
     copy_to_user(mm, base, b"x" * (30 * PAGE))
     do_madvise(mm, base, 20 * PAGE, Advice.FREE)
-    put_user(mm, base, 7, 1)
+    copy_to_user(mm, base, b"\7")
     other = do_mmap(mm, 0, 35 * PAGE, RW, ANON)
     copy_to_user(mm, other, b"y" * (35 * PAGE))
     check_invariants(memory)
-    assert get_user(mm, base, 2) == 0x7807
+    assert copy_from_user(mm, base, 2) == b"\x07\x78"
     assert copy_from_user(mm, base + PAGE, 19 * PAGE) == bytes(19 * PAGE)
     assert copy_from_user(mm, base + 20 * PAGE, PAGE) == b"x" * PAGE
 
@@ -91,12 +91,12 @@ def test_mapped_clean_pages_are_reclaimed_last_and_come_back_with_a_major_fault(
     mm = memory.space()
     file = MemoryFile(numbered(16))
     base = do_mmap(mm, 0, 16 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
-    get_user(mm, base, 4)
+    get_u32(mm, base)
     anon = do_mmap(mm, 0, 44 * PAGE, RW, ANON)
     copy_to_user(mm, anon, b"y" * (44 * PAGE))
     assert mm.rss[0] == 0
     do_munmap(mm, anon, 44 * PAGE)
-    assert get_user(mm, base + 3 * PAGE, 4) == 3
+    assert get_u32(mm, base + 3 * PAGE) == 3
     assert mm.faults.major == 1
     check_invariants(memory)
 
@@ -104,10 +104,10 @@ def test_mapped_clean_pages_are_reclaimed_last_and_come_back_with_a_major_fault(
 def test_shared_anonymous_memory_ends_with_its_last_mapping(memory):
     mm = memory.space()
     base = do_mmap(mm, 0, 4 * PAGE, RW, MapFlags.SHARED | MapFlags.ANONYMOUS)
-    put_user(mm, base, 5)
+    put_u64(mm, base, 5)
     child = dup_mmap(mm)
     do_munmap(mm, base, 4 * PAGE)
-    assert get_user(child, base) == 5
+    assert get_u64(child, base) == 5
     used = memory.frames.n_used
     child.destroy()
     assert not memory.cache.owner
@@ -118,9 +118,9 @@ def test_shared_anonymous_memory_ends_with_its_last_mapping(memory):
 def test_the_kernel_tells_of_each_frame_that_it_writes_to(memory):
     mm = memory.space()
     base = do_mmap(mm, 0, PAGE, RW, ANON)
-    put_user(mm, base, 1)
+    put_u64(mm, base, 1)
     memory.rewritten.clear()
-    put_user(mm, base, 2)
+    put_u64(mm, base, 2)
     assert memory.rewritten == [frame_of(mm, base)]
     file = MemoryFile(numbered(1))
     memory.cache.read(file, 0, 1)
@@ -134,10 +134,10 @@ def test_a_mapped_page_that_was_used_since_reclaim_last_looked_stays():
     file = MemoryFile(numbered(70))
     base = do_mmap(mm, 0, 70 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
     for page in range(70):
-        get_user(mm, base + page * PAGE, 4)
+        get_u32(mm, base + page * PAGE)
     assert shrink(memory.cache, memory.frames) == SWAP_CLUSTER_MAX
     left = sorted(file.pages)[0]
-    get_user(mm, base + left * PAGE, 4)
+    get_u32(mm, base + left * PAGE)
     assert shrink(memory.cache, memory.frames) == SWAP_CLUSTER_MAX
     assert left in file.pages
     check_invariants(memory)
@@ -148,7 +148,7 @@ def test_a_locked_page_is_not_reclaimed():
     mm = memory.space()
     file = MemoryFile(numbered(4))
     base = do_mmap(mm, 0, 4 * PAGE, Prot.READ, MapFlags.PRIVATE, file)
-    get_user(mm, base, 4)
+    get_u32(mm, base)
     do_mlock(mm, base, 2 * PAGE)
     assert shrink(memory.cache, memory.frames) == 2
     assert sorted(file.pages) == [0, 1]

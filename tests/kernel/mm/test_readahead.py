@@ -9,7 +9,7 @@ import time
 import pytest
 
 from samepage.kernel.mm.mmap import do_mmap
-from samepage.kernel.mm.uaccess import get_user
+from samepage.kernel.mm.uaccess import copy_from_user
 from tests.kernel.mm.live_model import OpenFile, read_ahead_pages
 from tests.kernel.mm.mm_helpers import Memory, MemoryFile
 from tests.kernel.mm.test_against_kernel import pytestmark as only_where_it_can
@@ -108,7 +108,7 @@ class Model:
 
     def touch(self, index):
         before = self.mm.faults.major
-        get_user(self.mm, self.base + index * PAGE, 1)
+        copy_from_user(self.mm, self.base + index * PAGE, 1)
         return self.mm.faults.major - before
 
     def read(self, index):
