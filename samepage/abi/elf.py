@@ -79,5 +79,29 @@ STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_COMMON, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 5, 6, 10
 STV_DEFAULT, STV_INTERNAL, STV_HIDDEN, STV_PROTECTED = 0, 1, 2, 3
 
+
+class DynamicFlags:
+    """`DF_*`, of DT_FLAGS."""
+
+    ORIGIN = 1
+    SYMBOLIC = 2
+    TEXTREL = 4
+    BIND_NOW = 8
+    STATIC_TLS = 16
+
+
+class DynamicFlags1:
+    """`DF_1_*`, of DT_FLAGS_1, as far as glibc acts on them."""
+
+    NOW = 0x1
+    GLOBAL = 0x2
+    NODELETE = 0x8
+    INITFIRST = 0x20
+    NOOPEN = 0x40
+    ORIGIN = 0x80
+    NODEFLIB = 0x800
+    PIE = 0x8000000
+
+
 NT_GNU_BUILD_ID = 3
 NT_GNU_PROPERTY_TYPE_0 = 5

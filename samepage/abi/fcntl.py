@@ -19,3 +19,5 @@ O_TMPFILE = 0o20000000
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 """Flags of renameat2 (include/uapi/linux/fs.h)."""
+
+SPLICE_F_NONBLOCK = 2

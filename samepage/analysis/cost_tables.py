@@ -6,8 +6,8 @@ Source: `elf_dynamic_do_Rela`, `elf_machine_runtime_setup`, `elf_get_dynamic_inf
 
 import numpy as np
 
-from samepage.abi.elf import ElfMachine, SegmentFlags, SegmentType
-from samepage.elf.dynamic import DynamicFlags, Tag
+from samepage.abi.elf import DynamicFlags, ElfMachine, SegmentFlags, SegmentType
+from samepage.elf.dynamic import Tag
 from samepage.elf.layout import I64, U8, U64, Table
 from samepage.elf.machines import WIDTHS, Kind
 from samepage.elf.object import DynamicObject
@@ -114,7 +114,7 @@ def _other_stores(library: DynamicObject, page_size: int) -> list[tuple[int, str
             if tag in adjusted:
                 stores.append((segment.vaddr + index * size + size // 2, DYNAMIC_SECTION))
     got = dynamic.get(Tag.PLTGOT)
-    lazy = DynamicFlags.BIND_NOW not in dynamic.flags and len(library.relocations.plt)
+    lazy = not dynamic.flags & DynamicFlags.BIND_NOW and len(library.relocations.plt)
     if got is not None and lazy:
         word = elf.layout.word_size
         first = 0 if elf.machine == ElfMachine.RISCV else word

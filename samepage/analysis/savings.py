@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samepage.abi.elf import SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC, SegmentFlags
+from samepage.abi.elf import SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC, DynamicFlags, SegmentFlags
 from samepage.analysis.cost_tables import DYNAMIC_SECTION, CostTables
 from samepage.analysis.got_layout import Layout
-from samepage.elf.dynamic import DynamicFlags, Tag
+from samepage.elf.dynamic import Tag
 from samepage.elf.layout import U64
 from samepage.elf.machines import Kind
 
@@ -103,7 +103,7 @@ def _prelinked(tables: CostTables, now: int) -> Saving | None:
 def _bind_now(tables: CostTables, now: int) -> Saving | None:
     """Without lazy binding the PLT's slots are part of the GOT, in RELRO."""
     slots = tables.kinds == Kind.JUMP_SLOT
-    lazy = DynamicFlags.BIND_NOW not in tables.library.dynamic.flags
+    lazy = not tables.library.dynamic.flags & DynamicFlags.BIND_NOW
     layout = Layout(tables)
     if not lazy or not slots.any() or not layout.has_both:
         return None

@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-from samepage.abi.elf import SegmentType
+from samepage.abi.elf import DynamicFlags, DynamicFlags1, SegmentType
 from samepage.elf.file import ElfFile
 from samepage.elf.header import ProgramHeader
 from samepage.elf.layout import Table
@@ -75,33 +75,6 @@ class Tag(enum.IntEnum):
     FILTER = 0x7FFFFFFF
 
 
-class DynamicFlags(enum.IntFlag):
-    """DT_FLAGS."""
-
-    ORIGIN = 1
-    SYMBOLIC = 2
-    TEXTREL = 4
-    BIND_NOW = 8
-    STATIC_TLS = 16
-
-
-class DynamicFlags1(enum.IntFlag):
-    """DT_FLAGS_1, as far as glibc acts on them."""
-
-    NOW = 0x1
-    GLOBAL = 0x2
-    NODELETE = 0x8
-    INITFIRST = 0x20
-    NOOPEN = 0x40
-    ORIGIN = 0x80
-    NODEFLIB = 0x800
-    PIE = 0x8000000
-
-
-# As plain numbers: testing a bit of an `IntFlag` takes a microsecond.
-_DF_SYMBOLIC, _DF_TEXTREL, _DF_BIND_NOW = 2, 4, 8
-_DF_1_NOW = 1
-
 _PAIR64, _PAIR32 = struct.Struct("<QQ"), struct.Struct("<II")
 
 LISTS = {int(tag): tag for tag in (Tag.NEEDED, Tag.AUXILIARY, Tag.FILTER)}
@@ -132,9 +105,9 @@ class Dynamic:
         values = self._values
         flags = values.get(Tag.FLAGS, 0)
         self.flags_1 = values.get(Tag.FLAGS_1, 0)
-        self.symbolic = bool(flags & _DF_SYMBOLIC) or Tag.SYMBOLIC in values
-        self.textrel = bool(flags & _DF_TEXTREL) or Tag.TEXTREL in values
-        self.bind_now = bool(flags & _DF_BIND_NOW | self.flags_1 & _DF_1_NOW) or (
+        self.symbolic = bool(flags & DynamicFlags.SYMBOLIC) or Tag.SYMBOLIC in values
+        self.textrel = bool(flags & DynamicFlags.TEXTREL) or Tag.TEXTREL in values
+        self.bind_now = bool(flags & DynamicFlags.BIND_NOW | self.flags_1 & DynamicFlags1.NOW) or (
             Tag.BIND_NOW in values
         )
 
@@ -170,9 +143,9 @@ class Dynamic:
         return self._table[: self.count]
 
     @once
-    def flags(self) -> DynamicFlags:
+    def flags(self) -> int:
         """DT_FLAGS, with the older tags of the same meaning folded in."""
-        flags = DynamicFlags(self.value(Tag.FLAGS) & 31)
+        flags = self.value(Tag.FLAGS) & 31
         for given, flag in (
             (self.symbolic, DynamicFlags.SYMBOLIC),
             (self.textrel, DynamicFlags.TEXTREL),

@@ -6,7 +6,8 @@ pass too: for it there is a tick, which comes in real time. Apart from that, onl
 at boot comes from outside.
 """
 
-_NS = 1_000_000_000
+from samepage.abi.time import NS
+
 SYSCALL_NS = 1_000
 """The time that a system call takes."""
 TICK_PERIOD_NS = 50_000_000
@@ -18,7 +19,7 @@ TICK_NS = 4_000_000
 class Clock:
     """Nanoseconds since boot, and since the epoch."""
 
-    def __init__(self, boot_time_ns: int, uptime_ns: int = 100 * _NS) -> None:
+    def __init__(self, boot_time_ns: int, uptime_ns: int = 100 * NS) -> None:
         self.boot_time_ns = boot_time_ns - uptime_ns
         self._now = uptime_ns
         self._next_tick = uptime_ns

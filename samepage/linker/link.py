@@ -7,8 +7,7 @@ is done; here is why it stands at its place.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from samepage.abi.elf import ElfMachine
-from samepage.elf.dynamic import DynamicFlags1
+from samepage.abi.elf import DynamicFlags1, ElfMachine
 from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader

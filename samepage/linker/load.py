@@ -12,7 +12,8 @@ import os
 import re
 from collections.abc import Callable
 
-from samepage.elf.dynamic import DynamicFlags1, Tag
+from samepage.abi.elf import DynamicFlags1
+from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap, MapKind

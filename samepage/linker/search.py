@@ -22,8 +22,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from samepage.abi.elf import ElfMachine, ElfType
-from samepage.elf.dynamic import DynamicFlags1, Tag
+from samepage.abi.elf import EI_NIDENT, DynamicFlags1, ElfMachine, ElfType
+from samepage.elf.dynamic import Tag
 from samepage.elf.file import ElfFile
 from samepage.linker.cache import LibraryCache
 from samepage.linker.errors import LinkError
@@ -39,7 +39,6 @@ DEFAULT_DIRECTORIES = (
 )
 """Debian's ld.so is built with these."""
 
-_EI_NIDENT = 16
 _EV_CURRENT = 1
 _OSABI_SYSV, _OSABI_GNU = 0, 3
 _ABI_MAX = 4
@@ -330,7 +329,7 @@ class Search:
 
 def _invalid_header(elf: ElfFile) -> str:
     """What `open_verify` finds wrong with an ELF header of the right class; "" if nothing."""
-    ident = bytes(elf.buffer[:_EI_NIDENT])
+    ident = bytes(elf.buffer[:EI_NIDENT])
     osabi, abi_version = ident[7], ident[8]
     if ident[6] != _EV_CURRENT:
         return "ELF file version ident does not match current one"

@@ -13,7 +13,14 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "capability": ("linux/capability.h", {}),
     "elf": (
         "elf.h",
-        {"ElfType": "ET_", "ElfMachine": "EM_", "SegmentType": "PT_", "SegmentFlags": "PF_"},
+        {
+            "ElfType": "ET_",
+            "ElfMachine": "EM_",
+            "SegmentType": "PT_",
+            "SegmentFlags": "PF_",
+            "DynamicFlags": "DF_",
+            "DynamicFlags1": "DF_1_",
+        },
     ),
     "fcntl": ("fcntl.h stdio.h", {}),
     "mman": (

@@ -15,8 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 
+from samepage.abi.dirent import DIRENT64
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
             ...
 
 
-_DIRENT = struct.Struct("<QqHB")
 END_OF_DIRECTORY = (1 << 63) - 1
 
 
@@ -207,13 +206,13 @@ class DirectoryFile(OpenFile):
         out = bytearray()
         while self._next < len(entries):
             entry = entries[self._next]
-            record = _DIRENT.size + len(entry.name) + 1
+            record = DIRENT64.size + len(entry.name) + 1
             record += -record % 8
             if len(out) + record > size:
                 if not out:
                     raise SysError(errno.EINVAL)
                 break
-            head = _DIRENT.pack(entry.ino, entry.cookie, record, entry.type)
+            head = DIRENT64.pack(entry.ino, entry.cookie, record, entry.type)
             out += (head + entry.name).ljust(record, b"\0")
             self.pos = entry.cookie
             self._next += 1

@@ -4,12 +4,12 @@ sysctls."""
 import ctypes
 import struct
 
+from samepage.abi.dirent import DIRENT64
 from samepage.abi.fcntl import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.directory import DirEntry
 from samepage.kernel.fs.stat import STATX_BTIME, StatFs
 
-_DIRENT = struct.Struct("<QqHB")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,8 +33,8 @@ def list_directory(fd: int) -> list[DirEntry]:
         data = buffer.raw[:length]
         at = 0
         while at < length:
-            ino, cookie, record, kind = _DIRENT.unpack_from(data, at)
-            name = data[at + _DIRENT.size : at + record]
+            ino, cookie, record, kind = DIRENT64.unpack_from(data, at)
+            name = data[at + DIRENT64.size : at + record]
             entries.append(DirEntry(name[: name.index(0)], ino, kind, cookie))
             at += record
 

@@ -15,14 +15,13 @@ import ctypes
 import struct
 import time
 
-from samepage.abi.time import Clock
+from samepage.abi.time import NS, Clock
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.records import record
 
 _TIMESTAMP = struct.Struct("<QQ")
 _VDSO_BASES = 12
-_NS = 1_000_000_000
 
 
 @record(frozen=True)
@@ -81,7 +80,7 @@ def _find_resolution(page: bytes, basetime: int) -> int | None:
     has 2 elements or, with auxiliary clocks (6.17), 10, and behind two words on the time zone.
     Each element ends with its base times."""
     size = basetime + _VDSO_BASES * _TIMESTAMP.size
-    wanted = round(time.clock_getres(time.CLOCK_MONOTONIC) * _NS)
+    wanted = round(time.clock_getres(time.CLOCK_MONOTONIC) * NS)
     for count in (10, 2):
         at = count * size + 8
         if at + 4 <= PAGE_SIZE and int.from_bytes(page[at : at + 4], "little") == wanted:
@@ -117,4 +116,4 @@ class Vdso:
             (Clock.MONOTONIC_COARSE, monotonic_ns),
         ):
             at = self.image.basetime + clock * _TIMESTAMP.size
-            _TIMESTAMP.pack_into(self._data, at, now // _NS, now % _NS)
+            _TIMESTAMP.pack_into(self._data, at, now // NS, now % NS)

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Generator
 
+from samepage.abi.fcntl import SPLICE_F_NONBLOCK
 from samepage.abi.resource import RLIM_INFINITY, Rlimit
 from samepage.abi.signal import SIGPIPE, SIGXFSZ
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
@@ -30,7 +31,6 @@ from samepage.kernel.syscalls.table import I32, I64, U32, syscall
 from samepage.kernel.syscalls.usermem import MAX_RW_COUNT, UserMemoryOf, read_iovec, until_ready
 
 _SEEK_MAX = os.SEEK_HOLE
-_SPLICE_F_NONBLOCK = 2
 _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_ALL = 2, 7
 _RWF_APPEND, _RWF_SUPPORTED = 0x10, 0x1F
 _FALLOC_FL_SUPPORTED = 0xFB
@@ -403,7 +403,7 @@ def sys_splice(
     """`splice(2)`, by copying."""
     files = task.process.files
     source, target = files.get(in_fd), files.get(out_fd)
-    nonblocking = bool(flags & _SPLICE_F_NONBLOCK)
+    nonblocking = bool(flags & SPLICE_F_NONBLOCK)
     return _transfer(task, source, target, in_offset, out_offset, count, nonblocking=nonblocking)
 
 

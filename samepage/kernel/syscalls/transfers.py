@@ -6,6 +6,7 @@ import errno
 from collections import deque
 from collections.abc import Generator, Iterator
 
+from samepage.abi.fcntl import SPLICE_F_NONBLOCK
 from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.pipe import PipeFile
@@ -17,8 +18,6 @@ from samepage.kernel.syscalls.files import write_parts
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec
-
-_SPLICE_F_NONBLOCK = 2
 
 _Parts = list[tuple[int, int]]
 """What `read_iovec` returns: addresses and lengths."""
@@ -36,7 +35,7 @@ def sys_tee(task: Task, source_fd: I32, target_fd: I32, count: int, flags: U32) 
         raise SysError(errno.EBADF)
     if source.pipe is target.pipe:
         raise SysError(errno.EINVAL)
-    return _tee(source, target, count, bool(flags & _SPLICE_F_NONBLOCK))
+    return _tee(source, target, count, bool(flags & SPLICE_F_NONBLOCK))
 
 
 def _tee(

@@ -29,8 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from samepage.abi.elf import EHDR64, ELF_MAGIC, STT_GNU_IFUNC, STT_TLS, SegmentFlags, SegmentType
-from samepage.elf.dynamic import DynamicFlags1, Tag
+from samepage.abi.elf import (
+    EHDR64,
+    ELF_MAGIC,
+    STT_GNU_IFUNC,
+    STT_TLS,
+    DynamicFlags1,
+    SegmentFlags,
+    SegmentType,
+)
+from samepage.elf.dynamic import Tag
 from samepage.elf.object import DynamicObject
 from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError

@@ -11,8 +11,8 @@ the gABI by number, then the GNU ranges, each counted from its upper end.
 import os
 import struct
 
-from samepage.abi.elf import SegmentFlags, SegmentType
-from samepage.elf.dynamic import DynamicFlags, DynamicFlags1, Tag
+from samepage.abi.elf import DynamicFlags, DynamicFlags1, SegmentFlags, SegmentType
+from samepage.elf.dynamic import Tag
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE
@@ -186,7 +186,7 @@ class LinkMaps:
         assert result is not None
         here = self.places[link]
         scopes = [main + Map.SEARCHLIST]
-        if DynamicFlags.SYMBOLIC in link.object.dynamic.flags:
+        if link.object.dynamic.flags & DynamicFlags.SYMBOLIC:
             _put(words, Map.SYMBOLIC_SEARCHLIST, self.pointers([link]), 1)
             scopes.insert(0, here + Map.SYMBOLIC_SEARCHLIST)
         _put(words, Map.SCOPE_MEM, *scopes)

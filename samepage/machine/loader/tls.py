@@ -15,12 +15,10 @@ from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.prctl import ARCH_SET_FS
 from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.maps import LinkMap
-from samepage.linker.tls import TlsLayout
+from samepage.linker.tls import TCB_SIZE, TlsLayout
 from samepage.machine.loader.heap import Heap
 from samepage.machine.loader.user_side import UserSide
 
-TCB_SIZE = 2368
-"""sizeof (struct pthread) of glibc 2.36: who has another libc uses less of it."""
 TCB_SELF = 16
 STACK_GUARD, POINTER_GUARD = 40, 48
 
