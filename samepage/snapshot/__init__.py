@@ -1,1 +1,7 @@
-"""The snapshot: physical memory at one instant as tables, and their storage."""
+"""The snapshot: what lay in physical memory at one instant, as tables.
+
+The model and the live kernel fill in the same tables: processes, VMAs, pages, frames, files and
+events (`schema`), through the same `builder`. `store` keeps a snapshot in a directory of Parquet
+files that is replaced as a whole, and `check` proves every invariant of one that comes from
+outside before it is used. Everything that answers questions reads snapshots.
+"""
