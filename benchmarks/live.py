@@ -36,12 +36,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from benchmarks.timing import SAMEPAGE, compare, peer_environment
 from samepage.abi.pagemap import PAGEMAP_SCAN
 from samepage.live.background import BackgroundCollector
 from samepage.live.capture import read_system
-from samepage.live.pagemap import ADDRESS_SPACE_END
+from samepage.live.pagemap import end_of_memory
 from samepage.live.system import Capture
 
 SLEEPS = 200
@@ -138,7 +139,7 @@ class Plan:
         for pid in pids:
             try:
                 with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-                    ranges = resident_ranges(pagemap.fileno())
+                    ranges = resident_ranges(pid, pagemap.fileno())
                     frames = set()
                     for offset, size in ranges:
                         entries = memoryview(os.pread(pagemap.fileno(), size, offset)).cast("Q")
@@ -184,14 +185,15 @@ def read_frames(runs: list[Piece]) -> None:
         os.close(fd)
 
 
-def resident_ranges(pagemap: int) -> list[Piece]:
+def resident_ranges(pid: int, pagemap: int) -> list[Piece]:
     """Return offset and size of the entries of each range that is present, in bytes."""
+    end = end_of_memory(Path(f"/proc/{pid}/maps").read_bytes())
     regions = array.array("Q", bytes(24 << 16))
     present = 1 << 3
     arg = bytearray(
         struct.pack(
             "12Q",
-            *(96, 0, 0, ADDRESS_SPACE_END, 0, regions.buffer_info()[0], 1 << 16),
+            *(96, 0, 0, end, 0, regions.buffer_info()[0], 1 << 16),
             *(0, 0, 0, present, present),
         )
     )
@@ -306,7 +308,7 @@ def hand_out(pid: int) -> float:
     """Return the seconds that reading the resident pagemap of a process takes, and no more."""
     buffer = bytearray(1 << 20)
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        ranges = resident_ranges(pagemap.fileno())
+        ranges = resident_ranges(pid, pagemap.fileno())
         begun = time.perf_counter()
         for offset, size in ranges:
             while size > 0:
@@ -320,7 +322,7 @@ def hand_out(pid: int) -> float:
 def pages_of(pid: int) -> int:
     """Return how many pages are present."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
-        return sum(size for _, size in resident_ranges(pagemap.fileno())) >> 3
+        return sum(size for _, size in resident_ranges(pid, pagemap.fileno())) >> 3
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """RSS, PSS and their kin per VMA, counted from frames exactly as smaps counts them.
 
 The rule is `smaps_account` in fs/proc/task_mmu.c. Each present page with a normal page
-behind it (not the zero page, not hugetlb) adds 4096 bytes to Rss. If two or more page table
-entries of the whole system map its frame, it is shared, and adds 4096 divided by their number
-to Pss; else it is private and adds 4096. Pss is summed in units of 1/4096 byte (PSS_SHIFT),
-each division rounded down, and the sum is rounded down to kB when it is printed. The same
-is done here, so that the numbers are equal, not close.
+behind it (not the zero page, not hugetlb) adds its size to Rss. If two or more page table
+entries of the whole system map its frame, it is shared, and adds its size divided by their
+number to Pss; else it is private and adds its size. Pss is summed in units of 1/4096 byte
+(PSS_SHIFT), each division rounded down, and the sum is rounded down to kB when it is printed. The
+same is done here, so that the numbers are equal, not close.
 
 Linux may say otherwise in one case: built without CONFIG_PAGE_MAPCOUNT it uses a large folio's
 average map count; kpagecount then gives the same average.

@@ -18,7 +18,13 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from samepage.abi.pagemap import ENTRY_SIZE
-from samepage.live.pagemap import Range, Scanner, ScanUnsupported, ranges_from_maps
+from samepage.live.pagemap import (
+    Range,
+    Scanner,
+    ScanUnsupported,
+    end_of_memory,
+    ranges_from_maps,
+)
 from samepage.live.procfs import Tally, read_all, read_short
 from samepage.records import record
 
@@ -208,7 +214,7 @@ class Collector:
     def _ranges(self, fd: int, pid: int, maps: bytes) -> tuple[list[Range], list[Range]]:
         if self._scanner is not None:
             try:
-                return self._scanner.scan(fd)
+                return self._scanner.scan(fd, end_of_memory(maps))
             except ScanUnsupported:
                 self._scanner = None
         return ranges_from_maps(maps, self.proc, pid), []

@@ -4,7 +4,7 @@ What a frame is, follows from kpageflags (`stable_page_flags` in fs/proc/page.c)
 
     ZERO_PAGE         the zero page, 4 KiB or 2 MiB
     HUGE              hugetlb
-    KSM               anonymous, merged by KSM
+    KSM               anonymous, merged by KSM (if the kernel marks no others: `samepage.live.ksm`)
     ANON              anonymous
     SWAPBACKED        of the others: tmpfs, shared memory, memfd
     the rest          the page cache, or the kernel's own page if it is in `[vdso]`
@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import Kpf
-from samepage.live import kpage
+from samepage.live import kpage, ksm
 from samepage.records import record
 from samepage.snapshot.kinds import FrameFlags, FrameKind
 
@@ -57,6 +57,8 @@ class FrameTable:
     """Whether a page with this frame counts as dirty in smaps."""
     uncertain: Marks
     """Not `dirty`, but a page with it may have a dirty PTE that cannot be seen."""
+    maybe_ksm: Marks
+    """ANON, but may be merged by KSM: the kernel does not show which frames are."""
     resident: Marks
     """Whether it counts in RSS: the zero page and hugetlb do not."""
     file: npt.NDArray[np.int32]
@@ -82,7 +84,8 @@ def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> Fr
     asked = ~assumed | (mapcount == 0)
     known = np.full(count, Kpf.ANON | Kpf.SWAPBACKED, dtype=np.uint64)
     known[asked] = kpage.read_flags(frames[asked], proc)
-    kind = _kinds(known)
+    marks = ksm.read_marks(known, proc)
+    kind = _kinds(marks.flags)
     dirty = _dirty(kind, known)
     flags = np.zeros(count, dtype=np.uint32)
     for bit, flag in (
@@ -100,6 +103,7 @@ def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> Fr
         flags,
         dirty,
         ~dirty & ((kind == FrameKind.ANON) | (kind == FrameKind.SHMEM)),
+        marks.doubtful,
         (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
         np.full(count, -1, dtype=np.int32),
         np.full(count, -1, dtype=np.int64),

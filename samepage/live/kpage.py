@@ -2,9 +2,11 @@
 
 Both are arrays of one 64-bit number per page frame of the machine
 (Documentation/admin-guide/mm/pagemap.rst; fs/proc/page.c). kpagecount is how many page
-table entries map the frame: since Linux 6.9 exactly what `smaps` divides by
-(`folio_precise_page_mapcount`). kpageflags are the flags of the folio that the frame
-belongs to (`stable_page_flags`).
+table entries map the frame: exactly what `smaps` divides by (`page_mapcount`, since Linux 6.9
+`folio_precise_page_mapcount`). kpageflags are the flags of the folio that the frame belongs to
+(`stable_page_flags`). Before Linux 6.10 (commit dee3d0bef2b0) most of them are those of the frame's
+own `struct page`, and of a folio only the first page has them: what is dirty, backed by swap, or
+on an LRU list. `read_flags` adds the first page's, so that the flags mean the same everywhere.
 
 Only the frames of interest are read, in runs: frames that are near each other are read by
 one call along with the gap between them. The kernel takes some 60 ns to make up one
@@ -18,10 +20,26 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import ENTRY_SIZE, Kpf
+from samepage.live.arrays import distinct
 
 GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
 _CHUNK = 1 << 17
+_LARGEST_ORDER = 18
+"""A folio has at most 2^18 pages: 1 GiB of 4 KiB."""
+_OF_FOLIO = np.uint64(
+    Kpf.LOCKED
+    | Kpf.REFERENCED
+    | Kpf.UPTODATE
+    | Kpf.DIRTY
+    | Kpf.LRU
+    | Kpf.WRITEBACK
+    | Kpf.SWAPCACHE
+    | Kpf.SWAPBACKED
+    | Kpf.UNEVICTABLE
+    | Kpf.MLOCKED
+)
+"""The flags that a folio has as a whole."""
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -44,7 +62,32 @@ def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers:
     They are Kpf.NOPAGE beyond the end of kpageflags, and for all if it may not be read.
     """
     flags = _read(f"{proc}/kpageflags", frames, Kpf.NOPAGE)
-    return np.full(len(frames), Kpf.NOPAGE, dtype=np.uint64) if flags is None else flags
+    if flags is None:
+        return np.full(len(frames), Kpf.NOPAGE, dtype=np.uint64)
+    _add_flags_of_heads(frames, flags, f"{proc}/kpageflags")
+    return flags
+
+
+def _add_flags_of_heads(frames: Numbers, flags: Numbers, path: str) -> None:
+    """Give tails of folios the flags that the kernel shows of the first page only, in place.
+
+    Only tails that are not on an LRU list are looked at: where tails show the flags of their
+    folio, few are. A folio of 2^n pages begins at a multiple of 2^n, and all pages after its first
+    one are tails. So the first page is the nearest such multiple below that is no tail itself.
+    """
+    tail, head = np.uint64(Kpf.COMPOUND_TAIL), np.uint64(Kpf.COMPOUND_HEAD)
+    left = np.flatnonzero((flags & (tail | np.uint64(Kpf.LRU | Kpf.HUGE | Kpf.NOPAGE))) == tail)
+    for order in range(1, _LARGEST_ORDER + 1):
+        if not len(left):
+            return
+        firsts = frames[left] & ~np.uint64((1 << order) - 1)
+        wanted = distinct(firsts)
+        found = _read(path, wanted, Kpf.NOPAGE)
+        if found is None:
+            return
+        first = found[np.searchsorted(wanted, firsts)]
+        flags[left] |= np.where((first & (head | tail)) == head, first & _OF_FOLIO, np.uint64(0))
+        left = left[(first & tail) != 0]
 
 
 def _read(path: str, frames: Numbers, missing: int) -> Numbers | None:

@@ -5,8 +5,11 @@ pagemap.rst). Most of an address space is empty, and reading emptiness costs the
 nanosecond per page: 20 minutes for all of it. So the resident ranges come first:
 
 - Since Linux 6.7 the `PAGEMAP_SCAN` ioctl walks the whole page table in one call and
-  returns the ranges that are present or swapped, and tells which are mapped by huge entries
-  (`do_pagemap_scan` in fs/proc/task_mmu.c).
+  returns the ranges that are present or swapped, and which of them are mapped by huge entries
+  (`do_pagemap_scan` in fs/proc/task_mmu.c). It takes an end, and refuses one that is no address
+  of a user (`access_ok`). Where that limit lies depends on the processor, on the kernel's
+  configuration (39 to 52 bits on arm64) and, with five-level page tables, on the program. So no
+  limit is assumed: the end of the last VMA is the end (`end_of_memory`).
 - Before that, and on a /proc that is not the kernel's, the VMAs of `maps` are the ranges.
   A VMA of more than `HUGE_VMA` pages (a reservation of a Go or Java runtime) is read only if
   `smaps` says that something in it is resident.
@@ -22,13 +25,15 @@ import fcntl
 import re
 from array import array
 
-from samepage.abi.page import HOST_PAGE_SHIFT, HOST_PAGE_SIZE
+from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.abi.pagemap import PAGE_REGION, PAGEMAP_SCAN, PM_SCAN_ARG, PageCategory
 from samepage.live.procfs import read_file
 
-ADDRESS_SPACE_END = (1 << 47) - HOST_PAGE_SIZE
-"""TASK_SIZE_MAX on x86-64. What lies above is the kernel's (`[vsyscall]`), or an address
-that a process with five-level page tables asked for, which samepage does not look at."""
+KERNEL_HALF = 1 << 63
+"""The first address that no user can have: on each 64-bit processor whose kernel shares the
+addresses with its users, the sign bit is the kernel's (x86-64: "canonical" addresses; arm64:
+TTBR1). `maps` shows one range there, the gate area `[vsyscall]`, which no page table of the
+process maps and pagemap does not have."""
 
 _RESIDENT = PageCategory.PRESENT | PageCategory.SWAPPED
 
@@ -56,11 +61,11 @@ class Scanner:
         self._regions = array("Q", bytes(PAGE_REGION.size * _REGIONS))
         self._address = self._regions.buffer_info()[0]
 
-    def scan(self, fd: int, end: int = ADDRESS_SPACE_END) -> tuple[list[Range], list[Range]]:
+    def scan(self, fd: int, end: int) -> tuple[list[Range], list[Range]]:
         """Return the ranges to read, and those mapped by huge entries, both ascending.
 
-        `fd` is an open pagemap. Raises `ScanUnsupported`, or `OSError` (ESRCH: the address
-        space is gone).
+        `fd` is an open pagemap, `end` the address to stop at (`end_of_memory`). Raises
+        `ScanUnsupported`, or `OSError` (ESRCH: the address space is gone).
         """
         ranges: list[Range] = []
         huge: list[Range] = []
@@ -104,6 +109,21 @@ class Scanner:
             ranges.append((first, last))
 
 
+def end_of_memory(maps: bytes) -> int:
+    """Return the end of the last VMA of a user, 0 if there is none.
+
+    `maps` is in ascending order, so only the last lines are looked at.
+    """
+    last = len(maps)
+    while last > 0:
+        first = maps.rfind(b"\n", 0, last - 1) + 1
+        match = re.match(_VMA_RANGE, maps[first:last])
+        if match and int(match[1], 16) < KERNEL_HALF:
+            return min(int(match[2], 16), KERNEL_HALF)
+        last = first
+    return 0
+
+
 def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
     """Return the ranges of all VMAs of `maps`, without huge ones that hold nothing."""
     ranges: list[Range] = []
@@ -113,7 +133,7 @@ def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
         start, end = low >> HOST_PAGE_SHIFT, high >> HOST_PAGE_SHIFT
         if ranges:
             start = max(start, ranges[-1][1])  # no kernel writes VMAs that overlap
-        if start >= end or high > ADDRESS_SPACE_END:
+        if start >= end or high > KERNEL_HALF:
             continue
         if end - start > HUGE_VMA:
             if resident is None:
@@ -128,7 +148,7 @@ def ranges_from_maps(maps: bytes, proc: str, pid: int) -> list[Range]:
 
 
 def _resident_by_smaps(proc: str, pid: int) -> dict[int, int]:
-    """Return kB resident or swapped by the start of each VMA; empty if it cannot be told."""
+    """Return kB resident or swapped by the start of each VMA; empty if it cannot be read."""
     found: dict[int, int] = {}
     start = 0
     try:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.abi.pagemap import Pm
 from samepage.live.collect import Batch
 from samepage.live.frame_finder import FrameFinder
@@ -30,9 +31,6 @@ _LEAST_ROOM = 1 << 15
 _LARGE = 1 << 22
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-_VPAGE_BITS = np.uint64(36)
-_VPAGE_MAX = np.uint64((1 << 36) - 1)
 
 
 def _flags_table() -> npt.NDArray[np.uint16]:
@@ -110,15 +108,17 @@ class Pages:
         """Return the number of the first page at or above each (process, virtual page)."""
         if not len(self.run_first):
             return np.zeros(len(process), dtype=np.int64)
-        keys = _key(self.run_process, self.run_vpage)
-        wanted = _key(process, vpage)
+        lengths = self.lengths().astype(np.uint64)
+        bits = int((self.run_vpage + lengths).max()).bit_length()
+        keys = _key(self.run_process, self.run_vpage, bits)
+        wanted = _key(process, vpage, bits)
         run = np.searchsorted(keys, wanted, side="right") - 1
-        inside = np.minimum(wanted - keys[run], self.lengths()[run].astype(np.uint64))
+        inside = np.minimum(wanted - keys[run], lengths[run])
         return np.where(run < 0, 0, self.run_first[run] + inside.astype(np.int64))
 
     def slices(self, vmas: Vmas) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return for each VMA the number of its first page, and that after its last."""
-        shift = np.uint64(12)
+        shift = np.uint64(HOST_PAGE_SHIFT)
         return (
             self.position(vmas.process, vmas.start >> shift),
             self.position(vmas.process, vmas.end >> shift),
@@ -227,5 +227,16 @@ def _runs_within(
     return pages, process[run], vpage[run] + (pages - first[run]).astype(np.uint64)
 
 
-def _key(process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    return process.astype(np.uint64) << _VPAGE_BITS | np.minimum(vpage, _VPAGE_MAX)
+def _key(
+    process: npt.NDArray[np.int32], vpage: npt.NDArray[np.uint64], bits: int
+) -> npt.NDArray[np.uint64]:
+    """Return one number for each (process, virtual page), in the same order.
+
+    `bits` are as many as the end of each run has, so that a page above all of them may count as the
+    last one. How many that are depends on the system: 36 with pages of 4 KiB on x86-64, 44 with
+    five-level page tables.
+    """
+    assert int(process.max(initial=0)).bit_length() + bits <= 64, "too many processes for a key"
+    return process.astype(np.uint64) << np.uint64(bits) | np.minimum(
+        vpage, np.uint64((1 << bits) - 1)
+    )

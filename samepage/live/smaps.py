@@ -25,8 +25,12 @@ _FIELDS = (
     b"Swap",
     b"Pss",
 )
+KB_TO_PAGES = HOST_PAGE_SHIFT - 10
+"""smaps counts in kB, in multiples of a page."""
 _LINE = re.compile(
-    rb"^(?:([0-9a-f]{1,16})-[0-9a-f]{1,16} |(" + b"|".join(_FIELDS) + rb"): +([0-9]{1,15}) kB$)",
+    rb"^(?:([0-9a-f]{1,16})-[0-9a-f]{1,16} |("
+    + b"|".join((*_FIELDS, b"KSM"))
+    + rb"): +([0-9]{1,15}) kB$)",
     re.MULTILINE,
 )
 
@@ -64,7 +68,7 @@ def sums_by_smaps(capture: Capture, proc: str = "/proc") -> tuple[VmaSums, npt.N
             if fields:
                 told[row] = True
                 table[:, row] = [fields.get(name, 0) for name in _FIELDS]
-    pages = table >> HOST_PAGE_SHIFT - 10
+    pages = table >> KB_TO_PAGES
     pss = table[_FIELDS.index(b"Pss")].astype(np.uint64) << np.uint64(PSS_SHIFT + 10)
     sums = VmaSums(pages[0], pages[1], pages[2], pages[3], pages[4], pages[5], pss)
     return sums, np.flatnonzero(told)

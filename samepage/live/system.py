@@ -60,6 +60,8 @@ class Capture:
     unseen_dirty: npt.NDArray[np.int64]
     """For each VMA, how many private and how many shared pages are dirty by smaps without
     the flag in `pages.flags`: it is known how many of some pages are, but not which."""
+    ksm_unknown: int = 0
+    """How many of the anonymous frames may be merged by KSM (`samepage.live.ksm`)."""
 
     def vma_file(self) -> npt.NDArray[np.int32]:
         """Return the position in `files` for each VMA, -1 for no file."""
@@ -236,7 +238,9 @@ def _assign_files(
     mapping = vmas.mapping[vma]
     offsets = np.array([m.offset >> HOST_PAGE_SHIFT for m in vmas.mappings], dtype=np.int64)
     vpage = pages.locate(page).astype(np.int64)
-    index = vpage - (vmas.start[vma] >> np.uint64(12)).astype(np.int64) + offsets[mapping]
+    index = (
+        vpage - (vmas.start[vma] >> np.uint64(HOST_PAGE_SHIFT)).astype(np.int64) + offsets[mapping]
+    )
     file = mapping_file[mapping]
     frames.file[rows] = file
     frames.index[rows] = np.where(file >= 0, index, -1)

@@ -57,6 +57,7 @@ def _all_but_pages(capture: Capture, proc: str) -> SnapshotBuilder:
     for name in fields(tally):
         builder.add_meta(f"processes_{name}", str(getattr(tally, name)))
     builder.add_meta("pages_dirty_but_unknown_which", str(int(capture.unseen_dirty.sum())))
+    builder.add_meta("frames_ksm_or_not_unknown", str(capture.ksm_unknown))
     numbers = [
         builder.add_file(
             *(file.dev, file.ino, file.path),

@@ -49,6 +49,13 @@ def _head(summary: Summary) -> Iterable[str]:
         notes.append(f"{size(total.swapped)} are swapped out")
     if notes:
         yield ", ".join(notes)
+    unknown = summary.capture.ksm_unknown
+    if unknown:
+        yield from textwrap.wrap(
+            f"merged by KSM: ? of {size(unknown)} (this kernel marks all anonymous pages as "
+            "merged, and smaps does not show which ones are)",
+            80,
+        )
     missing = describe_tally(summary.capture.tally)
     if missing:
         yield from textwrap.wrap(f"other processes: {missing}", 80)
