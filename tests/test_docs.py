@@ -76,7 +76,7 @@ def test_functions_in_the_way_of_a_fault_exist() -> None:
     for function in re.findall(r"\b(do_\w+|handle_mm_fault)\b", text):
         assert hasattr(fault, function), function
     for module, owner, name in (
-        ("samepage.cpu.cpu", "Cpu", "_fill_tlb"),
+        ("samepage.cpu.unicorn.engine", "UnicornEngine", "_fill_tlb"),
         ("samepage.kernel.entry", "Entry", "page_fault"),
         ("samepage.kernel.mm.page_cache", "PageCache", "find"),
         ("samepage.kernel.mm.page_table", "PageTable", "make_slot"),

@@ -129,9 +129,9 @@ def command(options: Options) -> int:
     form = _report_form(options.output)
     if options.export is not None and os.path.lexists(options.export):
         raise SamepageError(f"cannot export to {options.export}: it exists already")
-    from samepage.cpu import engine
+    from samepage.cpu import engines
 
-    engine.prepare()
+    engines.prepare()
     from samepage.lab.model_side import ModelSide
 
     side = ModelSide(own_streams=True, whole_trees=False)

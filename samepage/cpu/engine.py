@@ -1,451 +1,248 @@
-"""Unicorn's C library, called directly.
+"""What executes the guests' instructions, as the kernel knows it.
 
-The package `unicorn` brings the library and a Python binding. The binding serves every
-architecture and every use; for a machine that enters and leaves the emulator thousands of
-times it costs too much: 45 ms to import, 60 us to read the registers of a system call, and
-half of the time of each TLB fill (measured with `python -m benchmarks.programs`). This
-module has the few calls that the CPU needs, for x86-64 only.
+An engine has physical memory, and one CPU in user mode whose page tables lie in that memory.
+The kernel decides every mapping, fault, copy and system call; the engine executes instructions
+until the kernel is needed. The shape is gVisor's (`platform.Context`, `platform.AddressSpace`):
+an engine never sees a file, a process or a system call's meaning, and the kernel never sees how
+an instruction is executed.
 
-A callback must not let an exception out: Unicorn's C code would go on. So `run` stops the
-emulation and raises it afterwards.
+What every engine keeps, so that all of them give the same pages:
+
+- The page tables in RAM are the truth. A translation that the engine caches (a TLB, or mappings
+  of a process that executes the guest natively) gives no more rights than the entry it was made
+  from, and none that would let an accessed or a dirty bit go missing: an entry that is not dirty
+  is not writable in the cache, so that the first write comes to the engine.
+- Entries are added, and get more rights, without a call: the engine finds them at the access.
+  What is taken away is announced (`MmuContext.flush_tlb_range`).
+- The CPU is one: no instruction is executed but inside of `run` and `step`.
+
+`cpu.engines` makes an engine by its name; nothing else knows which there are. The kernel's own
+accesses to memory do not come here: they go through the page tables (`kernel/mm/uaccess.py`).
 """
 
-import ctypes
-import mmap
-import threading
-from collections.abc import Callable, Iterable
-from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from __future__ import annotations
 
-from samepage.cpu import library
-from samepage.cpu.library import EngineError
-from samepage.cpu.registers import Reg
+import enum
 
-_ARCH_X86, _MODE_64 = 4, 8
-_HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_BLOCK, _HOOK_TLB_FILL = 1, 2, 4, 8, 131072
-_INSN_SYSCALL, _INSN_IN, _INSN_OUT = 699, 218, 500
-_CTL_TB_FLUSH, _CTL_TLB_FLUSH, _CTL_TLB_TYPE = 10, 11, 12
-_CTL_WRITE, _CTL_ARGUMENTS_SHIFT, _CTL_DIRECTION_SHIFT = 1, 26, 30
-_TLB_VIRTUAL = 1
+from samepage.cpu.mmu import Access
+from samepage.errors import SamepageError
+from samepage.records import record
 
-PROT_READ, PROT_WRITE, PROT_EXEC, PROT_ALL = 1, 2, 4, 7
-MEM_READ, MEM_WRITE, MEM_FETCH = 16, 17, 18
-ERR_OK, ERR_INSN_INVALID, ERR_EXCEPTION = 0, 10, 21
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
 
-_WIDE = {Reg.XMM0 + i: 16 for i in range(16)} | {Reg.FP0 + i: 10 for i in range(8)}
-"""The registers that do not fit into 64 bits, with their sizes in bytes."""
+    from samepage.cpu.ram import Ram
 
 
-class TlbEntry(ctypes.Structure):
-    """`uc_tlb_entry`: what the MMU answers."""
-
-    _fields_ = (("paddr", c_uint64), ("perms", c_int))
+class EngineError(SamepageError):
+    """An engine is not installed, does not run on this host, or was refused what it needs."""
 
 
-class _Msr(ctypes.Structure):
-    """`uc_x86_msr`: a model-specific register and its value."""
+class Stop(enum.Enum):
+    """Why the CPU came back to the kernel."""
 
-    _fields_ = (("number", c_uint32), ("value", c_uint64))
-
-
-_MSR_EFER, _MSR_STAR, _EFER_SCE = 0xC000_0080, 0xC000_0081, 1
-_USER_SEGMENTS = 0x23
-"""SYSRETQ loads CS with this plus 16 and SS with this plus 8: 0x33 and 0x2b, as Linux."""
-_PROBE_COUNT = 0x5A3C_17E9_0001
-_STATE_SIZE = 4096
-"""How much of `uc_struct` is looked at, in bytes."""
-_INIT_DONE_ONLY = 1 << 24
-"""`hook_insert`, `first_tb`, `no_exit_request`, `init_done`, and padding."""
-_NO_EXIT_REQUEST = 2
-SYSRETQ = b"\x48\x0f\x07\x90"
-"""With a NOP behind it."""
-_EFLAGS_IF = 0x202
-
-_TLB_FILL = ctypes.CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
-_SYSCALL = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
-_INTERRUPT = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
-_PORT_READ = ctypes.CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
-_PORT_WRITE = ctypes.CFUNCTYPE(None, c_void_p, c_uint32, c_int, c_uint32, c_void_p)
-_CODE = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
-
-TlbFill = Callable[[int, int, TlbEntry], bool]
+    SYSCALL = "syscall"
+    """A system call: the instruction pointer is after the instruction."""
+    PAGE_FAULT = "page fault"
+    """One that the page fault handler did not resolve; the pointer is on the instruction."""
+    EXCEPTION = "exception"
+    """Any other exception of the processor, by its vector."""
+    BREAKPOINT = "breakpoint"
+    """Before an instruction with a breakpoint."""
+    INTERRUPT = "interrupt"
+    """`interrupt` was called, or the instructions that were allowed are used up."""
+    PAUSE = "pause"
+    """Nothing happened: `pause` was called, or the engine had to see to something. The kernel
+    may look after what it wants, and call `run` again."""
 
 
-_lib: ctypes.CDLL
-"""The library, from the first `Engine` on: it is loaded while modules are imported."""
-
-
-def _load() -> None:
-    global _lib
-    _lib = lib = library.load()
-    lib.uc_strerror.restype = c_char_p
-    lib.uc_open.argtypes = (c_int, c_int, POINTER(c_void_p))
-    lib.uc_close.argtypes = (c_void_p,)
-    lib.uc_mem_map_ptr.argtypes = (c_void_p, c_uint64, c_uint64, c_uint32, c_void_p)
-    lib.uc_hook_del.argtypes = (c_void_p, c_size_t)
-    lib.uc_emu_start.argtypes = (c_void_p, c_uint64, c_uint64, c_uint64, c_size_t)
-    lib.uc_emu_stop.argtypes = (c_void_p,)
-    lib.uc_reg_read.argtypes = lib.uc_reg_write.argtypes = (c_void_p, c_int, c_void_p)
-    lib.uc_reg_read_batch.argtypes = (c_void_p, c_void_p, c_void_p, c_int)
-    lib.uc_context_alloc.argtypes = (c_void_p, POINTER(c_void_p))
-    lib.uc_context_save.argtypes = lib.uc_context_restore.argtypes = (c_void_p, c_void_p)
-    lib.uc_context_reg_read.argtypes = (c_void_p, c_int, c_void_p)
-    lib.uc_context_reg_write.argtypes = (c_void_p, c_int, c_void_p)
-    lib.uc_context_free.argtypes = (c_void_p,)
-
-
-def _check(status: int) -> None:
-    if status != ERR_OK:
-        raise EngineError(_lib.uc_strerror(status).decode())
-
-
-def _control(handle: c_void_p, what: int, *arguments: object) -> None:
-    code = what | len(arguments) << _CTL_ARGUMENTS_SHIFT | _CTL_WRITE << _CTL_DIRECTION_SHIFT
-    _check(_lib.uc_ctl(handle, c_uint32(code), *arguments))
-
-
-def _open() -> tuple[c_void_p, c_bool]:
-    """Make an emulator; return it and its field `no_exit_request`, which is off.
-
-    Unicorn looks for a request to stop at the start of each block of code, where a stop is
-    exact, and again after each load and each store. The second only serves hooks that we do
-    not have; it takes a third of the emulator's time, and a request from another thread would
-    be seen between the store of `add [mem], 1` and the end of the instruction, which would be
-    executed again. The field that switches it off (`no_exit_request` of `uc_struct`, made for
-    another processor) has no function to set it. It lies between flags that are off and
-    `init_done`, which the first call turns on; a padded word holds all of them.
+@record
+class CpuStop:
+    """What happened. `address` and `access` are those of a page fault (CR2: the first byte that
+    could not be accessed), `address` also that of a breakpoint; `vector` is an exception's.
     """
-    _load()
-    handle = c_void_p()
-    _check(_lib.uc_open(_ARCH_X86, _MODE_64, byref(handle)))
-    before = ctypes.string_at(handle, _STATE_SIZE)
-    _control(handle, _CTL_TLB_TYPE, c_int(_TLB_VIRTUAL))
-    after = ctypes.string_at(handle, _STATE_SIZE)
-    words = zip(memoryview(before).cast("Q"), memoryview(after).cast("Q"), strict=True)
-    places = [at for at, change in enumerate(words) if change == (0, _INIT_DONE_ONLY)]
-    if len(places) != 1:
-        raise EngineError("this version of Unicorn cannot be stopped exactly")
-    return handle, c_bool.from_address((handle.value or 0) + 8 * places[0] + _NO_EXIT_REQUEST)
+
+    reason: Stop
+    address: int = 0
+    access: Access = Access.READ
+    vector: int = 0
 
 
-_spare: list[tuple[c_void_p, c_bool]] = []
-"""What `prepare` has made."""
+class Vector:
+    """Exception vectors (Intel SDM volume 3A, table 6-1)."""
+
+    DIVIDE_ERROR = 0
+    DEBUG = 1
+    BREAKPOINT = 3
+    INVALID_OPCODE = 6
+    GENERAL_PROTECTION = 13
+    PAGE_FAULT = 14
 
 
-def prepare() -> None:
-    """Load the library and make an emulator in a thread, for the first `Engine`. Raises
-    `EngineError` if the library is not installed."""
-    library.preload(lambda: _spare.append(_open()))
+if TYPE_CHECKING:
+    PageFaultHandler = Callable[[int, Access], bool]
+    """Called with the address of an access that the tables do not permit, in the active address
+    space, from within `run`. It answers True if the tables were changed so that the access may be
+    tried again, False if the guest is to stop with `Stop.PAGE_FAULT`.
 
+    An engine asks it only about user addresses (`mmu.ADDRESS_LIMIT`), and once for each attempt
+    of an instruction, as the hardware would fault: an instruction that reads an operand to write
+    it back is a write. The handler may call `pause`, `flush_icache` and `flush_tlb_range`, and no
+    other method; what it raises leaves `run` once the engine is in a state to be run again."""
 
-class Context:
-    """A saved set of all registers."""
+    MakeEngine = Callable[[int, PageFaultHandler], "Engine"]
+    """Makes an engine with that many bytes of RAM. Raises `ValueError` for a size that is too
+    small, `OSError` or `OverflowError` for one that the host refuses, and `EngineError`."""
 
-    def __init__(self, engine: "Engine") -> None:
-        self.handle = c_void_p()
-        _check(_lib.uc_context_alloc(engine.handle, byref(self.handle)))
-        self._free = _lib.uc_context_free
+    class Registers(Protocol):
+        """A saved set of all registers: general, floating-point and vector ones, flags.
 
-    def __del__(self) -> None:
-        if self.handle:
-            self._free(self.handle)
-
-    def read(self, register: int) -> int:
-        """A general register of the saved set."""
-        value = c_uint64()
-        _check(_lib.uc_context_reg_read(self.handle, register, byref(value)))
-        return value.value
-
-    def write(self, register: int, value: int) -> None:
-        """Change a general register in the saved set."""
-        _check(_lib.uc_context_reg_write(self.handle, register, byref(c_uint64(value))))
-
-
-class Batch:
-    """Registers that are read together, in one call."""
-
-    def __init__(self, registers: Iterable[int]) -> None:
-        numbers = tuple(registers)
-        self._count = len(numbers)
-        self._numbers = (c_int * self._count)(*numbers)
-        self._values = (c_uint64 * self._count)()
-        base, size = ctypes.addressof(self._values), ctypes.sizeof(c_uint64)
-        self._pointers = (c_void_p * self._count)(*(base + size * i for i in range(self._count)))
-
-    def read(self, engine: "Engine") -> list[int]:
-        """The values, in the order in which the registers were given."""
-        _lib.uc_reg_read_batch(engine.handle, self._numbers, self._pointers, self._count)
-        return self._values[:]
-
-
-class Engine:
-    """One x86-64 emulator with its physical memory and a TLB that a callback fills."""
-
-    def __init__(self) -> None:
-        self.handle = c_void_p()
-        library.finish_preload()
-        self.handle, self._no_exit_request = _spare.pop() if _spare else _open()
-        self._close = _lib.uc_close
-        self._callbacks: dict[int, object] = {}
-        self._error: BaseException | None = None
-        self._cell = c_uint64()
-        self._cell_at = byref(self._cell)
-        self._code_hooks: set[int] = set()
-        self._limit = 0
-        self._mode = threading.RLock()  # a signal handler may ask for a stop
-        self._stop_requested = c_uint64()
-        self._poll: int | None = None
-
-    def __del__(self) -> None:
-        if self.handle:
-            self._close(self.handle)
-
-    def _stop_amid_blocks(self, wanted: bool) -> None:
-        """Hooks on single instructions can only stop where Unicorn looks within blocks. Then
-        a request from another thread must not become Unicorn's own but at the start of one.
-        """
-        if self._no_exit_request.value != wanted:
-            return
-        with self._mode:
-            self._no_exit_request.value = not wanted
-            if wanted:
-                self._poll = self._poll_for_stop()
-            elif self._poll is not None:
-                self.remove_hook(self._poll)
-                self._poll = None
-        self.flush_translations()
-
-    def _poll_for_stop(self) -> int:
-        """Let each block of code look whether it should stop; return the hook.
-
-        A hook in Python would cost a microsecond for each block; so this one is written in
-        machine code:
-
-            cmp byte ptr [rcx], 0       ; rcx: the hook's user data, our flag
-            jne stop
-            ret
-        stop: mov rax, uc_emu_stop      ; with the emulator still in rdi
-            jmp rax
-        """
-        target = ctypes.cast(_lib.uc_emu_stop, c_void_p).value or 0
-        code = b"\x80\x39\x00\x75\x01\xc3\x48\xb8" + target.to_bytes(8, "little") + b"\xff\xe0"
-        self._stop_code = mmap.mmap(
-            -1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-        )
-        self._stop_code.write(code)
-        callback = c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._stop_code)))
-        return self._hook(_HOOK_BLOCK, callback, data=byref(self._stop_requested))
-
-    def map_memory(self, size: int, host_address: int) -> None:
-        """Make `size` bytes of the host's memory the physical memory from 0 on."""
-        _check(_lib.uc_mem_map_ptr(self.handle, 0, size, PROT_ALL, host_address))
-
-    def flush_tlb(self) -> None:
-        """Forget all address translations."""
-        _control(self.handle, _CTL_TLB_FLUSH)
-
-    def flush_translations(self) -> None:
-        """Forget all translated code."""
-        _control(self.handle, _CTL_TB_FLUSH)
-
-    def _hook(
-        self,
-        kind: int,
-        callback: object,
-        begin: int = 1,
-        end: int = 0,
-        *extra: object,
-        data: object = None,
-    ) -> int:
-        number = c_size_t()
-        _check(
-            _lib.uc_hook_add(
-                self.handle,
-                byref(number),
-                c_int(kind),
-                callback,
-                data,
-                c_uint64(begin),
-                c_uint64(end),
-                *extra,
-            )
-        )
-        self._callbacks[number.value] = callback
-        return number.value
-
-    def on_tlb_fill(self, fill: TlbFill) -> int:
-        """Call `fill(address, kind, entry)` for an address that is not in the TLB; it fills
-        the entry in, or returns False to stop. Return the hook."""
-
-        def callback(_uc: int, address: int, kind: int, entry: object, _data: int) -> bool:
-            try:
-                return fill(address, kind, entry.contents)  # type: ignore[attr-defined]
-            except BaseException as error:
-                self._keep(error)
-                return False
-
-        return self._hook(_HOOK_TLB_FILL, _TLB_FILL(callback))
-
-    def on_syscall(self, call: Callable[[], None]) -> None:
-        """Call `call()` when a `syscall` instruction was executed."""
-
-        def callback(_uc: int, _data: int) -> None:
-            try:
-                call()
-            except BaseException as error:
-                self._keep(error)
-
-        self._hook(_HOOK_INSN, _SYSCALL(callback), 1, 0, c_int(_INSN_SYSCALL))
-
-    def on_interrupt(self, call: Callable[[int], None]) -> None:
-        """Call `call(vector)` at an exception."""
-
-        def callback(_uc: int, vector: int, _data: int) -> None:
-            try:
-                call(vector)
-            except BaseException as error:
-                self._keep(error)
-
-        self._hook(_HOOK_INTR, _INTERRUPT(callback))
-
-    def enter_user_mode(self, page: int) -> None:
-        """Leave ring 0, in which Unicorn starts, so that privileged instructions fault.
-
-        Only an instruction can do that: SYSRETQ, which takes its segments from an MSR. It
-        is executed in `page`, the address of a physical page that is free for use.
+        It belongs to the engine that made it, and does not change when the CPU goes on.
         """
 
-        def identity(address: int, _kind: int, entry: TlbEntry) -> bool:
-            entry.paddr, entry.perms = address & -0x1000, PROT_ALL
-            return True
+        def read(self, register: int) -> int:
+            """A general register of the set, by its number in `Reg`."""
 
-        hook = self.on_tlb_fill(identity)
-        self._write_msr(_MSR_EFER, self._read_msr(_MSR_EFER) | _EFER_SCE)
-        self._write_msr(_MSR_STAR, _USER_SEGMENTS << 48)
-        after = page + len(SYSRETQ) - 1
-        self.write(Reg.RCX, after)
-        self.write(Reg.R11, _EFLAGS_IF)
-        self.run(page, after, _PROBE_COUNT)
-        self._counter = self._find_counter()
-        # Without a limit: Unicorn removes its counting code now, while the page is mapped.
-        self.run(after, after + 1, 0)
-        self.remove_hook(hook)
-        self.flush_translations()
-        self.flush_tlb()
+        def write(self, register: int, value: int) -> None:
+            """Change a general register of the set."""
 
-    def _find_counter(self) -> c_size_t:
-        """Where Unicorn counts instructions. No function tells it, but in its state the
-        counter lies before the limit, which was just used to execute one instruction."""
-        size = ctypes.sizeof(c_size_t)
-        words = (c_size_t * (_STATE_SIZE // size)).from_address(self.handle.value or 0)
-        for at in range(1, len(words)):
-            if words[at] == _PROBE_COUNT and words[at - 1] == 1:
-                return c_size_t.from_address((self.handle.value or 0) + (at - 1) * size)
-        raise EngineError("this version of Unicorn does not tell how much it executes")
+    class MmuContext(Protocol):
+        """One address space of a guest, as the engine knows it (Linux's `mm->context`).
 
-    @property
-    def executed(self) -> int:
-        """How many instructions the last `run` with a limit executed."""
-        return min(self._counter.value, self._limit)  # it counts the one that it stops at
-
-    def _read_msr(self, number: int) -> int:
-        cell = _Msr(number, 0)
-        _check(_lib.uc_reg_read(self.handle, Reg.MSR, byref(cell)))
-        return int(cell.value)
-
-    def _write_msr(self, number: int, value: int) -> None:
-        _check(_lib.uc_reg_write(self.handle, Reg.MSR, byref(_Msr(number, value))))
-
-    def on_port_access(self, call: Callable[[], None]) -> None:
-        """Call `call()` at an IN or OUT instruction, which Unicorn does in any ring."""
-
-        def read_port(_uc: int, _port: int, _size: int, _data: int) -> int:
-            call()
-            return 0
-
-        def write_port(_uc: int, _port: int, _size: int, _value: int, _data: int) -> None:
-            call()
-
-        self._hook(_HOOK_INSN, _PORT_READ(read_port), 1, 0, c_int(_INSN_IN))
-        self._hook(_HOOK_INSN, _PORT_WRITE(write_port), 1, 0, c_int(_INSN_OUT))
-
-    def add_code_hook(self, address: int, call: Callable[[int], None]) -> int:
-        """Call `call(address)` before the instruction at `address`; return the hook."""
-
-        def callback(_uc: int, at: int, _size: int, _data: int) -> None:
-            try:
-                call(at)
-            except BaseException as error:
-                self._keep(error)
-
-        hook = self._hook(_HOOK_CODE, _CODE(callback), address, address)
-        self._code_hooks.add(hook)
-        return hook
-
-    def remove_hook(self, number: int) -> None:
-        """Undo `add_code_hook`."""
-        _check(_lib.uc_hook_del(self.handle, number))
-        del self._callbacks[number]
-        self._code_hooks.discard(number)
-
-    def _keep(self, error: BaseException) -> None:
-        if self._error is None:
-            self._error = error
-        _lib.uc_emu_stop(self.handle)
-
-    def run(self, start: int, until: int, count: int) -> int:
-        """Execute from `start` up to `until`, at most `count` instructions (0: no limit).
-
-        Returns Unicorn's status (`ERR_OK`, `ERR_INSN_INVALID`...); raises what a callback
-        raised.
+        Made with `Engine.new_context` when its top table exists, and released before that table
+        is given back. The entries of the kernel's half of the top table (256 to 511) are the
+        engine's to fill in; the kernel neither reads nor writes them.
         """
-        self._stop_amid_blocks(bool(count or self._code_hooks))
-        self._stop_requested.value = 0
-        self._limit = count
-        status: int = _lib.uc_emu_start(self.handle, start, until, 0, count)
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return status
 
-    def stop(self) -> None:
-        """From within a callback: make `run` return."""
-        _lib.uc_emu_stop(self.handle)
+        def activate(self) -> None:
+            """Execute in this address space from the next `run` on, as a load of CR3 does.
 
-    def request_stop(self) -> None:
-        """From another thread: make `run` return at the start of the next block of code, so
-        that the registers are right and the program can go on later."""
-        with self._mode:
-            self._stop_requested.value = 1
-            if self._no_exit_request.value:
-                _lib.uc_emu_stop(self.handle)
+            Not from within `run`, and not once it is released.
+            """
 
-    def read(self, register: int) -> int:
-        """The value of a register; XMM and FP registers as 128 and 80 bits."""
-        size = _WIDE.get(register)
-        if size is None:
-            self._cell.value = 0
-            _lib.uc_reg_read(self.handle, register, self._cell_at)
-            return self._cell.value
-        buffer = (ctypes.c_ubyte * 16)()
-        _check(_lib.uc_reg_read(self.handle, register, buffer))
-        return int.from_bytes(bytes(buffer)[:size], "little")
+        def flush_tlb_range(self, start: int, end: int) -> None:
+            """Entries for addresses in [start, end) lost rights, their accessed or dirty bit, or
+            their page, or lead to another frame now. Page-aligned; a multiple of the page size.
 
-    def write(self, register: int, value: int) -> None:
-        """Set a register."""
-        size = _WIDE.get(register)
-        if size is None:
-            self._cell.value = value
-            _lib.uc_reg_write(self.handle, register, self._cell_at)
-            return
-        buffer = (ctypes.c_ubyte * 16)(*value.to_bytes(size, "little"))
-        _check(_lib.uc_reg_write(self.handle, register, buffer))
+            In effect before the guest's next instruction, and no sooner: the entries are read
+            again then, so it may be called before or after they are changed. From within a page
+            fault it makes `run` return (`Stop.PAUSE`) where the engine must, which for the page
+            at fault itself, whose translation is made anew in any case, it need not.
+            """
 
-    def save(self) -> Context:
-        """All registers, for `restore`."""
-        context = Context(self)
-        _check(_lib.uc_context_save(self.handle, context.handle))
-        return context
+        def release(self) -> None:
+            """The address space is gone: forget it. Call no method of the context afterwards.
 
-    def restore(self, context: Context) -> None:
-        """Load saved registers."""
-        _check(_lib.uc_context_restore(self.handle, context.handle))
+            It may be the active one; then another one is activated before the next `run`.
+            """
+
+    class Engine(Protocol):
+        """One CPU in user mode, with its memory. Not for several threads, but for `interrupt`."""
+
+        @property
+        def name(self) -> str:
+            """The name that `cpu.engines.make_engine` knows it by."""
+
+        @property
+        def ram(self) -> Ram:
+            """The physical memory. What it is made of is the engine's choice."""
+
+        @property
+        def counts_instructions(self) -> bool:
+            """Whether `run` can be limited, and `executed` is known. If not, call neither."""
+
+        @property
+        def hwcap(self) -> int:
+            """What the guests' CPUID answers in EDX of leaf 1 (AT_HWCAP of x86-64)."""
+
+        @property
+        def running(self) -> bool:
+            """Inside of `run`: a signal handler must not raise an exception now, which could
+            come out amid the engine's own code."""
+
+        # --- address spaces ---
+
+        def new_context(self, root: int) -> MmuContext:
+            """Begin an address space whose top table is the frame `root`."""
+
+        def flush_icache(self, pfn: int) -> None:
+            """The content of a frame is about to change, or has, other than by the guest: code
+            that was translated or cached from it is void. As `flush_tlb_range`: in effect before
+            the guest's next instruction; may make `run` return. Called often: for each frame that
+            is allocated anew, and each that the kernel writes user data to."""
+
+        # --- registers ---
+
+        @property
+        def pc(self) -> int:
+            """The address of the instruction that executes, or is next to execute."""
+
+        def read(self, register: int) -> int:
+            """A general register, by its number in `Reg`."""
+
+        def write(self, register: int, value: int) -> None:
+            """Set a general register to a value of 64 bits. Not from within `run`."""
+
+        def syscall_arguments(self) -> list[int]:
+            """The number and the six arguments of a system call, as the psABI places them
+            (appendix A.2): seven registers, read at once."""
+
+        @property
+        def fpu_size(self) -> int:
+            """The bytes of `read_fpu`."""
+
+        def read_fpu(self) -> bytes:
+            """The floating-point and vector registers as a signal frame has them: the area that
+            FXSAVE64 writes (512 bytes), or of a CPU with XSAVE its whole standard-format area
+            with the software bytes, without the mark at its end."""
+
+        def write_fpu(self, area: bytes) -> None:
+            """Load an area of `fpu_size` bytes. It comes from the guest's memory: bits that the
+            CPU does not allow are dropped, not refused."""
+
+        def save(self) -> Registers:
+            """All registers, for `restore`."""
+
+        def restore(self, registers: Registers) -> None:
+            """Load a set that `save` of this engine returned; it can be loaded again."""
+
+        # --- execution ---
+
+        def run(self, max_instructions: int = 0) -> CpuStop:
+            """Execute in the active address space until the kernel is needed.
+
+            At most `max_instructions` (0: no limit) if the engine `counts_instructions`. An
+            exception of the processor is reported as the hardware does: with the instruction
+            pointer on the instruction for a fault, after it for a trap. A breakpoint that the last
+            run stopped at lets this one pass. Raises what the page fault handler raised, and
+            `EngineError`.
+            """
+
+        def step(self) -> CpuStop:
+            """The same, for one instruction at most: `Stop.INTERRUPT` if nothing else came."""
+
+        @property
+        def executed(self) -> int:
+            """How many instructions the last `run` with a limit executed."""
+
+        def pause(self) -> None:
+            """From within a page fault: make `run` return with `Stop.PAUSE` once the fault is
+            resolved, before the instruction at fault is executed. Elsewhere it does nothing."""
+
+        def interrupt(self) -> None:
+            """Make `run` return soon, between two instructions, with `Stop.INTERRUPT`. The only
+            method for other threads and for signal handlers; without effect outside of `run`."""
+
+        def cpu_time_ns(self) -> int:
+            """The CPU time that the host has spent on executing the guests, in the calling
+            thread and wherever else the engine works. Only differences have a meaning."""
+
+        def add_breakpoint(self, address: int) -> None:
+            """Stop each time before the instruction at `address` is executed, in any address
+            space, and before its page is fetched; memory is not changed. An address has one at
+            most: to add it again changes nothing."""
+
+        def remove_breakpoint(self, address: int) -> None:
+            """Undo `add_breakpoint`."""

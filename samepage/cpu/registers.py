@@ -1,35 +1,30 @@
-"""The registers of an x86-64 CPU, by Unicorn's numbers for them (its `x86.h`)."""
+"""The registers of an x86-64 CPU that the kernel knows by name.
+
+The numbers are ours; each engine has a table to its own. The general registers come first, in
+the order in which instructions number them (Intel SDM volume 2, table 3-1).
+"""
 
 
 class Reg:
     """Plain ints: they are used at every system call."""
 
-    EFLAGS = 25
-    FPSW = 31
-    RAX = 35
-    RBP = 36
-    RBX = 37
-    RCX = 38
-    RDI = 39
-    RDX = 40
-    RIP = 41
-    RSI = 43
-    RSP = 44
-    FP0 = 82
-    """FP0 to FP7 follow each other."""
-    R8 = 106
-    R9 = 107
-    R10 = 108
-    R11 = 109
-    R12 = 110
-    R13 = 111
-    R14 = 112
-    R15 = 113
-    XMM0 = 122
-    """XMM0 to XMM15 follow each other."""
-    FPCW = 246
-    FPTAG = 247
-    MSR = 248
-    MXCSR = 249
-    FS_BASE = 250
-    GS_BASE = 251
+    RAX = 0
+    RCX = 1
+    RDX = 2
+    RBX = 3
+    RSP = 4
+    RBP = 5
+    RSI = 6
+    RDI = 7
+    R8 = 8
+    R9 = 9
+    R10 = 10
+    R11 = 11
+    R12 = 12
+    R13 = 13
+    R14 = 14
+    R15 = 15
+    RIP = 16
+    EFLAGS = 17
+    FS_BASE = 18
+    GS_BASE = 19

@@ -1,6 +1,6 @@
 """Booting: the parts of a machine's kernel are made and connected here (init/main.c).
 
-    Ram, Cpu         the hardware              Entry        system calls, faults, ticks
+    Engine           the CPU, with its RAM     Entry        system calls, faults, ticks
     Frames           who uses which frame      Scheduler    whose turn it is
     PageCache        pages of files            ProcessTable, FutexQueues, Clock
     Vfs, Network     files and sockets         Tracers      who watches
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import random
 
-from samepage.cpu.cpu import Cpu
-from samepage.cpu.ram import Ram
 from samepage.kernel.clock import Clock
 from samepage.kernel.config import KernelConfig
 from samepage.kernel.entry import Entry
@@ -34,29 +32,33 @@ from samepage.kernel.process.tracer import Tracers
 from samepage.kernel.process.vdso import Vdso, host_image
 from samepage.kernel.stop_request import StopRequest
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.cpu.engine import MakeEngine
+
 
 class Kernel:
-    """One booted machine.
+    """One booted machine, on the engine that `make_engine` makes.
 
     `processes` holds all that are not reaped. `log` is what the kernel has to report
     (dmesg). `stop_request` is how a run is ended from outside.
 
     Raises `OutOfFrames` if the RAM is too small, `SysError` if the root is no readable
-    directory, and what the host raises if it cannot give so much memory.
+    directory, and what `make_engine` raises.
     """
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: KernelConfig, make_engine: MakeEngine) -> None:
         self.config = config
         self.log: list[str] = []
         self.clock = Clock(config.epoch_ns)
         self.tracers = Tracers()
         self.stop_request = StopRequest()
-        self.ram = Ram(config.ram)
         self.entry = Entry(self, self.stop_request)
-        self.cpu = Cpu(self.ram, self.entry.page_fault)
-        self.frames = Frames(self.ram, self.cpu.drop_code)
+        self.cpu = make_engine(config.ram, self.entry.page_fault)
+        self.ram = self.cpu.ram
+        self.frames = Frames(self.ram, self.cpu.flush_icache)
         self.cache = PageCache(self.frames, cold=config.cold, ra_pages=config.readahead)
-        self.reclaim = DirectReclaim(self.cache, self.frames, self.cpu, self.clock)
+        self.reclaim = DirectReclaim(self.cache, self.frames, self.clock)
         self.frames.reclaim = self.reclaim
         self._random = random.Random(config.seed)
         self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)

@@ -1,6 +1,5 @@
 """How a machine is booted: the kernel's command line and configuration."""
 
-from samepage.cpu.fxsave import FXSAVE_SIZE
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
 from samepage.records import record
@@ -35,11 +34,9 @@ class KernelConfig:
     domain: str = "(none)"
     release: str = "6.18.0"
     version: str = "#1 SMP PREEMPT_DYNAMIC"
-    hwcap: int = 0x078B_FBFD
-    """AT_HWCAP: CPUID leaf 1, EDX, of the model's CPU."""
     hwcap2: int = 2
     """AT_HWCAP2: FSGSBASE."""
     min_sigstack_size: int = 1776
     """AT_MINSIGSTKSZ."""
-    xstate_size: int = FXSAVE_SIZE
-    """Bytes of registers in a signal frame; a larger CPU's frames have more of them."""
+    xstate_size: int = 0
+    """Bytes of registers in a signal frame, if more than the engine's CPU saves."""

@@ -19,7 +19,7 @@ from collections import Counter
 
 import numpy as np
 
-from samepage.cpu.paging import Access, Pte
+from samepage.cpu.mmu import Access, Pte
 from samepage.cpu.ram import PAGE_SHIFT, Ram
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind, Frames

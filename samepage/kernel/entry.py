@@ -14,13 +14,12 @@ What each of these does is in `mm`, `process` and `syscalls`; this module connec
 from __future__ import annotations
 
 import errno
-import time
 from collections import Counter
 from types import GeneratorType
 
 from samepage.abi.signal import SIGKILL, SIGSEGV
-from samepage.cpu.cpu import CpuStop, Stop
-from samepage.cpu.paging import Access
+from samepage.cpu.engine import CpuStop, Stop
+from samepage.cpu.mmu import Access
 from samepage.cpu.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS
 from samepage.kernel.errors import SysError
@@ -94,7 +93,7 @@ class Entry:
             exception(task, stop)
         elif stop.reason is Stop.BREAKPOINT:
             kernel.tracers.on_breakpoint(task, stop.address)
-        elif not cpu.stopped_early:
+        elif stop.reason is Stop.INTERRUPT:
             self._tick(task)
         if self._stop_request.pending:
             self._stop_request.raise_pending()
@@ -195,7 +194,7 @@ class Entry:
         """
         kernel = self._kernel
         entries, self._entries_at_tick = self._entries_at_tick, kernel.clock.system_calls
-        now = time.thread_time_ns()
+        now = kernel.cpu.cpu_time_ns()
         if entries != kernel.clock.system_calls:
             self._cpu_at_tick = now
             return

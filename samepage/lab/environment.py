@@ -1,22 +1,20 @@
 """The environment in which all sides run a program: the same, and one the model can obey.
 
 A C library picks its string functions by what the CPU offers, and a program that runs
-other code touches other pages. The model's CPU (Unicorn's default) lacks what a server's
-CPU has, so these features are hidden from the live run: from glibc by GLIBC_TUNABLES, from
-OpenSSL by OPENSSL_ia32cap. Perl and Python seed their hash tables at random, which moves what
-they allocate; they get a fixed seed. All variables are set on all sides, since the bytes of
-the environment lie on the stack.
+other code touches other pages. The engine's CPU lacks what a server's CPU has, so these
+features are hidden from the live run: from glibc by GLIBC_TUNABLES, from OpenSSL by
+OPENSSL_ia32cap. Perl and Python seed their hash tables at random, which moves what they
+allocate; they get a fixed seed. All variables are set on all sides, since the bytes of the
+environment lie on the stack.
 """
 
 from __future__ import annotations
 
+from samepage.cpu import engines
 from samepage.errors import SamepageError
 
-HIDDEN_CPU_FEATURES = (
-    "-AVX2,-AVX,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM,-BMI2,-SSE4_2,-SSE4_1,-SSSE3,-XSAVE,"
-    "-XSAVEC,-AVX_Fast_Unaligned_Load,-MOVBE,-POPCNT,-LZCNT"
-)
-"""In the form of `glibc.cpu.hwcaps`: what the live CPU may have and the model's has not."""
+HIDDEN_CPU_FEATURES = engines.hidden_features()
+"""In the form of `glibc.cpu.hwcaps`: what the live CPU may have and the engine's has not."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -5,30 +5,38 @@ returns. glibc's resolvers read the CPU's features out of ld.so's data and choos
 them; others ask the CPU itself (CPUID). libc has one whose purpose is its side effect:
 it stores the sizes of the caches (`__x86_cacheinfo`).
 
-`SandboxResolver` runs them on Unicorn, with the linker's memory behind: a page is copied
-in when the code touches it, and when the resolver has returned, what it stored goes into
-the linker's memory. A system call, a fault or too many instructions end it with a
+`SandboxResolver` runs them in a sandbox (`cpu.sandbox`), with the linker's memory behind: a
+page is copied in when the code touches it, and when the resolver has returned, what it stored
+goes into the linker's memory. A system call, a fault or too many instructions end it with a
 `LinkError`. So a resolver can neither see nor change anything but that memory.
 
 A resolver may call other functions, of objects that are relocated already or are just
 being. Where their PLT is bound lazily, its GOT leads to `_BIND` (`set_up_lazy_plt`), which
 does what ld.so's `_dl_fixup` would: it stores the function's address into the slot and
-goes on there, by way of the function's own resolver if it has one.
+continues there, by way of the function's own resolver if it has one.
 
 Some resolvers of glibc (`time`, `gettimeofday`) look a symbol up in the vDSO, by way of
 ld.so's own lists. `background` is where pages come from that the linker has not mapped:
 another process's memory, read-only, with its thread pointer.
 """
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Callable
+
+from samepage.cpu import engines
+from samepage.cpu.registers import Reg
+from samepage.cpu.sandbox import SandboxError
 from samepage.linker.errors import Crash, LinkError
 from samepage.linker.lazy import LazySlot, lazy_slots
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, Memory
 from samepage.linker.relocate import Foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.cpu.sandbox import Sandbox, SandboxRegisters
 
 _STACK = 0x100000
 _STACK_SIZE = 16 * PAGE
@@ -73,71 +81,59 @@ class SandboxResolver:
 
     def __call__(self, address: int) -> int:
         """Run the resolver at `address`. Raises `LinkError` if it does not return."""
-        # Unicorn takes a tenth of a second to import, and few links need it.
-        import unicorn
-        from unicorn import x86_const as x86
-
-        machine: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        machine.mem_map(_STACK, _STACK_SIZE)
+        box = engines.sandbox_maker()(self._read)
+        box.map(_STACK, bytes(_STACK_SIZE))
         top = _STACK + _STACK_SIZE - PAGE - 8  # as a call leaves it: 8 modulo 16
-        machine.mem_write(top, _RETURN.to_bytes(8, "little"))
-        machine.mem_map(_BIND, PAGE)
-        machine.mem_write(_BIND, _HLT)
-        machine.mem_write(_BOUND, _HLT)
-        machine.reg_write(x86.UC_X86_REG_RSP, top)
-        machine.reg_write(x86.UC_X86_REG_FS_BASE, self._thread_pointer)
-        machine.hook_add(unicorn.UC_HOOK_MEM_UNMAPPED, self._fill)
-        stores: list[tuple[int, int]] = []
-        machine.hook_add(
-            unicorn.UC_HOOK_MEM_WRITE,
-            lambda _uc, _access, at, size, *_: stores.append((at, size)),
-            begin=_STACK + _STACK_SIZE,
-            end=(1 << 64) - 1,
-        )
+        box.write(top, _RETURN.to_bytes(8, "little"))
+        box.map(_BIND, (_HLT * (_BOUND - _BIND + 1)).ljust(PAGE, b"\0"))
+        box.set(Reg.RSP, top)
+        box.set(Reg.FS_BASE, self._thread_pointer)
         self.calls += 1
         try:
-            self._run(machine, address, stores)
-        except unicorn.UcError as error:
-            at = machine.reg_read(x86.UC_X86_REG_RIP)
-            raise Crash(f"the IFUNC resolver at {address:#x} failed at {at:#x}: {error}") from None
-        if machine.reg_read(x86.UC_X86_REG_RIP) != _RETURN:
+            end = self._run(box, address)
+        except SandboxError as error:
+            raise Crash(
+                f"the IFUNC resolver at {address:#x} failed at {error.at:#x}: {error}"
+            ) from None
+        if end != _RETURN:
             raise LinkError(f"the IFUNC resolver at {address:#x} does not return")
-        for at, size in dict.fromkeys(stores):
-            self._keep(at, bytes(machine.mem_read(at, size)))
-        return int(machine.reg_read(x86.UC_X86_REG_RAX))
+        for at, size in dict.fromkeys(box.stores):
+            self._keep(at, box.read(at, size))
+        return box.get(Reg.RAX)
 
-    def _run(self, machine: Any, address: int, stores: list[tuple[int, int]]) -> None:
-        """Run from an address until the return, or a place that nothing leads on from."""
-        from unicorn import x86_const as x86
-
-        waiting: list[tuple[LazySlot, Any]] = []
+    def _run(self, box: Sandbox, address: int) -> int:
+        """Run from an address until the return, or a place that nothing leads on from; return
+        the address that is next."""
+        waiting: list[tuple[LazySlot, SandboxRegisters]] = []
+        end = address
         # Each round binds a slot or is the end of its resolver, so a round is a call.
         for _ in range(MAX_CALLS):
-            machine.emu_start(address, _RETURN, count=MAX_INSTRUCTIONS)
-            stopped = machine.reg_read(x86.UC_X86_REG_RIP) - len(_HLT)
+            end = box.run(address, _RETURN, MAX_INSTRUCTIONS)
+            stopped = end - len(_HLT)
             if stopped == _BOUND and waiting:
-                slot, context = waiting.pop()
-                address = machine.reg_read(x86.UC_X86_REG_RAX)
-                machine.context_restore(context)
+                slot, registers = waiting.pop()
+                address = box.get(Reg.RAX)
+                registers.restore()
             elif stopped == _BIND:
-                top = machine.reg_read(x86.UC_X86_REG_RSP)
-                number = int.from_bytes(machine.mem_read(top + 8, 8), "little")
-                found = self._slot(int.from_bytes(machine.mem_read(top, 8), "little"), number)
+                top = box.get(Reg.RSP)
+                number = int.from_bytes(box.read(top + 8, 8), "little")
+                found = self._slot(int.from_bytes(box.read(top, 8), "little"), number)
                 if found is None or not found.function:
-                    return
+                    return end
                 slot, address = found, found.function
-                machine.reg_write(x86.UC_X86_REG_RSP, top + 16)
+                box.set(Reg.RSP, top + 16)
                 if slot.resolver:
-                    waiting.append((slot, machine.context_save()))
+                    waiting.append((slot, box.save()))
                     frame = (top - 256) & -16
-                    machine.mem_write(frame - 8, _BOUND.to_bytes(8, "little"))
-                    machine.reg_write(x86.UC_X86_REG_RSP, frame - 8)
+                    box.write(frame - 8, _BOUND.to_bytes(8, "little"))
+                    box.set(Reg.RSP, frame - 8)
                     continue
             else:
-                return
+                return end
             word = address.to_bytes(8, "little")
-            machine.mem_write(slot.place, word)
-            stores.append((slot.place, len(word)))
+            box.write(slot.place, word)
+            box.stores.append((slot.place, len(word)))
+        return end
 
     def _slot(self, index: int, number: int) -> LazySlot | None:
         """A slot by what a PLT entry has pushed: the object's index, and its own number."""
@@ -148,21 +144,8 @@ class SandboxResolver:
         slots = self._slots[index]
         return slots[number] if number < len(slots) else None
 
-    def _fill(self, machine: Any, _access: int, address: int, size: int, *_: object) -> bool:
-        """Copy the pages of an access in from the linker's memory."""
-        page = address & -PAGE
-        end = (address + max(size, 1) + PAGE - 1) & -PAGE
-        while page < end:
-            try:
-                data = self._read(page)
-            except OSError:
-                return False
-            machine.mem_map(page, PAGE)
-            machine.mem_write(page, data)
-            page += PAGE
-        return True
-
     def _read(self, page: int) -> bytes:
+        """A page of the linker's memory, or of the background. Raises `OSError`."""
         try:
             return self._memory.read(page, PAGE)
         except OSError:

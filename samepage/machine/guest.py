@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from samepage.cpu.paging import Access, Pte
+from samepage.cpu.mmu import Access, Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError

@@ -14,10 +14,11 @@ import stat
 import time
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as EnvMapping
+from functools import partial
 
 from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS
-from samepage.cpu.fxsave import FXSAVE_SIZE
+from samepage.cpu import engines
 from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
 from samepage.kernel.boot import Kernel
@@ -71,10 +72,12 @@ class Machine:
     `debug` checks the kernel's invariants at each of its exits (see `samepage.kernel.debug`).
     `timeout` (seconds) and `max_instructions` bound each `run`. `time_slice` is how many system
     calls a task may make while others could run; `readahead` how many pages of a file are read
-    ahead at most; `xstate_size` how many bytes of registers the CPU saves in a signal frame, if
-    more than FXSAVE's.
+    ahead at most; `xstate_size` how many bytes of registers the host's CPU saves in a signal
+    frame, if more than the engine's does. `engine` names what executes the programs'
+    instructions (`samepage.cpu.engines.NAMES`).
 
-    Raises `SamepageError` if there is not enough RAM, or `root` is no directory.
+    Raises `SamepageError` if there is not enough RAM, `root` is no directory, the engine cannot
+    be used, or cannot count instructions that are to be limited.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Machine:
         time_slice: int = TIME_SLICE,
         readahead: int = VM_READAHEAD_PAGES,
         xstate_size: int = 0,
+        engine: str = engines.DEFAULT,
     ) -> None:
         size = parse_size(ram)
         if size < MIN_RAM:
@@ -112,7 +116,7 @@ class Machine:
             debug=debug or bool(os.environ.get(DEBUG_VARIABLE)),
             time_slice=time_slice,
             readahead=readahead,
-            xstate_size=max(xstate_size, FXSAVE_SIZE),
+            xstate_size=xstate_size,
             min_sigstack_size=_host_auxv().get(Aux.MINSIGSTKSZ, 2048),
             mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
             hostname=host.nodename,
@@ -120,7 +124,7 @@ class Machine:
             version=host.version,
         )
         try:
-            self.kernel = Kernel(config)
+            self.kernel = Kernel(config, partial(engines.make_engine, engine))
         except SysError as error:
             raise SamepageError(f"cannot use {root} as the root: {error}") from None
         except (OutOfFrames, OSError, OverflowError) as error:
@@ -128,6 +132,8 @@ class Machine:
             if isinstance(error, OverflowError):
                 reason = "it is more than a process can map"
             raise SamepageError(f"cannot boot with {ram} of RAM: {reason}") from None
+        if max_instructions and not self.kernel.cpu.counts_instructions:
+            raise SamepageError(f"the engine {engine} cannot count instructions: limit the time")
         self.debugger = Debugger(self.kernel)
         self.timeout = timeout
         self.guests: list[Guest] = []
@@ -328,7 +334,7 @@ class Machine:
                 if code.start <= main < code.end:
                     return int(main)
                 break
-            kernel.cpu.run(1)
+            kernel.cpu.step()
         raise SamepageError(f"{_name(guest)}: cannot tell where its main is; use --stop entry")
 
     def _entry(self, process: Process) -> int:
@@ -338,6 +344,11 @@ class Machine:
     def timeline(self) -> list[TimelineEvent]:
         """All events since boot, if the machine was booted with `timeline`."""
         return self.debugger.timeline
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that executes the programs."""
+        return self.kernel.cpu.name
 
     @property
     def log(self) -> list[str]:

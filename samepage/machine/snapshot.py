@@ -8,7 +8,7 @@ from array import array
 from typing import Any
 
 from samepage import __version__
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind as Kind
@@ -40,6 +40,7 @@ def take_snapshot(machine: Machine) -> Snapshot:
         "model",
         samepage=__version__,
         kernel=kernel.config.release,
+        engine=machine.engine,
         ram_bytes=str(kernel.ram.size),
     )
     for name, count in kernel.entry.unimplemented.items():

@@ -79,7 +79,7 @@ def _interrupt_handler(
         if request.interrupted and may_raise:
             request.raise_pending()
         request.interrupt()
-        kernel.cpu.stop()
+        kernel.cpu.interrupt()
 
     return interrupt
 
@@ -107,4 +107,4 @@ def _wait(
         elif ours and now >= repeat_at:
             repeat_at = now + _PATIENCE
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        kernel.cpu.stop()
+        kernel.cpu.interrupt()

@@ -53,11 +53,14 @@ def names(file):
     return found
 
 
-class NoTlb:
-    """Of a machine without a CPU."""
+class NoEngine:
+    """Of a machine without a CPU: its address spaces are executed by nothing."""
 
-    def flush_tlb(self):
+    def new_context(self, root):
+        return self
+
+    def flush_tlb_range(self, start, end):
         """There is nothing to forget."""
 
-    def flush_tlb_page(self, address):
+    def release(self):
         """There is nothing to forget."""

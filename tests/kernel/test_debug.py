@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from samepage.cpu.mmu import Pte
 
 from samepage import Machine
-from samepage.cpu.paging import Pte
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel import debug
 from samepage.kernel.debug import KernelBug, check_kernel

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable
 
 from samepage.abi.resource import RLIM_INFINITY
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
@@ -24,19 +24,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from samepage.cpu.engine import MmuContext
+
     class ExecutableFile(Protocol):
         """A file that counts the address spaces whose program it is."""
 
         executing: int
 
-    class Tlb(Protocol):
-        """What the kernel tells the CPU that caches address translations."""
+    class MmuContexts(Protocol):
+        """What an address space needs of the engine."""
 
-        def flush_tlb(self) -> None:
-            """Rights or pages were taken away."""
-
-        def flush_tlb_page(self, address: int) -> None:
-            """The page at `address` is in another frame now."""
+        def new_context(self, root: int) -> MmuContext:
+            """Begin an address space whose top table is the frame `root`."""
 
 
 STACK_TOP = 0x7FFF_FFFF_F000
@@ -150,7 +149,8 @@ class Limits:
 class AddressSpace:
     """The memory of one process, or of several that share it (vfork, CLONE_VM).
 
-    `tlb` is told when entries of the page table were taken away; `emit` gets the events.
+    `context` is the engine's side of it: it is notified when entries of the page table were
+    taken away. `emit` gets the events.
     `faults` are the counters of the task that runs: a scheduler may put that task's own
     there. Raises `OutOfFrames` if there is no frame for the top table.
     """
@@ -159,15 +159,16 @@ class AddressSpace:
         self,
         frames: Frames,
         cache: PageCache,
-        tlb: Tlb,
+        engine: MmuContexts,
         emit: Callable[[Event], None] | None = None,
     ) -> None:
         self.frames = frames
         self.cache = cache
-        self.tlb = tlb
+        self.engine = engine
         self.emit = emit
         self.vmas = VmaSet()
         self.table = PageTable(frames)
+        self.context = engine.new_context(self.table.root)
         self.rss = [0, 0, 0]
         self.faults = FaultCounts()
         self.brk = Brk()
@@ -274,6 +275,12 @@ class AddressSpace:
     def zap(self, start: int, end: int) -> None:
         """Drop the pages of [start, end) (`zap_page_range`); the TLB is flushed if there
         are any (`tlb_finish_mmu`)."""
+        if self._unmap_vmas(start, end):
+            self.context.flush_tlb_range(start, end)
+
+    def _unmap_vmas(self, start: int, end: int) -> bool:
+        """Empty the entries of [start, end); return whether there were any."""
+        found = False
         self.peak_rss = max(self.peak_rss, sum(self.rss))
         words = self.frames.ram.words
         for _, slot, count in self.table.tables(start, end):
@@ -282,7 +289,8 @@ class AddressSpace:
             if entries:
                 part.cast("B")[:] = bytes(count << 3)
                 self._forget(entries)
-                self.tlb.flush_tlb()
+                found = True
+        return found
 
     def release_file(self, vma: Vma) -> None:
         """Tell the cache that a VMA is gone: memory and files without a name end with the
@@ -300,14 +308,13 @@ class AddressSpace:
         self.users -= 1
         if not self.users:
             self.destroy()
-            # Its top table's frame may become another's, with the same number.
-            self.tlb.flush_tlb()
 
     def destroy(self) -> None:
         """Give everything back (`exit_mmap`)."""
         del self.cache.spaces[self]
         self.set_executable(None)
-        self.zap(0, 1 << 47)
+        self.context.release()
+        self._unmap_vmas(0, 1 << 47)
         gone = list(self.vmas)
         self.vmas = VmaSet()
         for vma in gone:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 
-from samepage.cpu.paging import PMD_SIZE, Access, Pte
+from samepage.cpu.mmu import PMD_SIZE, Access, Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import readahead
@@ -363,7 +363,7 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
         copy = _copy_page(mm, pfn)
         mm.clear_pte(slot)
         _install_anonymous(mm, vma, slot, copy)
-        mm.tlb.flush_tlb_page(page)
+        mm.context.flush_tlb_range(page, page + PAGE_SIZE)
         pfn = copy
         kind = EventKind.COW
     if mm.emit:

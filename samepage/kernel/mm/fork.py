@@ -7,7 +7,7 @@ Copied private pages become read-only on both sides: the next write of either fi
 frame used twice, and copies it.
 """
 
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
 from samepage.kernel.mm.guards import guards_inside
@@ -17,7 +17,7 @@ from samepage.records import replace
 
 def dup_mmap(mm: AddressSpace) -> AddressSpace:
     """Copy an address space (`dup_mmap`). Raises `OutOfFrames`; nothing leaks then."""
-    child = AddressSpace(mm.frames, mm.cache, mm.tlb, mm.emit)
+    child = AddressSpace(mm.frames, mm.cache, mm.engine, mm.emit)
     child.brk = replace(mm.brk)
     child.layout = replace(mm.layout)
     child.limits = mm.limits
@@ -38,8 +38,6 @@ def dup_mmap(mm: AddressSpace) -> AddressSpace:
     except BaseException:
         child.destroy()
         raise
-    finally:
-        mm.tlb.flush_tlb()
     if mm.emit:
         mm.emit(Event(EventKind.FORK, 0, child.rss_pages))
     return child
@@ -74,6 +72,8 @@ def copy_page_range(mm: AddressSpace, child: AddressSpace, vma: Vma) -> None:
     cow = vma.flags & (VmFlags.SHARED | VmFlags.MAYWRITE) == VmFlags.MAYWRITE
     dropped = Pte.ACCESSED | (Pte.DIRTY if vma.flags & VmFlags.SHARED else 0)
     kept = ~dropped & ~(Pte.WRITE if cow else 0)
+    if cow:
+        mm.context.flush_tlb_range(vma.start, vma.end)  # in effect after the copy, whole or not
     for address, slot, count in mm.table.tables(vma.start, vma.end):
         # The table first: to get its frame may take pages away that are to be copied.
         target = child.table.make_slot(address)

@@ -8,7 +8,7 @@ a shared one is only read, since writing would make it dirty for nothing.
 
 import errno
 
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 
 from samepage.abi.mman import Advice
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
@@ -139,7 +139,7 @@ def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         if frames.kinds[pfn] == FrameKind.ANONYMOUS:
             words[slot] = entry & ~(Pte.DIRTY | Pte.ACCESSED)
             frames.lazy.add(pfn)
-    mm.tlb.flush_tlb()
+    mm.context.flush_tlb_range(start, end)
 
 
 def _willneed(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
@@ -161,7 +161,7 @@ def _cold(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     words = mm.frames.ram.words
     for _, slot, entry in mm.table.present(start, end):
         words[slot] = entry & ~Pte.ACCESSED
-    mm.tlb.flush_tlb()
+    mm.context.flush_tlb_range(start, end)
 
 
 def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:

@@ -11,7 +11,7 @@ import errno
 
 from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags
 from samepage.abi.resource import RLIM_INFINITY
-from samepage.cpu.paging import ADDRESS_LIMIT
+from samepage.cpu.mmu import ADDRESS_LIMIT
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind

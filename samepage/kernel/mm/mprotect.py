@@ -9,7 +9,7 @@ faults and decides.
 import errno
 
 from samepage.abi.mman import Prot
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind, page_flags
@@ -49,10 +49,8 @@ def do_mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
         address = first.start
     elif first.start > address:
         raise SysError(errno.ENOMEM)
-    try:
-        _protect(mm, address, end, prot & ACCESS_FLAGS)
-    finally:
-        mm.tlb.flush_tlb()
+    mm.context.flush_tlb_range(address, end)  # in effect afterwards, whole or not
+    _protect(mm, address, end, prot & ACCESS_FLAGS)
     if mm.emit:
         mm.emit(Event(EventKind.MPROTECT, address, (end - address) >> PAGE_SHIFT))
 

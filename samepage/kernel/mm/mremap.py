@@ -203,7 +203,7 @@ def _move_vma(
     elif old:
         do_munmap(mm, address, old)
     mm.peak_virtual = peak
-    mm.tlb.flush_tlb()
+    mm.context.flush_tlb_range(address, address + old)
     if locked and new > old:
         mm_populate(mm, target + old, new - old)
     return target

@@ -1,6 +1,6 @@
 """One process's page tables: making them, finding entries, and giving them back.
 
-The tables are frames of RAM in the format of `hardware.paging`. Linux counts them
+The tables are frames of RAM in the format of `cpu.mmu`. Linux counts them
 (`mm_pgtables_bytes`, VmPTE) without the top one; so does `n_tables`.
 
 An entry is empty (0), or maps a page; a mapped page whose range is PROT_NONE has PROTNONE
@@ -10,7 +10,7 @@ Linux calls `pte_present`.
 
 from collections.abc import Iterator
 
-from samepage.cpu.paging import PMD_SHIFT, PMD_SIZE, Pte, walk
+from samepage.cpu.mmu import PMD_SHIFT, PMD_SIZE, Pte, walk
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm.frames import FrameKind, Frames
 
@@ -23,23 +23,22 @@ class PageTable:
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
-        self._ram = frames.ram
         self._words = frames.ram.words
         self.root = frames.allocate_zeroed(_PAGE_TABLE)
         self.n_tables = 0
 
     def slot(self, address: int) -> int:
         """The index into `ram.words` of the entry for `address`; 0 if no table is there."""
-        return walk(self._ram, self.root, address)
+        return walk(self._words, self.root, address)
 
     def get(self, address: int) -> int:
         """The entry for `address`, 0 if there is none."""
-        slot = walk(self._ram, self.root, address)
+        slot = walk(self._words, self.root, address)
         return self._words[slot] if slot else 0
 
     def make_slot(self, address: int) -> int:
         """The same as `slot`, with missing tables made (`pte_alloc`). Raises `OutOfFrames`."""
-        slot = walk(self._ram, self.root, address)
+        slot = walk(self._words, self.root, address)
         return slot or self._make_tables(address)
 
     def _make_tables(self, address: int) -> int:

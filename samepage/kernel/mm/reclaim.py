@@ -15,14 +15,13 @@ between its own going and coming. `Thrashing` is the rule for when to give up.
 
 from __future__ import annotations
 
-from samepage.cpu.paging import Pte
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.cpu.mmu import Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.vma import VmFlags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.cpu.cpu import Cpu
     from samepage.kernel.clock import Clock
     from samepage.kernel.mm.address_space import AddressSpace
     from samepage.kernel.mm.frames import Frames
@@ -65,22 +64,17 @@ class Thrashing:
 class DirectReclaim:
     """What the frame allocator does when nothing is free (`__alloc_pages_direct_reclaim`)."""
 
-    def __init__(self, cache: PageCache, frames: Frames, cpu: Cpu, clock: Clock) -> None:
+    def __init__(self, cache: PageCache, frames: Frames, clock: Clock) -> None:
         self._cache = cache
         self._frames = frames
-        self._cpu = cpu
         self._clock = clock
         self._thrashing = Thrashing(frames.ram.n_frames)
 
     def __call__(self) -> int:
-        """Free some frames; return how many, 0 if to continue is no use. If the CPU runs,
-        since this is in a page fault, it must not continue with its TLB, which may lead to
-        frames that will be another's in a moment."""
+        """Free some frames; return how many, 0 if to continue is no use."""
         freed = shrink(self._cache, self._frames)
         if not freed:
             return 0
-        self._cpu.flush_tlb()
-        self._cpu.pause()
         in_vain = self._thrashing.goes_on(self._cache.refaults, self._clock.system_calls)
         return 0 if in_vain else freed
 
@@ -151,6 +145,7 @@ def _was_used(cache: PageCache, inode: MappedFile, index: int, pfn: int) -> bool
             return True
         if entry & Pte.ACCESSED:
             mm.frames.ram.words[slot] = entry & ~Pte.ACCESSED
+            mm.context.flush_tlb_range(address, address + PAGE_SIZE)
             used = True
     if used:
         cache.owner[pfn] = cache.owner.pop(pfn)
@@ -170,14 +165,14 @@ def _take_lazy(cache: PageCache, frames: Frames) -> int:
     freed = 0
     words = frames.ram.words
     for pfn, places in rmap.mappings(cache.spaces, frames.lazy).items():
-        slots = [(mm, mm.table.slot(page << PAGE_SHIFT)) for mm, page in places]
+        slots = [mm.table.slot(page << PAGE_SHIFT) for mm, page in places]
         held = frames.references[pfn] > len(slots)
-        dirty = any(words[slot] & Pte.DIRTY for _, slot in slots)
+        dirty = any(words[slot] & Pte.DIRTY for slot in slots)
         if held or (dirty and not all(_is_droppable(mm, page) for mm, page in places)):
             frames.lazy.discard(pfn)
             continue
-        for mm, slot in slots:
+        for (mm, page), slot in zip(places, slots, strict=True):
             mm.clear_pte(slot)
-            mm.tlb.flush_tlb()
+            mm.context.flush_tlb_range(page << PAGE_SHIFT, page + 1 << PAGE_SHIFT)
         freed += 1
     return freed

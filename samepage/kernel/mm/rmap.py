@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from samepage.cpu.paging import Pte
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.cpu.mmu import Pte
+from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma
 
@@ -51,7 +51,7 @@ def unmap_mapping_range(
             for _, slot, entry in mm.table.present(start, end):
                 if mm.frames.kinds[(entry & Pte.FRAME) >> PAGE_SHIFT] != FrameKind.ANONYMOUS:
                     mm.clear_pte(slot)
-            mm.tlb.flush_tlb()
+            mm.context.flush_tlb_range(start, end)
 
 
 def unmap_file_page(
@@ -64,7 +64,7 @@ def unmap_file_page(
         entry = mm.frames.ram.words[slot] if slot else 0
         if entry and (entry & Pte.FRAME) >> PAGE_SHIFT == pfn:
             mm.clear_pte(slot)
-            mm.tlb.flush_tlb()
+            mm.context.flush_tlb_range(address, address + PAGE_SIZE)
 
 
 def mappings(

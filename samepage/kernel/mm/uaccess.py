@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
-from samepage.cpu.paging import ADDRESS_LIMIT, Access, Pte
+from samepage.cpu.mmu import ADDRESS_LIMIT, Access, Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace

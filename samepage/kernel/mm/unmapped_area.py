@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 
-from samepage.cpu.paging import ADDRESS_LIMIT, PMD_SIZE
+from samepage.cpu.mmu import ADDRESS_LIMIT, PMD_SIZE
 from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR, STACK_GUARD_GAP, AddressSpace

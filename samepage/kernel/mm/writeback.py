@@ -10,7 +10,7 @@ the programs ask for it.
 
 from __future__ import annotations
 
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.page_cache import PageCache
@@ -42,7 +42,7 @@ def write_back(cache: PageCache, inode: MappedFile, first: int = 0, last: int = 
         for _, slot, entry in list(mm.table.present(start, end)):
             if (entry & Pte.FRAME) >> PAGE_SHIFT in cleaned:
                 words[slot] = entry & ~(Pte.WRITE | Pte.DIRTY)
-        mm.tlb.flush_tlb()
+        mm.context.flush_tlb_range(start, end)
 
 
 def sync(cache: PageCache, dev: int | None = None) -> None:

@@ -249,7 +249,7 @@ def _exec_mmap(task: Task, mm: AddressSpace) -> None:
     process.mm = mm
     process.vfork_done = True
     if kernel.scheduler.current is task:
-        kernel.cpu.load_page_table(mm.table.root)
+        mm.context.activate()
 
 
 def _load(
@@ -329,7 +329,7 @@ def _auxiliary_vector(
     return [
         *aux,
         (Aux.MINSIGSTKSZ, config.min_sigstack_size),
-        (Aux.HWCAP, config.hwcap),
+        (Aux.HWCAP, task.kernel.cpu.hwcap),
         (Aux.PAGESZ, PAGE_SIZE),
         (Aux.CLKTCK, USER_HZ),
         (Aux.PHDR, program.phdr),

@@ -152,7 +152,7 @@ class Scheduler:
         if old is not None:
             old.registers = cpu.save()
         cpu.restore(task.registers)
-        cpu.load_page_table(task.mm.table.root)
+        task.mm.context.activate()
         task.mm.faults = task.faults
         self.current = task
         if task.set_child_tid:

@@ -10,7 +10,7 @@ Only type checkers import this module.
 from collections.abc import Iterator, ValuesView
 from typing import Protocol, TypeVar
 
-from samepage.cpu.cpu import Cpu
+from samepage.cpu.engine import Engine
 from samepage.kernel.clock import Clock
 from samepage.kernel.config import KernelConfig
 from samepage.kernel.fs.vfs import Vfs
@@ -78,7 +78,7 @@ class Services(Protocol[P, T]):
     @property
     def config(self) -> KernelConfig: ...
     @property
-    def cpu(self) -> Cpu: ...
+    def cpu(self) -> Engine: ...
     @property
     def frames(self) -> Frames: ...
     @property

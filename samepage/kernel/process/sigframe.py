@@ -24,7 +24,6 @@ from samepage.abi.signal import (
     SS_ONSTACK,
     SYS_SECCOMP,
 )
-from samepage.cpu.fxsave import FXSAVE_SIZE, fxrstor, fxsave
 from samepage.cpu.registers import Reg
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
@@ -40,7 +39,7 @@ from samepage.kernel.process.task import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from samepage.cpu.engine import Engine
 
 
 _GENERAL = (
@@ -68,6 +67,8 @@ _UC_FLAGS = 0x6  # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 _USER_SEGMENTS = struct.pack("<HHHH", 0x33, 0, 0, 0x2B)
 _REDZONE = 128
 _MAGIC2_SIZE = 4
+_FXSAVE_SIZE = 512
+"""A CPU that saves no more than this has no mark at the end of its area."""
 _SIGINFO_SIZE = 128
 AUDIT_ARCH_X86_64 = 0xC000_003E
 _HEAD = struct.Struct("<QQQQIiQ")
@@ -82,7 +83,7 @@ class FrameFault(Exception):
     """The frame could not be written or read."""
 
 
-def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask: int) -> None:
+def setup_rt_frame(task: Task, cpu: Engine, info: SigInfo, action: SigAction, mask: int) -> None:
     """Make `task` run the handler; `mask` is what sigreturn puts back.
 
     Raises `FrameFault` if the stack cannot take the frame.
@@ -94,7 +95,7 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     stack, trap = task.altstack, task.trap
     if action.flags & SA_ONSTACK and not stack.flags & SS_DISABLE and not stack.holds(sp):
         sp = stack.base + stack.size
-    area = _fpu_area(cpu, task.kernel.config.xstate_size)
+    area = _fpu_area(cpu, max(task.kernel.config.xstate_size, cpu.fpu_size))
     fpstate = sp - len(area) & ~63
     frame = (fpstate - _FRAME_SIZE & ~15) - 8
     flags = SS_ONSTACK if stack.holds(registers[15]) else stack.flags
@@ -123,13 +124,13 @@ def setup_rt_frame(task: Task, cpu: Any, info: SigInfo, action: SigAction, mask:
     task.blocked = blocked & ~UNBLOCKABLE
 
 
-def _fpu_area(cpu: Any, size: int) -> bytes:
+def _fpu_area(cpu: Engine, size: int) -> bytes:
     """What is saved of the FPU. What our CPU does not have of a larger area is zero."""
-    legacy = bytes(fxsave(cpu))
-    return legacy if size <= FXSAVE_SIZE else legacy.ljust(size + _MAGIC2_SIZE, b"\0")
+    area = cpu.read_fpu()
+    return area if size <= _FXSAVE_SIZE else area.ljust(size + _MAGIC2_SIZE, b"\0")
 
 
-def rt_sigreturn(task: Task, cpu: Any) -> None:
+def rt_sigreturn(task: Task, cpu: Engine) -> None:
     """Put back what the frame below the stack pointer holds. Raises `FrameFault`."""
     frame = cpu.read(Reg.RSP) - 8
     try:
@@ -139,7 +140,7 @@ def rt_sigreturn(task: Task, cpu: Any) -> None:
         (fpstate,) = struct.unpack_from("<Q", data, at + 184)
         (mask,) = struct.unpack_from("<Q", data, at + _MCONTEXT_SIZE)
         _, _, _, base, stack_flags, _, size = _HEAD.unpack_from(data)
-        area = copy_from_user(task.mm, fpstate, FXSAVE_SIZE) if fpstate else None
+        area = copy_from_user(task.mm, fpstate, cpu.fpu_size) if fpstate else None
     except SysError:
         raise FrameFault from None
     task.blocked = mask & ~UNBLOCKABLE
@@ -151,7 +152,7 @@ def rt_sigreturn(task: Task, cpu: Any) -> None:
             value = old_flags & ~_USER_FLAGS | value & _USER_FLAGS
         cpu.write(register, value)
     if area is not None:
-        fxrstor(cpu, area)
+        cpu.write_fpu(area)
 
 
 def pack_siginfo(info: SigInfo) -> bytes:

@@ -7,7 +7,7 @@ it needs, and is attached to a machine's `Tracers`:
     on_syscall_entry, on_syscall_exit    PTRACE_SYSCALL's two stops
     on_fork                              PTRACE_EVENT_FORK, and those of vfork and clone
     on_exit                              PTRACE_EVENT_EXIT
-    on_breakpoint                        SIGTRAP at an address given to `Cpu.add_breakpoint`
+    on_breakpoint                        SIGTRAP at an address given to `Engine.add_breakpoint`
     on_event                             tracepoints of mm (if `KernelConfig.events` is set)
 
 A process that `stop` holds is in a tracing stop, and does not run until `resume`. One that

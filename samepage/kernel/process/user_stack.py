@@ -18,7 +18,7 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 import errno
 
 from samepage.abi.auxv import Aux, build_auxv
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace

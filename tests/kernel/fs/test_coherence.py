@@ -11,14 +11,14 @@ from samepage.cpu.ram import PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
-from tests.kernel.fs_helpers import NoTlb, boot
+from tests.kernel.fs_helpers import NoEngine, boot
 
 BASE = 0x10_0000_0000
 RW = Prot.READ | Prot.WRITE
 
 
 def mapping(vfs, file, pages, flags=MapFlags.SHARED):
-    mm = AddressSpace(vfs.cache._frames, vfs.cache, NoTlb())
+    mm = AddressSpace(vfs.cache._frames, vfs.cache, NoEngine())
     flags |= MapFlags.FIXED
     do_mmap(mm, BASE, pages * PAGE_SIZE, RW, flags, file.mappable, filp=file, path="x")
     return mm

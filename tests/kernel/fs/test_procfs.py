@@ -13,7 +13,7 @@ import pytest
 
 from samepage.abi.mman import MapFlags, Prot
 from samepage.abi.pagemap import PSS_SHIFT, Pm
-from samepage.cpu.paging import Access
+from samepage.cpu.mmu import Access
 from samepage.cpu.ram import PAGE_SIZE, Ram
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.fs.fdtable import FdTable
@@ -26,7 +26,7 @@ from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
-from tests.kernel.fs_helpers import Clock, NoTlb, fails, names
+from tests.kernel.fs_helpers import Clock, NoEngine, fails, names
 
 BASE = 0x10_0000_0000
 
@@ -43,7 +43,7 @@ def machine(tree):
     cache = PageCache(frames)
     vfs = Vfs(cache, str(tree), Clock())
     ctx = vfs.context(cwd=b"/dir")
-    mm = AddressSpace(frames, cache, NoTlb())
+    mm = AddressSpace(frames, cache, NoEngine())
     file = vfs.open(ctx, b"/big", os.O_RDONLY)
     fixed = MapFlags.PRIVATE | MapFlags.FIXED
     rw = Prot.READ | Prot.WRITE

@@ -3,7 +3,7 @@
 import pytest
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.paging import Access, Pte
+from samepage.cpu.mmu import Access, Pte
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.fork import dup_mmap

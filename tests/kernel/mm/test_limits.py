@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.paging import Access
+from samepage.cpu.mmu import Access
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import compute_mmap_base, vma_name
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from samepage.abi.pagemap import Pm
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace, vma_name

@@ -2,7 +2,7 @@
 (`smaps_account` in fs/proc/task_mmu.c)."""
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.cpu.paging import Pte
+from samepage.cpu.mmu import Pte
 from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.fs.procfs.maps import header_line, map_line
 from samepage.kernel.mm.address_space import AddressSpace

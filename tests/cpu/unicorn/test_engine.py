@@ -5,10 +5,11 @@ import threading
 
 import pytest
 
-from samepage.cpu.cpu import Cpu, Stop, Vector
-from samepage.cpu.paging import Access, Pte, walk
-from samepage.cpu.ram import PAGE_SIZE, Ram
+from samepage.cpu.engine import Stop, Vector
+from samepage.cpu.mmu import Access, Pte, walk
+from samepage.cpu.ram import PAGE_SIZE
 from samepage.cpu.registers import Reg
+from samepage.cpu.unicorn.engine import UnicornEngine
 
 CODE = 0x400000
 DATA = 0x401000
@@ -16,13 +17,13 @@ DATA = 0x401000
 
 def machine(fault=lambda address, access: False):
     """RAM with one address space: CODE -> frame 6 (r-x), DATA -> frame 7 (rw-)."""
-    ram = Ram(1 << 20)
+    cpu = UnicornEngine(1 << 20, fault)
+    ram = cpu.ram
     for level, (index, target) in enumerate([(0, 2), (0, 3), (2, 4)], start=1):
         ram.words[(level << 9) + index] = target << 12 | Pte.TABLE
     ram.words[(4 << 9) + 0] = 6 << 12 | Pte.PRESENT | Pte.USER
     ram.words[(4 << 9) + 1] = 7 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE | Pte.NX
-    cpu = Cpu(ram, fault)
-    cpu.load_page_table(1)
+    cpu.new_context(1).activate()
     cpu.write(Reg.RIP, CODE)
     return ram, cpu
 
@@ -32,14 +33,14 @@ def load(ram, code, pfn=6):
 
 
 def pte(ram, address):
-    return ram.words[walk(ram, 1, address)]
+    return ram.words[walk(ram.words, 1, address)]
 
 
 def test_walk_finds_entries_and_missing_tables():
     ram, _ = machine()
-    assert walk(ram, 1, DATA) == (4 << 9) + 1
-    assert walk(ram, 1, 1 << 39) == 0
-    assert walk(ram, 1, 0x800000) == 0
+    assert walk(ram.words, 1, DATA) == (4 << 9) + 1
+    assert walk(ram.words, 1, 1 << 39) == 0
+    assert walk(ram.words, 1, 0x800000) == 0
 
 
 def test_syscall_stops_after_the_instruction():
@@ -66,7 +67,7 @@ def test_fault_reports_address_access_and_leaves_pc_on_the_instruction():
     load(ram, b"\x90\x48\x89\x03")
     cpu.write(Reg.RBX, 0x402008)
     stop = cpu.run()
-    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0x402000, Access.WRITE)
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, 0x402008, Access.WRITE)
     assert cpu.pc == CODE + 1
 
 
@@ -101,13 +102,13 @@ def test_exceptions_carry_their_vector():
     assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.INVALID_OPCODE)
 
 
-def test_code_in_a_reused_frame_is_translated_anew_after_drop_code():
+def test_code_in_a_reused_frame_is_translated_anew_after_flush_icache():
     ram, cpu = machine()
     load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")  # mov eax,1; syscall
     cpu.run()
     assert cpu.read(Reg.RAX) == 1
     assert 6 in cpu.code_frames
-    cpu.drop_code(6)
+    cpu.flush_icache(6)
     load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05")
     cpu.write(Reg.RIP, CODE)
     cpu.run()
@@ -135,7 +136,7 @@ def test_the_tlb_grows_for_a_program_that_goes_over_many_pages():
     )
     load(ram, b"".join(code))
     stop = cpu.run()
-    while stop.reason is Stop.BUDGET and cpu.stopped_early:
+    while stop.reason is Stop.PAUSE:
         stop = cpu.run()
     assert stop.reason is Stop.SYSCALL
     assert (cpu.read(Reg.RAX), cpu.read(Reg.RDX) & 0xFF) == (last, ram.frame(7)[0])
@@ -152,19 +153,8 @@ def test_jump_to_null_is_a_page_fault():
 def test_budget_ends_an_endless_loop():
     ram, cpu = machine()
     load(ram, b"\xeb\xfe")
-    assert cpu.run(max_instructions=1000).reason is Stop.BUDGET
+    assert cpu.run(max_instructions=1000).reason is Stop.INTERRUPT
     assert cpu.pc == CODE
-
-
-def test_frames_are_views_of_the_same_bytes():
-    ram = Ram(3 * PAGE_SIZE + 5)
-    assert ram.n_frames == 3
-    ram.frame(1)[8] = 7
-    assert ram.words[WORD_OF_FRAME_1 := 512 + 1] == 7
-    ram.copy(1, 2)
-    assert ram.words[WORD_OF_FRAME_1 + 512] == 7
-    ram.clear(2)
-    assert not any(ram.frame(2))
 
 
 def test_a_port_access_stops_before_what_follows():
@@ -195,13 +185,13 @@ def test_a_stop_from_another_thread_is_between_instructions(watched):
 
     def stop_often():
         while not done.wait(0.0003):
-            cpu.stop()
+            cpu.interrupt()
 
     thread = threading.Thread(target=stop_often)
     thread.start()
     try:
         for _ in range(500):
-            assert cpu.run(10**12 if watched == "limit" else 0).reason is Stop.BUDGET
+            assert cpu.run(10**12 if watched == "limit" else 0).reason is Stop.INTERRUPT
             added = {CODE: 0, CODE + 3: 1, CODE + 7: 0}[cpu.pc]
             assert cpu.read(Reg.RAX) == ram.words[7 << 9] + added
     finally:
@@ -214,7 +204,7 @@ def looped():
     ram, cpu = machine()
     load(ram, LOOP)
     cpu.write(Reg.RBX, DATA)
-    timer = threading.Timer(0.05, cpu.stop)
+    timer = threading.Timer(0.05, cpu.interrupt)
     timer.start()
     cpu.run()
     timer.join()
@@ -226,7 +216,7 @@ def test_instructions_are_counted_in_code_that_ran_uncounted():
     cpu.write(Reg.RIP, CODE)
     cpu.write(Reg.RAX, 0)
     for count, at, total in ((1, CODE + 3, 1), (1, CODE + 7, 1), (5, CODE + 3, 3)):
-        assert cpu.run(count).reason is Stop.BUDGET
+        assert cpu.run(count).reason is Stop.INTERRUPT
         assert (cpu.pc, cpu.read(Reg.RAX), cpu.executed) == (at, total, count)
 
 
@@ -237,3 +227,137 @@ def test_a_breakpoint_counts_in_code_that_ran_without():
     assert cpu.pc == CODE + 7
     assert cpu.read(Reg.RAX) == ram.words[7 << 9]
     cpu.remove_breakpoint(CODE + 7)
+
+
+def other_space(ram, pfn=8):
+    """A second address space, whose top table is frame 9: CODE -> `pfn`."""
+    for level, (index, target) in enumerate([(0, 10), (0, 11), (2, 12)]):
+        ram.words[(9 + level << 9) + index] = target << 12 | Pte.TABLE
+    ram.words[12 << 9] = pfn << 12 | Pte.PRESENT | Pte.USER
+    return 9
+
+
+def test_each_context_is_an_address_space_of_its_own():
+    ram, cpu = machine()
+    load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")  # mov eax, 1; syscall
+    load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05", pfn=8)
+    first = cpu.new_context(1)
+    second = cpu.new_context(other_space(ram))
+    for context, result in ((first, 1), (second, 2), (first, 1)):
+        context.activate()
+        cpu.write(Reg.RIP, CODE)
+        cpu.run()
+        assert cpu.read(Reg.RAX) == result
+
+
+def test_a_context_whose_top_table_is_used_again_is_another_one():
+    ram, cpu = machine()
+    load(ram, b"\xb8\x01\x00\x00\x00\x0f\x05")
+    load(ram, b"\xb8\x02\x00\x00\x00\x0f\x05", pfn=8)
+    old = cpu.new_context(1)
+    old.activate()
+    cpu.run()
+    old.release()
+    ram.words[4 << 9] = 8 << 12 | Pte.PRESENT | Pte.USER
+    cpu.new_context(1).activate()
+    cpu.write(Reg.RIP, CODE)
+    cpu.run()
+    assert cpu.read(Reg.RAX) == 2
+
+
+def test_rights_that_were_taken_away_are_gone_after_a_flush_of_their_range():
+    ram, cpu = machine()
+    load(ram, b"\x48\x89\x03\x0f\x05\x48\x89\x03\x0f\x05")  # mov [rbx], rax; syscall; again
+    context = cpu.new_context(1)
+    context.activate()
+    cpu.write(Reg.RBX, DATA + 8)
+    assert cpu.run().reason is Stop.SYSCALL
+    ram.words[(4 << 9) + 1] &= ~Pte.WRITE
+    context.flush_tlb_range(DATA, DATA + PAGE_SIZE)
+    stop = cpu.run()
+    assert (stop.reason, stop.address, stop.access) == (Stop.PAGE_FAULT, DATA + 8, Access.WRITE)
+
+
+def test_a_flush_of_another_page_in_a_fault_pauses_before_the_instruction():
+    pages = []
+
+    def handler(address, access):
+        pages.append(address >> 12)
+        ram.words[(4 << 9) + 2] = 8 << 12 | Pte.PRESENT | Pte.USER | Pte.WRITE
+        context.flush_tlb_range(DATA, DATA + PAGE_SIZE)
+        return True
+
+    ram, cpu = machine(handler)
+    context = cpu.new_context(1)
+    context.activate()
+    load(ram, b"\x48\x89\x03\x0f\x05")
+    cpu.write(Reg.RBX, 0x402008)
+    assert cpu.run().reason is Stop.PAUSE
+    assert (cpu.pc, ram.words[8 << 9 | 1]) == (CODE, 0)
+    assert cpu.run().reason is Stop.SYSCALL
+    assert pages == [0x402]
+
+
+def test_registers_are_saved_and_restored_with_those_of_the_fpu():
+    _, cpu = machine()
+    numbers = range(Reg.RAX, Reg.GS_BASE + 1)
+    values = {n: 0x1000 + n for n in numbers if n != Reg.EFLAGS}
+    for number, value in values.items():
+        cpu.write(number, value)
+    area = bytearray(cpu.read_fpu())
+    assert len(area) == cpu.fpu_size
+    area[160:176] = bytes(range(16))
+    cpu.write_fpu(bytes(area))
+    saved = cpu.save()
+    for number in values:
+        cpu.write(number, 0)
+    cpu.write_fpu(bytes(cpu.fpu_size))
+    assert saved.read(Reg.R15) == values[Reg.R15]
+    saved.write(Reg.R15, 5)
+    cpu.restore(saved)
+    assert {n: cpu.read(n) for n in values} == values | {Reg.R15: 5}
+    assert cpu.read_fpu() == bytes(area)
+
+
+def test_step_executes_one_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x90\x90\x0f\x05")
+    for at in (CODE + 1, CODE + 2):
+        assert cpu.step().reason is Stop.INTERRUPT
+        assert cpu.pc == at
+    assert cpu.step().reason is Stop.SYSCALL
+
+
+def test_an_access_that_is_not_canonical_is_a_general_protection_fault():
+    ram, cpu = machine(lambda address, access: pytest.fail("the kernel was asked"))
+    load(ram, b"\x48\x8b\x03")
+    cpu.write(Reg.RBX, 1 << 47)
+    stop = cpu.run()
+    assert (stop.reason, stop.vector, cpu.pc) == (Stop.EXCEPTION, Vector.GENERAL_PROTECTION, CODE)
+    cpu.write(Reg.RBX, 0xFFFF_8000_0000_0008)
+    stop = cpu.run()
+    assert (stop.reason, stop.address) == (Stop.PAGE_FAULT, 0xFFFF_8000_0000_0008)
+
+
+def test_a_software_interrupt_is_a_general_protection_fault_on_the_instruction():
+    ram, cpu = machine()
+    load(ram, b"\x90\xcd\x80")  # nop; int 0x80
+    stop = cpu.run()
+    assert (stop.reason, stop.vector) == (Stop.EXCEPTION, Vector.GENERAL_PROTECTION)
+    assert cpu.pc == CODE + 1
+
+
+def test_rdpid_reads_the_number_of_the_only_cpu():
+    ram, cpu = machine()
+    load(ram, b"\xf3\x0f\xc7\xfa\x0f\x05")  # rdpid rdx; syscall
+    cpu.write(Reg.RDX, 5)
+    stop = cpu.run()
+    while stop.reason is Stop.PAUSE:
+        stop = cpu.run()
+    assert (stop.reason, cpu.read(Reg.RDX)) == (Stop.SYSCALL, 0)
+
+
+def test_registers_of_another_engine_are_refused():
+    _, cpu = machine()
+    with pytest.raises(AssertionError, match="another engine"):
+        cpu.restore(object())

@@ -2,7 +2,7 @@
 
 It has some 75,000 relocations, so that ld.so needs 6 ms to load it, and an emulator takes one
 more to make: a twelfth of the time that `samepage run true` takes. So a command that will need
-one calls `engine.prepare`, and the modules are imported meanwhile. `ctypes.CDLL` would hold
+one calls `engines.prepare`, and the modules are imported meanwhile. `ctypes.CDLL` would hold
 Python's lock while ld.so works, and would bind all functions at once; `dlopen` called as a
 foreign function does neither.
 
@@ -19,10 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.machinery import PathFinder
 
-
-class EngineError(Exception):
-    """Unicorn refused a call: a bug, or no memory on the host; or it is not there at all."""
-
+from samepage.cpu.engine import EngineError
 
 _LIBRARIES = ("fcntl", "mmap", "random", "resource", "select")
 """Modules of the standard library that are shared libraries, or import such."""
@@ -31,8 +28,8 @@ _loader: threading.Thread | None = None
 
 
 def preload(use: Callable[[], None]) -> None:
-    """Call `use`, which loads the library, in a thread, and go on. What goes wrong there does
-    so again, and is told, when the library is needed.
+    """Call `use`, which loads the library, in a thread, and return. What goes wrong there does
+    so again, and is reported, when the library is needed.
 
     Raises `EngineError` if it is not installed.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samepage.cpu.rmw import writes_back
+from samepage.cpu.unicorn.rmw import writes_back
 
 READS_AND_WRITES = [
     "",
