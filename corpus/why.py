@@ -17,11 +17,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user
 from samepage.kernel.process.task import Task
 from samepage.kernel.process.tracer import Tracer
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.lab.environment import CWD, ENVIRONMENT, find_program
 from samepage.lab.model_side import ModelSide
 from samepage.lab.scenario import Scenario

@@ -1,7 +1,7 @@
 """The page size of the kernel that we run on, which the ABI leaves to it (AT_PAGESZ).
 
 It is what the live kernel's /proc counts in and what our own mappings consist of. The model's
-page size belongs to its architecture (`samepage.cpu.ram`), and is another matter.
+page size belongs to its architecture (`samepage.arch`), and is another matter.
 """
 
 import os

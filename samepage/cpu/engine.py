@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import enum
 
-from samepage.cpu.mmu import Access
+from samepage.arch import Access
 from samepage.errors import SamepageError
 from samepage.records import record
 
@@ -61,7 +61,8 @@ class Stop(enum.Enum):
 @record
 class CpuStop:
     """What happened. `address` and `access` are those of a page fault (CR2: the first byte that
-    could not be accessed), `address` also that of a breakpoint; `vector` is an exception's.
+    could not be accessed), `address` also that of a breakpoint; `vector` is
+    the number of an exception (`arch.Traps`).
     """
 
     reason: Stop
@@ -70,27 +71,16 @@ class CpuStop:
     vector: int = 0
 
 
-class Vector:
-    """Exception vectors (Intel SDM volume 3A, table 6-1)."""
-
-    DIVIDE_ERROR = 0
-    DEBUG = 1
-    BREAKPOINT = 3
-    INVALID_OPCODE = 6
-    GENERAL_PROTECTION = 13
-    PAGE_FAULT = 14
-
-
 if TYPE_CHECKING:
     PageFaultHandler = Callable[[int, Access], bool]
     """Called with the address of an access that the tables do not permit, in the active address
     space, from within `run`. It answers True if the tables were changed so that the access may be
     tried again, False if the guest is to stop with `Stop.PAGE_FAULT`.
 
-    An engine asks it only about user addresses (`mmu.ADDRESS_LIMIT`), and once for each attempt
-    of an instruction, as the hardware would fault: an instruction that reads an operand to write
-    it back is a write. The handler may call `pause`, `flush_icache` and `flush_tlb_range`, and no
-    other method; what it raises leaves `run` once the engine is in a state to be run again."""
+    An engine asks it only about user addresses (below `arch.ADDRESS_LIMIT`), and once for each
+    attempt of an instruction, as the hardware would fault: an instruction that reads an operand to
+    write it back is a write. The handler may call `pause`, `flush_icache` and `flush_tlb_range`,
+    and no other method; what it raises leaves `run` once the engine can be run again."""
 
     MakeEngine = Callable[[int, PageFaultHandler], "Engine"]
     """Makes an engine with that many bytes of RAM. Raises `ValueError` for a size that is too
@@ -103,7 +93,7 @@ if TYPE_CHECKING:
         """
 
         def read(self, register: int) -> int:
-            """A general register of the set, by its number in `Reg`."""
+            """A general register of the set, by its number (`arch.Registers`)."""
 
         def write(self, register: int, value: int) -> None:
             """Change a general register of the set."""
@@ -180,7 +170,7 @@ if TYPE_CHECKING:
             """The address of the instruction that executes, or is next to execute."""
 
         def read(self, register: int) -> int:
-            """A general register, by its number in `Reg`."""
+            """A general register, by its number (`arch.Registers`)."""
 
         def write(self, register: int, value: int) -> None:
             """Set a general register to a value of 64 bits. Not from within `run`."""

@@ -1,4 +1,4 @@
-"""Physical memory: one block of bytes, cut into frames of 4 KiB.
+"""Physical memory: one block of bytes, cut into frames.
 
 What the block is made of is the engine's choice: a mapping of the host's that only this
 process has, or a memfd that another process maps too. It has two views of the same bytes:
@@ -13,10 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from samepage.abi.mman import MapFlags
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
-PAGE_MASK = ~(PAGE_SIZE - 1)
 WORDS_PER_PAGE = PAGE_SIZE // 8
 ZERO_PAGE = bytes(PAGE_SIZE)
 

@@ -19,8 +19,17 @@ from collections import Counter
 
 import numpy as np
 
-from samepage.cpu.mmu import Access, Pte
-from samepage.cpu.ram import PAGE_SHIFT, Ram
+from samepage.arch import (
+    FRAME_MASK,
+    LEVEL_SHIFTS,
+    PAGE_SHIFT,
+    Access,
+    pte_permits,
+    pte_pfn,
+    pte_valid,
+    pte_write,
+)
+from samepage.cpu.ram import Ram
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
@@ -29,6 +38,7 @@ from samepage.kernel.process.task import Process, Task, TaskState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     import numpy.typing as npt
@@ -51,8 +61,7 @@ if TYPE_CHECKING:
 
 FULL_EVERY = 256
 """At every how many exits from the kernel everything is checked."""
-_LEVELS = (39, 30, 21)
-_FRAME = np.uint64(Pte.FRAME)
+_FRAME = np.uint64(FRAME_MASK)
 _RSS_OF = np.array(RSS_OF_KIND)
 _OWNED = (FrameKind.KERNEL, FrameKind.ZERO, FrameKind.VDSO)
 """Kinds of frames of which the kernel itself holds a reference."""
@@ -170,8 +179,8 @@ def check_entry(mm: AddressSpace, address: int, access: Access) -> None:
     vma = mm.vmas.find(address)
     expect(vma is not None, f"a fault was resolved outside of all VMAs, at {address:#x}")
     assert vma is not None
-    expect(bool(entry & Pte.PRESENT), f"{address:#x} is not present after its fault")
-    frames, pfn = mm.frames, (entry & Pte.FRAME) >> PAGE_SHIFT
+    expect(bool(pte_valid(entry)), f"{address:#x} is not present after its fault")
+    frames, pfn = mm.frames, pte_pfn(entry)
     expect(frames.kinds[pfn] not in (FrameKind.FREE, FrameKind.PAGE_TABLE), f"frame {pfn}")
     mapcount, references = frames.mapcount[pfn], frames.references[pfn]
     expect(0 < mapcount <= references, f"frame {pfn}: mapcount {mapcount} of {references}")
@@ -208,8 +217,8 @@ def check_space(mm: AddressSpace) -> Words:
     rights = flags[where]
     pfns = (entries & _FRAME) >> np.uint64(PAGE_SHIFT)
     kinds = np.frombuffer(frames.kinds, np.uint8)[pfns]
-    writable = (entries & np.uint64(Pte.WRITE)) != 0
-    executable = (entries & np.uint64(Pte.NX | Pte.PROTNONE)) == 0
+    writable = _which(entries, pte_write)
+    executable = _which(entries, lambda entry: pte_permits(entry, Access.EXECUTE))
     for allowed, right, name in (
         (writable, VmFlags.WRITE, "writable"),
         (executable, VmFlags.EXEC, "executable"),
@@ -223,6 +232,12 @@ def check_space(mm: AddressSpace) -> Words:
     rss = [int(np.count_nonzero(of_kind == kind)) for kind in range(len(mm.rss))]
     expect(rss == mm.rss, f"rss is {mm.rss}, the page table has {rss}")
     return entries
+
+
+def _which(entries: Words, question: Callable[[int], bool]) -> npt.NDArray[np.bool_]:
+    """The answer for each entry to a question on its flags, which few differ in."""
+    flags, number = np.unique(entries & ~_FRAME, return_inverse=True)
+    return np.array([question(int(flag)) for flag in flags], bool)[number]
 
 
 def check_memory(frames: Frames, cache: PageCache) -> None:
@@ -290,7 +305,7 @@ def _walk(ram: Ram, root: int) -> tuple[Words, Words, Words]:
     words = np.frombuffer(ram.bytes, np.uint64).reshape(-1, 512)
     tables = bases = np.array([root], np.uint64)
     origins = np.zeros(1, np.uint64)
-    for shift in _LEVELS:
+    for shift in LEVEL_SHIFTS:
         level = words[bases]
         row, column = level.nonzero()
         origins = origins[row] + (column.astype(np.uint64) << np.uint64(shift))

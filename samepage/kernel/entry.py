@@ -18,9 +18,8 @@ from collections import Counter
 from types import GeneratorType
 
 from samepage.abi.signal import SIGKILL, SIGSEGV
+from samepage.arch import REG_PC, SYSCALL_SIZE, Access, Sys, syscall_name
 from samepage.cpu.engine import CpuStop, Stop
-from samepage.cpu.mmu import Access
-from samepage.cpu.registers import Reg
 from samepage.kernel.clock import SYSCALL_NS, TICK_PERIOD_NS
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
@@ -33,7 +32,6 @@ from samepage.kernel.process.exit import do_group_exit
 from samepage.kernel.process.task import Process, Task, TaskState
 from samepage.kernel.process.timer_interrupt import check_cpu_limit, run_timers
 from samepage.kernel.stop_request import StopRequest
-from samepage.kernel.syscalls.numbers import Sys, name_of
 from samepage.kernel.syscalls.table import HANDLERS, find_handler
 from samepage.kernel.traps import bad_access, exception
 
@@ -84,7 +82,7 @@ class Entry:
             self._count_instructions()
         if stop.reason is Stop.SYSCALL and self._stop_request.interrupted:
             # It might block in a write to the host; it is made when the task runs again.
-            cpu.write(Reg.RIP, cpu.pc - 2)
+            cpu.write(REG_PC, cpu.pc - SYSCALL_SIZE)
         elif stop.reason is Stop.SYSCALL:
             self._syscall(task)
         elif stop.reason is Stop.PAGE_FAULT:
@@ -125,7 +123,7 @@ class Entry:
                 return
         handler = HANDLERS.get(registers[0]) or find_handler(registers[0])
         if handler is None:
-            self.unimplemented[name_of(registers[0])] += 1
+            self.unimplemented[syscall_name(registers[0])] += 1
             leave_syscall(task, -errno.ENOSYS)
             return
         try:

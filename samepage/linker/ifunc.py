@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from samepage.arch import REG_RESULT, REG_SP, REG_THREAD_POINTER
 from samepage.cpu import engines
-from samepage.cpu.registers import Reg
 from samepage.cpu.sandbox import SandboxError
 from samepage.linker.errors import Crash, LinkError
 from samepage.linker.lazy import LazySlot, lazy_slots
@@ -86,8 +86,8 @@ class SandboxResolver:
         top = _STACK + _STACK_SIZE - PAGE - 8  # as a call leaves it: 8 modulo 16
         box.write(top, _RETURN.to_bytes(8, "little"))
         box.map(_BIND, (_HLT * (_BOUND - _BIND + 1)).ljust(PAGE, b"\0"))
-        box.set(Reg.RSP, top)
-        box.set(Reg.FS_BASE, self._thread_pointer)
+        box.set(REG_SP, top)
+        box.set(REG_THREAD_POINTER, self._thread_pointer)
         self.calls += 1
         try:
             end = self._run(box, address)
@@ -99,7 +99,7 @@ class SandboxResolver:
             raise LinkError(f"the IFUNC resolver at {address:#x} does not return")
         for at, size in dict.fromkeys(box.stores):
             self._keep(at, box.read(at, size))
-        return box.get(Reg.RAX)
+        return box.get(REG_RESULT)
 
     def _run(self, box: Sandbox, address: int) -> int:
         """Run from an address until the return, or a place that nothing leads on from; return
@@ -112,21 +112,21 @@ class SandboxResolver:
             stopped = end - len(_HLT)
             if stopped == _BOUND and waiting:
                 slot, registers = waiting.pop()
-                address = box.get(Reg.RAX)
+                address = box.get(REG_RESULT)
                 registers.restore()
             elif stopped == _BIND:
-                top = box.get(Reg.RSP)
+                top = box.get(REG_SP)
                 number = int.from_bytes(box.read(top + 8, 8), "little")
                 found = self._slot(int.from_bytes(box.read(top, 8), "little"), number)
                 if found is None or not found.function:
                     return end
                 slot, address = found, found.function
-                box.set(Reg.RSP, top + 16)
+                box.set(REG_SP, top + 16)
                 if slot.resolver:
                     waiting.append((slot, box.save()))
                     frame = (top - 256) & -16
                     box.write(frame - 8, _BOUND.to_bytes(8, "little"))
-                    box.set(Reg.RSP, frame - 8)
+                    box.set(REG_SP, frame - 8)
                     continue
             else:
                 return end

@@ -16,15 +16,13 @@ from typing import Protocol
 import numpy as np
 
 from samepage.abi.mman import MapFlags, Prot
+from samepage.arch import ELF_ET_DYN_BASE, mmap_base
 from samepage.elf.layout import I64, U8, U64
 from samepage.linker.arena import Arena
 from samepage.linker.memory import PAGE, HostFiles, OpenFile
 
-MMAP_BASE = 0x7FFFF7FFF000
-"""`mmap_base` of a process without address space randomisation and an 8 MiB stack."""
-
-ELF_ET_DYN_BASE = 0x555555554000
-"""Where Linux puts a position-independent program that has an interpreter."""
+MMAP_BASE = mmap_base(8 << 20)
+"""Of a process without address space randomisation and a stack limit of 8 MiB."""
 
 _SPARSE = 1 << 24
 """Anonymous mappings of this size and more cost nothing until they are touched."""

@@ -13,11 +13,12 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
+from samepage.arch import PAGE_SIZE
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 
 
 @dataclass(slots=True)

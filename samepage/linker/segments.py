@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from samepage.abi.elf import ElfType, SegmentFlags
 from samepage.abi.mman import MapFlags, Prot
+from samepage.arch import ADDRESS_LIMIT
 from samepage.elf.header import ProgramHeader
 from samepage.elf.object import DynamicObject
 from samepage.linker.errors import Crash, LinkError
@@ -26,7 +27,6 @@ from samepage.linker.memory import PAGE, Memory, OpenFile
 from samepage.linker.rules import LdsoRules, rules_for
 
 _MAP_COPY = MapFlags.PRIVATE | MapFlags.DENYWRITE
-_ADDRESS_LIMIT = 1 << 47
 _KERNEL = rules_for((99, 0))
 """Linux maps what it starts by the same rules as the newest ld.so."""
 PROTECTIONS = [
@@ -117,7 +117,7 @@ def plan_of_kernel(dynamic_object: DynamicObject, name: str) -> MapPlan:
             wrong = "its offset and its address differ within a page"
         elif segment.filesz > segment.memsz:
             wrong = f"{segment.filesz} bytes of the file in {segment.memsz} of memory"
-        elif segment.vaddr + segment.memsz > _ADDRESS_LIMIT:
+        elif segment.vaddr + segment.memsz > ADDRESS_LIMIT:
             wrong = f"{segment.memsz} bytes of memory"
         if wrong:
             address = f"PT_LOAD at address {segment.vaddr:#x}"
@@ -169,7 +169,7 @@ def _check_span(plan_: MapPlan, link_map: LinkMap) -> None:
     """
     first, last = plan_.commands[0], plan_.commands[-1]
     name = link_map.requested or link_map.name
-    if not 0 < plan_.length <= _ADDRESS_LIMIT:
+    if not 0 < plan_.length <= ADDRESS_LIMIT:
         raise LinkError(f"{name}: failed to map segment from shared object")
     if plan_.has_holes and last.map_start < first.map_end:
         raise LinkError(f"{name}: ELF load command address/offset not page-aligned")

@@ -1,6 +1,6 @@
 """The content of files as guests would see it, read past the page cache: it takes no frame."""
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.boot import Kernel
 from samepage.kernel.mm.mapped_file import MappedFile
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.frames import FrameKind
 

@@ -9,9 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from samepage.cpu.mmu import Access, Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from samepage.cpu.registers import Reg
+from samepage.arch import (
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    REG_PC,
+    Access,
+    pte_dirty,
+    pte_pfn,
+    pte_valid,
+    pte_write,
+    pte_young,
+)
 from samepage.errors import SamepageError
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, FaultCounts, vma_name
@@ -86,8 +95,8 @@ class GuestMemory:
         mm = self._guest.mm
         entry = mm.table.get(address)
         offset = address & (PAGE_SIZE - 1)
-        if entry & Pte.PRESENT:
-            at = (entry & Pte.FRAME) + offset
+        if pte_valid(entry):
+            at = (pte_pfn(entry) << PAGE_SHIFT) + offset
             return bytes(mm.frames.ram.bytes[at : at + size])
         vma = mm.vmas.find(address)
         if vma is None:
@@ -167,7 +176,7 @@ class Guest:
         kernel, task = self.machine.kernel, self.process.leader
         if kernel.scheduler.current is task:
             return kernel.cpu.pc
-        return int(task.registers.read(Reg.RIP))
+        return int(task.registers.read(REG_PC))
 
     @property
     def stdout(self) -> bytes:
@@ -215,7 +224,7 @@ class Guest:
         """The present page that holds `address`, or None."""
         vma = self.mm.vmas.find(address)
         entry = self.mm.table.get(address)
-        if vma is None or not entry & Pte.PRESENT:
+        if vma is None or not pte_valid(entry):
             return None
         return self._view(vma, address & PAGE_MASK, entry)
 
@@ -225,14 +234,14 @@ class Guest:
 
     def _view(self, vma: Vma, address: int, entry: int) -> PageView:
         frames = self.mm.frames
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(entry)
         return PageView(
             address,
             pfn,
             FrameKind(frames.kinds[pfn]),
-            bool(entry & Pte.WRITE),
-            bool(entry & Pte.DIRTY),
-            bool(entry & Pte.ACCESSED),
+            pte_write(entry),
+            pte_dirty(entry),
+            pte_young(entry),
             frames.references[pfn],
             frames.mapcount[pfn],
             vma.index(address) if vma.file is not None else 0,

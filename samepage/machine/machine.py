@@ -18,8 +18,8 @@ from functools import partial
 
 from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.resource import RLIM_INFINITY, RLIM_NLIMITS
+from samepage.arch import ARGUMENTS
 from samepage.cpu import engines
-from samepage.cpu.registers import Reg
 from samepage.errors import SamepageError
 from samepage.kernel.boot import Kernel
 from samepage.kernel.config import TIME_SLICE, KernelConfig
@@ -330,7 +330,7 @@ class Machine:
         code = next(vma for vma in guest.mm.vmas if vma.start <= kernel.cpu.pc < vma.end)
         for _ in range(MAX_START_STEPS):
             if is_call(guest.memory.read(kernel.cpu.pc, CALL_LENGTH)):
-                main = kernel.cpu.read(Reg.RDI)
+                main = kernel.cpu.read(ARGUMENTS[0])
                 if code.start <= main < code.end:
                     return int(main)
                 break

@@ -8,8 +8,7 @@ from array import array
 from typing import Any
 
 from samepage import __version__
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT, pte_dirty, pte_pfn, pte_write, pte_young
 from samepage.kernel.mm.address_space import AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind as Kind
 from samepage.kernel.mm.vma import Vma
@@ -75,7 +74,7 @@ def _add_process(builder: SnapshotBuilder, guest: Guest) -> set[int]:
             process.pid, vma.start, vma.end, permissions(vma), offset, file, vma_name(mm, vma)
         )
         for address, _, entry in mm.table.present(vma.start, vma.end):
-            pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+            pfn = pte_pfn(entry)
             vpages.append(address >> PAGE_SHIFT)
             pfns.append(pfn)
             flags.append(_page_flags(mm, pfn, entry))
@@ -100,11 +99,11 @@ def _page_flags(mm: AddressSpace, pfn: int, entry: int) -> int:
         flags |= PageFlags.FILE
     if frames.mapcount[pfn] == 1 and kind != Kind.ZERO and kind != Kind.KERNEL:
         flags |= PageFlags.EXCLUSIVE
-    if entry & Pte.DIRTY or pfn in mm.cache.dirty:
+    if pte_dirty(entry) or pfn in mm.cache.dirty:
         flags |= PageFlags.DIRTY
-    if entry & Pte.ACCESSED:
+    if pte_young(entry):
         flags |= PageFlags.ACCESSED
-    if entry & Pte.WRITE:
+    if pte_write(entry):
         flags |= PageFlags.WRITABLE
     return int(flags)
 

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from samepage.cpu.ram import PAGE_SIZE, Ram
+from samepage.arch import PAGE_SIZE
+from samepage.cpu.ram import Ram
 
 
 def test_frames_are_views_of_the_same_bytes():

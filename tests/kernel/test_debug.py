@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from samepage.cpu.mmu import Pte
 
 from samepage import Machine
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
+from samepage.arch.x86_64.paging import Pte
 from samepage.kernel import debug
 from samepage.kernel.debug import KernelBug, check_kernel
 from samepage.kernel.mm.frames import FrameKind

@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from samepage.abi.auxv import Aux
-from samepage.cpu.registers import Reg
+from samepage.arch.x86_64.registers import Reg
 from samepage.errors import SamepageError
 from samepage.machine import Machine
 from samepage.trace import ptrace

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Iterable
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
+from samepage.arch.x86_64.registers import Reg
 from samepage.cpu.engine import EngineError
 from samepage.cpu.ram import Ram
-from samepage.cpu.registers import Reg
 from samepage.cpu.unicorn import library, private
 from samepage.cpu.unicorn.registers import NUMBERS, UcReg
 

@@ -19,18 +19,14 @@ from __future__ import annotations
 
 import time
 
-from samepage.cpu.engine import CpuStop, Stop, Vector
-from samepage.cpu.mmu import (
-    ADDRESS_LIMIT,
-    KERNEL_SPACE,
-    Access,
-    Pte,
-    find_permitted,
-    peek,
-    touch,
-)
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE, Ram
-from samepage.cpu.registers import Reg
+from samepage.arch import ADDRESS_LIMIT, PAGE_SHIFT, PAGE_SIZE, Access
+from samepage.arch.x86_64.layout import KERNEL_SPACE
+from samepage.arch.x86_64.paging import Pte
+from samepage.arch.x86_64.registers import Reg
+from samepage.arch.x86_64.traps import Vector
+from samepage.cpu.engine import CpuStop, Stop
+from samepage.cpu.mmu import find_permitted, peek, touch
+from samepage.cpu.ram import Ram
 from samepage.cpu.unicorn import emulator as uc
 from samepage.cpu.unicorn.emulator import Batch, Emulator, SavedRegisters, TlbEntry
 from samepage.cpu.unicorn.features import HWCAP, RDPID_SIZE, rdpid_target

@@ -4,7 +4,7 @@ Unicorn's CPUID is that of its default model. RDPID is not in it, and Unicorn do
 it; but the host's vDSO, which programs get (`kernel/process/vdso.py`), has it in its `getcpu`.
 """
 
-from samepage.cpu.registers import Reg
+from samepage.arch.x86_64.registers import Reg
 
 HWCAP = 0x078B_FBFD
 """CPUID leaf 1, EDX."""

@@ -10,8 +10,8 @@ opcodes: appendix A.)
 
 from collections.abc import Callable
 
-from samepage.cpu.ram import PAGE_SHIFT
-from samepage.cpu.registers import Reg
+from samepage.arch import PAGE_SHIFT
+from samepage.arch.x86_64.registers import Reg
 from samepage.records import record
 
 _NUMBERED = (

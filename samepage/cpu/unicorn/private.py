@@ -65,7 +65,8 @@ def find_counter(handle: c_void_p) -> c_size_t:
 def self_test() -> None:
     """Check on an emulator of its own that both fields do what they are for. Raises
     `EngineError` with the version of Unicorn."""
-    from samepage.cpu.ram import PAGE_SIZE, Ram
+    from samepage.arch import PAGE_SIZE
+    from samepage.cpu.ram import Ram
     from samepage.cpu.unicorn.emulator import PROT_ALL, Emulator, TlbEntry
 
     def identity(address: int, _kind: int, entry: TlbEntry) -> bool:

@@ -1,6 +1,6 @@
 """The registers as Unicorn numbers them (its `x86.h`)."""
 
-from samepage.cpu.registers import Reg
+from samepage.arch.x86_64.registers import Reg
 
 
 class UcReg:

@@ -9,8 +9,8 @@ from typing import Any
 
 import unicorn
 
-from samepage.cpu.ram import PAGE_SIZE
-from samepage.cpu.registers import Reg
+from samepage.arch import PAGE_SIZE
+from samepage.arch.x86_64.registers import Reg
 from samepage.cpu.sandbox import SandboxError
 from samepage.cpu.unicorn.registers import NUMBERS
 

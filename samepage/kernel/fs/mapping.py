@@ -22,7 +22,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Container
 
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.mapped_file import MappedFile
 

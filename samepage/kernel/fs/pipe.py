@@ -17,7 +17,7 @@ import struct
 from collections import deque
 
 from samepage.abi.poll import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import FIONREAD, OpenFile
 from samepage.kernel.fs.inode import Inode, Superblock

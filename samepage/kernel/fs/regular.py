@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import (
     FIGETBSZ,

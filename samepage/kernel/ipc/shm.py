@@ -13,7 +13,7 @@ from itertools import chain
 
 from samepage.abi.mman import MapFlags, Prot
 from samepage.abi.time import NS
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.mmap import do_mmap, do_munmap
 from samepage.kernel.mm.shmem import ShmemInode

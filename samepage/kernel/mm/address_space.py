@@ -12,12 +12,20 @@ import enum
 from collections.abc import Callable
 
 from samepage.abi.resource import RLIM_INFINITY
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import (
+    ADDRESS_LIMIT,
+    PAGE_SHIFT,
+    PROTECTION_MAP,
+    mk_pte,
+    mmap_base,
+    pte_dirty,
+    pte_mkwrite,
+    pte_pfn,
+)
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
-from samepage.kernel.mm.vma import Vma, VmaSet, VmFlags
+from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmaSet, VmFlags
 from samepage.records import record
 
 TYPE_CHECKING = False
@@ -38,9 +46,6 @@ if TYPE_CHECKING:
             """Begin an address space whose top table is the frame `root`."""
 
 
-STACK_TOP = 0x7FFF_FFFF_F000
-MMAP_BASE = 0x7FFF_F7FF_F000
-"""The stack's top less 128 MiB of gap (`mmap_base` with an 8 MiB stack limit)."""
 MMAP_MIN_ADDR = 0x10000
 """Where the kernel itself puts nothing below (CONFIG_LSM_MMAP_MIN_ADDR)."""
 STACK_GUARD_GAP = 256 << PAGE_SHIFT
@@ -174,7 +179,7 @@ class AddressSpace:
         self.brk = Brk()
         self.layout = Layout()
         self.limits = Limits()
-        self.mmap_base = MMAP_BASE
+        self.mmap_base = mmap_base(self.limits.stack)
         self.peak_rss = self.peak_virtual = 0
         """The most pages that were resident, and mapped, before some were dropped
         (`hiwater_rss`, `hiwater_vm`)."""
@@ -246,7 +251,7 @@ class AddressSpace:
     def set_pte(self, slot: int, pfn: int, flags: int) -> None:
         """Fill an empty entry with a frame, and count it."""
         frames = self.frames
-        frames.ram.words[slot] = pfn << PAGE_SHIFT | flags
+        frames.ram.words[slot] = mk_pte(pfn, flags)
         frames.references[pfn] += 1
         frames.mapcount[pfn] += 1
         kind = RSS_OF_KIND[frames.kinds[pfn]]
@@ -263,12 +268,12 @@ class AddressSpace:
         kinds, rss = self.frames.kinds, self.rss
         pfns = []
         for entry in entries:
-            pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+            pfn = pte_pfn(entry)
             pfns.append(pfn)
             kind = RSS_OF_KIND[kinds[pfn]]
             if kind >= 0:
                 rss[kind] -= 1
-                if entry & Pte.DIRTY and kind != RssKind.ANON:
+                if pte_dirty(entry) and kind != RssKind.ANON:
                     self.cache.mark_dirty(pfn)
         self.frames.unmap_all(pfns)
 
@@ -314,12 +319,12 @@ class AddressSpace:
         del self.cache.spaces[self]
         self.set_executable(None)
         self.context.release()
-        self._unmap_vmas(0, 1 << 47)
+        self._unmap_vmas(0, ADDRESS_LIMIT)
         gone = list(self.vmas)
         self.vmas = VmaSet()
         for vma in gone:
             self.release_file(vma)
-        self.table.free_tables(0, 1 << 47, 0, 1 << 47)
+        self.table.free_tables(0, ADDRESS_LIMIT, 0, ADDRESS_LIMIT)
         self.table.destroy()
 
 
@@ -329,20 +334,15 @@ def is_data(flags: int) -> bool:
 
 
 def page_flags(vma: Vma) -> int:
-    """The PTE bits that a VMA's rights give (`vm_page_prot`).
+    """The flags of an entry that a VMA's rights give (`vm_page_prot`).
 
-    WRITE only in shared anonymous memory: elsewhere a fault decides on that, to copy the
-    page or to tell the file system. x86 gives every new entry the accessed bit.
+    Writable only in shared anonymous memory: elsewhere a fault decides on that, to copy the
+    page or to notify the file system.
     """
-    flags = vma.flags
-    if not flags & 7:
-        return Pte.PROTNONE | Pte.ACCESSED
-    bits = Pte.PRESENT | Pte.USER | Pte.ACCESSED
-    if not flags & VmFlags.EXEC:
-        bits |= Pte.NX
-    if flags & VmFlags.SHARED and flags & VmFlags.WRITE and vma.shmem:
-        bits |= Pte.WRITE
-    return bits
+    flags = PROTECTION_MAP[vma.flags & ACCESS_FLAGS]
+    if vma.flags & VmFlags.SHARED and vma.flags & VmFlags.WRITE and vma.shmem:
+        return pte_mkwrite(flags)
+    return flags
 
 
 def wants_writenotify(vma: Vma) -> bool:
@@ -363,12 +363,3 @@ def vma_name(mm: AddressSpace, vma: Vma) -> str:
     if vma.start <= mm.layout.start_stack <= vma.end and mm.layout.start_stack:
         return "[stack]"
     return ""
-
-
-def compute_mmap_base(stack_limit: int) -> int:
-    """Where the top-down area begins for a stack limit in bytes, without ASLR (`mmap_base`
-    in arch/x86/mm/mmap.c)."""
-    gap = stack_limit + STACK_GUARD_GAP
-    gap = max(gap, 128 << 20)
-    gap = min(gap, STACK_TOP // 6 * 5)
-    return (STACK_TOP - gap + PAGE_SIZE - 1) & -PAGE_SIZE

@@ -18,8 +18,20 @@ from __future__ import annotations
 
 import enum
 
-from samepage.cpu.mmu import PMD_SIZE, Access, Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import (
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PMD_SIZE,
+    Access,
+    mk_pte,
+    pte_dirty,
+    pte_mkdirty,
+    pte_mkwrite,
+    pte_mkyoung,
+    pte_pfn,
+    pte_write,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import readahead
 from samepage.kernel.mm.address_space import (
@@ -181,7 +193,7 @@ def do_read_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
             mm.set_pte(slot, mm.cache.get(inode, index), page_flags(vma))
             mapped += 1
     if mm.emit:
-        pfn = (table.get(page) & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(table.get(page))
         mm.emit(
             Event(EventKind.FILE_READ, page, mapped, pfn, vma.path, index, cached and not major)
         )
@@ -236,7 +248,7 @@ def do_fault_around(mm: AddressSpace, vma: Vma, inode: MappedFile, page: int) ->
             continue
         pfn = pages.get(first + offset, 0)
         if pfn and pfn not in marked:
-            words[slot + offset] = pfn << PAGE_SHIFT | flags
+            words[slot + offset] = mk_pte(pfn, flags)
             references[pfn] += 1
             mapcount[pfn] += 1
             mapped += 1
@@ -331,7 +343,7 @@ def do_shared_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
     slot = mm.table.make_slot(page)
     pfn = mm.cache.get(inode, index)
     mm.cache.mark_dirty(pfn)
-    mm.set_pte(slot, pfn, page_flags(vma) | Pte.WRITE | Pte.DIRTY)
+    mm.set_pte(slot, pfn, pte_mkwrite(pte_mkdirty(page_flags(vma))))
     if mm.emit:
         mm.emit(Event(EventKind.SHARED, page, 1, pfn, vma.path, index, cached))
     return FaultResult.MAJOR if major else FaultResult.OK
@@ -346,18 +358,17 @@ def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     frames = mm.frames
     words = frames.ram.words
     entry = words[slot]
-    if entry & Pte.WRITE:
+    if pte_write(entry):
         return FaultResult.OK
-    pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+    pfn = pte_pfn(entry)
     kind = EventKind.REUSE
-    bits = Pte.ACCESSED | Pte.DIRTY | (Pte.WRITE if vma.flags & VmFlags.WRITE else 0)
     if vma.flags & (VmFlags.SHARED | VmFlags.MAYSHARE):
         mm.cache.mark_dirty(pfn)
-        words[slot] = entry | bits
+        words[slot] = _maybe_mkwrite(pte_mkdirty(pte_mkyoung(entry)), vma)
         kind = EventKind.SHARED
     elif frames.kinds[pfn] == _ANONYMOUS and (frames.exclusive[pfn] or frames.references[pfn] == 1):
         frames.exclusive[pfn] = 1
-        words[slot] = entry | bits
+        words[slot] = _maybe_mkwrite(pte_mkdirty(pte_mkyoung(entry)), vma)
     else:
         anon_vma_prepare(mm, vma)
         copy = _copy_page(mm, pfn)
@@ -389,11 +400,9 @@ def _copy_page(mm: AddressSpace, source: int) -> int:
 def _install_anonymous(mm: AddressSpace, vma: Vma, slot: int, pfn: int) -> None:
     """Map a frame of our own, dirty, and writable if the VMA is; the entry takes over its
     reference."""
-    flags = page_flags(vma) | Pte.DIRTY
-    if vma.flags & VmFlags.WRITE:
-        flags |= Pte.WRITE
     frames = mm.frames
-    frames.ram.words[slot] = pfn << PAGE_SHIFT | flags
+    flags = _maybe_mkwrite(pte_mkdirty(page_flags(vma)), vma)
+    frames.ram.words[slot] = mk_pte(pfn, flags)
     frames.mapcount[pfn] = 1
     frames.exclusive[pfn] = 1
     if vma.flags & VmFlags.DROPPABLE:
@@ -401,9 +410,13 @@ def _install_anonymous(mm: AddressSpace, vma: Vma, slot: int, pfn: int) -> None:
     mm.rss[RssKind.ANON] += 1
 
 
+def _maybe_mkwrite(entry: int, vma: Vma) -> int:
+    return pte_mkwrite(entry) if vma.flags & VmFlags.WRITE else entry
+
+
 def can_change_pte_writable(mm: AddressSpace, vma: Vma, entry: int) -> bool:
     """Whether mprotect may make an entry of a writable VMA writable at once, since the
     write fault would do just that (`can_change_pte_writable`)."""
     if vma.flags & VmFlags.SHARED:
-        return not wants_writenotify(vma) or bool(entry & Pte.DIRTY)
-    return bool(mm.frames.exclusive[(entry & Pte.FRAME) >> PAGE_SHIFT])
+        return not wants_writenotify(vma) or pte_dirty(entry)
+    return bool(mm.frames.exclusive[pte_pfn(entry)])

@@ -7,8 +7,7 @@ Copied private pages become read-only on both sides: the next write of either fi
 frame used twice, and copies it.
 """
 
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import pte_mkclean, pte_mkold, pte_pfn, pte_write, pte_wrprotect
 from samepage.kernel.mm.address_space import RSS_OF_KIND, AddressSpace, Event, EventKind
 from samepage.kernel.mm.guards import guards_inside
 from samepage.kernel.mm.vma import LOCKED_MASK, AnonVma, Vma, VmFlags
@@ -70,8 +69,7 @@ def copy_page_range(mm: AddressSpace, child: AddressSpace, vma: Vma) -> None:
     words, references, mapcount = frames.ram.words, frames.references, frames.mapcount
     exclusive, kinds = frames.exclusive, frames.kinds
     cow = vma.flags & (VmFlags.SHARED | VmFlags.MAYWRITE) == VmFlags.MAYWRITE
-    dropped = Pte.ACCESSED | (Pte.DIRTY if vma.flags & VmFlags.SHARED else 0)
-    kept = ~dropped & ~(Pte.WRITE if cow else 0)
+    shared = vma.flags & VmFlags.SHARED
     if cow:
         mm.context.flush_tlb_range(vma.start, vma.end)  # in effect after the copy, whole or not
     for address, slot, count in mm.table.tables(vma.start, vma.end):
@@ -80,10 +78,10 @@ def copy_page_range(mm: AddressSpace, child: AddressSpace, vma: Vma) -> None:
         for offset, entry in enumerate(words[slot : slot + count].tolist()):
             if not entry:
                 continue
-            if cow and entry & Pte.WRITE:
-                words[slot + offset] = entry & ~Pte.WRITE
-            pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
-            words[target + offset] = entry & kept
+            if cow and pte_write(entry):
+                entry = words[slot + offset] = pte_wrprotect(entry)
+            pfn = pte_pfn(entry)
+            words[target + offset] = pte_mkold(pte_mkclean(entry) if shared else entry)
             references[pfn] += 1
             mapcount[pfn] += 1
             exclusive[pfn] = 0

@@ -9,8 +9,7 @@ MADV_DONTNEED and truncation leave it.
 
 import errno
 
-from samepage.cpu.mmu import PMD_SIZE
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, PMD_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.vma import SPECIAL_FLAGS, Vma, VmFlags

@@ -8,8 +8,14 @@ a shared one is only read, since writing would make it dirty for nothing.
 
 import errno
 
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import (
+    PAGE_MASK,
+    PAGE_SIZE,
+    pte_dirty,
+    pte_mkdirty,
+    pte_pfn,
+    pte_write,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import RESOLVED, fault_page
@@ -26,22 +32,22 @@ def fault_in_range(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool
     for page in range(start & PAGE_MASK, end, PAGE_SIZE):
         slot = mm.table.slot(page)
         entry = words[slot] if slot else 0
-        if not entry or (write and not entry & Pte.WRITE):
+        if not entry or (write and not pte_write(entry)):
             if fault_page(mm, vma, page, write) not in RESOLVED:
                 raise SysError(errno.EFAULT)
             continue
-        if write and not entry & Pte.DIRTY:
+        if write and not pte_dirty(entry):
             _mark_dirty(mm, slot, entry)
 
 
 def _mark_dirty(mm: AddressSpace, slot: int, entry: int) -> None:
     """FOLL_TOUCH makes the page dirty, not the entry. For an anonymous page, which is
     dirty nowhere but in its entries, that comes to the same."""
-    pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+    pfn = pte_pfn(entry)
     if pfn in mm.cache.owner:
         mm.cache.mark_dirty(pfn)
     else:
-        mm.frames.ram.words[slot] = entry | Pte.DIRTY
+        mm.frames.ram.words[slot] = pte_mkdirty(entry)
 
 
 def mm_populate(mm: AddressSpace, start: int, length: int, *, strict: bool = False) -> None:

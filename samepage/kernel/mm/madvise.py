@@ -11,8 +11,15 @@ import errno
 from collections.abc import Callable
 
 from samepage.abi.mman import Advice
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import (
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    pte_dirty,
+    pte_mkclean,
+    pte_mkold,
+    pte_pfn,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.frames import FrameKind, OutOfFrames
@@ -135,9 +142,9 @@ def _free(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     frames = mm.frames
     words = frames.ram.words
     for _, slot, entry in mm.table.present(start, end):
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(entry)
         if frames.kinds[pfn] == FrameKind.ANONYMOUS:
-            words[slot] = entry & ~(Pte.DIRTY | Pte.ACCESSED)
+            words[slot] = pte_mkold(pte_mkclean(entry))
             frames.lazy.add(pfn)
     mm.context.flush_tlb_range(start, end)
 
@@ -160,7 +167,7 @@ def _cold(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
         raise SysError(errno.EINVAL)
     words = mm.frames.ram.words
     for _, slot, entry in mm.table.present(start, end):
-        words[slot] = entry & ~Pte.ACCESSED
+        words[slot] = pte_mkold(entry)
     mm.context.flush_tlb_range(start, end)
 
 
@@ -170,13 +177,13 @@ def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     _cold(mm, vma, start, end)
     cache, frames = mm.cache, mm.frames
     for _, _, entry in list(mm.table.present(start, end)):
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(entry)
         inode, index = cache.owner.get(pfn, (None, 0))
         if (
             inode is not None
             and frames.mapcount[pfn] == 1
             and pfn not in cache.written
-            and not entry & Pte.DIRTY
+            and not pte_dirty(entry)
             and not vma.shmem
         ):
             unmap_file_page(cache.spaces, inode, index, pfn)

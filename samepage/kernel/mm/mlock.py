@@ -7,11 +7,11 @@ alone. What it costs is counted against RLIMIT_MEMLOCK unless the process is pri
 import errno
 
 from samepage.abi.mman import MLOCK_ONFAULT, Mcl
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.gup import mm_populate
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align_wrapping
+from samepage.kernel.mm.unmapped_area import page_align_wrapping
 from samepage.kernel.mm.vma import LOCKED_MASK, SPECIAL_FLAGS, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
 

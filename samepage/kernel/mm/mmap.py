@@ -11,12 +11,11 @@ import errno
 
 from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags
 from samepage.abi.resource import RLIM_INFINITY
-from samepage.cpu.mmu import ADDRESS_LIMIT
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import ADDRESS_LIMIT, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.gup import mm_populate
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, gap_end, get_unmapped_area, page_align
+from samepage.kernel.mm.unmapped_area import gap_end, get_unmapped_area, page_align
 from samepage.kernel.mm.vma import (
     ACCESS_FLAGS,
     DATA_FLAGS,

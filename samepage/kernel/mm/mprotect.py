@@ -9,8 +9,7 @@ faults and decides.
 import errno
 
 from samepage.abi.mman import Prot
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, pte_mkwrite, pte_modify, pte_write
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind, page_flags
 from samepage.kernel.mm.fault import can_change_pte_writable
@@ -18,8 +17,6 @@ from samepage.kernel.mm.gup import mm_populate
 from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import modify_flags
-
-_KEPT = Pte.FRAME | Pte.ACCESSED | Pte.DIRTY
 
 
 def do_mprotect(mm: AddressSpace, address: int, length: int, prot: int) -> None:
@@ -108,7 +105,7 @@ def change_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
     flags = page_flags(vma)
     writable = vma.flags & VmFlags.WRITE
     for _, slot, entry in mm.table.present(start, end):
-        entry = entry & _KEPT | flags
-        if writable and not entry & Pte.WRITE and can_change_pte_writable(mm, vma, entry):
-            entry |= Pte.WRITE
+        entry = pte_modify(entry, flags)
+        if writable and not pte_write(entry) and can_change_pte_writable(mm, vma, entry):
+            entry = pte_mkwrite(entry)
         words[slot] = entry

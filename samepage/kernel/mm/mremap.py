@@ -9,13 +9,13 @@ meets; one never written takes the offset of its new place, and does.
 import errno
 
 from samepage.abi.mman import MremapFlags
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace, Event, EventKind
 from samepage.kernel.mm.guards import move_guards
 from samepage.kernel.mm.gup import mm_populate
 from samepage.kernel.mm.mmap import do_munmap
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
+from samepage.kernel.mm.unmapped_area import get_unmapped_area, page_align
 from samepage.kernel.mm.vma import LOCKED_MASK, Vma, VmFlags
 from samepage.kernel.mm.vma_merge import merge_new
 from samepage.records import replace
@@ -190,7 +190,7 @@ def _move_vma(
         raise SysError(errno.ENOMEM)
     for start, _, _ in mm.table.tables(address, address + old):
         # All tables first, so that running out of frames leaves nothing half moved.
-        for page in (start, min((start | 0x1F_FFFF) + 1, address + old) - PAGE_SIZE):
+        for page in (start, min((start | PMD_SIZE - 1) + 1, address + old) - PAGE_SIZE):
             mm.table.make_slot(page - address + target)
     locked = vma.flags & VmFlags.LOCKED
     peak = mm.peak_virtual  # that both places count at once does not show in VmPeak

@@ -6,7 +6,7 @@ not write to it may not make it lose its content by advice either.
 
 import errno
 
-from samepage.cpu.ram import PAGE_MASK
+from samepage.arch import PAGE_MASK
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.unmapped_area import page_align_wrapping

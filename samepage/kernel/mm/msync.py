@@ -3,10 +3,10 @@
 import errno
 
 from samepage.abi.mman import MsFlags
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align, page_align_wrapping
+from samepage.kernel.mm.unmapped_area import page_align, page_align_wrapping
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import write_back
 

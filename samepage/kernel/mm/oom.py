@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace
 
 TYPE_CHECKING = False

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm import readahead, rmap
 from samepage.kernel.mm.folios import FolioMap
 from samepage.kernel.mm.frames import FrameKind, Frames, OutOfFrames

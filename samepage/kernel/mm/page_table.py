@@ -1,6 +1,7 @@
 """One process's page tables: making them, finding entries, and giving them back.
 
-The tables are frames of RAM in the format of `cpu.mmu`. Linux counts them
+The tables are frames of RAM in the format of `arch.arch.PageTableFormat`: four levels of 512
+entries. Linux counts them
 (`mm_pgtables_bytes`, VmPTE) without the top one; so does `n_tables`.
 
 An entry is empty (0), or maps a page; a mapped page whose range is PROT_NONE has PROTNONE
@@ -10,12 +11,12 @@ Linux calls `pte_present`.
 
 from collections.abc import Iterator
 
-from samepage.cpu.mmu import PMD_SHIFT, PMD_SIZE, Pte, walk
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import FRAME_MASK, LEVEL_SHIFTS, PAGE_SHIFT, PMD_SHIFT, PMD_SIZE, TABLE_FLAGS
+from samepage.cpu.mmu import walk
 from samepage.kernel.mm.frames import FrameKind, Frames
 
-_LEVELS = (39, 30, PMD_SHIFT)
 _PAGE_TABLE = int(FrameKind.PAGE_TABLE)
+_PGD_SHIFT, _PUD_SHIFT, _ = LEVEL_SHIFTS
 
 
 class PageTable:
@@ -44,14 +45,14 @@ class PageTable:
     def _make_tables(self, address: int) -> int:
         words = self._words
         base = self.root << 9
-        for shift in _LEVELS:
+        for shift in LEVEL_SHIFTS:
             at = base + (address >> shift & 511)
             entry = words[at]
             if not entry:
                 pfn = self._frames.allocate_zeroed(_PAGE_TABLE)
-                entry = words[at] = pfn << PAGE_SHIFT | Pte.TABLE
+                entry = words[at] = pfn << PAGE_SHIFT | TABLE_FLAGS
                 self.n_tables += 1
-            base = (entry & Pte.FRAME) >> 3
+            base = (entry & FRAME_MASK) >> 3
         return base + (address >> PAGE_SHIFT & 511)
 
     def tables(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -60,18 +61,18 @@ class PageTable:
         words = self._words
         top = self.root << 9
         while start < end:
-            entry = words[top + (start >> 39 & 511)]
+            entry = words[top + (start >> _PGD_SHIFT & 511)]
             if not entry:
-                start = (start | (1 << 39) - 1) + 1
+                start = (start | (1 << _PGD_SHIFT) - 1) + 1
                 continue
-            entry = words[((entry & Pte.FRAME) >> 3) + (start >> 30 & 511)]
+            entry = words[((entry & FRAME_MASK) >> 3) + (start >> _PUD_SHIFT & 511)]
             if not entry:
-                start = (start | (1 << 30) - 1) + 1
+                start = (start | (1 << _PUD_SHIFT) - 1) + 1
                 continue
             stop = min(end, (start | (PMD_SIZE - 1)) + 1)
-            entry = words[((entry & Pte.FRAME) >> 3) + (start >> PMD_SHIFT & 511)]
+            entry = words[((entry & FRAME_MASK) >> 3) + (start >> PMD_SHIFT & 511)]
             if entry:
-                slot = ((entry & Pte.FRAME) >> 3) + (start >> PAGE_SHIFT & 511)
+                slot = ((entry & FRAME_MASK) >> 3) + (start >> PAGE_SHIFT & 511)
                 yield start, slot, (stop - start) >> PAGE_SHIFT
             start = stop
 
@@ -100,7 +101,7 @@ class PageTable:
     ) -> None:
         """Free the tables below the one at `base`, which spans addresses from `origin`."""
         words = self._words
-        shift = _LEVELS[level]
+        shift = LEVEL_SHIFTS[level]
         first = max(start - origin, 0) >> shift
         last = min((end - 1 - origin) >> shift, 511)
         for number in range(first, last + 1):
@@ -108,7 +109,7 @@ class PageTable:
             if not entry:
                 continue
             address = origin + (number << shift)
-            table = (entry & Pte.FRAME) >> 3
+            table = (entry & FRAME_MASK) >> 3
             if shift > PMD_SHIFT:
                 self._free_below(table, level + 1, address, start, end, floor, ceiling)
             if address >= floor and address + (1 << shift) <= ceiling & -(1 << shift):

@@ -11,7 +11,7 @@ Linux 6.18.
 
 from __future__ import annotations
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.records import record
 

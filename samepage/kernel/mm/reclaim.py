@@ -15,8 +15,7 @@ between its own going and coming. `Thrashing` is the rule for when to give up.
 
 from __future__ import annotations
 
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE, pte_dirty, pte_mkold, pte_pfn, pte_young
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.vma import VmFlags
 
@@ -139,12 +138,12 @@ def _was_used(cache: PageCache, inode: MappedFile, index: int, pfn: int) -> bool
     for mm, vma, address, _ in rmap.file_vmas(cache.spaces, inode, index, index + 1):
         slot = mm.table.slot(address)
         entry = mm.frames.ram.words[slot] if slot else 0
-        if (entry & Pte.FRAME) >> PAGE_SHIFT != pfn:
+        if pte_pfn(entry) != pfn:
             continue
         if vma.flags & VmFlags.LOCKED:
             return True
-        if entry & Pte.ACCESSED:
-            mm.frames.ram.words[slot] = entry & ~Pte.ACCESSED
+        if pte_young(entry):
+            mm.frames.ram.words[slot] = pte_mkold(entry)
             mm.context.flush_tlb_range(address, address + PAGE_SIZE)
             used = True
     if used:
@@ -167,7 +166,7 @@ def _take_lazy(cache: PageCache, frames: Frames) -> int:
     for pfn, places in rmap.mappings(cache.spaces, frames.lazy).items():
         slots = [mm.table.slot(page << PAGE_SHIFT) for mm, page in places]
         held = frames.references[pfn] > len(slots)
-        dirty = any(words[slot] & Pte.DIRTY for slot in slots)
+        dirty = any(pte_dirty(words[slot]) for slot in slots)
         if held or (dirty and not all(_is_droppable(mm, page) for mm, page in places)):
             frames.lazy.discard(pfn)
             continue

@@ -7,7 +7,7 @@ place of the file over a part of its mapping, with the rights that the part has.
 import errno
 
 from samepage.abi.mman import MapFlags
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT
+from samepage.arch import PAGE_MASK, PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import do_mmap

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import ADDRESS_LIMIT, PAGE_SHIFT, PAGE_SIZE, pte_pfn
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma
 
@@ -49,7 +48,7 @@ def unmap_mapping_range(
             mm.zap(start, end)
         else:
             for _, slot, entry in mm.table.present(start, end):
-                if mm.frames.kinds[(entry & Pte.FRAME) >> PAGE_SHIFT] != FrameKind.ANONYMOUS:
+                if mm.frames.kinds[pte_pfn(entry)] != FrameKind.ANONYMOUS:
                     mm.clear_pte(slot)
             mm.context.flush_tlb_range(start, end)
 
@@ -62,7 +61,7 @@ def unmap_file_page(
     for mm, _, address, _ in list(file_vmas(spaces, inode, index, index + 1)):
         slot = mm.table.slot(address)
         entry = mm.frames.ram.words[slot] if slot else 0
-        if entry and (entry & Pte.FRAME) >> PAGE_SHIFT == pfn:
+        if entry and pte_pfn(entry) == pfn:
             mm.clear_pte(slot)
             mm.context.flush_tlb_range(address, address + PAGE_SIZE)
 
@@ -74,8 +73,8 @@ def mappings(
     (`rmap_walk`); one pass over all page tables."""
     found: dict[int, list[tuple[AddressSpace, int]]] = {pfn: [] for pfn in pfns}
     for mm in spaces:
-        for address, _, entry in mm.table.present(0, 1 << 47):
-            where = found.get((entry & Pte.FRAME) >> PAGE_SHIFT)
+        for address, _, entry in mm.table.present(0, ADDRESS_LIMIT):
+            where = found.get(pte_pfn(entry))
             if where is not None:
                 where.append((mm, address >> PAGE_SHIFT))
     return found

@@ -7,7 +7,7 @@ have nowhere else to be, since there is no swap: reclaim never takes them. They 
 last mapping and the last descriptor are gone.
 """
 
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE
 from samepage.kernel.mm.mapped_file import MappedFile
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import errno
 import struct
 
-from samepage.cpu.mmu import ADDRESS_LIMIT, Access, Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import (
+    ADDRESS_LIMIT,
+    FRAME_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PERMIT_MASK,
+    PERMIT_VALUE,
+    TOUCH,
+    Access,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
@@ -22,15 +30,14 @@ def _resolve(mm: AddressSpace, address: int, access: Access) -> int:
     """The physical address behind `address`. Raises `SysError(EFAULT)`."""
     if not 0 <= address < ADDRESS_LIMIT:
         raise SysError(errno.EFAULT)
-    write = access is Access.WRITE
-    needed = Pte.PRESENT | Pte.WRITE if write else Pte.PRESENT
+    mask, permitted = PERMIT_MASK[access], PERMIT_VALUE[access]
     words = mm.frames.ram.words
     while True:
         slot = mm.table.slot(address)
         entry = words[slot] if slot else 0
-        if entry & needed == needed:
-            words[slot] = entry | (Pte.ACCESSED | Pte.DIRTY if write else Pte.ACCESSED)
-            return (entry & Pte.FRAME) + (address & _OFFSET)
+        if entry & mask == permitted:
+            words[slot] = entry | TOUCH[access]
+            return (entry & FRAME_MASK) + (address & _OFFSET)
         if handle_mm_fault(mm, address, access) is not FaultResult.OK:
             raise SysError(errno.EFAULT)
 

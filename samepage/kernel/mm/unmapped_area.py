@@ -15,8 +15,16 @@ from __future__ import annotations
 
 import errno
 
-from samepage.cpu.mmu import ADDRESS_LIMIT, PMD_SIZE
-from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
+from samepage.arch import (
+    ADDRESS_LIMIT,
+    LOW_END,
+    LOW_START,
+    PAGE_MASK,
+    PAGE_SIZE,
+    PMD_SIZE,
+    TASK_SIZE,
+    TASK_UNMAPPED_BASE,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR, STACK_GUARD_GAP, AddressSpace
 from samepage.kernel.mm.vma import Vma, VmFlags
@@ -24,14 +32,6 @@ from samepage.kernel.mm.vma import Vma, VmFlags
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.kernel.mm.mapped_file import MappedFile
-
-
-TASK_SIZE = ADDRESS_LIMIT - PAGE_SIZE
-"""User addresses lie below this (`TASK_SIZE_MAX`)."""
-BOTTOM_UP_BASE = (TASK_SIZE // 3 + PAGE_SIZE - 1) & PAGE_MASK
-"""`TASK_UNMAPPED_BASE`."""
-LOW_START, LOW_END = 0x4000_0000, 0x8000_0000
-"""The range of MAP_32BIT."""
 
 
 def page_align(size: int) -> int:
@@ -105,7 +105,7 @@ def _area(mm: AddressSpace, length: int, hint: int, low: bool) -> int | None:
         place = _highest_gap(mm, length)
         if place is not None:
             return place
-    start, end = (LOW_START, LOW_END) if low else (BOTTOM_UP_BASE, TASK_SIZE)
+    start, end = (LOW_START, LOW_END) if low else (TASK_UNMAPPED_BASE, TASK_SIZE)
     if hint and hint + length <= end and is_free(mm, hint, hint + length):
         return hint
     return _lowest_gap(mm, length, start, end)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.records import record, replace
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ the neighbours for theirs (`find_mergeable_anon_vma`).
 
 import errno
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.vma import ACCESS_FLAGS, SPECIAL_FLAGS, AnonVma, Vma

@@ -10,8 +10,7 @@ the programs ask for it.
 
 from __future__ import annotations
 
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import pte_mkclean, pte_pfn, pte_wrprotect
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.vma import VmFlags
@@ -40,8 +39,8 @@ def write_back(cache: PageCache, inode: MappedFile, first: int = 0, last: int = 
             continue
         words = mm.frames.ram.words
         for _, slot, entry in list(mm.table.present(start, end)):
-            if (entry & Pte.FRAME) >> PAGE_SHIFT in cleaned:
-                words[slot] = entry & ~(Pte.WRITE | Pte.DIRTY)
+            if pte_pfn(entry) in cleaned:
+                words[slot] = pte_wrprotect(pte_mkclean(entry))
         mm.context.flush_tlb_range(start, end)
 
 

@@ -4,7 +4,7 @@ import errno
 
 from samepage.abi.resource import Rlimit
 from samepage.abi.sched import Clone
-from samepage.cpu.registers import Reg
+from samepage.arch import REG_RESULT, REG_SP, REG_THREAD_POINTER
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.uaccess import put_u32
@@ -58,11 +58,11 @@ def do_clone(
     registers = kernel.cpu.save()
     child = Task(tid, process, registers, blocked=task.blocked)
     child.altstack = _copy_altstack(task, flags)
-    registers.write(Reg.RAX, 0)
+    registers.write(REG_RESULT, 0)
     if stack:
-        registers.write(Reg.RSP, stack)
+        registers.write(REG_SP, stack)
     if flags & Clone.SETTLS:
-        registers.write(Reg.FS_BASE, tls)
+        registers.write(REG_THREAD_POINTER, tls)
     if flags & Clone.CHILD_CLEARTID:
         child.clear_child_tid = child_tid
     if not flags & Clone.VM:

@@ -17,7 +17,7 @@ from samepage.abi.signal import (
     SIGKILL,
     SIGSEGV,
 )
-from samepage.cpu.registers import Reg
+from samepage.arch import REG_PC, REG_RESULT, REG_SYSCALL, SYSCALL_SIZE
 from samepage.kernel.process.exit import do_group_exit
 from samepage.kernel.process.sigframe import FrameFault, setup_rt_frame
 from samepage.kernel.process.signal import force_signal, notify_parent_cldstop
@@ -42,14 +42,14 @@ def leave_syscall(task: Task, result: int) -> None:
     if result == -errno.ERESTART:
         _restart_syscall(task)
     elif task.syscall_number >= 0:
-        task.kernel.cpu.write(Reg.RAX, result & _ALL)
+        task.kernel.cpu.write(REG_RESULT, result & _ALL)
     task.syscall_number = -1
 
 
 def leave_interrupted_syscall(task: Task) -> None:
     """End a call of the current task that waited until a signal came."""
     task.kernel.tracers.on_syscall_exit(task, -ERESTARTSYS)
-    task.kernel.cpu.write(Reg.RAX, -errno.EINTR & _ALL)
+    task.kernel.cpu.write(REG_RESULT, -errno.EINTR & _ALL)
     _deliver_signals(task, restart=True)
     task.syscall_number = -1
 
@@ -64,8 +64,8 @@ def exit_to_user_mode(task: Task) -> bool:
 def _restart_syscall(task: Task) -> None:
     """Let the program execute its `syscall` instruction again."""
     cpu = task.kernel.cpu
-    cpu.write(Reg.RAX, task.syscall_number)
-    cpu.write(Reg.RIP, cpu.pc - 2)
+    cpu.write(REG_SYSCALL, task.syscall_number)
+    cpu.write(REG_PC, cpu.pc - SYSCALL_SIZE)
 
 
 def _deliver_signals(task: Task, restart: bool) -> None:

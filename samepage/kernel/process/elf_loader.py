@@ -14,7 +14,7 @@ import errno
 
 from samepage.abi.elf import EHDR64, PHDR64, ElfMachine, ElfType, SegmentFlags, SegmentType
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
+from samepage.arch import ARCH, ELF_ET_DYN_BASE, PAGE_MASK, PAGE_SIZE, TASK_SIZE
 from samepage.elf.header import (
     ElfError,
     ElfHeader,
@@ -27,7 +27,7 @@ from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import do_mmap, do_munmap, vm_brk_flags
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, page_align
+from samepage.kernel.mm.unmapped_area import page_align
 from samepage.records import record
 
 TYPE_CHECKING = False
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from samepage.kernel.fs.mapping import Mapping
 
 
-ELF_ET_DYN_BASE = 0x5555_5555_4000
-"""Two thirds of TASK_SIZE, rounded down to a page."""
 _MAX_TABLE = 65536
 _MAX_INTERP = 4096
 _WORD = (1 << 64) - 1
@@ -91,7 +89,7 @@ def read_elf(cache: PageCache, mapping: Mapping, path: str, filp: OpenFile) -> E
         header = parse_elf_header(cache.read(mapping, 0, EHDR64.size))
     except ElfError as error:
         raise BadExecutable(errno.ENOEXEC, error.message) from None
-    if header.machine != ElfMachine.X86_64:
+    if header.machine != ARCH.elf_machine:
         known = {number: name for name, number in vars(ElfMachine).items() if name.isupper()}
         name = known.get(header.machine, f"machine {header.machine}")
         raise BadExecutable(errno.ENOEXEC, f"it is for another architecture ({name})")

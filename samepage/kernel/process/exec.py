@@ -13,13 +13,13 @@ from samepage.abi.auxv import Aux
 from samepage.abi.elf import ElfType, SegmentFlags, SegmentType
 from samepage.abi.resource import Rlimit
 from samepage.abi.time import USER_HZ
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, TASK_SIZE, mmap_base
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
-from samepage.kernel.mm.address_space import AddressSpace, compute_mmap_base
-from samepage.kernel.mm.unmapped_area import TASK_SIZE, get_unmapped_area, page_align
+from samepage.kernel.mm.address_space import AddressSpace
+from samepage.kernel.mm.unmapped_area import get_unmapped_area, page_align
 from samepage.kernel.mm.vma import Vma, VmFlags
 from samepage.kernel.process.elf_loader import (
     BadExecutable,
@@ -200,7 +200,7 @@ def _copy_strings(
     """Write the strings to the new stack, while the old program can still be returned to."""
     limit = task.process.limit(Rlimit.STACK)
     mm.limits = task.process.memory_limits()
-    mm.mmap_base = compute_mmap_base(mm.limits.stack)
+    mm.mmap_base = mmap_base(mm.limits.stack)
     allowed = max(min(limit // 4, _STRINGS_MAX * 3 // 4), _STRINGS_LIMIT)
     allowed -= 8 * (max(len(argv), 1) + len(envp))
     if allowed <= 0:

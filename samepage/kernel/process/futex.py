@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator
 
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import get_u32

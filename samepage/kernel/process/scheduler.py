@@ -12,7 +12,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 
-from samepage.cpu.registers import Reg
+from samepage.arch import REG_PC, REG_SP
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import put_u32
 from samepage.kernel.process.deliver import (
@@ -165,8 +165,8 @@ class Scheduler:
         if self.current is not None and self.current is not task:
             self.current.registers = cpu.save()
         cpu.restore(self._blank_registers)
-        cpu.write(Reg.RIP, entry)
-        cpu.write(Reg.RSP, sp)
+        cpu.write(REG_PC, entry)
+        cpu.write(REG_SP, sp)
         if self.current is not task:
             task.registers = cpu.save()
             self.current = None

@@ -13,14 +13,12 @@ import errno
 import struct
 
 from samepage.abi.signal import SIGKILL, SIGSYS, SYS_SECCOMP
-from samepage.cpu.registers import Reg
+from samepage.arch import ARCH, REG_RESULT, Sys
 from samepage.kernel.process.exit import do_exit, do_group_exit
 from samepage.kernel.process.seccomp_filter import SECCOMP_DATA, Action, Filter, Seccomp, evaluate
-from samepage.kernel.process.sigframe import AUDIT_ARCH_X86_64
 from samepage.kernel.process.signal import force_signal
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Process, Task
-from samepage.kernel.syscalls.numbers import Sys
 
 _STRICT_CALLS = {Sys.READ, Sys.WRITE, Sys.EXIT, Sys.RT_SIGRETURN}
 _ACTION, _DATA, _MAX_ERRNO = 0xFFFF_0000, 0xFFFF, 4095
@@ -59,7 +57,7 @@ def permits(task: Task, registers: list[int]) -> bool:
         return number in _STRICT_CALLS
     signed = number - (1 << 32) if number >> 31 else number
     pc = task.kernel.cpu.pc
-    packed = SECCOMP_DATA.pack(signed, AUDIT_ARCH_X86_64, pc, *registers[1:7])
+    packed = SECCOMP_DATA.pack(signed, ARCH.syscalls.audit_arch, pc, *registers[1:7])
     words = struct.unpack("<16I", packed)
     answer = min(
         (evaluate(program, words) for program in reversed(task.seccomp.filters)), key=_severity
@@ -69,7 +67,7 @@ def permits(task: Task, registers: list[int]) -> bool:
         return True
     if action in (Action.ERRNO, Action.TRACE, Action.USER_NOTIF):
         refused = min(answer & _DATA, _MAX_ERRNO) if action == Action.ERRNO else errno.ENOSYS
-        task.kernel.cpu.write(Reg.RAX, -refused & (1 << 64) - 1)
+        task.kernel.cpu.write(REG_RESULT, -refused & (1 << 64) - 1)
         task.syscall_number = -1
     elif action == Action.TRAP:
         info = SigInfo(SIGSYS, SYS_SECCOMP, status=answer & _DATA, address=pc, value=signed)

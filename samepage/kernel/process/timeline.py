@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.mm.address_space import AddressSpace, Event
 from samepage.kernel.process.task import Process, Task
 from samepage.records import record

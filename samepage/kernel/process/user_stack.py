@@ -18,17 +18,16 @@ that the writes themselves fault in; the stack's VMA grows page by page on the w
 import errno
 
 from samepage.abi.auxv import Aux, build_auxv
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SIZE
+from samepage.arch import ARCH, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, STACK_TOP, pte_mkexec
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace
+from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_to_user, put_struct
 from samepage.kernel.mm.vma import Vma, VmFlags
 
 STACK_EXPAND = 128 << 10
 """What `setup_arg_pages` adds below the strings (bytes)."""
 MAX_ARG_STRLEN = 32 * PAGE_SIZE
-_PLATFORM = b"x86_64\0"
+_PLATFORM = ARCH.platform + b"\0"
 
 
 class StackBuilder:
@@ -44,7 +43,7 @@ class StackBuilder:
         self.execfn = 0
         flags = VmFlags.READ | VmFlags.WRITE | VmFlags.GROWSDOWN | VmFlags.ACCOUNT
         flags |= VmFlags.MAYREAD | VmFlags.MAYWRITE | VmFlags.MAYEXEC
-        self.vma = Vma(STACK_TOP - PAGE_SIZE, STACK_TOP, flags, pgoff=(STACK_TOP >> 12) - 1)
+        self.vma = Vma(STACK_TOP - PAGE_SIZE, STACK_TOP, flags, pgoff=(STACK_TOP >> PAGE_SHIFT) - 1)
         self.mm.vmas.insert(self.vma)
         self.top = STACK_TOP - 8
 
@@ -80,7 +79,7 @@ class StackBuilder:
             self.vma.flags |= VmFlags.EXEC
             words = self.mm.frames.ram.words
             for _, slot, entry in self.mm.table.present(self.vma.start, self.vma.end):
-                words[slot] = entry & ~Pte.NX
+                words[slot] = pte_mkexec(entry)
         size = min(self.vma.end - self.vma.start + STACK_EXPAND, self.mm.limits.stack & PAGE_MASK)
         start = min(self.vma.start, self.vma.end - size)
         self.mm.vmas.set_start(self.vma, start)

@@ -16,7 +16,7 @@ import struct
 import time
 
 from samepage.abi.time import NS, Clock
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.records import record
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 
 from samepage.abi.mman import Advice
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.madvise import do_madvise
 from samepage.kernel.mm.mseal import do_mseal
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec
 

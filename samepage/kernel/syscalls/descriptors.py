@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Generator
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.locks import END, RecordLock, locks_of
@@ -16,7 +17,6 @@ from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct, put_struct
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.task import SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 
 _F_DUPFD_CLOEXEC = 1030

@@ -7,11 +7,11 @@ import os
 import struct
 from collections.abc import Generator
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.epoll import EPOLL_CTL_DEL, Epoll
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct
 from samepage.kernel.process.task import SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.polling import set_mask, wait_until, with_mask
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import read_timespec

@@ -8,6 +8,7 @@ import os
 
 from samepage.abi.signal import MAX_SIGNAL, SI_USER
 from samepage.abi.time import Clock
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.memfd import MFD_CLOEXEC
 from samepage.kernel.fs.timerfd import TimerFd
@@ -17,7 +18,6 @@ from samepage.kernel.process.signal import may_signal, send_to_process
 from samepage.kernel.process.signalfd import SignalFd
 from samepage.kernel.process.sigset import UNBLOCKABLE, SigInfo
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import SIGINFO, pack_itimerspec, read_itimerspec
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from samepage.abi.fcntl import SPLICE_F_NONBLOCK
 from samepage.abi.resource import RLIM_INFINITY, Rlimit
 from samepage.abi.signal import SIGPIPE, SIGXFSZ
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import (
@@ -20,13 +20,11 @@ from samepage.kernel.mm.uaccess import (
     get_u64,
     put_u64,
 )
-from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.mm.writeback import ALL_PAGES, sync, write_back
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
 from samepage.kernel.syscalls.usermem import MAX_RW_COUNT, UserMemoryOf, read_iovec, until_ready
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import get_u32, put_u32
 from samepage.kernel.process import futex, pi_futex
 from samepage.kernel.process.task import SyscallResult, Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_timespec
 

@@ -7,12 +7,12 @@ import errno
 from samepage.abi.capability import ALL_CAPABILITIES
 from samepage.abi.prctl import Pr
 from samepage.abi.signal import MAX_SIGNAL
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, get_struct, put_struct, put_u32
 from samepage.kernel.process.task import Task
 from samepage.kernel.syscalls.limits import find_process
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.processes import pack_rusage, usage_of
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.records import record, replace

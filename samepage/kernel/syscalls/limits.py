@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 
 from samepage.abi.resource import Rlimit
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import get_struct, put_struct
 from samepage.kernel.process.task import Process, Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 
 _NR_OPEN = 1 << 20

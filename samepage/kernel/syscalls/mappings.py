@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mlock
 from samepage.kernel.mm.madvise import do_madvise
@@ -13,7 +14,6 @@ from samepage.kernel.mm.msync import do_mincore, do_msync
 from samepage.kernel.mm.remap_file_pages import do_remap_file_pages
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 
 

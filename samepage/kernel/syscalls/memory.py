@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 
 from samepage.abi.mman import MAP_HUGE_SHIFT, MapFlags
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm import mmap
 from samepage.kernel.mm.mprotect import do_mprotect
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 
 TYPE_CHECKING = False

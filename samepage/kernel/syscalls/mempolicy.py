@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import clear_user, copy_from_user, copy_to_user, get_bitmap, put_u32
 from samepage.kernel.process.task import MemoryPolicy, Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 
 _DEFAULT, _PREFERRED, _BIND, _INTERLEAVE, _LOCAL, _PREFERRED_MANY, _WEIGHTED = range(7)

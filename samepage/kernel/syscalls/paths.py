@@ -16,12 +16,12 @@ from samepage.abi.fcntl import (
     AT_SYMLINK_NOFOLLOW,
 )
 from samepage.abi.time import NS
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct
 from samepage.kernel.process.task import SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, I64, U32, syscall
 from samepage.kernel.syscalls.usermem import at_path, base_path, read_path
 

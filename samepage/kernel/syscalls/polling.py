@@ -22,6 +22,7 @@ from samepage.abi.poll import (
     POLLWRBAND,
     POLLWRNORM,
 )
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import (
@@ -35,7 +36,6 @@ from samepage.kernel.mm.uaccess import (
 )
 from samepage.kernel.process.sigset import UNBLOCKABLE
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import (
     pack_timespec,

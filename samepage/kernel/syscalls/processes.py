@@ -17,7 +17,7 @@ from samepage.abi.signal import (
     SIGCHLD,
     SIGKILL,
 )
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.mapping import Mapping
 from samepage.kernel.fs.path import Path
@@ -28,7 +28,6 @@ from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.sigframe import pack_siginfo
 from samepage.kernel.process.sigset import SigInfo, bit
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Usage, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import base_path, read_path, read_strings
 

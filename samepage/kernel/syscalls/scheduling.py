@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import (
     copy_to_user,
@@ -17,7 +18,6 @@ from samepage.kernel.mm.uaccess import (
     put_u32,
 )
 from samepage.kernel.process.task import Process, Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import pack_timespec
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import get_array, get_struct, get_u32
 from samepage.kernel.process.seccomp import install, synchronize
@@ -16,7 +17,6 @@ from samepage.kernel.process.seccomp_filter import (
     check,
 )
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import U32, syscall
 
 _SET_MODE_STRICT, _SET_MODE_FILTER, _GET_ACTION_AVAIL = 0, 1, 2

@@ -7,13 +7,12 @@ import errno
 import struct
 
 from samepage.abi.resource import Rlimit
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.ipc.shm import SHMALL, SHMMAX, SHMMIN, SHMMNI, Segment
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, put_struct
 from samepage.kernel.mm.unmapped_area import page_align
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 
 _IPC_RMID, _IPC_SET, _IPC_STAT, _IPC_INFO = 0, 1, 2, 3

@@ -18,7 +18,7 @@ from samepage.abi.signal import (
     SS_DISABLE,
     SS_ONSTACK,
 )
-from samepage.cpu.registers import Reg
+from samepage.arch import REG_RESULT, REG_SP, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u64, put_u64
 from samepage.kernel.process.sigframe import FrameFault, pack_siginfo, rt_sigreturn
@@ -30,7 +30,6 @@ from samepage.kernel.process.signal import (
 )
 from samepage.kernel.process.sigset import UNBLOCKABLE, SigAction, SigAltStack, SigInfo, bit
 from samepage.kernel.process.task import Interrupted, Process, SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import SIGINFO, read_timespec
 
@@ -93,7 +92,7 @@ def sys_rt_sigreturn(task: Task) -> int:
     except FrameFault:
         force_signal(task, SigInfo(SIGSEGV, SI_KERNEL))
     task.syscall_number = -1
-    return task.kernel.cpu.read(Reg.RAX)
+    return task.kernel.cpu.read(REG_RESULT)
 
 
 @syscall(Sys.RT_SIGPENDING)
@@ -160,7 +159,7 @@ def _sigtimedwait(
 def sys_sigaltstack(task: Task, new: int, old: int) -> int:
     """`sigaltstack(2)`."""
     stack = task.altstack
-    active = stack.holds(task.kernel.cpu.read(Reg.RSP))
+    active = stack.holds(task.kernel.cpu.read(REG_SP))
     before = _STACK.pack(stack.base, SS_ONSTACK if active else stack.flags, 0, stack.size)
     if new:
         base, flags, _, size = get_struct(task.mm, new, _STACK)

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Generator
 
 from samepage.abi.signal import SIGPIPE
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.mm.uaccess import (
@@ -21,7 +22,6 @@ from samepage.kernel.net.socket import SEND_BUFFER, SOCK_CLOEXEC, SOCK_NONBLOCK,
 from samepage.kernel.process.signal import send_to_task
 from samepage.kernel.process.sigset import SigInfo
 from samepage.kernel.process.task import SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec, until_ready
 

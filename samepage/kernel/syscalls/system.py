@@ -6,11 +6,10 @@ import errno
 import struct
 
 from samepage.abi.time import NS
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import ARCH, PAGE_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 
 _UTS_LENGTH = 65
@@ -22,7 +21,7 @@ _CHUNK = 1 << 16
 def sys_uname(task: Task, address: int) -> int:
     """`uname(2)`."""
     config = task.kernel.config
-    fields = ("Linux", config.hostname, config.release, config.version, "x86_64", config.domain)
+    fields = ("Linux", config.hostname, config.release, config.version, ARCH.name, config.domain)
     data = b"".join(f.encode()[: _UTS_LENGTH - 1].ljust(_UTS_LENGTH, b"\0") for f in fields)
     copy_to_user(task.mm, address, data)
     return 0

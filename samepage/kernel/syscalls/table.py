@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from samepage.kernel.syscalls.numbers import name_of
+from samepage.arch import syscall_name
 from samepage.records import record
 
 TYPE_CHECKING = False
@@ -111,7 +111,7 @@ def syscall(*numbers: int) -> Callable[[_F], _F]:
         )
         handler = Handler(function, len(names), converters)
         for number in numbers:
-            assert number not in HANDLERS, f"{name_of(number)} has two handlers"
+            assert number not in HANDLERS, f"{syscall_name(number)} has two handlers"
             HANDLERS[number] = handler
         return function
 

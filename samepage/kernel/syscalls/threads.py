@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 
 from samepage.abi.prctl import ARCH_GET_FS, ARCH_GET_GS, ARCH_SET_FS, ARCH_SET_GS
-from samepage.cpu.registers import Reg
+from samepage.arch import ADDRESS_LIMIT, ARCH, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, put_u64
 from samepage.kernel.process.exit import do_exit, do_group_exit
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
+
+_FS_BASE, _GS_BASE = ARCH.registers.names["FS_BASE"], ARCH.registers.names["GS_BASE"]
 
 
 @syscall(Sys.EXIT)
@@ -82,13 +83,13 @@ def sys_arch_prctl(task: Task, code: I32, address: int) -> int:
     """`arch_prctl(2)`: the FS and GS bases."""
     cpu = task.kernel.cpu
     if code in (ARCH_SET_FS, ARCH_SET_GS):
-        if address >= 1 << 47:
+        if address >= ADDRESS_LIMIT:
             raise SysError(errno.EPERM)
-        register = Reg.FS_BASE if code == ARCH_SET_FS else Reg.GS_BASE
+        register = _FS_BASE if code == ARCH_SET_FS else _GS_BASE
         cpu.write(register, address)
         return 0
     if code in (ARCH_GET_FS, ARCH_GET_GS):
-        register = Reg.FS_BASE if code == ARCH_GET_FS else Reg.GS_BASE
+        register = _FS_BASE if code == ARCH_GET_FS else _GS_BASE
         put_u64(task.mm, address, cpu.read(register))
         return 0
     raise SysError(errno.EINVAL)

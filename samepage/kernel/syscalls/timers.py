@@ -7,11 +7,11 @@ import struct
 
 from samepage.abi.signal import MAX_SIGNAL, SIGALRM, SIGPROF, SIGVTALRM
 from samepage.abi.time import NS, TIMER_ABSTIME, Clock
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct, put_u32
 from samepage.kernel.process.task import Task
 from samepage.kernel.process.timers import Timer
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import (
     pack_itimerspec,

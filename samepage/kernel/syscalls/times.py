@@ -6,10 +6,10 @@ import errno
 from collections.abc import Generator
 
 from samepage.abi.time import NS, TIMER_ABSTIME, USER_TICK_NS, Clock
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, put_struct, put_u64
 from samepage.kernel.process.task import Interrupted, SyscallResult, Task, Wait
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import pack_timespec, pack_timeval, read_timespec
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 
 from samepage.abi.fcntl import SPLICE_F_NONBLOCK
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE, Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.pipe import PipeFile
 from samepage.kernel.mm.address_space import AddressSpace
@@ -15,7 +15,6 @@ from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
 from samepage.kernel.process.signal import may_signal
 from samepage.kernel.process.task import SyscallResult, Task, Wait
 from samepage.kernel.syscalls.files import write_parts
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, U32, syscall
 from samepage.kernel.syscalls.usermem import read_iovec
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 
 from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.abi.time import NS
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
@@ -23,7 +24,7 @@ from samepage.kernel.mm.uaccess import (
 from samepage.kernel.process.task import Task, Wait
 from samepage.records import record
 
-MAX_ARG_STRLEN = 32 << 12
+MAX_ARG_STRLEN = 32 << PAGE_SHIFT
 MAX_RW_COUNT = 0x7FFF_F000
 IOV_MAX = 1024
 _IOVEC = struct.Struct("<QQ")

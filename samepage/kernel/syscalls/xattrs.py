@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 
 from samepage.abi.fcntl import AT_FDCWD, AT_SYMLINK_NOFOLLOW
+from samepage.arch import Sys
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs import attributes
 from samepage.kernel.fs.inode import Inode
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, strncpy_from_user
 from samepage.kernel.process.task import Task
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import at_path
 

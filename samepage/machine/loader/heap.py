@@ -5,7 +5,7 @@ that is used up: one page more than is needed, so that the next mapping may foll
 """
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.kernel.syscalls.numbers import Sys
+from samepage.arch import Sys
 from samepage.linker.memory import PAGE
 from samepage.machine.loader.user_side import UserSide
 

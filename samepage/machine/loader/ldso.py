@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from samepage.abi.auxv import Aux
 from samepage.abi.elf import SegmentType
+from samepage.arch import Sys
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.notes import build_id
 from samepage.elf.object import DynamicObject
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind

@@ -15,13 +15,13 @@ import numpy as np
 
 from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD
 from samepage.abi.mman import MapFlags, Prot
+from samepage.arch import Sys
 from samepage.elf.dynamic import Tag
 from samepage.elf.file import check_kind
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
 from samepage.kernel.errors import SysError
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, OpenFile
 from samepage.machine.content import Contents

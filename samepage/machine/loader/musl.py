@@ -19,10 +19,10 @@ import struct
 from samepage.abi.auxv import Aux
 from samepage.abi.elf import SegmentType
 from samepage.abi.prctl import ARCH_SET_FS
+from samepage.arch import Sys
 from samepage.elf.dynamic import Tag
 from samepage.elf.notes import build_id
 from samepage.elf.object import DynamicObject
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap, MapKind

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.mman import Prot
+from samepage.arch import Sys
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError
 from samepage.errors import SamepageError
-from samepage.kernel.syscalls.numbers import Sys
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.link import Linker, LinkResult

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.prctl import ARCH_SET_FS
-from samepage.kernel.syscalls.numbers import Sys
+from samepage.arch import Sys
 from samepage.linker.maps import LinkMap
 from samepage.linker.tls import TCB_SIZE, TlsLayout
 from samepage.machine.loader.heap import Heap

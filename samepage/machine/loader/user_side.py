@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import GeneratorType
 
-from samepage.cpu.registers import Reg
+from samepage.arch import ARGUMENTS, REG_PC, REG_RESULT, REG_SP
 from samepage.kernel.boot import Kernel
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user
@@ -26,7 +26,6 @@ from samepage.linker.errors import LinkError
 from samepage.machine.debugger import Debugger
 from samepage.machine.watchdog import watch
 
-_ARGUMENTS = (Reg.RDI, Reg.RSI, Reg.RDX, Reg.RCX)
 _RED_ZONE = 128
 _CALL_TIMEOUT = 60.0
 
@@ -41,7 +40,7 @@ class UserSide:
         self.task = task
         self.kernel = kernel
         self._debugger = debugger
-        self.sp = int(task.registers.read(Reg.RSP))
+        self.sp = int(task.registers.read(REG_SP))
         self.return_address = 0
         """Where called functions return to: code that is never executed."""
 
@@ -49,14 +48,14 @@ class UserSide:
     def on_cpu(self) -> Iterator[None]:
         """Put the thread on the CPU, with no instruction."""
         self.kernel.scheduler.switch_to(self.task)
-        self.kernel.cpu.write(Reg.RIP, 0)
+        self.kernel.cpu.write(REG_PC, 0)
         yield
 
     def jump(self, address: int) -> None:
         """Let the thread go on at `address` with the stack that it was started with."""
         cpu = self.kernel.cpu
-        cpu.write(Reg.RIP, address)
-        cpu.write(Reg.RSP, self.sp)
+        cpu.write(REG_PC, address)
+        cpu.write(REG_SP, self.sp)
 
     def syscall(self, number: int, *arguments: int) -> int:
         """Make a system call. Raises `OSError` with the call's errno, EAGAIN if it would
@@ -119,9 +118,9 @@ class UserSide:
         before = cpu.save()
         frame = ((self.sp - _RED_ZONE) & -16) - 8
         self.store_word(frame, self.return_address)
-        cpu.write(Reg.RSP, frame)
-        cpu.write(Reg.RIP, function)
-        for register, argument in zip(_ARGUMENTS, arguments, strict=False):
+        cpu.write(REG_SP, frame)
+        cpu.write(REG_PC, function)
+        for register, argument in zip(ARGUMENTS, arguments, strict=False):
             cpu.write(register, argument)
         stopping = self._debugger.stopping(process, [self.return_address])
         with stopping, watch(kernel, _CALL_TIMEOUT):
@@ -129,6 +128,6 @@ class UserSide:
                 if not kernel.entry.run_task(self.task):
                     raise LinkError(f"the function at {function:#x} did not return")
         resume(process)
-        result = int(cpu.read(Reg.RAX))
+        result = int(cpu.read(REG_RESULT))
         cpu.restore(before)
         return result

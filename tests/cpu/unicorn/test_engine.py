@@ -5,10 +5,12 @@ import threading
 
 import pytest
 
-from samepage.cpu.engine import Stop, Vector
-from samepage.cpu.mmu import Access, Pte, walk
-from samepage.cpu.ram import PAGE_SIZE
-from samepage.cpu.registers import Reg
+from samepage.arch import PAGE_SIZE, Access
+from samepage.arch.x86_64.paging import Pte
+from samepage.arch.x86_64.registers import Reg
+from samepage.arch.x86_64.traps import Vector
+from samepage.cpu.engine import Stop
+from samepage.cpu.mmu import walk
 from samepage.cpu.unicorn.engine import UnicornEngine
 
 CODE = 0x400000

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user

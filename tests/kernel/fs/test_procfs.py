@@ -13,8 +13,8 @@ import pytest
 
 from samepage.abi.mman import MapFlags, Prot
 from samepage.abi.pagemap import PSS_SHIFT, Pm
-from samepage.cpu.mmu import Access
-from samepage.cpu.ram import PAGE_SIZE, Ram
+from samepage.arch import PAGE_SIZE, Access
+from samepage.cpu.ram import Ram
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.procfs import maps, smaps, status

@@ -3,7 +3,8 @@
 import pytest
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.mmu import Access, Pte
+from samepage.arch import Access
+from samepage.arch.x86_64.paging import Pte
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.fork import dup_mmap

@@ -5,9 +5,9 @@ import errno
 import pytest
 
 from samepage.abi.mman import MapFlags, Prot
-from samepage.cpu.mmu import Access
+from samepage.arch import Access, mmap_base
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.address_space import compute_mmap_base, vma_name
+from samepage.kernel.mm.address_space import vma_name
 from samepage.kernel.mm.fault import FaultResult, handle_mm_fault
 from samepage.kernel.mm.mlock import do_mlock, do_mlockall
 from samepage.kernel.mm.mmap import do_brk, do_mmap, do_munmap
@@ -110,8 +110,8 @@ def test_heap_grows_shrinks_and_stops_at_its_neighbour(mm):
 
 
 def test_mmap_base_follows_the_stack_limit():
-    assert compute_mmap_base(8 << 20) == 0x7FFF_F7FF_F000
-    assert compute_mmap_base(1 << 30) == 0x7FFF_FFFF_F000 - (1 << 30) - (1 << 20)
+    assert mmap_base(8 << 20) == 0x7FFF_F7FF_F000
+    assert mmap_base(1 << 30) == 0x7FFF_FFFF_F000 - (1 << 30) - (1 << 20)
 
 
 def test_flags_have_names():

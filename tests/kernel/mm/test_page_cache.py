@@ -1,7 +1,7 @@
 """Which file page is in which frame, who maps it, and what may go when memory is short."""
 
 from samepage.abi.mman import Advice, MapFlags, Prot
-from samepage.cpu.mmu import Pte
+from samepage.arch.x86_64.paging import Pte
 from samepage.kernel.mm import rmap
 from samepage.kernel.mm.fork import dup_mmap
 from samepage.kernel.mm.madvise import do_madvise

@@ -7,10 +7,9 @@ import struct
 from collections.abc import Callable
 
 from samepage.abi.pagemap import Pm
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import FRAME_MASK, PAGE_SHIFT, PAGE_SIZE, STACK_TOP, pte_pfn
 from samepage.kernel.errors import SysError
-from samepage.kernel.mm.address_space import STACK_TOP, AddressSpace, vma_name
+from samepage.kernel.mm.address_space import AddressSpace, vma_name
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.mm.vma import Vma, VmFlags
 
@@ -73,7 +72,7 @@ def pagemap(mm: AddressSpace, offset: int, length: int) -> bytes:
     entries = [0] * (last - first)
     kinds, mapcount = mm.frames.kinds, mm.frames.mapcount
     for address, _, entry in mm.table.present(first << PAGE_SHIFT, last << PAGE_SHIFT):
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(entry)
         value = Pm.PRESENT | pfn
         if kinds[pfn] in FILE_KINDS:
             value |= Pm.FILE
@@ -94,7 +93,7 @@ def peek(mm: AddressSpace, start: int, end: int) -> bytes:
         if not entry:
             break
         size = min(end - start, PAGE_SIZE - (start & (PAGE_SIZE - 1)))
-        at = (entry & Pte.FRAME) + (start & (PAGE_SIZE - 1))
+        at = (entry & FRAME_MASK) + (start & (PAGE_SIZE - 1))
         parts.append(bytes(mm.frames.ram.bytes[at : at + size]))
         start += size
     return b"".join(parts)

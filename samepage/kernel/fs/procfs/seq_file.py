@@ -7,7 +7,7 @@ only touched at its start, and what is mapped between two reads shows in the sec
 
 from collections.abc import Callable
 
-from samepage.cpu.ram import PAGE_SIZE
+from samepage.arch import PAGE_SIZE
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.inode import Superblock
 from samepage.kernel.fs.path import Path

@@ -2,8 +2,7 @@
 (`smaps_account` in fs/proc/task_mmu.c)."""
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.cpu.mmu import Pte
-from samepage.cpu.ram import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SIZE, pte_dirty, pte_pfn, pte_young
 from samepage.kernel.fs.procfs.maps import header_line, map_line
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.frames import FrameKind
@@ -75,17 +74,17 @@ def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
         return stats
     frames, dirty_frames = mm.frames, mm.cache.dirty
     for _, _, entry in mm.table.present(vma.start, vma.end):
-        pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+        pfn = pte_pfn(entry)
         kind = frames.kinds[pfn]
         if kind == FrameKind.ZERO:
             continue
         anonymous = kind == FrameKind.ANONYMOUS
-        dirty = bool(entry & Pte.DIRTY) or pfn in dirty_frames
+        dirty = pte_dirty(entry) or pfn in dirty_frames
         mapcount = max(frames.mapcount[pfn], 1)
         pss = (PAGE_SIZE << PSS_SHIFT) // mapcount
         stats.resident += PAGE_SIZE
         stats.pss += pss
-        if entry & Pte.ACCESSED:
+        if pte_young(entry):
             stats.referenced += PAGE_SIZE
         if anonymous:
             stats.anonymous += PAGE_SIZE

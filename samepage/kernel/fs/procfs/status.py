@@ -5,7 +5,7 @@ from __future__ import annotations
 from samepage.abi.capability import ALL_CAPABILITIES
 from samepage.abi.resource import RLIM_INFINITY, Rlimit
 from samepage.abi.time import USER_TICK_NS
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from samepage.kernel.mm.address_space import AddressSpace, RssKind, is_data
 from samepage.kernel.mm.vma import VmFlags
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from samepage.abi.time import NS, USER_TICK_NS
-from samepage.cpu.ram import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT
 from samepage.kernel.fs.mount import Mount
 from samepage.kernel.fs.namei import path_name
 from samepage.kernel.fs.path import Path

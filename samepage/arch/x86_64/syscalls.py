@@ -4,7 +4,7 @@ All of them are here, also those that the kernel does not have: the report names
 that a program tried by its name.
 """
 
-from __future__ import annotations
+from samepage.arch.arch import SyscallTable
 
 
 class Sys:
@@ -391,9 +391,4 @@ class Sys:
     OPEN_TREE_ATTR = 467
 
 
-def name_of(number: int) -> str:
-    """The name of a system call, `syscall_N` if x86-64 has none of that number."""
-    for name, value in vars(Sys).items():
-        if value == number:
-            return name.lower()
-    return f"syscall_{number}"
+SYSCALLS = SyscallTable(numbers=Sys, audit_arch=0xC000_003E)
