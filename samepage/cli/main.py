@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
     "demo": "Show how two programs come to share one library's pages, with evidence.",
     "live": "Show what the processes of the running system share.",
+    "why": "Show who writes to memory that was shared since a fork, and what it costs.",
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
     "cost": "Show what each process pays that loads a library, and why.",

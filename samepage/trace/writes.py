@@ -17,12 +17,12 @@ meanwhile) raises one exception and is finished once, so it is one write here to
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.perf_event import SW_PAGE_FAULTS_MIN, EventType, Flag, Sample
+from samepage.snapshot.writes import WriteKind
 from samepage.trace.perf.decode import Records
 from samepage.trace.perf.event import EventSpec
 from samepage.trace.perf.tracefs import Tracepoint
@@ -34,17 +34,6 @@ TRACEPOINTS = (USER_FAULT, KERNEL_FAULT, ALLOC)
 
 _PRESENT, _WRITE = 1, 2
 _FINISHED_ROW, _FAULT_ROW, _ALLOC_ROW = 2, 0, 1
-
-
-class WriteKind(IntEnum):
-    """What the kernel did about a write fault."""
-
-    COPY = 0
-    """Copy-on-write: the page was present, and the writer got a frame of its own."""
-    REUSE = 1
-    """The page was present and became writable in place."""
-    FIRST_TOUCH = 2
-    """No page was present."""
 
 
 @dataclass(frozen=True, slots=True)

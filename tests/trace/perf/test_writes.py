@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from samepage.errors import SamepageError
+from samepage.snapshot.writes import WriteKind
 from samepage.trace.perf.decode import decode
 from samepage.trace.perf.session import Session
 from samepage.trace.perf.tracefs import find_tracepoints, parse_format
-from samepage.trace.writes import TRACEPOINTS, WriteKind, Writes, find_writes, write_events
+from samepage.trace.writes import TRACEPOINTS, Writes, find_writes, write_events
 
 PAGE_SHIFT = PAGESIZE.bit_length() - 1
 PFN_MASK = (1 << 55) - 1

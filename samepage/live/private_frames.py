@@ -1,0 +1,56 @@
+"""The frames of a process's private memory, for comparing one instant with another."""
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import ENTRY_SIZE, Pm
+from samepage.live.one_process import MapsLine, read_vmas
+from samepage.live.pagemap import Scanner, ScanUnsupported, ranges_from_maps
+from samepage.live.procfs import read_file
+from samepage.snapshot.writes import Frames
+
+_MOST = 1 << 16
+"""Entries for one read: half a megabyte."""
+
+
+def read_private_frames(pid: int, scanner: Scanner) -> tuple[list[MapsLine], Frames]:
+    """Read one process (root: frame numbers are 0 for others): all its areas, ascending, and
+    the present pages of the private ones. Raises `OSError`; ESRCH or ENOENT if it is gone."""
+    vmas = list(read_vmas(pid))
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            ranges = scanner.scan(fd)[0]
+        except ScanUnsupported:
+            ranges = ranges_from_maps(read_file(f"/proc/{pid}/maps"), "/proc", pid)
+        pages, entries = _read(fd, ranges)
+    finally:
+        os.close(fd)
+    private = [v for v in vmas if v.perms[3] == "p"]
+    starts = np.array([v.start // HOST_PAGE_SIZE for v in private], np.uint64)
+    ends = np.array([v.end // HOST_PAGE_SIZE for v in private], np.uint64)
+    wanted = entries & np.uint64(Pm.PRESENT) != 0
+    if len(private):
+        place = np.searchsorted(starts, pages, "right") - 1
+        wanted &= (place >= 0) & (pages < ends[place])
+    else:
+        wanted[:] = False
+    frames = entries[wanted] & np.uint64(Pm.PFRAME)
+    return vmas, Frames(pages[wanted], frames)
+
+
+def _read(
+    fd: int, ranges: list[tuple[int, int]]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    pages, entries = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for first, end in ranges:
+        for start in range(first, end, _MOST):
+            count = min(_MOST, end - start)
+            data = os.pread(fd, count * ENTRY_SIZE, start * ENTRY_SIZE)
+            found = np.frombuffer(data, np.uint64, len(data) // ENTRY_SIZE)
+            pages.append(np.arange(start, start + len(found), dtype=np.uint64))
+            entries.append(found)
+    return np.concatenate(pages), np.concatenate(entries)

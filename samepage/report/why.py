@@ -1,0 +1,156 @@
+"""The answer of `samepage why`, as text and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console
+
+from samepage.analysis.copies import Cause
+from samepage.analysis.why import Why
+from samepage.report.sizes import PAGE_SIZE, count, size
+from samepage.report.tables import Column, Cut, fitted
+
+VERSION = 1
+"""Of the JSON document; a change that breaks readers raises it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was looked at: `processes` as (pid, command name), for `seconds`, with so many
+    `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen."""
+
+    processes: Sequence[tuple[int, str]]
+    seconds: float
+    epochs: int
+    missing: Sequence[str] = ()
+
+
+def print_why(why: Why, seen: Observation, console: Console, *, top: int | None) -> None:
+    """Print the answer in words and two tables; `top` limits their rows."""
+    for line in _words(why, seen):
+        console.print(line, soft_wrap=True)
+    if not why.by_class:
+        return
+    classes = [_row(cause, why.classes[cause.function].title) for cause in why.by_class]
+    console.print()
+    console.print(fitted("Causes", _columns(why, "CAUSE"), classes[:top], console.width))
+    console.print()
+    functions = [
+        _row(cause, f"{why.functions[cause.function]} ({_file(why, cause)})")
+        for cause in why.by_function
+    ]
+    console.print(
+        fitted("Functions that write", _columns(why, "FUNCTION"), functions[:top], console.width)
+    )
+    for line in _remedies(why):
+        console.print(line, soft_wrap=True)
+
+
+def write_text(why: Why, seen: Observation, stream: TextIO) -> None:
+    """Write the whole answer as text."""
+    print_why(why, seen, Console(file=stream, width=100, highlight=False, markup=False), top=None)
+
+
+def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
+    """Write the answer as JSON: counts are of pages, each once per process."""
+    document = {
+        "version": VERSION,
+        "page_size": PAGE_SIZE,
+        "seconds": round(seen.seconds, 3),
+        "epochs": seen.epochs,
+        "processes": [{"pid": pid, "name": name} for pid, name in seen.processes],
+        "complete": why.complete,
+        "all_writers": why.all_writers,
+        "copied_pages": why.copied,
+        "unshared_pages": why.unshared,
+        "unexplained_pages": why.unexplained,
+        "lost_events": why.lost,
+        "missing": list(seen.missing),
+        "causes": [
+            {
+                "cause": why.classes[cause.function].id,
+                "title": why.classes[cause.function].title,
+                "remedy": why.classes[cause.function].remedy or None,
+                **_numbers(cause),
+            }
+            for cause in why.by_class
+        ],
+        "functions": [
+            {
+                "function": why.functions[cause.function].name or None,
+                "file": why.functions[cause.function].file or None,
+                "cause": why.classes[why.class_of[cause.function]].id,
+                **_numbers(cause),
+            }
+            for cause in why.by_function
+        ],
+    }
+    json.dump(document, stream, indent=1)
+    stream.write("\n")
+
+
+def _words(why: Why, seen: Observation) -> list[str]:
+    names = sorted({name for _, name in seen.processes})
+    lines = [
+        f"{count(len(seen.processes), 'process', 'processes')} "
+        f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}), {seen.seconds:.1f} s",
+        f"{count(why.copied, 'page')} ({size(why.copied)}) were copied on write; "
+        f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not in the frame of the "
+        "parent any more",
+    ]
+    if why.complete:
+        lines.append("complete: yes, a recorded write explains every one of them")
+    else:
+        lines.append(
+            f"complete: no, {count(why.unexplained, 'page')} without a recorded write, "
+            f"{count(why.lost, 'event')} lost"
+        )
+    if not why.all_writers and why.copied:
+        lines.append(
+            "Only the first writer of each page is known: a saving is an upper bound, since "
+            "others may have written later (--epoch finds them)"
+        )
+    return [*lines, *(f"not seen: {line}" for line in seen.missing)]
+
+
+def _remedies(why: Why) -> list[str]:
+    found = []
+    for cause in why.by_class:
+        cause_class = why.classes[cause.function]
+        if cause_class.remedy and cause.saved:
+            bound = "" if why.all_writers else "at most "
+            found.append(
+                f"{cause_class.title}: {bound}{size(cause.saved)} less with: {cause_class.remedy}"
+            )
+    return ["", *found[:3]] if found else []
+
+
+def _columns(why: Why, title: str) -> list[Column]:
+    return [
+        Column("SAVES" if why.all_writers else "SAVES AT MOST"),
+        Column("PAGES"),
+        Column("WROTE TO", 2),
+        Column("WROTE FIRST", 3),
+        Column("PROCESSES", 4),
+        Column(title, cut=Cut.END),
+    ]
+
+
+def _row(cause: Cause, name: str) -> list[str]:
+    numbers = (cause.saved, cause.touched, cause.copied, cause.processes)
+    return [size(cause.saved), *(f"{number:,}" for number in numbers), name]
+
+
+def _numbers(cause: Cause) -> dict[str, int]:
+    return {
+        "saved_pages": cause.saved,
+        "written_pages": cause.touched,
+        "first_written_pages": cause.copied,
+        "processes": cause.processes,
+    }
+
+
+def _file(why: Why, cause: Cause) -> str:
+    return why.functions[cause.function].file.rpartition("/")[2] or "no file"
