@@ -8,7 +8,7 @@ import numpy.typing as npt
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.abi.pagemap import ENTRY_SIZE, Pm
 from samepage.live.one_process import MapsLine, read_vmas
-from samepage.live.pagemap import Scanner, ScanUnsupported, ranges_from_maps
+from samepage.live.pagemap import Scanner, ScanUnsupported, end_of_memory, ranges_from_maps
 from samepage.live.procfs import read_file
 from samepage.snapshot.writes import Frames
 
@@ -20,12 +20,13 @@ def read_private_frames(pid: int, scanner: Scanner) -> tuple[list[MapsLine], Fra
     """Read one process (root: frame numbers are 0 for others): all its areas, ascending, and
     the present pages of the private ones. Raises `OSError`; ESRCH or ENOENT if it is gone."""
     vmas = list(read_vmas(pid))
+    maps = read_file(f"/proc/{pid}/maps")
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            ranges = scanner.scan(fd)[0]
+            ranges = scanner.scan(fd, end_of_memory(maps))[0]
         except ScanUnsupported:
-            ranges = ranges_from_maps(read_file(f"/proc/{pid}/maps"), "/proc", pid)
+            ranges = ranges_from_maps(maps, "/proc", pid)
         pages, entries = _read(fd, ranges)
     finally:
         os.close(fd)
