@@ -6,8 +6,9 @@ nothing but us knows: it is forked when `Keeper` is made, lives in a session of 
 Ctrl-C reaches it), and is asked through a socket. If we die, it finishes what it is doing,
 finds the socket closed, and exits, which closes whatever it still holds.
 
-One request is a pid (4 bytes); the answer is a byte, with a userfaultfd (SCM_RIGHTS), or 1 and
-the error's text.
+One request is a pid (4 bytes). The answer is a byte, with a userfaultfd (SCM_RIGHTS) or the
+text of an error; a second message follows when the helper holds no copy of the descriptor any
+more, so that closing it here undoes the registration at once.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ class Keeper:
         try:
             self._socket.send(_REQUEST.pack(pid))
             answer, fds, _, _ = socket.recv_fds(self._socket, _LONGEST_ANSWER, 1)
+            self._socket.recv(1)
         except OSError as error:
             raise SamepageError(f"the helper that stops processes is gone: {error}") from error
         if answer[:1] == _OK and fds:
@@ -100,3 +102,4 @@ def _answer(requests: socket.socket, pid: int) -> None:
     finally:
         if fd >= 0:
             os.close(fd)
+    requests.send(_OK)
