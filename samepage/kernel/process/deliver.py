@@ -27,8 +27,9 @@ from samepage.kernel.process.sigset import (
     SYNCHRONOUS,
     UNBLOCKABLE,
     SigInfo,
+    bit,
 )
-from samepage.kernel.process.task import Process, Task, TaskState
+from samepage.kernel.process.task import Process, Task
 
 ERESTARTSYS = 512
 """What an interrupted call returns inside of the kernel; tracers see it."""
@@ -56,9 +57,27 @@ def leave_interrupted_syscall(task: Task) -> None:
 
 def exit_to_user_mode(task: Task) -> bool:
     """Act on the signals of the current task before it runs on; False if it cannot."""
-    if task.state is TaskState.RUNNABLE and (task.pending.mask or task.process.pending.mask):
+    if task.runnable and (task.pending.mask or task.process.pending.mask):
         _deliver_signals(task, restart=False)
-    return task.state is TaskState.RUNNABLE
+    return task.runnable
+
+
+def stop_in_call(task: Task) -> bool:
+    """Act on a stop signal while the task waits in a system call; False if the next signal is
+    another one. The call would be restarted when the task continues, so it goes on waiting
+    then, with the same deadline (ERESTARTSYS, ERESTART_RESTARTBLOCK)."""
+    process = task.process
+    for pending in (task.pending, process.pending):
+        allowed = _ALL & ~task.blocked
+        while (signal := pending.next(allowed)) and process.actions.ignores(signal):
+            allowed &= ~bit(signal)
+        if signal:
+            stops = signal in STOP_BY_DEFAULT and process.actions[signal].handler == SIG_DFL
+            if stops:
+                pending.take(bit(signal))
+                _stop(process, signal)
+            return stops
+    return False
 
 
 def _restart_syscall(task: Task) -> None:
@@ -75,7 +94,7 @@ def _deliver_signals(task: Task, restart: bool) -> None:
     CPU holds the registers of `task`.
     """
     process = task.process
-    while task.state is TaskState.RUNNABLE:
+    while task.runnable:
         allowed = _ALL & ~task.blocked | UNBLOCKABLE
         info = task.pending.take(allowed) or process.pending.take(allowed)
         if info is None:
@@ -100,9 +119,9 @@ def _deliver_signals(task: Task, restart: bool) -> None:
             continue
         if action.flags & SA_RESETHAND:
             process.actions[signal] = type(action)(SIG_DFL)
-    if restart and task.state is TaskState.RUNNABLE:
+    if restart and task.runnable:
         _restart_syscall(task)
-    if task.saved_mask is not None and task.state is TaskState.RUNNABLE:
+    if task.saved_mask is not None and task.runnable:
         task.blocked, task.saved_mask = task.saved_mask, None
 
 
@@ -120,6 +139,6 @@ def _default_action(task: Task, signal: int) -> None:
 
 def _stop(process: Process, signal: int) -> None:
     for task in process.threads.values():
-        task.state = TaskState.STOPPED
+        task.stopped = True
     process.stop_report = signal << 8 | 0x7F
     notify_parent_cldstop(process, CLD_STOPPED, signal)

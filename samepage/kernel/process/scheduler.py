@@ -19,6 +19,7 @@ from samepage.kernel.process.deliver import (
     exit_to_user_mode,
     leave_interrupted_syscall,
     leave_syscall,
+    stop_in_call,
 )
 from samepage.kernel.process.rseq import handle_notify_resume
 from samepage.kernel.process.signal import deliverable
@@ -88,7 +89,7 @@ class Scheduler:
         for _ in range(len(self._queue)):
             task = self._queue[0]
             self._queue.rotate(-1)
-            if task.process.tracing_stop:
+            if task.stopped or task.process.tracing_stop:
                 continue
             if task.state is TaskState.RUNNABLE:
                 return task
@@ -104,9 +105,13 @@ class Scheduler:
         self.acting = task.process
         result: int | None
         try:
+            if task.was_stopped:
+                task.was_stopped = False
+                if not task.wait.restarts:
+                    task.wait = call.throw(Interrupted())
             # What it waits for comes first: only if that has not come, a signal ends it.
             task.wait = next(call)
-            if deliverable(task):
+            if deliverable(task) and not stop_in_call(task):
                 task.wait = call.throw(Interrupted())
             return False
         except StopIteration as done:
@@ -124,12 +129,12 @@ class Scheduler:
             leave_interrupted_syscall(task)
         else:
             leave_syscall(task, result)
-        return task.state is TaskState.RUNNABLE
+        return task.runnable
 
     def _idle(self) -> None:
         """Let time pass, or wait for the host, until some task can go on."""
         waiting = (t for t in self._queue if t.state is TaskState.BLOCKED)
-        blocked = [task for task in waiting if not task.process.tracing_stop]
+        blocked = [t for t in waiting if not t.stopped and not t.process.tracing_stop]
         deadlines = [t.wait.deadline for t in blocked if t.wait.deadline is not None]
         deadlines += next_deadlines(self._kernel.processes.values())
         host_fds = [t.wait.host_fd for t in blocked if t.wait.host_fd is not None]
@@ -185,7 +190,7 @@ class Scheduler:
                 return
             if not self._run_task(task):
                 return
-            if task.state is not TaskState.RUNNABLE or task.process.tracing_stop:
+            if not task.runnable or task.process.tracing_stop:
                 return
 
 

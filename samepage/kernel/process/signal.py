@@ -64,8 +64,7 @@ def _prepare(process: Process, info: SigInfo, blocked: int) -> bool:
         _discard(process, bit(SIGCONT))
     elif signal == SIGKILL:
         for task in process.threads.values():
-            if task.state is TaskState.STOPPED:
-                task.state = TaskState.BLOCKED if task.blocked_call else TaskState.RUNNABLE
+            task.stopped = False
     return not (process.actions.ignores(signal) and not blocked & bit(signal))
 
 
@@ -76,9 +75,10 @@ def _discard(process: Process, mask: int) -> None:
 
 
 def _continue(process: Process) -> None:
-    stopped = [t for t in process.threads.values() if t.state is TaskState.STOPPED]
+    stopped = [task for task in process.threads.values() if task.stopped]
     for task in stopped:
-        task.state = TaskState.BLOCKED if task.blocked_call else TaskState.RUNNABLE
+        task.stopped = False
+        task.was_stopped = task.state is TaskState.BLOCKED
     if stopped:
         process.stop_report = 0xFFFF
         notify_parent_cldstop(process, CLD_CONTINUED, SIGCONT)

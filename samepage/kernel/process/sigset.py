@@ -149,14 +149,18 @@ class PendingSignals:
         self._queue = [info for info in self._queue if not mask & bit(info.signal)]
         self.mask &= ~mask
 
+    def next(self, allowed: int) -> int:
+        """The number of the signal that `take` would return, 0 if there is none."""
+        candidates = self.mask & allowed
+        synchronous = sum(bit(s) for s in SYNCHRONOUS) & candidates
+        return lowest(synchronous or candidates) if candidates else 0
+
     def take(self, allowed: int) -> SigInfo | None:
         """Remove and return the next pending signal of the set `allowed`, the synchronous
         ones first, then by number (`next_signal`)."""
-        candidates = self.mask & allowed
-        if not candidates:
+        signal = self.next(allowed)
+        if not signal:
             return None
-        synchronous = sum(bit(s) for s in SYNCHRONOUS) & candidates
-        signal = lowest(synchronous or candidates)
         for at, info in enumerate(self._queue):
             if info.signal == signal:
                 del self._queue[at]

@@ -38,11 +38,10 @@ if TYPE_CHECKING:
 
 
 class TaskState(enum.Enum):
-    """Whether the scheduler may run a task."""
+    """What a task does, apart from being stopped (see `Task.stopped`)."""
 
     RUNNABLE = "R"
     BLOCKED = "S"
-    STOPPED = "T"
     ZOMBIE = "Z"
 
 
@@ -51,11 +50,14 @@ class Wait:
     """What a blocked system call waits for, apart from other tasks.
 
     `deadline` is a time of the monotonic clock (ns) at which to go on in any case;
-    `host_fd` a file descriptor of the host that may become readable.
+    `host_fd` a file descriptor of the host that may become readable. `restarts` is False for
+    the few calls that fail with EINTR even if the signal only stopped and continued the
+    thread (signal(7), "Interruption of system calls and library functions by stop signals").
     """
 
     deadline: int | None = None
     host_fd: int | None = None
+    restarts: bool = True
 
 
 class Interrupted(Exception):
@@ -156,7 +158,7 @@ class Process:
         """One letter, as in `/proc/PID/stat`."""
         if self.tracing_stop:
             return "t"
-        return self.leader.state.value if self.threads else TaskState.ZOMBIE.value
+        return self.leader.letter if self.threads else TaskState.ZOMBIE.value
 
     @property
     def tids(self) -> list[int]:
@@ -307,13 +309,19 @@ class Task:
     """One thread.
 
     `registers` is what the CPU saved when the task last left it. `blocked_call` is the
-    system call that the task waits in: invariant: not None if and only if BLOCKED.
+    system call that the task waits in: invariant: not None if and only if BLOCKED. A stop
+    signal leaves a task as it is, running or in its call, with `stopped` set: on Linux the
+    call ends, and is begun again when the task continues.
     """
 
     tid: int
     process: Process
     registers: Any
     state: TaskState = TaskState.RUNNABLE
+    stopped: bool = False
+    """Stopped by a signal (JOBCTL_STOPPED): it does not run until SIGCONT or SIGKILL."""
+    was_stopped: bool = False
+    """It was stopped in the call that it waits in, and has not been resumed since."""
     blocked: int = 0
     """The signal mask."""
     saved_mask: int | None = None
@@ -341,6 +349,16 @@ class Task:
     def kernel(self) -> Services[Process, Task]:
         """The kernel that runs it."""
         return self.process.kernel
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it can execute its program."""
+        return self.state is TaskState.RUNNABLE and not self.stopped
+
+    @property
+    def letter(self) -> str:
+        """Its state as one letter, as in `/proc/PID/stat`."""
+        return "T" if self.stopped else self.state.value
 
     @property
     def mm(self) -> AddressSpace:

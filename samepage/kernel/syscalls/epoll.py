@@ -94,6 +94,6 @@ def _epoll_wait(
         ready[:] = epoll.wait(limit)
         return len(ready)
 
-    count = yield from wait_until(task, look, deadline, [epoll])
+    count = yield from wait_until(task, look, deadline, [epoll], restarts=False)
     copy_to_user(task.mm, address, b"".join(_EVENT.pack(*entry) for entry in ready))
     return count

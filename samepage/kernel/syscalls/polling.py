@@ -50,9 +50,14 @@ _OUT_SET = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR
 
 
 def wait_until(
-    task: Task, look: Callable[[], int], deadline: int | None, files: list[OpenFile]
+    task: Task,
+    look: Callable[[], int],
+    deadline: int | None,
+    files: list[OpenFile],
+    *,
+    restarts: bool = True,
 ) -> Generator[Wait, None, int]:
-    """Wait until `look` returns something, or up to the deadline."""
+    """Wait until `look` returns something, or up to the deadline; `restarts` as of `Wait`."""
     host_fd = next((fd for f in files if (fd := f.host_fd) is not None), None)
     clock = task.kernel.clock
     while True:
@@ -66,7 +71,7 @@ def wait_until(
         if deadline is not None:
             wakeups.append(deadline)
         try:
-            yield Wait(min(wakeups, default=None), host_fd)
+            yield Wait(min(wakeups, default=None), host_fd, restarts)
         except Interrupted:
             raise SysError(errno.EINTR) from None
 

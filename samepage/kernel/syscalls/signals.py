@@ -150,7 +150,7 @@ def _sigtimedwait(
         if deadline is not None and task.kernel.clock.monotonic() >= deadline:
             raise SysError(errno.EAGAIN)
         try:
-            yield Wait(deadline)
+            yield Wait(deadline, restarts=False)
         except Interrupted:
             raise SysError(errno.EINTR) from None
 

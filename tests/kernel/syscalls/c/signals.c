@@ -4,6 +4,8 @@
 #include <setjmp.h>
 #include <ucontext.h>
 #include <poll.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
 
 static volatile sig_atomic_t count;
 static void counter(int signal) { (void)signal; count++; }
@@ -655,4 +657,143 @@ TEST(pending_signals_of_a_thread_and_of_its_process) {
     pthread_kill(pthread_self(), SIGHUP);
     pthread_create(&thread, NULL, pending_in_a_thread, NULL);
     pthread_join(thread, NULL);
+}
+
+enum { READ, NANOSLEEP, NANOSLEEP_UNTIL, POLL, SELECT, PAUSE, SIGSUSPEND, EPOLL_WAIT, SIGTIMEDWAIT, FUTEX_WAIT,
+       FUTEX_WAIT_FOREVER, WAIT, N_CALLS };
+
+static void nothing(int signal) {
+}
+
+static int futex_word;
+
+static long wait_in(int call, int fd) {
+    struct timespec length = {0, 150000000}, until;
+    struct timeval length_us = {0, 150000};
+    struct pollfd poll_fd = {.fd = -1};
+    struct epoll_event event;
+    siginfo_t info;
+    sigset_t none, hup;
+    char byte;
+    sigemptyset(&none);
+    sigemptyset(&hup);
+    sigaddset(&hup, SIGHUP);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += 150000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    switch (call) {
+    case READ: return read(fd, &byte, 1);
+    case NANOSLEEP: return nanosleep(&length, NULL);
+    case NANOSLEEP_UNTIL: return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+    case POLL: return poll(&poll_fd, 1, 150);
+    case SELECT: return select(0, NULL, NULL, NULL, &length_us);
+    case PAUSE: return pause();
+    case SIGSUSPEND: return sigsuspend(&none);
+    case EPOLL_WAIT: return epoll_wait(epoll_create1(0), &event, 1, 5000);
+    case SIGTIMEDWAIT: sigprocmask(SIG_BLOCK, &hup, NULL); length.tv_sec = 5; return sigtimedwait(&hup, &info, &length);
+    case FUTEX_WAIT: return syscall(SYS_futex, &futex_word, 0, 0, &length, 0, 0);
+    case FUTEX_WAIT_FOREVER: return syscall(SYS_futex, &futex_word, 0, 0, NULL, 0, 0);
+    case WAIT:
+        if (!fork()) {
+            pause_ms(150);
+            _exit(0);
+        }
+        return wait(NULL) > 0;
+    }
+    return -2;
+}
+
+/* What each call does whose thread is stopped in it, and continued: few end with EINTR. */
+TEST(calls_that_a_stop_interrupts) {
+    for (int call = 0; call < N_CALLS; call++) {
+        int ends[2], status;
+        pipe(ends);
+        pid_t child = fork();
+        if (!child) {
+            struct timespec before, after;
+            handle(SIGUSR1, nothing, 0);
+            clock_gettime(CLOCK_MONOTONIC, &before);
+            errno = 0;
+            long result = wait_in(call, ends[0]);
+            int error = errno;
+            clock_gettime(CLOCK_MONOTONIC, &after);
+            long ms = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
+            printf("  %ld %s, too late: %d\n", result, error ? strerrorname_np(error) : "", ms > 3000);
+            _exit(0);
+        }
+        printf("call %d\n", call);
+        pause_ms(30);
+        kill(child, SIGSTOP);
+        waitpid(child, &status, WUNTRACED);
+        show_status(status);
+        pause_ms(10);
+        kill(child, SIGCONT);
+        waitpid(child, &status, WCONTINUED);
+        show_status(status);
+        pause_ms(10);
+        if (call == READ)
+            write(ends[1], "x", 1);
+        if (call == PAUSE || call == SIGSUSPEND || call == FUTEX_WAIT_FOREVER)
+            kill(child, SIGUSR1);
+        show_end(child);
+    }
+}
+
+/* The handler of SIGCONT runs, and decides as any other handler. */
+TEST(a_handler_of_sigcont_ends_the_call) {
+    int flags[] = {0, SA_RESTART};
+    for (int i = 0; i < 2; i++) {
+        int ends[2], status;
+        pipe(ends);
+        pid_t child = fork();
+        if (!child) {
+            char byte;
+            handle(SIGCONT, nothing, flags[i]);
+            SHOW(read(ends[0], &byte, 1));
+            _exit(0);
+        }
+        pause_ms(30);
+        kill(child, SIGTSTP);
+        waitpid(child, &status, WUNTRACED);
+        show_status(status);
+        kill(child, SIGCONT);
+        pause_ms(20);
+        write(ends[1], "x", 1);
+        show_end(child);
+    }
+}
+
+static void *sleep_in_thread(void *fd) {
+    char byte;
+    long result = read(*(int *)fd, &byte, 1);
+    printf("the other thread: %ld\n", result);
+    return NULL;
+}
+
+TEST(a_stop_leaves_all_threads_in_their_calls) {
+    int ends[2], status;
+    pipe(ends);
+    pid_t child = fork();
+    if (!child) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, sleep_in_thread, &ends[0]);
+        SHOW(pthread_join(thread, NULL));
+        _exit(0);
+    }
+    pause_ms(30);
+    kill(child, SIGSTOP);
+    waitpid(child, &status, WUNTRACED);
+    show_status(status);
+    char path[64], line[256];
+    sprintf(path, "/proc/%d/status", child);
+    FILE *file = fopen(path, "r");
+    while (fgets(line, sizeof line, file))
+        if (!strncmp(line, "State", 5))
+            printf("%s", line);
+    fclose(file);
+    write(ends[1], "x", 1);
+    pause_ms(10);
+    kill(child, SIGCONT);
+    show_end(child);
 }
