@@ -26,7 +26,7 @@ def bad_access(task: Task, stop: CpuStop, fault: FaultResult) -> None:
     """The signal for a page fault that could not be resolved (`bad_area`, `do_sigbus`)."""
     signal, code = _FAULT_SIGNALS.get(fault, (SIGSEGV, SEGV_MAPERR))
     address = stop.address
-    # Nothing is told of what the kernel has mapped (`sanitize_error_code`).
+    # Nothing is revealed of what the kernel has mapped (`sanitize_error_code`).
     present = address >= TASK_SIZE or pte_valid(task.mm.table.get(address & PAGE_MASK))
     error = ARCH.traps.fault_error_code(stop.access, present)
     task.trap = Trap(ARCH.traps.page_fault, error, address)

@@ -114,7 +114,7 @@ class GuestMemory:
             raise SamepageError(f"cannot write at {address:#x}: {error}") from None
 
     def touch(self, address: int, *, write: bool = False, execute: bool = False) -> FaultResult:
-        """Access one byte as an instruction would, and say how the fault ended."""
+        """Access one byte as an instruction would, and return how the fault ended."""
         access = Access.WRITE if write else Access.EXECUTE if execute else Access.READ
         return handle_mm_fault(self._guest.mm, address, access)
 

@@ -60,7 +60,7 @@ TIMED_OUT = 124
 
 
 Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
-"""Where `Machine.run` stops a program; it says what each means."""
+"""Where `Machine.run` stops a program; its docstring lists them."""
 
 
 class Machine:
@@ -271,7 +271,7 @@ class Machine:
 
     def run(self, guest: Guest, until: Until = StopAt.EXIT) -> int | None:
         """Run `guest` (and what it forks) until it exits or reaches `until`; return its
-        exit code, None if it was stopped before. A stopped guest goes on when `run` is
+        exit code, None if it was stopped before. A stopped guest continues when `run` is
         called again.
 
         `until` is a `StopAt` or its name ("entry", "main", "exit"), or the address of an
@@ -335,7 +335,7 @@ class Machine:
                     return int(main)
                 break
             kernel.cpu.step()
-        raise SamepageError(f"{_name(guest)}: cannot tell where its main is; use --stop entry")
+        raise SamepageError(f"{_name(guest)}: cannot find its main; use --stop entry")
 
     def _entry(self, process: Process) -> int:
         return parse_auxv(process.auxv)[Aux.ENTRY]

@@ -1,6 +1,6 @@
 """The model's memory as a snapshot: the page tables in RAM, read into arrays.
 
-Only programs that the machine was told to start are in it (those that are resident at the
+Only programs that the machine itself has started are in it (those that are resident at the
 end), not what they forked and waited for.
 """
 

@@ -31,8 +31,9 @@ _PATIENCE = 0.2
 
 
 @contextlib.contextmanager
-def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
-    """Stop `kernel`'s CPU after `timeout` seconds, or as soon as a signal comes.
+def watch(kernel: Kernel, timeout: float | None, period_ns: int = TICK_PERIOD_NS) -> Iterator[None]:
+    """Stop `kernel`'s CPU after `timeout` seconds, or as soon as a signal comes,
+    and let it feel its timer every `period_ns`.
 
     Ctrl-C raises `KeyboardInterrupt`, unless the program has a SIGINT handler of its own.
     """
@@ -45,7 +46,10 @@ def watch(kernel: Kernel, timeout: float | None) -> Iterator[None]:
     if ours:
         signal.signal(signal.SIGINT, _interrupt_handler(kernel, done))
     thread = threading.Thread(
-        target=_wait, args=(kernel, reader, timeout, done, ours), name="watchdog", daemon=True
+        target=_wait,
+        args=(kernel, reader, timeout, done, ours, period_ns),
+        name="watchdog",
+        daemon=True,
     )
     thread.start()
     try:
@@ -85,7 +89,12 @@ def _interrupt_handler(
 
 
 def _wait(
-    kernel: Kernel, reader: int, timeout: float | None, done: threading.Event, ours: bool
+    kernel: Kernel,
+    reader: int,
+    timeout: float | None,
+    done: threading.Event,
+    ours: bool,
+    period_ns: int,
 ) -> None:
     """Stop the CPU once in each tick period, and when there is a byte to read.
 
@@ -95,7 +104,7 @@ def _wait(
     end = None if timeout is None else time.monotonic() + timeout
     repeat_at = time.monotonic() + _PATIENCE
     while not done.is_set():
-        if select.select([reader], [], [], TICK_PERIOD_NS / 1e9)[0]:
+        if select.select([reader], [], [], period_ns / 1e9)[0]:
             os.read(reader, 4096)
             if done.is_set():
                 break

@@ -7,7 +7,6 @@ import pytest
 from samepage import Machine
 from samepage.arch import PAGE_SHIFT
 from samepage.arch.x86_64.paging import Pte
-from samepage.kernel import debug
 from samepage.kernel.debug import KernelBug, check_kernel
 from samepage.kernel.mm.frames import FrameKind
 from samepage.kernel.process.task import Task, TaskState
@@ -120,13 +119,12 @@ def _share_table(task: Task) -> None:
         (_share_table, "has other users"),
     ],
 )
-def test_counts_of_the_whole_machine_are_checked_now_and_then(
-    wrong: Callable[[Task], None], message: str, monkeypatch: pytest.MonkeyPatch
+def test_counts_of_the_whole_machine_are_checked_when_a_process_comes_or_goes(
+    wrong: Callable[[Task], None], message: str
 ) -> None:
-    monkeypatch.setattr(debug, "FULL_EVERY", 5)
     machine = Machine("64M", debug=True)
     machine.kernel.tracers.attach(Saboteur(wrong))
-    guest = machine.spawn(["true"])
+    guest = machine.spawn(["sh", "-c", "ls / & wait"])
     with pytest.raises(KernelBug, match=message):
         machine.run(guest)
 

@@ -141,7 +141,7 @@ def test_a_program_that_waits_for_itself_is_a_deadlock() -> None:
     done = subprocess.run(samepage(*OWN_PIPE), capture_output=True, check=False, timeout=30)
     assert done.returncode == 124
     line = one_line(done.stderr)
-    assert line.startswith("samepage: perl: nothing can go on: perl (pid ")
+    assert line.startswith("samepage: perl: nothing can continue: perl (pid ")
     assert line.endswith("wait for events that cannot happen")
 
 

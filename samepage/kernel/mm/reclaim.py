@@ -5,10 +5,10 @@ keeps them in a list in the order in which they came (`PageCache.owner` is that 
 takes from its old end. A page that an entry maps, and that was used through it since reclaim
 last looked, gets another round: the CPU has set the entry's accessed bit, reclaim clears it
 and moves the page to the young end (`folio_check_references`, `shrink_folio_list` in
-mm/vmscan.c). Pages that nobody maps go before all others, then what MADV_FREE gave up.
+mm/vmscan.c). Pages that no entry maps go before all others, then what MADV_FREE gave up.
 
 A machine whose RAM is smaller than what its programs need at every moment would always find
-something to take, and never come on: each page it takes is wanted at once. `PageCache` tells
+something to take, and make no progress: each page it takes is wanted at once. `PageCache` knows
 such a refault as mm/workingset.c does, by its distance: the number of pages that were taken
 between its own going and coming. `Thrashing` is the rule for when to give up.
 """
@@ -38,9 +38,9 @@ class Thrashing:
     """Notices a machine that only goes in circles: the refaults, less one for each system
     call in the meantime, are `MAX_RECLAIM_RETRIES` times as many as RAM has frames.
 
-    Linux goes on for as long as reclaim finds something (`should_reclaim_retry`), at the
-    speed of its disk, unless it is told not to (`lru_gen/min_ttl_ms`, or a daemon that
-    watches the pressure). On the model nobody would wait for that.
+    Linux continues for as long as reclaim finds something (`should_reclaim_retry`), at the
+    speed of its disk, unless it is configured not to (`lru_gen/min_ttl_ms`, or a daemon that
+    watches the pressure). On the model that would take too long.
     """
 
     def __init__(self, n_frames: int) -> None:
@@ -48,7 +48,7 @@ class Thrashing:
         self._in_vain = self._refaults_seen = self._calls_seen = 0
 
     def goes_on(self, refaults: int, calls: int) -> bool:
-        """Take the numbers of refaults and of system calls so far, and tell whether it is
+        """Take the numbers of refaults and of system calls so far, and return whether it is
         time to give up."""
         went_round = refaults - self._refaults_seen - (calls - self._calls_seen)
         self._in_vain = max(0, self._in_vain + went_round)
@@ -91,8 +91,8 @@ def shrink(cache: PageCache, frames: Frames) -> int:
 
 
 def _is_clean_file_page(cache: PageCache, frames: Frames, pfn: int) -> bool:
-    """Whether its content is in storage, and nobody is about to use it: more references than
-    those of the cache and the page tables say that."""
+    """Whether its content is in storage, and it has no other user: references beyond those of
+    the cache and the page tables."""
     return (
         frames.references[pfn] == frames.mapcount[pfn] + 1
         and pfn not in cache.written
@@ -157,7 +157,7 @@ def _is_droppable(mm: AddressSpace, page: int) -> bool:
 
 
 def _take_lazy(cache: PageCache, frames: Frames) -> int:
-    """Take frames of MADV_FREE whose entry nobody has dirtied since, and all frames of
+    """Take frames of MADV_FREE whose entry is not dirty since, and all frames of
     droppable mappings (`try_to_unmap_one`)."""
     if not frames.lazy:
         return 0

@@ -34,7 +34,7 @@ def do_clone(
     parent_tid: int = 0,
     child_tid: int = 0,
 ) -> Task:
-    """Make a task that goes on where `task` stands, with 0 as its return value.
+    """Make a task that continues where `task` is, with 0 as its return value.
 
     Raises `SysError` (EINVAL for combinations that Linux refuses and for namespaces).
     """

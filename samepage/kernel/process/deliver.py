@@ -3,7 +3,7 @@
 
 A signal is acted on when its task is about to run user code: its handler gets a frame, or
 the default action is done. A system call that a signal interrupted is restarted or fails with
-EINTR, as the first handler's SA_RESTART says; without a handler it is restarted.
+EINTR, as the first handler's SA_RESTART decides; without a handler it is restarted.
 """
 
 import errno
@@ -64,7 +64,7 @@ def exit_to_user_mode(task: Task) -> bool:
 
 def stop_in_call(task: Task) -> bool:
     """Act on a stop signal while the task waits in a system call; False if the next signal is
-    another one. The call would be restarted when the task continues, so it goes on waiting
+    another one. The call would be restarted when the task continues, so it waits on
     then, with the same deadline (ERESTARTSYS, ERESTART_RESTARTBLOCK)."""
     process = task.process
     for pending in (task.pending, process.pending):
@@ -90,7 +90,7 @@ def _restart_syscall(task: Task) -> None:
 def _deliver_signals(task: Task, restart: bool) -> None:
     """Act on pending signals before `task` runs user code.
 
-    `restart` says that a system call was interrupted which may be executed again. The
+    `restart`: a system call was interrupted which may be executed again. The
     CPU holds the registers of `task`.
     """
     process = task.process

@@ -1,7 +1,7 @@
 """Which task runs on the one CPU, and what happens when it comes back to the kernel.
 
 A task runs until its system call must wait, it has used its time slice, or it is gone.
-Blocked tasks are asked in turn whether they can go on now. When none can, virtual time
+Blocked tasks are asked in turn whether they can continue now. When none can, virtual time
 jumps to the earliest deadline; if there is none, but a task reads a host file, the kernel
 waits for that; and if there is none either, the programs have locked each other up.
 """
@@ -36,7 +36,7 @@ class Deadlock(Exception):
 
     def __init__(self, tasks: list[Task]) -> None:
         names = ", ".join(f"{t.process.comm} (pid {t.process.pid})" for t in tasks)
-        super().__init__(f"nothing can go on: {names} wait for events that cannot happen")
+        super().__init__(f"nothing can continue: {names} wait for events that cannot happen")
 
 
 class Scheduler:
@@ -132,7 +132,7 @@ class Scheduler:
         return task.runnable
 
     def _idle(self) -> None:
-        """Let time pass, or wait for the host, until some task can go on."""
+        """Let time pass, or wait for the host, until some task can continue."""
         waiting = (t for t in self._queue if t.state is TaskState.BLOCKED)
         blocked = [t for t in waiting if not t.stopped and not t.process.tracing_stop]
         deadlines = [t.wait.deadline for t in blocked if t.wait.deadline is not None]

@@ -4,7 +4,7 @@ A `Process` is a thread group: what all its threads have in common. A `Task` is 
 its registers, its signal mask, and what it waits for. The kernel schedules tasks.
 
 A system call that has to wait is a generator: it yields a `Wait` each time that it cannot
-go on, and its return value is the call's result. While it waits, the task is BLOCKED; the
+continue, and its return value is the call's result. While it waits, the task is BLOCKED; the
 scheduler resumes the generator when something may have changed, or throws `Interrupted`
 into it when a signal comes.
 """
@@ -49,7 +49,7 @@ class TaskState(enum.Enum):
 class Wait:
     """What a blocked system call waits for, apart from other tasks.
 
-    `deadline` is a time of the monotonic clock (ns) at which to go on in any case;
+    `deadline` is a time of the monotonic clock (ns) at which to continue in any case;
     `host_fd` a file descriptor of the host that may become readable. `restarts` is False for
     the few calls that fail with EINTR even if the signal only stopped and continued the
     thread (signal(7), "Interruption of system calls and library functions by stop signals").
@@ -64,7 +64,7 @@ class Interrupted(Exception):
     """Thrown into a waiting system call when a signal is to be handled.
 
     A call that lets it through is restarted or fails with EINTR, as the handler's
-    SA_RESTART says (ERESTARTSYS); one that must never be restarted turns it into EINTR.
+    SA_RESTART decides (ERESTARTSYS); one that must never be restarted turns it into EINTR.
     """
 
 
@@ -120,7 +120,7 @@ class Process:
     """Its tracer holds it (TASK_TRACED): it does not run, and if it has exited, it keeps its
     memory (`tracer.stop`)."""
     stop_report: int = 0
-    """A status word that says it was stopped or continued, until `wait4` has seen it."""
+    """The status word of a stop or a continuation, until `wait4` has reported it."""
     faults_before: FaultCounts = field(default_factory=FaultCounts)
     """Faults counted up to the end of the last `execve`: they belong to the old program."""
     dead_faults: FaultCounts = field(default_factory=FaultCounts)
@@ -271,7 +271,7 @@ class Process:
 
 @record
 class Usage:
-    """What `getrusage` tells."""
+    """What `getrusage` reports."""
 
     cpu_time_ns: int = 0
     peak_rss_pages: int = 0
@@ -296,7 +296,7 @@ class MemoryPolicy:
 
 @record(frozen=True)
 class Trap:
-    """The last exception of a thread, as its signal frame tells it: the vector, the error
+    """The last exception of a thread, as its signal frame shows it: the vector, the error
     code of a page fault, and the address that it was about."""
 
     number: int = 0

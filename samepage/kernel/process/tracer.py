@@ -1,6 +1,6 @@
 """Tracing: what ptrace and tracepoints are to Linux.
 
-A tracer is told where the kernel stands with each process, and may hold a process there.
+A tracer is called at certain places in the life of each process, and may hold it there.
 `Tracer` has a method for each of these places that does nothing; a tool overrides those that
 it needs, and is attached to a machine's `Tracers`:
 
