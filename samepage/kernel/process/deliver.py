@@ -16,6 +16,7 @@ from samepage.abi.signal import (
     SIG_IGN,
     SIGKILL,
     SIGSEGV,
+    SIGSTOP,
 )
 from samepage.arch import REG_PC, REG_RESULT, REG_SYSCALL, SYSCALL_SIZE
 from samepage.kernel.process.exit import do_group_exit
@@ -72,11 +73,11 @@ def stop_in_call(task: Task) -> bool:
         while (signal := pending.next(allowed)) and process.actions.ignores(signal):
             allowed &= ~bit(signal)
         if signal:
-            stops = signal in STOP_BY_DEFAULT and process.actions[signal].handler == SIG_DFL
-            if stops:
-                pending.take(bit(signal))
-                _stop(process, signal)
-            return stops
+            if signal not in STOP_BY_DEFAULT or process.actions[signal].handler != SIG_DFL:
+                return False
+            pending.take(bit(signal))
+            _stop(process, signal)
+            return True
     return False
 
 
@@ -138,6 +139,10 @@ def _default_action(task: Task, signal: int) -> None:
 
 
 def _stop(process: Process, signal: int) -> None:
+    """Stop all threads of a process (`do_signal_stop`). The signals of job control have no
+    effect in an orphaned process group, SIGSTOP has it always (`get_signal`)."""
+    if signal != SIGSTOP and process.kernel.processes.is_orphaned(process.pgid):
+        return
     for task in process.threads.values():
         task.stopped = True
     process.stop_report = signal << 8 | 0x7F

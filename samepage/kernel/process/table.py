@@ -70,6 +70,17 @@ class ProcessTable:
             ancestor = ancestor.parent
         return ancestor
 
+    def is_orphaned(self, pgid: int) -> bool:
+        """Whether no process of a group has its parent in another group of the same session,
+        one that could continue what is stopped (`will_become_orphaned_pgrp`)."""
+        for process in self._by_pid.values():
+            parent = process.parent
+            if process.pgid != pgid or not process.threads or parent is None:
+                continue
+            if parent.pgid != pgid and parent.sid == process.sid:
+                return False
+        return True
+
     def reap(self, process: Process) -> None:
         """Forget a zombie, whose parent takes over what it used (`release_task`)."""
         self.remove(process)

@@ -754,7 +754,7 @@ TEST(a_handler_of_sigcont_ends_the_call) {
             _exit(0);
         }
         pause_ms(30);
-        kill(child, SIGTSTP);
+        kill(child, SIGSTOP);
         waitpid(child, &status, WUNTRACED);
         show_status(status);
         kill(child, SIGCONT);
@@ -796,4 +796,34 @@ TEST(a_stop_leaves_all_threads_in_their_calls) {
     pause_ms(10);
     kill(child, SIGCONT);
     show_end(child);
+}
+
+/* SIGTSTP and its like stop nothing where no shell could continue it. */
+TEST(job_control_in_an_orphaned_group) {
+    int signals[] = {SIGTSTP, SIGTTIN, SIGTTOU, SIGSTOP};
+    for (int alone = 0; alone < 2; alone++)
+        for (int i = 0; i < 4; i++) {
+            int status, ends[2];
+            char byte;
+            pipe(ends);
+            pid_t child = fork();
+            if (!child) {
+                if (alone)
+                    setsid();
+                else
+                    setpgid(0, 0);
+                write(ends[1], "x", 1);
+                pause_ms(60);
+                _exit(1);
+            }
+            read(ends[0], &byte, 1);
+            pause_ms(10);
+            kill(child, signals[i]);
+            waitpid(child, &status, WUNTRACED);
+            show_status(status);
+            if (WIFSTOPPED(status)) {
+                kill(child, SIGCONT);
+                show_end(child);
+            }
+        }
 }
