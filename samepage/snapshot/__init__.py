@@ -1,7 +1,7 @@
-"""The snapshot: what lay in physical memory at one instant, as tables.
+"""The snapshot: what lay in physical memory at one instant.
 
 The model and the live kernel fill in the same tables: processes, VMAs, pages, frames, files and
-events (`schema`), through the same `builder`. `store` keeps a snapshot in a directory of Parquet
-files that is replaced as a whole, and `check` proves every invariant of one that comes from
-outside before it is used. Everything that answers questions reads snapshots.
+events. On disk they are a directory of Parquet files that is replaced as a whole, and `check`
+proves every invariant of one that comes from outside before it is used. Everything that answers
+questions reads snapshots.
 """
