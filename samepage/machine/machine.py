@@ -228,6 +228,7 @@ class Machine:
             task = init.new_process(kernel, context, _host_limits())
         except OutOfFrames:
             raise SamepageError("out of memory: the machine has no frame left") from None
+        task.process.nice = os.getpriority(os.PRIO_PROCESS, 0)
         self.debugger.add_program(task.process)
         return task
 

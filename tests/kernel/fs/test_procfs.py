@@ -63,7 +63,7 @@ def machine(tree):
         pid=7, ppid=1, pgid=7, sid=1, comm="prog", state="R", mm=mm, files=files,
         exe=vfs.lookup(ctx, b"/big"), fs=ctx,
         cred=Credentials(), tids=[7, 8], auxv=b"\6" + bytes(15), limits={},
-        start_time_ns=10**9, utime_ns=0, stime_ns=0, exit_status=0,
+        nice=0, policy=(0, 0), start_time_ns=10**9, utime_ns=0, stime_ns=0, exit_status=0,
         total_faults=lambda: mm.faults, thread_faults=lambda tid: mm.faults,
         children_faults=FaultCounts(), children_time_ns=0, exited=False, personality=0,
         no_new_privs=False, seccomp_state=lambda tid: (0, 0), sig_shared_pending=0,

@@ -177,6 +177,7 @@ def stat(process: ProcessView, tid: int, whole: bool) -> str:
     figures = MemoryFigures(mm) if mm is not None else None
     low = 0x7FFF_FFFF
     rss_limit = process.limits.get(Rlimit.RSS, (RLIM_INFINITY, RLIM_INFINITY))[0]
+    policy, rt_priority = process.policy
     before = [
         f"{tid} ({escape_comm(process.comm)}) {process.state}",
         process.ppid,
@@ -193,8 +194,8 @@ def stat(process: ProcessView, tid: int, whole: bool) -> str:
         process.stime_ns // USER_TICK_NS,
         process.children_time_ns // USER_TICK_NS,
         0,
-        20,
-        0,
+        -1 - rt_priority if rt_priority else 20 + process.nice,  # `task_prio`
+        process.nice,
         len(process.tids),
         0,
         process.start_time_ns // USER_TICK_NS,
@@ -221,8 +222,8 @@ def stat(process: ProcessView, tid: int, whole: bool) -> str:
         0,
         17,
         0,
-        0,
-        0,
+        rt_priority,
+        policy,
         0,
         0,
         0,

@@ -13,9 +13,9 @@ from samepage.kernel.mm.page_cache import PageCache
 
 class ProcessView(Protocol):
     """One process. Once it is a zombie (`exited`), `mm` is None, it has no file open, and
-    what `fs` says is not shown. `tids` are those of its threads, of a zombie the pid. `state`
-    is R, S, T, t or Z; times are in ns, `start_time_ns` since boot; masks have bit n-1 for
-    signal n."""
+    what `fs` says is not shown. `policy` is the scheduling policy with its real-time
+    priority. `tids` are those of its threads, of a zombie the pid. `state` is R, S, T, t or
+    Z; times are in ns, `start_time_ns` since boot; masks have bit n-1 for signal n."""
 
     comm: str
 
@@ -45,6 +45,10 @@ class ProcessView(Protocol):
     def auxv(self) -> bytes: ...
     @property
     def limits(self) -> Mapping[int, tuple[int, int]]: ...
+    @property
+    def nice(self) -> int: ...
+    @property
+    def policy(self) -> tuple[int, int]: ...
     @property
     def start_time_ns(self) -> int: ...
     @property
