@@ -16,16 +16,15 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import numpy as np
-import pyarrow as pa
 
 from samepage.analysis.diff import Match, diff
-from samepage.analysis.groups import Groups, by_user
+from samepage.analysis.groups import by_user, groups
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.page_map import page_maps
 from samepage.analysis.sharing import Sharing
-from samepage.snapshot import store
+from samepage.snapshot import parquet
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
 
 PROCESSES = 100
 
@@ -41,7 +40,7 @@ def synthetic(pages: int) -> Snapshot:
     builder.add_frames(shared, ones, ones * file, np.arange(half), ones * PROCESSES, ones * 0)
     for pid in range(1, PROCESSES + 1):
         own = numbers[pid * half : (pid + 1) * half]
-        builder.add_process(pid, argv=["worker"], uid=pid % 5)
+        builder.add_process(Process(pid, argv=("worker",), uid=pid % 5))
         low, middle, high = 1 << 12, (1 + half) << 12, (1 + 2 * half) << 12
         builder.add_vma(pid, low, middle, "r-xp", 0, file, "/lib/shared.so")
         builder.add_vma(pid, middle, high, "rw-p", 0, -1, "")
@@ -61,7 +60,7 @@ def sharing_of(snapshot: Snapshot) -> None:
 STEPS: dict[str, Callable[[Snapshot], object]] = {
     "check": Snapshot.check,
     "sharing (processes, files, totals)": sharing_of,
-    "sharing and groups by user": lambda snapshot: Groups(Sharing(snapshot)).by(by_user),
+    "sharing and groups by user": lambda snapshot: groups(Sharing(snapshot), by_user),
     "sharing and lost sharing": lambda snapshot: lost_sharing(Sharing(snapshot)),
     "sharing and page map": lambda snapshot: page_maps(Sharing(snapshot), [0]),
     "diff with itself": lambda snapshot: diff(snapshot, snapshot, Match.PID),
@@ -70,9 +69,8 @@ STEPS: dict[str, Callable[[Snapshot], object]] = {
 
 def run_step(name: str, directory: str, answer: Connection) -> None:
     """Run one step; send its time and the growth of the peak of memory."""
-    snapshot = store.read(directory)
+    snapshot = parquet.read(directory)
     # What reading needed for a moment is not the step's: begin a new peak (proc(5), clear_refs).
-    pa.default_memory_pool().release_unused()
     with open("/proc/self/clear_refs", "w") as clear_refs:
         clear_refs.write("5")
     before = status_mib("VmRSS")
@@ -93,13 +91,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         directory = f"{parent}/snapshot"
         snapshot = synthetic(pages)
-        print(f"{snapshot.pages.num_rows:,} pages, {snapshot.frames.num_rows:,} frames")
+        print(f"{len(snapshot.pages):,} pages, {len(snapshot.frames):,} frames")
         start = time.perf_counter()
-        store.write(snapshot, directory)
+        parquet.write(snapshot, directory)
         print(f"{'write':<36} {time.perf_counter() - start:6.2f} s")
         del snapshot
         start = time.perf_counter()
-        store.read(directory)
+        parquet.read(directory)
         print(f"{'read and check':<36} {time.perf_counter() - start:6.2f} s")
         for name in STEPS:
             receiver, sender = context.Pipe(duplex=False)

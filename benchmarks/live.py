@@ -34,6 +34,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,9 +42,9 @@ from pathlib import Path
 from benchmarks.timing import SAMEPAGE, compare, peer_environment
 from samepage.abi.pagemap import PAGEMAP_SCAN
 from samepage.live.background import BackgroundCollector
-from samepage.live.capture import read_system
+from samepage.live.capture import capture
 from samepage.live.pagemap import end_of_memory
-from samepage.live.system import Capture
+from samepage.snapshot.columns import Snapshot
 
 SLEEPS = 200
 PYTHONS = 40
@@ -89,21 +90,21 @@ def capture_against_floor(pids: list[int]) -> None:
     """Print how much longer the capture takes than the bare reads."""
     plan = Plan(pids)
 
-    def as_the_command(all_flags: bool) -> Capture:
+    def as_the_command(all_flags: bool) -> Snapshot:
         collector = BackgroundCollector(plan.pids)
-        return read_system(plan.pids, collector=collector, all_flags=all_flags)
+        return capture(plan.pids, collector=collector, all_flags=all_flags)
 
     tables, snapshot, one, each, floor = in_turn(
         lambda: as_the_command(False),
         lambda: as_the_command(True),
-        lambda: read_system(plan.pids),
+        lambda: capture(plan.pids),
         plan.read_each,
         plan.read,
     )
-    capture = read_system(plan.pids)
+    result = capture(plan.pids)
     print(
-        f"capture of {len(capture.processes)} processes, {len(capture.pages):,} pages, "
-        f"{len(capture.frames):,} frames; floor: process by process {each * 1e3:.0f} ms, "
+        f"capture of {len(result.processes)} processes, {len(result.pages):,} pages, "
+        f"{len(result.frames):,} frames; floor: process by process {each * 1e3:.0f} ms, "
         f"with each frame once {floor * 1e3:.0f} ms"
     )
     for name, taken in (("tables", tables), ("snapshot", snapshot), ("in one process", one)):
@@ -234,18 +235,20 @@ def command_against_peers() -> None:
 def many_pages(pages: int) -> None:
     """Print time and memory for one process with very many resident pages."""
     child, ready = mapper(pages)
+    place = tempfile.mkdtemp()
     try:
         ready()
         size = pages_of(child)
         handed_out = min(hand_out(child) for _ in range(3))
         for name, code in (
-            ("columns", "read_system([pid])"),
-            ("summary", "s = Summary(read_system([pid])); s.processes, s.files, s.total, s.lost"),
-            ("columns without dirtiness", "read_system([pid], all_flags=False)"),
-            ("snapshot", "from samepage.live.capture import capture; capture([pid])"),
-            ("snapshot, written", _WRITE),
+            ("captured", "capture([pid])"),
+            ("with all sums", _SUMS),
+            ("captured without dirtiness", "capture([pid], all_flags=False)"),
+            ("captured and checked", "s = capture([pid]); s.check()"),
+            ("captured and written", _WRITE),
+            ("read back", _READ),
         ):
-            runs = [measured(code, child) for _ in range(3)]
+            runs = [measured(code, child, f"{place}/snapshot") for _ in range(3)]
             seconds, memory = min(time for time, _ in runs), max(peak for _, peak in runs)
             print(
                 f"{size:,} resident pages, {name}: {seconds * 1e3:.0f} ms, pagemap alone "
@@ -255,6 +258,7 @@ def many_pages(pages: int) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        shutil.rmtree(place)
 
 
 def mapper(pages: int) -> tuple[int, Callable[[], object]]:
@@ -276,16 +280,14 @@ def mapper(pages: int) -> tuple[int, Callable[[], object]]:
     return child, lambda: os.read(get, 1)
 
 
-_WRITE = (
-    "import tempfile; from samepage.live.to_snapshot import write_snapshot; "
-    "place = tempfile.TemporaryDirectory(); "
-    "write_snapshot(read_system([pid]), place.name + '/snapshot')"
-)
+_SUMS = "s = Sharing(capture([pid])); s.processes, s.files, s.totals, lost_sharing(s)"
+_WRITE = "write(capture([pid]), place)"
+_READ = "read(place)"
 
 _MEASURE = """
 import resource, sys, time
-from samepage.live.capture import read_system
-from samepage.live.summary import Summary
+from samepage.live.capture import capture
+
 pid = int(sys.argv[1])
 begun = time.perf_counter()
 kept = {code}
@@ -293,12 +295,16 @@ print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_m
 """
 
 
-def measured(code: str, pid: int) -> tuple[float, int]:
+def measured(code: str, pid: int, place: str) -> tuple[float, int]:
     """Run a capture in a process of its own; return its seconds and its peak memory."""
     statement, _, rest = code.rpartition("; ")
+    arrow = "from samepage.snapshot.parquet import read, write" if code in (_WRITE, _READ) else ""
     program = _MEASURE.replace("kept = {code}", f"{statement}\nkept = {rest}")
     done = subprocess.run(
-        [sys.executable, "-c", program, str(pid)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program.replace("{imports}", arrow), str(pid), place],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     seconds, memory = done.stdout.split()
     return float(seconds), int(memory)

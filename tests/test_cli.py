@@ -81,7 +81,7 @@ CLOSED = "samepage: cannot write the output: Bad file descriptor\n"
 @pytest.mark.parametrize(
     ("line", "status", "out", "err"),
     [
-        ("link --json /bin/true >&-", 2, "", CLOSED),
+        ("link -f json /bin/true >&-", 2, "", CLOSED),
         ("--help >&-", 2, "", CLOSED),
         ("run true 2>&-", 2, "", ""),
         ("run -q echo hi 2>&-", 0, "hi\n", ""),
@@ -111,7 +111,7 @@ def test_what_follows_the_program_is_the_programs(capfd):
 
 def test_options_may_follow_and_part_arguments(capsys):
     library = "/lib/x86_64-linux-gnu/libc.so.6"
-    assert run(["cost", library, "--top", "1", library, "--json"]) == 0
+    assert run(["cost", library, "--top", "1", library, "-f", "json"]) == 0
     assert capsys.readouterr().out.count('"path"') == 2
 
 

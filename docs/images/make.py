@@ -10,11 +10,13 @@ import os
 import pathlib
 
 from rich.console import Console
+from rich.text import Text
 
 from samepage import Machine
 from samepage.demo.story import tell_story
 from samepage.report import print_report
 from samepage.report.demo import print_story
+from samepage.report.tables import Terminal
 
 HERE = pathlib.Path(__file__).parent
 WIDTH = 80
@@ -22,27 +24,23 @@ WIDTH = 80
 
 def main() -> None:
     """Write `report.svg` and `demo.svg` beside this file."""
-    console = _console()
+    stream = io.StringIO()
     machine = Machine()
     for argv in (["sort", "/etc/services"], ["uname", "-a"]):
         machine.run(machine.spawn(argv, env={"PATH": os.environ["PATH"], "LC_ALL": "C"}))
-    print_report(machine.snapshot(), console)
-    _save(console, "report.svg", "samepage run sort /etc/services ::: uname -a")
+    print_report(machine.snapshot(), Terminal(stream, WIDTH, styled=True))
+    _save(stream, "report.svg", "samepage run sort /etc/services ::: uname -a")
 
-    console = _console()
+    stream = io.StringIO()
     story = tell_story()
     story.acts = story.acts[:1]
-    print_story(story, console)
-    _save(console, "demo.svg", "samepage demo (the first act)")
+    print_story(story, Terminal(stream, WIDTH, styled=True))
+    _save(stream, "demo.svg", "samepage demo (the first act)")
 
 
-def _console() -> Console:
-    return Console(
-        record=True, width=WIDTH, file=io.StringIO(), highlight=False, markup=False, emoji=False
-    )
-
-
-def _save(console: Console, name: str, title: str) -> None:
+def _save(stream: io.StringIO, name: str, title: str) -> None:
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
+    console.print(Text.from_ansi(stream.getvalue()))
     console.save_svg(str(HERE / name), title=title, unique_id=name.partition(".")[0])
 
 

@@ -1,14 +1,11 @@
-"""Frame by frame and VMA by VMA: the two passes over all pages that every answer rests on.
+"""The one pass over all pages that every answer rests on.
 
 The kernel counts for `/proc/PID/smaps` by walking one process's page table and asking each
 page how often it is mapped (`smaps_account` and `smaps_page_accumulate` in
-fs/proc/task_mmu.c). A snapshot has all page tables at once, so the same is done in two
-passes over the `pages` table: the first counts how often each frame is mapped, the second
-adds each page to the counters of its VMA. Processes, files and groups are sums of VMAs.
-
-Both passes take pages in bounded batches; what is kept is one number per frame and one row
-of counters per VMA. Where the pages do not tell a VMA's sums but smaps did when the snapshot was
-made, its row has the kernel's own.
+fs/proc/task_mmu.c). A snapshot has all page tables at once. What a page adds to a sum depends on
+few things: what its frame is, how often that is mapped, and whether the page is dirty. So the
+pages of each VMA are counted by these (`Cells`), and all sums, exact or rounded as the kernel
+does it, per VMA, process, file or group, are sums of cells.
 
 The kernel's rules, kept here:
 
@@ -18,39 +15,52 @@ The kernel's rules, kept here:
 - A page is shared if it is mapped more than once, even if twice by the same process. (Two
   processes with one address space, as between vfork and exec, count as two that share it.)
 - A page's share of a frame is 4096 * 2^12 / mapcount, rounded down (PSS_SHIFT): a sum of
-  such shares is the kernel's Pss, which can be a little less than the true one.
+  such shares is the kernel's Pss, which can be a little less than the exact one.
 """
 
 import enum
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import math
+from itertools import pairwise
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.snapshot.frame_index import FrameIndex
-from samepage.snapshot.schema import FrameKind, PageFlags
-from samepage.snapshot.tables import PageBatch, Snapshot, column
-from samepage.snapshot.vma_index import VmaIndex
+from samepage.records import record
+from samepage.snapshot.arrays import counted, ranked, summed
+from samepage.snapshot.columns import I32, I64, PAGE_SIZE, Marks, Snapshot
+from samepage.snapshot.kinds import FrameKind, PageFlags
 
-PAGE_SIZE = 4096
+_PAGES_AT_ONCE = 1 << 18
+SHARE_OF_PAGE = PAGE_SIZE << PSS_SHIFT
+"""The Pss of a page that is mapped once."""
 
 
 class Scope(enum.Enum):
-    """Who counts as sharing a frame."""
+    """Which mappings of a frame count."""
 
     GROUP = "group"
-    """The processes of the snapshot: what this group of programs costs by itself."""
+    """Those of the snapshot's processes: what this group of programs costs by itself."""
     SYSTEM = "system"
-    """All processes of the machine, as `smaps` has it: also those that were not captured."""
+    """Those of all processes of the machine, as `smaps` has it: also of those not captured."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Scope":
         """Return the natural scope: the model holds nothing else, a live kernel does."""
         return cls.SYSTEM if snapshot.source == "live" else cls.GROUP
+
+
+class PageClass(enum.IntEnum):
+    """What a page counts as."""
+
+    SHARED_FILE = 0
+    """Resident and not anonymous: of a file, of shared memory, or the kernel's own."""
+    ANONYMOUS = 1
+    ZERO = 2
+    HUGETLB = 3
+    SWAPPED = 4
 
 
 class Count(enum.IntEnum):
@@ -66,176 +76,203 @@ class Count(enum.IntEnum):
     ZERO = 7
     HUGETLB = 8
     UNKNOWN = 9
-    """Resident pages of which nobody knows how often they are mapped."""
+    """Resident pages of which it is not known how often they are mapped."""
     PSS = 10
 
 
-Counters = npt.NDArray[np.int64]
+class Cells(NamedTuple):
+    """The pages of each VMA by what they are; columns of the same length, ascending by VMA.
 
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """The frames of a snapshot, and how often each is mapped.
-
-    Invariants: all arrays have one entry per row of `frames` plus a last one, which stands
-    for "frame not known" (row -1); `mapped` counts the resident pages of the snapshot;
-    `degree` is what a frame is divided by, and `degree >= mapped`.
+    Two cells may be of the same kind: what they hold is to be added up.
     """
 
-    index: FrameIndex
-    kind: npt.NDArray[np.uint8]
-    file: npt.NDArray[np.int32]
-    mapped: npt.NDArray[np.int32]
-    degree: npt.NDArray[np.int32]
+    vma: I64
+    page_class: I64
+    degree: I64
+    """How often the frame is mapped, 0 if that is not known."""
+    dirty: Marks
+    pages: I64
+
+    def take(self, wanted: Marks | slice) -> "Cells":
+        """Return some of the cells."""
+        numbers = (self.vma[wanted], self.page_class[wanted], self.degree[wanted])
+        return Cells(*numbers, self.dirty[wanted], self.pages[wanted])
+
+    def resident(self) -> Marks:
+        """Return which count in RSS."""
+        resident: Marks = self.page_class <= PageClass.ANONYMOUS
+        return resident
 
 
-@dataclass(frozen=True, slots=True)
-class ResidentPages:
-    """The pages of a batch with what their frames say; arrays of the batch's length."""
-
-    batch: PageBatch
-    row: npt.NDArray[np.int32]
-    """Row in `frames`, or -1."""
-    vma: npt.NDArray[np.int32]
-    """Row in `vmas`."""
-    kind: npt.NDArray[np.uint8]
-    present: npt.NDArray[np.bool_]
-    resident: npt.NDArray[np.bool_]
-
-    @property
-    def anonymous(self) -> npt.NDArray[np.bool_]:
-        """Tell which are anonymous (also merged ones), by the page's own bit if need be."""
-        told = (self.kind == FrameKind.ANON) | (self.kind == FrameKind.KSM)
-        untold = (self.kind == FrameKind.UNKNOWN) & ~has(self.batch, PageFlags.FILE)
-        anonymous: npt.NDArray[np.bool_] = self.resident & (told | untold)
-        return anonymous
-
-
-class PageReader:
-    """Goes over all pages, and tells of each which frame and VMA it has."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.index = FrameIndex(column(snapshot.frames, "frame"))
-        self.kind = np.append(column(snapshot.frames, "kind"), np.uint8(FrameKind.UNKNOWN))
-        self._vmas = VmaIndex(snapshot)
-        # [vvar] is mapped by page frame number, without a struct page (rule of vm_normal_page)
-        names = snapshot.vmas["name"].to_pylist()
-        self._unaccounted = np.array([name.startswith("[vvar") for name in names], bool)
-
-    def __iter__(self) -> Iterator[ResidentPages]:
-        for batch in self.snapshot.page_batches():
-            yield self.look_up(batch)
-
-    def look_up(self, batch: PageBatch) -> ResidentPages:
-        """Return what is known of the pages of one batch."""
-        row = self.index.rows(batch.frame)
-        vma = self._vmas.rows(batch)
-        kind = self.kind[row]
-        present = has(batch, PageFlags.PRESENT)
-        resident = present & (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB)
-        if self._unaccounted.any():
-            resident &= ~self._unaccounted[vma]
-        return ResidentPages(batch, row, vma, kind, present, resident)
-
-
-@dataclass(frozen=True, slots=True)
+@record(eq=False)
 class Counted:
-    """The result of both passes.
+    """What was counted in a snapshot.
 
-    Invariants: `vmas` has a row for each row of the table `vmas`; in each of its rows
-    RSS = shared + private + unknown; the values of `degrees[pid]` sum up to the RSS of the
-    process, with degree 0 for pages that are unknown, unless `by_smaps`.
+    Invariants: `vmas` has a row of `Count` for each VMA; in each, RSS = shared + private +
+    unknown; `mapped` and `degree` have an entry for each frame, and `degree >= mapped`.
     """
 
-    reader: PageReader
-    frames: Frames
-    vmas: Counters
-    degrees: dict[int, Counter[int]]
+    cells: Cells
+    vmas: I64
+    mapped: I32
+    """How many resident pages of the snapshot have the frame."""
+    degree: I32
+    """By how many mappings the frame is divided."""
     by_smaps: bool
-    """No frame is known, and the sums are those that the kernel told."""
+    """No frame is known, and the sums are the kernel's own."""
 
 
 def count(snapshot: Snapshot, scope: Scope) -> Counted:
-    """Count all pages of a sound snapshot; two passes, in bounded memory."""
-    reader = PageReader(snapshot)
-    frames = _count_mappings(reader, scope)
-    vmas = np.zeros((snapshot.vmas.num_rows, len(Count)), dtype=np.int64)
-    degrees: dict[int, Counter[int]] = {
-        pid: Counter() for pid in snapshot.processes["pid"].to_pylist()
-    }
-    for pages in reader:
-        degree = _degrees(pages, frames)
-        _add_to_vmas(vmas, pages, degree)
-        _add_to_processes(degrees, pages, degree)
-    rows, told = snapshot.told()
-    if scope is Scope.SYSTEM:
-        _take_sums(vmas, rows, told)
-    by_smaps = scope is Scope.SYSTEM and not snapshot.frames.num_rows and len(rows) > 0
-    return Counted(reader, frames, vmas, degrees, by_smaps)
-
-
-def _take_sums(vmas: Counters, rows: Counters, told: Counters) -> None:
-    """Replace the counters of some VMAs by the kernel's own sums (`TOLD`)."""
-    vmas[rows, :4] = told[:, :4]
-    vmas[rows, Count.RSS] = told[:, :4].sum(axis=1)
-    vmas[rows, Count.ANONYMOUS] = told[:, 4]
-    vmas[rows, Count.PSS] = told[:, 5]
-    vmas[rows, Count.UNKNOWN] = 0
-
-
-def has(batch: PageBatch, flag: PageFlags) -> npt.NDArray[np.bool_]:
-    """Tell which pages of the batch have this flag."""
-    told: npt.NDArray[np.bool_] = (batch.flags & np.uint16(flag)) != 0
-    return told
-
-
-def _count_mappings(reader: PageReader, scope: Scope) -> Frames:
-    table = reader.snapshot.frames
-    mapped = np.zeros(table.num_rows + 1, dtype=np.int32)
-    for pages in reader:
-        np.add.at(mapped, pages.row[pages.resident], np.int32(1))
-    mapped[-1] = 0  # whatever is unknown is not one frame
+    """Count all pages of a sound snapshot; in bounded memory."""
+    unaccounted = _unaccounted(snapshot)
+    mapped = _mapped(snapshot, unaccounted)
     degree = mapped
     if scope is Scope.SYSTEM:
         # Counts are read after page tables; a process may have exited in between.
-        degree = np.maximum(mapped, np.append(column(table, "mapcount"), np.int32(0)))
-    file = np.append(column(table, "file"), np.int32(-1))
-    return Frames(reader.index, reader.kind, file, mapped, degree)
+        degree = np.maximum(mapped, snapshot.frames.mapcount)
+    cells = _cells(snapshot, degree)
+    if unaccounted.any():
+        cells = cells.take(~unaccounted[cells.vma])
+    vmas = _sums(cells, len(snapshot.vmas))
+    by_smaps = False
+    if scope is Scope.SYSTEM and len(snapshot.smaps.vma):
+        by_smaps = not len(snapshot.frames)
+        _take_smaps(vmas, snapshot)
+    return Counted(cells, vmas, mapped, degree, by_smaps)
 
 
-def _degrees(pages: ResidentPages, frames: Frames) -> npt.NDArray[np.int32]:
-    """Return how often each page's frame is mapped; 0 if that is not known."""
-    degree = frames.degree[pages.row]
-    # Without frame numbers the kernel still tells which pages are mapped exactly once.
-    degree[(pages.row < 0) & has(pages.batch, PageFlags.EXCLUSIVE)] = 1
-    return degree
+def _unaccounted(snapshot: Snapshot) -> Marks:
+    """Return which VMAs are mapped by frame number, without a `struct page`: [vvar]."""
+    mappings = snapshot.vmas.mappings
+    marks = np.array([mapping.name.startswith("[vvar") for mapping in mappings], dtype=bool)
+    return marks[snapshot.vmas.mapping]
 
 
-def _add_to_vmas(vmas: Counters, pages: ResidentPages, degree: npt.NDArray[np.int32]) -> None:
-    def add(column: Count, mask: npt.NDArray[Any]) -> None:
-        vmas[:, column] += np.bincount(pages.vma[mask], minlength=len(vmas))
-
-    known = pages.resident & (degree > 0)
-    vma, times = pages.vma[known], degree[known]
-    dirty = has(pages.batch, PageFlags.DIRTY)[known]
-    corner = (times == 1) * 2 + dirty  # the order of the first four of Count
-    vmas[:, :4] += np.bincount(vma * np.int64(4) + corner, minlength=4 * len(vmas)).reshape(-1, 4)
-    share = (PAGE_SIZE << PSS_SHIFT) // times
-    # float64 sums are exact here: below 2^53 up to 512 million pages of one VMA in a batch
-    vmas[:, Count.PSS] += np.bincount(vma, share, len(vmas)).astype(np.int64)
-    add(Count.RSS, pages.resident)
-    add(Count.ANONYMOUS, pages.anonymous)
-    add(Count.SWAP, has(pages.batch, PageFlags.SWAPPED) & ~pages.present)
-    add(Count.ZERO, pages.present & (pages.kind == FrameKind.ZERO))
-    add(Count.HUGETLB, pages.present & (pages.kind == FrameKind.HUGETLB))
-    add(Count.UNKNOWN, pages.resident & (degree == 0))
+def _mapped(snapshot: Snapshot, unaccounted: Marks) -> I32:
+    frames = snapshot.frames
+    mapped = np.append(np.where(frames.resident(), frames.mapped, 0), 0).astype(np.int32)
+    for vma in np.flatnonzero(unaccounted).tolist():
+        first, last = snapshot.bounds[vma : vma + 2].tolist()
+        np.subtract.at(mapped, snapshot.pages.frame[first:last], np.int32(1))
+    return np.maximum(mapped[:-1], 0)
 
 
-def _add_to_processes(
-    degrees: dict[int, Counter[int]], pages: ResidentPages, degree: npt.NDArray[np.int32]
-) -> None:
-    for pid, run in pages.batch.runs():
-        histogram = np.bincount(degree[run][pages.resident[run]])
-        times = np.flatnonzero(histogram)
-        degrees[pid].update(dict(zip(times.tolist(), histogram[times].tolist(), strict=True)))
+_CLASS_BITS = 3
+_OTHERS = (
+    PageClass.SWAPPED,
+    *(degree << _CLASS_BITS | kind for degree in (0, 1) for kind in (0, 1)),
+)
+"""Keys of pages whose frame is not known: by the degree, which EXCLUSIVE shows if it is 1, and
+by whether they are anonymous."""
+
+
+def _cells(snapshot: Snapshot, degree: I32) -> Cells:
+    """Count the pages of each VMA by class, degree and dirtiness."""
+    pages, bounds, frames = snapshot.pages, snapshot.bounds, snapshot.frames
+    kind = frames.anonymous() * np.int64(PageClass.ANONYMOUS)
+    kind[frames.kind == FrameKind.ZERO] = PageClass.ZERO
+    kind[frames.kind == FrameKind.HUGETLB] = PageClass.HUGETLB
+    times = np.where(frames.resident(), degree, 0).astype(np.int64)
+    keys, rank = ranked(np.append(times << _CLASS_BITS | kind, _OTHERS))
+    # The last row, that of pages without a frame, is filled in where there are such.
+    code, others = (2 * rank[: len(frames) + 1]).astype(np.int32), 2 * rank[len(frames) :]
+    parts = []
+    for low in range(0, len(pages), _PAGES_AT_ONCE):
+        high = min(low + _PAGES_AT_ONCE, len(pages))
+        rows, flags = pages.frame[low:high], pages.flags[low:high]
+        codes = code[rows]
+        lone = np.flatnonzero(rows == len(frames))
+        if len(lone):
+            codes[lone] = others[_other(flags[lone])]
+        codes += (flags & np.uint16(PageFlags.DIRTY)) != 0
+        begin = int(np.searchsorted(bounds, low, side="right")) - 1
+        end = int(np.searchsorted(bounds, high, side="left"))
+        cuts = np.clip(bounds[begin : end + 1], low, high)
+        places = np.repeat(np.arange(end - begin) * (2 * len(keys)), cuts[1:] - cuts[:-1])
+        places += codes
+        found, numbers = counted(places, (end - begin) * 2 * len(keys))
+        vma, code_of = np.divmod(found, 2 * len(keys))
+        parts.append((vma + begin, code_of, numbers))
+    nothing = np.empty(0, dtype=np.int64)
+    vma, code_of, numbers = map(np.concatenate, zip((nothing,) * 3, *parts, strict=True))
+    key = keys[code_of >> 1]
+    known = (1 << _CLASS_BITS) - 1
+    return Cells(vma, key & known, key >> _CLASS_BITS, (code_of & 1) != 0, numbers)
+
+
+def _other(flags: npt.NDArray[np.uint16]) -> I64:
+    """Return the place in `_OTHERS` of pages whose frame is not known."""
+    present, file, exclusive = (
+        (flags & np.uint16(flag)) != 0
+        for flag in (PageFlags.PRESENT, PageFlags.FILE, PageFlags.EXCLUSIVE)
+    )
+    return np.where(present, 1 + 2 * exclusive + ~file, 0)
+
+
+def _sums(cells: Cells, vmas: int) -> I64:
+    """Add up the cells of each VMA: its row of `Count`."""
+    sums = np.zeros((vmas, len(Count)), dtype=np.int64)
+    resident = cells.resident()
+    known = resident & (cells.degree > 0)
+    corner = 2 * (cells.degree == 1) + cells.dirty  # the first four of `Count`
+    np.add.at(sums, (cells.vma[known], corner[known]), cells.pages[known])
+    shares = SHARE_OF_PAGE // np.maximum(cells.degree, 1) * cells.pages
+    np.add.at(sums[:, Count.PSS], cells.vma[known], shares[known])
+    for column, mask in (
+        (Count.RSS, resident),
+        (Count.ANONYMOUS, cells.page_class == PageClass.ANONYMOUS),
+        (Count.SWAP, cells.page_class == PageClass.SWAPPED),
+        (Count.ZERO, cells.page_class == PageClass.ZERO),
+        (Count.HUGETLB, cells.page_class == PageClass.HUGETLB),
+        (Count.UNKNOWN, resident & (cells.degree == 0)),
+    ):
+        np.add.at(sums[:, column], cells.vma[mask], cells.pages[mask])
+    return sums
+
+
+def _take_smaps(sums: I64, snapshot: Snapshot) -> None:
+    """Take from smaps what the pages do not show of some VMAs.
+
+    Without frames these are all sums. With them only how many of the shared and private pages
+    are dirty is missing: RSS and the rest are counted, and stay.
+    """
+    rows, smaps = snapshot.smaps
+    if not len(snapshot.frames):
+        sums[rows, :4] = smaps[:, :4]
+        sums[rows, Count.RSS] = smaps[:, :4].sum(axis=1)
+        sums[rows, Count.ANONYMOUS] = smaps[:, 4]
+        sums[rows, Count.PSS] = smaps[:, 5]
+        sums[rows, Count.UNKNOWN] = 0
+        return
+    for clean, dirty in (
+        (Count.SHARED_CLEAN, Count.SHARED_DIRTY),
+        (Count.PRIVATE_CLEAN, Count.PRIVATE_DIRTY),
+    ):
+        pages = sums[rows, clean] + sums[rows, dirty]
+        sums[rows, dirty] = np.clip(smaps[:, dirty], sums[rows, dirty], pages)
+        sums[rows, clean] = pages - sums[rows, dirty]
+
+
+class Shares(NamedTuple):
+    """Exact Pss: a sum of pages, each divided by how often its frame is mapped.
+
+    All sums of one snapshot are over one common denominator, since adding fractions one by one
+    would reduce each sum anew.
+    """
+
+    numerators: list[int]
+    denominator: int
+
+
+def exact_shares(cells: Cells, group: I64, groups: int) -> Shares:
+    """Return the exact Pss in pages of each group; `group` numbers those of the cells."""
+    known = cells.resident() & (cells.degree > 0)
+    degrees, rank = ranked(cells.degree[known])
+    denominator = math.lcm(*degrees.tolist())
+    parts = [denominator // degree for degree in degrees.tolist()]
+    keys, pages = summed(group[known] * len(degrees) + rank, cells.pages[known])
+    number, degree = np.divmod(keys, max(len(degrees), 1))
+    cuts = np.searchsorted(number, np.arange(groups + 1)).tolist()
+    terms = list(map(mul, pages.tolist(), map(parts.__getitem__, degree.tolist())))
+    numerators = [sum(terms[low:high]) for low, high in pairwise(cuts)]
+    return Shares(numerators, denominator)

@@ -13,17 +13,16 @@ model, or a live process before and after); where they have not, `pages` is None
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from samepage.analysis.counting import Scope, has
-from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals, sum_fractions
-from samepage.snapshot.schema import PageFlags
-from samepage.snapshot.tables import Snapshot, column
+from samepage.analysis.counting import Scope
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
+from samepage.snapshot.columns import U64, Snapshot
+from samepage.snapshot.kinds import PageFlags
 
 
 class Match(enum.Enum):
@@ -35,8 +34,7 @@ class Match(enum.Enum):
     """PID if both are live captures of the same boot of the same host, else PROGRAM."""
 
 
-@dataclass(frozen=True, slots=True)
-class PageChanges:
+class PageChanges(NamedTuple):
     """The pages of one process before and after, by address.
 
     `moved` are present in both, with another frame (compared only where frame numbers
@@ -48,8 +46,7 @@ class PageChanges:
     moved: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessChange:
+class ProcessChange(NamedTuple):
     """One process; `before` or `after` is None if it is new or lost."""
 
     before: ProcessUse | None
@@ -75,8 +72,7 @@ class ProcessChange:
         return moved or self.before.usage != self.after.usage or bool(self.pss)
 
 
-@dataclass(frozen=True, slots=True)
-class FileTotals:
+class FileTotals(NamedTuple):
     """All files of one path together (different inodes, if it was replaced)."""
 
     inodes: tuple[tuple[int, int], ...]
@@ -87,15 +83,15 @@ class FileTotals:
     processes: int
 
     @classmethod
-    def of(cls, files: list[FileUse]) -> "FileTotals":
+    def of(cls, sharing: Sharing, uses: list[FileUse]) -> "FileTotals":
         """Add up files."""
         return cls(
-            inodes=tuple(sorted((file.dev, file.inode) for file in files)),
-            build_ids=tuple(sorted({file.build_id for file in files if file.build_id})),
-            frames=sum(file.frames for file in files),
-            mapped_pages=sum(file.mapped_pages for file in files),
-            copied_pages=sum(file.copied_pages for file in files),
-            processes=len({mapper.pid for file in files for mapper in file.mappers}),
+            inodes=tuple(sorted((use.file.dev, use.file.ino) for use in uses)),
+            build_ids=tuple(sorted({use.file.build_id for use in uses if use.file.build_id})),
+            frames=sum(use.frames for use in uses),
+            mapped_pages=sum(use.mapped_pages for use in uses),
+            copied_pages=sum(use.copied_pages for use in uses),
+            processes=len({by.pid for use in uses for by in sharing.mappers[use.number]}),
         )
 
 
@@ -103,8 +99,7 @@ NO_PAGES = np.empty(0, dtype=np.int64)
 NO_FILE = FileTotals((), (), 0, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(NamedTuple):
     """One path; `before` or `after` is `NO_FILE` if nobody has it."""
 
     path: str
@@ -131,8 +126,7 @@ class FileChange:
         return before != after or bool(self.gained or self.lost) or self.content_changed
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(NamedTuple):
     """The whole comparison; `match` is PID or PROGRAM, as it was done."""
 
     match: Match
@@ -165,23 +159,24 @@ def diff(before: Snapshot, after: Snapshot, match: Match = Match.AUTO) -> Diff:
         match=match,
         before=one.totals,
         after=two.totals,
-        pss=(_total_pss(one), _total_pss(two)),
+        pss=(one.pss, two.pss),
         processes=processes,
         files=_file_changes(one, two),
     )
 
 
 def _same_boot(before: Snapshot, after: Snapshot) -> bool:
-    one, two = before.meta_dict(), after.meta_dict()
+    one, two = before.meta, after.meta
     return "boot_id" in one and one["boot_id"] == two.get("boot_id")
 
 
 def _matched(
     before: list[ProcessUse], after: list[ProcessUse], match: Match, same_boot: bool
 ) -> list[tuple[ProcessUse | None, ProcessUse | None]]:
-    dated = same_boot and all(process.start_time is not None for process in (*before, *after))
+    dated = same_boot and all(use.process.start_time is not None for use in (*before, *after))
 
-    def key(process: ProcessUse) -> Any:
+    def key(use: ProcessUse) -> Any:
+        process = use.process
         if match is Match.PID:
             # A process that called exec is still the same. Where a snapshot does not tell when
             # it was started, another program is taken for another process.
@@ -189,52 +184,50 @@ def _matched(
         return process.exe, process.argv
 
     waiting: dict[Any, list[ProcessUse]] = {}
-    for process in reversed(after):
-        waiting.setdefault(key(process), []).append(process)
+    for use in reversed(after):
+        waiting.setdefault(key(use), []).append(use)
     pairs: list[tuple[ProcessUse | None, ProcessUse | None]] = []
     taken = set()
-    for process in before:
-        candidates = waiting.get(key(process))
+    for use in before:
+        candidates = waiting.get(key(use))
         partner = candidates.pop() if candidates else None
-        pairs.append((process, partner))
-        taken.add(partner.pid if partner else None)
-    pairs += [(None, process) for process in after if process.pid not in taken]
+        pairs.append((use, partner))
+        taken.add(partner.number if partner else None)
+    pairs += [(None, use) for use in after if use.number not in taken]
     return pairs
 
 
 def _page_changes(
     one: Sharing, two: Sharing, old: ProcessUse | None, new: ProcessUse | None, same_boot: bool
 ) -> PageChanges | None:
-    if old is None or new is None or not _same_addresses(one, two, old.pid, new.pid):
+    if old is None or new is None or not _same_addresses(one, two, old.number, new.number):
         return None
-    pages, frames = _present(one.snapshot, old.pid)
-    new_pages, new_frames = _present(two.snapshot, new.pid)
+    pages, frames = _present(one.snapshot, old.number)
+    new_pages, new_frames = _present(two.snapshot, new.number)
     common, here, there = np.intersect1d(pages, new_pages, assume_unique=True, return_indices=True)
     moved = int((frames[here] != new_frames[there]).sum()) if same_boot else 0
     return PageChanges(len(new_pages) - len(common), len(pages) - len(common), moved)
 
 
 def _same_addresses(one: Sharing, two: Sharing, old: int, new: int) -> bool:
-    """Tell whether the files that both map begin at the same addresses (no ASLR between)."""
+    """Return whether the files that both map begin at the same addresses (no ASLR between)."""
     starts = []
-    for sharing, pid in ((one, old), (two, new)):
+    for sharing, number in ((one, old), (two, new)):
         first: dict[str, int] = {}
-        for vma in sharing.vmas(pid):
-            if vma.file >= 0:
-                first.setdefault(vma.name, vma.start)
+        for vma in sharing.vmas(number):
+            if vma.mapping.file >= 0:
+                first.setdefault(vma.mapping.name, vma.start)
         starts.append(first)
     common = starts[0].keys() & starts[1].keys()
     return bool(common) and all(starts[0][name] == starts[1][name] for name in common)
 
 
-def _present(snapshot: Snapshot, pid: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    batches = list(snapshot.page_batches(pid=pid))
-    kept = [has(batch, PageFlags.PRESENT) for batch in batches]
-    empty = np.empty(0, dtype=np.uint64)
-    return (
-        np.concatenate([empty, *(b.vpage[k] for b, k in zip(batches, kept, strict=True))]),
-        np.concatenate([empty, *(b.frame[k] for b, k in zip(batches, kept, strict=True))]),
-    )
+def _present(snapshot: Snapshot, process: int) -> tuple[U64, U64]:
+    """Return the virtual pages and frames of a process."""
+    mine = snapshot.pages_of(process)
+    present = (snapshot.pages.flags[mine] & np.uint16(PageFlags.PRESENT)) != 0
+    vpages = snapshot.pages.vpages(mine.start, mine.stop)
+    return vpages[present], snapshot.frame_numbers(mine)[present]
 
 
 def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:
@@ -244,10 +237,13 @@ def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:
     for path in sorted({*sides[0], *sides[1]}):
         files = [side.get(path, []) for side in sides]
         mapped = [
-            np.unique(np.concatenate([NO_PAGES, *(of_side(file.file) for file in group)]))
+            np.unique(np.concatenate([NO_PAGES, *(of_side(use.number) for use in group)]))
             for of_side, group in zip(pages, files, strict=True)
         ]
-        before, after = (FileTotals.of(group) if group else NO_FILE for group in files)
+        before, after = (
+            FileTotals.of(side, group) if group else NO_FILE
+            for side, group in zip((one, two), files, strict=True)
+        )
         common = len(np.intersect1d(mapped[0], mapped[1], assume_unique=True))
         lost, gained = (len(of_side) - common for of_side in mapped)
         changes.append(FileChange(path, before, after, gained, lost))
@@ -256,19 +252,18 @@ def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:
 
 def _by_path(sharing: Sharing) -> dict[str, list[FileUse]]:
     paths: dict[str, list[FileUse]] = {}
-    for file in sharing.files:
-        if file.mappers or file.frames:
-            paths.setdefault(file.path, []).append(file)
+    for use in sharing.files:
+        if use.processes or use.frames:
+            paths.setdefault(use.file.path, []).append(use)
     return paths
 
 
 def _mapped_indexes(sharing: Sharing) -> Callable[[int], npt.NDArray[np.int64]]:
-    """Return a function that tells which pages of a file are mapped by somebody."""
-    frames = sharing.counted.frames
-    rows = np.flatnonzero((frames.file >= 0) & (frames.mapped > 0))
+    """Return a function that returns which pages of a file are mapped."""
+    frames = sharing.snapshot.frames
+    rows = np.flatnonzero((frames.file >= 0) & (sharing.counted.mapped > 0))
     rows = rows[np.argsort(frames.file[rows], kind="stable")]
-    file = frames.file[rows]
-    index = column(sharing.snapshot.frames, "index")[rows]
+    file, index = frames.file[rows], frames.index[rows]
 
     def of_file(number: int) -> npt.NDArray[np.int64]:
         low, high = np.searchsorted(file, np.array([number, number + 1], dtype=file.dtype))
@@ -284,7 +279,3 @@ def _rss(process: ProcessUse | None) -> int:
 
 def _pss(process: ProcessUse | None) -> Fraction:
     return process.pss if process else Fraction(0)
-
-
-def _total_pss(sharing: Sharing) -> Fraction:
-    return sum_fractions(process.pss for process in sharing.processes)

@@ -1,88 +1,98 @@
 """The cost of several processes together: a program's, a container's, a user's.
 
-A group's frames are more than the sum of its USS: what only its own processes share is freed
-too when the group ends. So each group's frames are counted as one set: `frames` is the
-set's size, and `own_frames` are those in it that nothing outside the group maps.
+A group's frames are more than the sum of its USS: some are shared by its own processes only. So
+each group's frames are counted as one set: `frames` is the set's size, `own_frames` are those in
+it that nothing outside the group maps, and `freed_frames` those that would be free if the group
+ended. The latter are fewer: the page cache of a file outlives its mappings. What goes is anonymous
+memory, and files without a name (deleted ones, memfd, shared anonymous memory) once nothing maps
+them; System V segments, which maps shows as deleted, stay until somebody removes them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from samepage.analysis.sharing import ProcessUse, Sharing, sum_fractions
+from samepage.snapshot.arrays import counted
+from samepage.snapshot.columns import Marks, Snapshot
+
+Key = Callable[[ProcessUse], str]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupUse:
+class GroupUse(NamedTuple):
     """What the processes of one group have together, in pages.
 
-    Invariant: own_frames <= pss <= frames <= rss, but for pages without frame number.
+    Invariant: freed_frames <= own_frames <= pss <= frames <= rss, but for pages whose frame is not
+    known.
     """
 
     name: str
-    pids: tuple[int, ...]
+    processes: tuple[ProcessUse, ...]
     rss: int
     pss: Fraction
     frames: int
     own_frames: int
-
-    @property
-    def frames_known(self) -> bool:
-        """Tell whether the kernel told which frames its pages have."""
-        return self.frames > 0 or not self.rss
+    freed_frames: int
 
 
-def by_program(process: ProcessUse) -> str:
-    """Name a process's executable, or what it calls itself if that is not known."""
-    return process.exe or process.comm
+def by_program(use: ProcessUse) -> str:
+    """Return a process's executable, or what it calls itself if that is not known."""
+    return use.process.exe or use.process.comm
 
 
-def by_container(process: ProcessUse) -> str:
-    """Name a process's container; "" if it is in none."""
-    return process.container
+def by_container(use: ProcessUse) -> str:
+    """Return a process's container; "" if it is in none."""
+    return use.process.container
 
 
-def by_user(process: ProcessUse) -> str:
-    """Name a process's user, by number: a snapshot may be of another machine."""
-    return str(process.uid)
+def by_user(use: ProcessUse) -> str:
+    """Return a process's user, by number: a snapshot may be of another machine."""
+    return str(use.process.uid)
 
 
-class Groups:
-    """Groups the processes of a snapshot, in any number of ways after one look at the pages.
+def groups(sharing: Sharing, key: Key) -> list[GroupUse]:
+    """Return the groups that `key` makes of the processes, the most expensive (PSS) first."""
+    bounds, goes = sharing.snapshot.process_bounds().tolist(), _goes(sharing.snapshot)
+    found = [
+        _group(sharing, name, uses, bounds, goes) for name, uses in members(sharing, key).items()
+    ]
+    return sorted(found, key=lambda group: (-group.pss, group.name))
 
-    Keeps four bytes per resident page.
-    """
 
-    def __init__(self, sharing: Sharing) -> None:
-        self._processes = sharing.processes
-        self._degree = sharing.counted.frames.degree
-        self._rows: dict[int, list[npt.NDArray[np.int32]]] = {}
-        for pages in sharing.counted.reader:
-            known = pages.resident & (pages.row >= 0)
-            for pid, run in pages.batch.runs():
-                self._rows.setdefault(pid, []).append(pages.row[run][known[run]])
+def members(sharing: Sharing, key: Key) -> dict[str, list[ProcessUse]]:
+    """Return the processes of each group by its name."""
+    found: dict[str, list[ProcessUse]] = {}
+    for use in sharing.processes:
+        found.setdefault(key(use), []).append(use)
+    return found
 
-    def by(self, key: Callable[[ProcessUse], str]) -> list[GroupUse]:
-        """Return the groups that `key` makes of the processes, the most expensive (PSS) first."""
-        members: dict[str, list[ProcessUse]] = {}
-        for process in self._processes:
-            members.setdefault(key(process), []).append(process)
-        groups = [self._group(name, processes) for name, processes in members.items()]
-        return sorted(groups, key=lambda group: (-group.pss, group.name))
 
-    def _group(self, name: str, processes: list[ProcessUse]) -> GroupUse:
-        rows = [part for process in processes for part in self._rows.get(process.pid, ())]
-        all_rows = np.concatenate([np.empty(0, dtype=np.int32), *rows])
-        frames, times = np.unique(all_rows, return_counts=True)
-        own = times == self._degree[frames]
-        return GroupUse(
-            name=name,
-            pids=tuple(process.pid for process in processes),
-            rss=sum(process.usage.rss for process in processes),
-            pss=sum_fractions(process.pss for process in processes),
-            frames=len(frames),
-            own_frames=int(own.sum()),
-        )
+def _goes(snapshot: Snapshot) -> Marks:
+    """Return which frames are freed when nothing maps them any more."""
+    nameless = [file.deleted and not file.path.startswith("/SYSV") for file in snapshot.files]
+    of_file = np.array([*nameless, False], dtype=bool)[snapshot.frames.file]
+    goes: Marks = of_file | snapshot.frames.anonymous()
+    return goes
+
+
+def _group(
+    sharing: Sharing, name: str, uses: list[ProcessUse], bounds: list[int], goes: Marks
+) -> GroupUse:
+    snapshot = sharing.snapshot
+    pages = [snapshot.pages.frame[bounds[use.number] : bounds[use.number + 1]] for use in uses]
+    frames, times = counted(np.concatenate(pages).astype(np.int64), len(snapshot.frames) + 1)
+    known = frames < len(snapshot.frames)
+    frames, times = frames[known], times[known]
+    resident = sharing.counted.mapped[frames] > 0
+    own = resident & (times >= sharing.counted.degree[frames])
+    return GroupUse(
+        name,
+        tuple(uses),
+        sum(use.usage.rss for use in uses),
+        sum_fractions(use.pss for use in uses),
+        int(resident.sum()),
+        int(own.sum()),
+        int((own & goes[frames]).sum()),
+    )

@@ -1,41 +1,40 @@
 """Each page of a file: how often the cached page is mapped, how many processes have a copy.
 
-This is the picture that the HTML report draws, and where all reports have it from which pages
-were copied. It looks at every page once more, and keeps
-only what belongs to the files that were asked for, as arrays.
+This is the picture that the HTML report draws, and from here all reports have which pages were
+copied. It looks once more at the pages of those VMAs that have copies of the wanted files.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from samepage.analysis.counting import ResidentPages
+from samepage.analysis.counting import Count
 from samepage.analysis.sharing import Sharing
-from samepage.snapshot.tables import PAGE_SHIFT, column
+from samepage.records import record
+from samepage.snapshot.columns import I64, PAGE_SHIFT
+from samepage.snapshot.kinds import PageFlags
 
-Indexes = npt.NDArray[np.int64]
+_KNOWN_BY_FLAGS = np.uint16(PageFlags.PRESENT | PageFlags.FILE)
+"""What shows whether a page is anonymous if its frame is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class FilePage:
-    """One page of a file that somebody has.
+class FilePage(NamedTuple):
+    """One page of a file that is in memory.
 
     `mapped` counts the mappings of the page cache's frame (by the scope's count), `copied`
-    the processes with a private copy of the page. `cached` tells that the frame is in memory,
+    the processes with a private copy of the page. `cached` is whether the frame is in memory,
     mapped or not.
     """
 
-    index: int
+    page: int
     cached: bool
     mapped: int
     copied: int
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedRun:
+class CopiedRun(NamedTuple):
     """Pages of a file in a row, of which as many processes have a private copy."""
 
     first: int
@@ -43,14 +42,14 @@ class CopiedRun:
     processes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(eq=False)
 class PageMap:
-    """The pages of one file that somebody has, as columns of `FilePage`.
+    """The pages of one file that are in memory, as columns of `FilePage`.
 
     Invariants: `index` is strictly ascending, and all columns have its length.
     """
 
-    index: Indexes
+    index: I64
     cached: npt.NDArray[np.bool_]
     mapped: npt.NDArray[np.int32]
     copied: npt.NDArray[np.int32]
@@ -87,12 +86,12 @@ class PageMap:
 
 def page_maps(sharing: Sharing, files: Collection[int]) -> dict[int, PageMap]:
     """Return the maps of some files, by their numbers."""
-    frames = sharing.counted.frames
+    frames = sharing.snapshot.frames
     rows = np.flatnonzero(np.isin(frames.file, list(files)))
     of_frames = (
         frames.file[rows].astype(np.int64),
-        column(sharing.snapshot.frames, "index")[rows],
-        np.where(frames.mapped[rows] > 0, frames.degree[rows], 0),
+        frames.index[rows],
+        np.where(sharing.counted.mapped[rows] > 0, sharing.counted.degree[rows], 0),
     )
     of_copies = _copies(sharing, files)
     return {file: _page_map(file, of_frames, of_copies) for file in files}
@@ -114,34 +113,23 @@ def _page_map(file: int, frames: Any, copies: Any) -> PageMap:
     return result
 
 
-def _copies(sharing: Sharing, files: Collection[int]) -> tuple[Indexes, Indexes, Indexes]:
+def _copies(sharing: Sharing, files: Collection[int]) -> tuple[I64, I64, I64]:
     """Return file, page of the file, and how many processes copied it, for pages that are."""
-    vmas = sharing.snapshot.vmas
-    file = column(vmas, "file")
-    wanted = np.isin(file, list(files))
+    vmas, pages, frames = sharing.snapshot.vmas, sharing.snapshot.pages, sharing.snapshot.frames
+    file, anonymous = vmas.file(), np.append(frames.anonymous(), False)
+    copied = sharing.counted.vmas[:, Count.ANONYMOUS] > 0
     # The page of the file = virtual page - first page of the VMA + its offset in pages.
-    start, offset = (
-        (column(vmas, name) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-        for name in ("start", "offset")
-    )
-    shift = offset - start
+    shift = vmas.offset() - (vmas.start >> np.uint64(PAGE_SHIFT)).astype(np.int64)
     parts = [np.empty((3, 0), dtype=np.int64)]
-    for pages in sharing.counted.reader:
-        parts.append(_copied_pages(pages, wanted, (file, shift, column(vmas, "pid"))))
+    for vma in np.flatnonzero(np.isin(file, list(files)) & copied).tolist():
+        first, last = sharing.snapshot.bounds[vma : vma + 2].tolist()
+        unknown = (pages.flags[first:last] & _KNOWN_BY_FLAGS) == np.uint16(PageFlags.PRESENT)
+        unknown &= pages.frame[first:last] == len(frames)
+        vpages = pages.vpages(first, last)[anonymous[pages.frame[first:last]] | unknown]
+        index = vpages.astype(np.int64) + shift[vma]
+        owner = np.full(len(index), vmas.process[vma])
+        parts.append(np.stack((np.full(len(index), file[vma]), index, owner)))
     # A process that maps a file twice may have two copies of a page.
     owned = np.unique(np.concatenate(parts, axis=1), axis=1)
     pairs, times = np.unique(owned[:2], axis=1, return_counts=True)
     return pairs[0], pairs[1], times
-
-
-def _copied_pages(
-    pages: ResidentPages,
-    wanted: npt.NDArray[np.bool_],
-    of_vmas: tuple[npt.NDArray[np.int32], Indexes, npt.NDArray[np.int32]],
-) -> Indexes:
-    """Return file, page of the file and pid of the copies in a batch, from those of the VMAs."""
-    file, shift, pid = of_vmas
-    copied = pages.anonymous & wanted[pages.vma]
-    vma = pages.vma[copied]
-    index = pages.batch.vpage[copied].astype(np.int64) + shift[vma]
-    return np.stack((file[vma].astype(np.int64), index, pid[vma].astype(np.int64)))

@@ -2,7 +2,7 @@
 
 RSS counts each page that a process has, so adding up RSS counts shared frames again and
 again. PSS divides each frame by how often it is mapped, so the PSS of all processes is
-the number of frames: it is kept as an exact fraction here. USS is what is mapped by nobody else.
+the number of frames: it is an exact fraction here. USS is what nothing else maps.
 
     Sum of RSS  = pages resident           (process, page) pairs
     Sum of PSS  = frames in use            if all who map them are in the snapshot
@@ -10,58 +10,50 @@ the number of frames: it is kept as an exact fraction here. USS is what is mappe
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.analysis.counting import PAGE_SIZE, Count, Counted, Counters, Scope, count
-from samepage.snapshot.schema import TOLD, FrameKind
-from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
+from samepage.analysis.counting import (
+    SHARE_OF_PAGE,
+    Cells,
+    Count,
+    Counted,
+    Scope,
+    count,
+    exact_shares,
+)
+from samepage.snapshot.arrays import distinct, ranked, summed
+from samepage.snapshot.columns import I64, File, Mapping, Process, Snapshot
+from samepage.snapshot.kinds import FrameKind, PageFlags
+
+_PIECE_BITS = 18
+"""Pages are looked at so many (2^18) at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Resident memory in pages, as `smaps` divides it.
+class Usage(NamedTuple):
+    """Resident memory in pages, as `smaps` divides it: one row of `Count`.
 
     Invariant: rss = shared_clean + shared_dirty + private_clean + private_dirty + unknown.
     """
 
-    rss: int
     shared_clean: int
     shared_dirty: int
     private_clean: int
     private_dirty: int
+    rss: int
     anonymous: int
     swap: int
     zero: int
     hugetlb: int
     unknown: int
-    """Resident pages of which it could not be told how often they are mapped."""
+    """Resident pages of which it is not known how often they are mapped."""
     kernel_pss: int
     """The kernel's Pss in 1/4096 bytes, each page's share rounded down."""
-
-    @classmethod
-    def of(cls, counters: Counters) -> "Usage":
-        """Return one row of counters by name."""
-        value = counters.tolist()
-        return cls(
-            rss=value[Count.RSS],
-            shared_clean=value[Count.SHARED_CLEAN],
-            shared_dirty=value[Count.SHARED_DIRTY],
-            private_clean=value[Count.PRIVATE_CLEAN],
-            private_dirty=value[Count.PRIVATE_DIRTY],
-            anonymous=value[Count.ANONYMOUS],
-            swap=value[Count.SWAP],
-            zero=value[Count.ZERO],
-            hugetlb=value[Count.HUGETLB],
-            unknown=value[Count.UNKNOWN],
-            kernel_pss=value[Count.PSS],
-        )
 
     @property
     def uss(self) -> int:
@@ -69,55 +61,42 @@ class Usage:
         return self.private_clean + self.private_dirty
 
     @property
+    def dirty(self) -> int:
+        """Dirty pages."""
+        return self.shared_dirty + self.private_dirty
+
+    @property
     def pss_kib(self) -> int:
-        """What the `Pss:` line of smaps says, in KiB."""
+        """What the `Pss:` line of smaps prints, in KiB."""
         return self.kernel_pss >> (10 + PSS_SHIFT)
 
 
-@dataclass(frozen=True, slots=True)
-class VmaUse:
-    """One VMA and what it holds; addresses and offset in bytes, `file` -1 for none."""
+class VmaUse(NamedTuple):
+    """One VMA and what it holds; addresses in bytes."""
 
-    pid: int
     start: int
     end: int
-    perms: str
-    offset: int
-    file: int
-    name: str
+    mapping: Mapping
     usage: Usage
+    pss: Fraction
+    """In pages, as that of a process."""
+    number: int
+    """Its position in the snapshot."""
 
-    @property
-    def pages(self) -> int:
-        """The size of the VMA in pages."""
-        return (self.end - self.start) >> PAGE_SHIFT
 
-
-@dataclass(frozen=True, slots=True)
-class ProcessUse:
+class ProcessUse(NamedTuple):
     """One process and what it costs."""
 
-    pid: int
-    ppid: int
-    argv: tuple[str, ...]
-    comm: str
-    exe: str
-    uid: int
-    cgroup: str
-    container: str
-    exit_code: int | None
-    minor_faults: int
-    major_faults: int
-    start_time: int | None
-    """Clock ticks from boot to its start, None if not known."""
+    process: Process
     virtual_pages: int
     usage: Usage
     pss: Fraction
     """In pages: exact, or as smaps has it where no frame is known; without `usage.unknown`."""
+    number: int
+    """Its position in the snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mapper:
+class Mapper(NamedTuple):
     """What one process has of a file."""
 
     pid: int
@@ -128,45 +107,32 @@ class Mapper:
     """Pages of which it has a private copy instead (copy-on-write)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileUse:
-    """One file (inode) and who has which part of it.
+class FileUse(NamedTuple):
+    """One file (inode) and what the processes have of it.
 
-    Invariants: `mapped_pages` and `copied_pages` are the sums over `mappers`, which ascend
-    by pid; `degrees` counts `frames` frames.
+    Invariant: `saved_pages` is `mapped_pages` less `frames`, 0 where no frame is known.
     """
 
-    file: int
-    dev: int
-    inode: int
-    path: str
-    deleted: bool
-    size: int | None
-    build_id: str | None
+    file: File
+    processes: int
+    """How many map it."""
     mapped_pages: int
     """(process, page) pairs."""
     copied_pages: int
+    """(process, page) pairs of private copies (copy-on-write)."""
+    copied_frames: int
+    """The copies themselves: after a fork parent and children map the same one."""
     frames: int
     """Frames of its page cache that the snapshot's processes map."""
     cached_frames: int
     """Those, and the frames in the snapshot that none of them maps."""
-    degrees: dict[int, int]
-    """How many of `frames` are mapped how often, by the scope's count."""
-    mappers: tuple[Mapper, ...]
-
-    @property
-    def frames_known(self) -> bool:
-        """Tell whether the kernel told which frames its pages have."""
-        return self.frames > 0 or not self.mapped_pages
-
-    @property
-    def saved_pages(self) -> int:
-        """What it would cost more if each process had pages of its own; 0 if not known."""
-        return self.mapped_pages - self.frames if self.frames_known else 0
+    saved_pages: int
+    """What it would cost more if each process had pages of its own."""
+    number: int
+    """Its position in the snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """The answer: what all processes together map, have, and cost. In pages."""
 
     processes: int
@@ -179,11 +145,19 @@ class Totals:
     anonymous_frames: int
     shmem_frames: int
     other_frames: int
-    """What none of these is: the vDSO's, and frames of which the kernel tells no kind."""
+    """What none of these is: the vDSO's, and frames of which the kernel shows no kind."""
     unknown_pages: int
     """Resident pages without a frame number, which are not in `frames`."""
     swapped_pages: int
     copied_pages: int
+    """(process, page) pairs of private copies of pages of files."""
+    copied_frames: int
+    """The copies themselves, which are among the anonymous frames."""
+    hugetlb_pages: int
+    """(process, page) pairs of hugetlb mappings, which are not resident pages."""
+    hugetlb_frames: int
+    anon_huge_pages: int
+    """Resident anonymous pages that are mapped by an entry of 2 MiB (AnonHugePages of smaps)."""
 
     @property
     def saved_pages(self) -> int:
@@ -203,146 +177,180 @@ class Sharing:
     @cached_property
     def processes(self) -> list[ProcessUse]:
         """All processes by pid."""
-        pids = column(self.snapshot.processes, "pid")
-        row_of_vma = np.searchsorted(pids, column(self.snapshot.vmas, "pid"))
-        sums = np.zeros((len(pids), len(Count)), dtype=np.int64)
-        np.add.at(sums, row_of_vma, self.counted.vmas)
-        virtual = np.zeros(len(pids), dtype=np.int64)
-        np.add.at(virtual, row_of_vma, self._vma_pages())
-        wanted = set(ProcessUse.__dataclass_fields__)
-        return [
-            ProcessUse(
-                **{key: value for key, value in row.items() if key in wanted and key != "argv"},
-                argv=tuple(row["argv"]),
-                virtual_pages=int(virtual[number]),
-                usage=Usage.of(sums[number]),
-                pss=self._pss(row["pid"], sums[number]),
-            )
-            for number, row in enumerate(self.snapshot.processes.to_pylist())
-        ]
+        owner = self.snapshot.vmas.process
+        number = len(self.snapshot.processes)
+        sums = np.zeros((number, len(Count)), dtype=np.int64)
+        np.add.at(sums, owner, self.counted.vmas)
+        virtual = np.zeros(number, dtype=np.int64)
+        np.add.at(virtual, owner, self.snapshot.vmas.pages())
+        usages = [Usage(*row) for row in sums.tolist()]
+        cells = self.counted.cells
+        pss = self._pss(usages, cells, owner[cells.vma].astype(np.int64))
+        columns = (self.snapshot.processes, virtual.tolist(), usages, pss)
+        rows = zip(*columns, range(number), strict=True)
+        return [ProcessUse(*row) for row in rows]
 
-    def _pss(self, pid: int, sums: Counters) -> Fraction:
+    def _pss(self, usages: list[Usage], cells: Cells, group: I64) -> list[Fraction]:
+        """Return the PSS of what has these usages; `group` numbers those of the cells."""
         if self.counted.by_smaps:
-            return Fraction(int(sums[Count.PSS]), PAGE_SIZE << PSS_SHIFT)
-        return exact_pss(self.counted.degrees[pid])
+            return [Fraction(usage.kernel_pss, SHARE_OF_PAGE) for usage in usages]
+        shares = exact_shares(cells, group, len(usages))
+        return [Fraction(numerator, shares.denominator) for numerator in shares.numerators]
 
     @cached_property
     def totals(self) -> Totals:
         """The sum over all processes."""
         sums = self.counted.vmas.sum(axis=0)
-        frames = self.counted.frames
-        kinds = np.bincount(frames.kind[frames.mapped > 0], minlength=len(FrameKind)).tolist()
+        mapped = self.counted.mapped
+        of_kind = np.bincount(self.snapshot.frames.kind[mapped > 0], minlength=len(FrameKind))
+        kinds = of_kind.tolist()
         file, shmem = kinds[FrameKind.FILE], kinds[FrameKind.SHMEM]
         anonymous = kinds[FrameKind.ANON] + kinds[FrameKind.KSM]
+        resident = int(sums[Count.RSS])
         return Totals(
-            processes=self.snapshot.processes.num_rows,
-            virtual_pages=int(self._vma_pages().sum()),
-            resident_pages=int(sums[Count.RSS]),
+            processes=len(self.snapshot.processes),
+            virtual_pages=int(self.snapshot.vmas.pages().sum()),
+            resident_pages=resident,
             frames=sum(kinds),
             file_frames=file,
             anonymous_frames=anonymous,
             shmem_frames=shmem,
             other_frames=sum(kinds) - file - anonymous - shmem,
-            unknown_pages=self._unknown_pages(),
+            # Also those that are known to be mapped once have no number to be counted by.
+            unknown_pages=resident - int(mapped.sum(dtype=np.int64)),
             swapped_pages=int(sums[Count.SWAP]),
-            copied_pages=sum(file.copied_pages for file in self.files),
+            copied_pages=int(self._copied.sum()),
+            copied_frames=len(self._copies),
+            hugetlb_pages=int(sums[Count.HUGETLB]),
+            hugetlb_frames=int((self.snapshot.frames.kind == FrameKind.HUGETLB).sum()),
+            anon_huge_pages=self._anon_huge_pages(),
         )
 
     @cached_property
+    def pss(self) -> Fraction:
+        """The sum of the PSS of all processes, in pages."""
+        return sum_fractions(process.pss for process in self.processes)
+
+    @cached_property
     def files(self) -> list[FileUse]:
-        """All files that a VMA maps or that have frames, in the order of the table."""
-        degrees = self._file_degrees()
-        cached = self._cached_frames()
-        mappers = self._mappers()
-        return [
-            FileUse(
-                file=row["file"],
-                dev=row["dev"],
-                inode=row["ino"],
-                path=row["path"],
-                deleted=row["deleted"],
-                size=row["size"],
-                build_id=row["build_id"],
-                mapped_pages=sum(mapper.pages for mapper in mappers.get(row["file"], ())),
-                copied_pages=sum(mapper.copied for mapper in mappers.get(row["file"], ())),
-                frames=sum(degrees.get(row["file"], {}).values()),
-                cached_frames=cached[row["file"]],
-                degrees=degrees.get(row["file"], {}),
-                mappers=tuple(mappers.get(row["file"], ())),
-            )
-            for row in self.snapshot.files.to_pylist()
-        ]
-
-    def vmas(self, pid: int) -> list[VmaUse]:
-        """Return the VMAs of one process by address."""
-        pids = column(self.snapshot.vmas, "pid")
-        low, high = (
-            int(np.searchsorted(pids, np.int32(pid), side=side)) for side in ("left", "right")
+        """All files, in the order of the snapshot."""
+        snapshot, total = self.snapshot, len(self.snapshot.files)
+        of_vma = snapshot.vmas.file()
+        mine = np.flatnonzero(of_vma >= 0)
+        pairs = distinct(of_vma[mine].astype(np.int64) << 32 | snapshot.vmas.process[mine])
+        resident = np.zeros(total, dtype=np.int64)
+        np.add.at(resident, of_vma[mine], self.counted.vmas[mine, Count.RSS])
+        owner = snapshot.frames.file
+        mapped = owner[(owner >= 0) & (self.counted.mapped > 0)]
+        frames = np.bincount(mapped, minlength=total)
+        visible = snapshot.frames_visible
+        columns = (
+            np.bincount(pairs >> 32, minlength=total),
+            resident - self._copied,
+            self._copied,
+            np.bincount(self._copies >> 32, minlength=total),
+            frames,
+            np.bincount(owner[owner >= 0], minlength=total),
+            resident - self._copied - frames if visible else np.zeros_like(frames),
+            np.arange(total),
         )
-        rows = self.snapshot.vmas.drop_columns(list(TOLD)).slice(low, high - low)
-        return [
-            VmaUse(**row, usage=Usage.of(self.counted.vmas[low + number]))
-            for number, row in enumerate(rows.to_pylist())
-        ]
+        rows = np.stack(columns, axis=1).tolist()
+        return [FileUse(file, *row) for file, row in zip(snapshot.files, rows, strict=True)]
 
-    def _vma_pages(self) -> Counters:
-        start, end = (column(self.snapshot.vmas, name) for name in ("start", "end"))
-        pages: Counters = ((end - start) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-        return pages
+    @cached_property
+    def _copied(self) -> I64:
+        """How many private copies of each file's pages there are."""
+        file = self.snapshot.vmas.file()
+        copied = np.zeros(len(self.snapshot.files), dtype=np.int64)
+        mine = file >= 0
+        np.add.at(copied, file[mine], self.counted.vmas[mine, Count.ANONYMOUS])
+        return copied
 
-    def _unknown_pages(self) -> int:
-        # Also those that are known to be mapped once have no number to be counted by.
-        mapped = int(self.counted.frames.mapped.sum(dtype=np.int64))
-        return int(self.counted.vmas[:, Count.RSS].sum()) - mapped
+    @cached_property
+    def _copies(self) -> I64:
+        """Each frame that is a private copy of a page of a file, once: file << 32 | frame."""
+        vmas, bounds, pages = self.snapshot.vmas, self.snapshot.bounds, self.snapshot.pages
+        file, frames = vmas.file(), self.snapshot.frames
+        anonymous = np.append(frames.anonymous(), False)
+        wanted = np.flatnonzero((file >= 0) & (self.counted.vmas[:, Count.ANONYMOUS] > 0))
+        found = [np.empty(0, dtype=np.int64)]
+        lengths = bounds[wanted + 1] - bounds[wanted]
+        pieces = np.cumsum(lengths) >> _PIECE_BITS
+        for piece in distinct(pieces).tolist():
+            mine = pieces == piece
+            first, size = bounds[wanted[mine]], lengths[mine]
+            shift = np.repeat(first - np.cumsum(size) + size, size)
+            rows = pages.frame[shift + np.arange(len(shift))]
+            copied = anonymous[rows]
+            of_file = np.repeat(file[wanted[mine]], size)[copied].astype(np.int64)
+            found.append(distinct(of_file << 32 | rows[copied]))
+        return distinct(np.concatenate(found))
 
-    def _file_degrees(self) -> dict[int, dict[int, int]]:
-        frames = self.counted.frames
-        mine = (frames.mapped > 0) & (frames.file >= 0)
-        keys = frames.file[mine].astype(np.int64) << 32 | frames.degree[mine]
-        degrees: dict[int, dict[int, int]] = {}
-        for key, number in zip(*_unique(keys), strict=True):
-            degrees.setdefault(key >> 32, {})[key & 0xFFFFFFFF] = number
+    def _anon_huge_pages(self) -> int:
+        pages, found = self.snapshot.pages, 0
+        anonymous = np.append(self.snapshot.frames.anonymous(), False)
+        for low in range(0, len(pages), 1 << _PIECE_BITS):
+            part = slice(low, low + (1 << _PIECE_BITS))
+            huge = np.flatnonzero(pages.flags[part] & np.uint16(PageFlags.HUGE))
+            found += int(anonymous[pages.frame[part][huge]].sum())
+        return found
+
+    @cached_property
+    def degrees(self) -> list[dict[int, int]]:
+        """How many of each file's `frames` are mapped how often, by the scope's count."""
+        owner = self.snapshot.frames.file
+        mine = (self.counted.mapped > 0) & (owner >= 0)
+        keys = owner[mine].astype(np.int64) << 32 | self.counted.degree[mine]
+        degrees: list[dict[int, int]] = [{} for _ in self.snapshot.files]
+        for key, frames in zip(*_listed(summed(keys, np.ones_like(keys))), strict=True):
+            degrees[key >> 32][key & 0xFFFFFFFF] = frames
         return degrees
 
-    def _cached_frames(self) -> list[int]:
-        file = self.counted.frames.file
-        counts = np.bincount(file[file >= 0], minlength=self.snapshot.files.num_rows)
-        cached: list[int] = counts.tolist()
-        return cached
-
-    def _mappers(self) -> dict[int, list[Mapper]]:
-        """Add up the VMAs of each (file, process)."""
-        file = column(self.snapshot.vmas, "file")
-        of_file = np.flatnonzero(file >= 0)
-        pid = column(self.snapshot.vmas, "pid")[of_file]
-        keys = file[of_file].astype(np.int64) << 32 | pid
-        unique, where = np.unique(keys, return_inverse=True)
-        counters = self.counted.vmas[of_file]
+    @cached_property
+    def mappers(self) -> list[list[Mapper]]:
+        """What each process has of each file, by file; ascending by pid."""
+        file = self.snapshot.vmas.file()
+        mine = np.flatnonzero(file >= 0)
+        keys = file[mine].astype(np.int64) << 32 | self.snapshot.vmas.process[mine]
+        pairs, place = ranked(keys)
+        counters = self.counted.vmas[mine]
         copied = counters[:, Count.ANONYMOUS]
-        sums = np.zeros((len(unique), 3), dtype=np.int64)
-        per_vma = (self._vma_pages()[of_file], counters[:, Count.RSS] - copied, copied)
-        np.add.at(sums, where, np.stack(per_vma, axis=1))
-        mappers: dict[int, list[Mapper]] = {}
-        for key, row in zip(unique.tolist(), sums.tolist(), strict=True):
-            mappers.setdefault(key >> 32, []).append(Mapper(key & 0xFFFFFFFF, *row))
+        sums = np.zeros((len(pairs), 3), dtype=np.int64)
+        per_vma = (self.snapshot.vmas.pages()[mine], counters[:, Count.RSS] - copied, copied)
+        np.add.at(sums, place, np.stack(per_vma, axis=1))
+        mappers: list[list[Mapper]] = [[] for _ in self.snapshot.files]
+        for key, row in zip(pairs.tolist(), sums.tolist(), strict=True):
+            process = self.snapshot.processes[key & 0xFFFFFFFF]
+            mappers[key >> 32].append(Mapper(process.pid, *row))
         return mappers
 
-
-def exact_pss(degrees: Mapping[int, int]) -> Fraction:
-    """Return the PSS in pages: each page divided by how often its frame is mapped."""
-    # Over one common denominator: adding fractions one by one reduces each sum anew.
-    known = {times: pages for times, pages in degrees.items() if times > 0}
-    common = math.lcm(*known)
-    return Fraction(sum(pages * (common // times) for times, pages in known.items()), common)
+    def vmas(self, process: int) -> list[VmaUse]:
+        """Return the VMAs of the process at this position, by address."""
+        vmas, cells = self.snapshot.vmas, self.counted.cells
+        mine = vmas.of(process)
+        usages = [Usage(*row) for row in self.counted.vmas[mine].tolist()]
+        wanted = cells.take(slice(*np.searchsorted(cells.vma, (mine.start, mine.stop)).tolist()))
+        rows = zip(
+            vmas.start[mine].tolist(),
+            vmas.end[mine].tolist(),
+            vmas.mapping[mine].tolist(),
+            usages,
+            self._pss(usages, wanted, wanted.vma - mine.start),
+            range(mine.start, mine.stop),
+            strict=True,
+        )
+        return [
+            VmaUse(start, end, vmas.mappings[mapping], *rest) for start, end, mapping, *rest in rows
+        ]
 
 
 def sum_fractions(parts: Iterable[Fraction]) -> Fraction:
     """Return the exact sum; 0 for none."""
+    # Over one common denominator: adding fractions one by one reduces each sum anew.
     terms = list(parts)
-    common = math.lcm(*(part.denominator for part in terms))
-    return Fraction(sum(p.numerator * (common // p.denominator) for p in terms), common)
+    common = math.lcm(*(term.denominator for term in terms))
+    return Fraction(sum(t.numerator * (common // t.denominator) for t in terms), common)
 
 
-def _unique(keys: Any) -> tuple[list[int], list[int]]:
-    values, counts = np.unique(keys, return_counts=True)
-    return values.tolist(), counts.tolist()
+def _listed(columns: tuple[I64, I64]) -> tuple[list[int], list[int]]:
+    return columns[0].tolist(), columns[1].tolist()

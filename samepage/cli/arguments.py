@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from samepage.errors import SamepageError
+from samepage.report.forms import SNAPSHOT, TEXT, Form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,22 +128,44 @@ def add_top(parser: argparse.ArgumentParser, default: int = 20) -> None:
     )
 
 
+def add_output(parser: argparse.ArgumentParser, forms: Sequence[Form]) -> None:
+    """Declare `-o` and `-f`, the same for all commands; the first of `forms` is the default."""
+    suffixes = ", ".join(f"{form.suffixes[0]} {form.name}" for form in forms if form.suffixes)
+    directory = SNAPSHOT in forms
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE|DIR" if directory else "FILE",
+        help=f"Write to FILE, replaced as a whole; its suffix decides the form ({suffixes})"
+        + (", or a snapshot to the directory DIR." if directory else "."),
+    )
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=[form.name for form in forms],
+        dest="form",
+        metavar="FORM",
+        help=f"{', '.join(form.name for form in forms)} (default: by the suffix, else "
+        f"{forms[0].name}).",
+    )
+
+
 def add_file(parser: argparse.ArgumentParser) -> None:
     """Declare `--file`: the pages of one file instead of the whole report."""
     parser.add_argument(
         "--file",
         metavar="NAME",
-        help="Tell only of the files whose path ends in NAME: how many pages are mapped how "
+        help="Report only the files whose path ends in NAME: how many pages are mapped how "
         "often, and which were copied by how many processes.",
     )
 
 
-def check_file(file: str | None, output: str | None, form: str | None) -> None:
+def check_file(file: str | None, output: str | None, form: Form) -> None:
     """Raise `SamepageError` if `--file` is asked of anything but text on the terminal."""
-    if file is not None and (output is not None or form not in (None, "text")):
+    if file is not None and (output is not None or form is not TEXT):
         raise SamepageError(
-            "--file is told as text on the terminal: leave out -o and --format (JSON and HTML "
-            "tell it of every file)",
+            "--file is text for the terminal: leave out -o and -f (JSON and HTML have it of every "
+            "file)",
             USAGE_ERROR,
         )
 

@@ -3,9 +3,10 @@
 import json
 import sys
 
-from samepage.cli.arguments import Parser, add_top, number
+from samepage.cli.arguments import Parser, add_output, add_top, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 
 def arguments(parser: Parser) -> None:
@@ -13,7 +14,7 @@ def arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("libraries", nargs="+", metavar="LIBRARY", help="Shared libraries, or programs.")
     add("--map", action="store_true", dest="page_map", help="Show every page: state and sections.")
-    add("--json", action="store_true", dest="as_json", help="Print everything, as JSON.")
+    add_output(parser, TEXT_OR_JSON)
     add(
         "--budget",
         type=number(int, 0),
@@ -33,7 +34,8 @@ def arguments(parser: Parser) -> None:
 def command(
     libraries: list[str],
     page_map: bool,
-    as_json: bool,
+    output: str | None,
+    form: str | None,
     budget: int | None,
     page_size: int,
     top: int,
@@ -43,6 +45,7 @@ def command(
 
     The files are read, not loaded: x86-64, aarch64, riscv64 and i386 on any machine.
     """
+    chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.analysis.cost import cost_of
     from samepage.elf.object import DynamicObject
@@ -57,12 +60,13 @@ def command(
         if not len(library.dynamic.entries):
             raise SamepageError(f"{path}: not a dynamic object")
         costs.append(cost_of(library, page_size))
-    if as_json:
-        print(json.dumps([cost_document(cost) for cost in costs], indent=1))
-    else:
-        for cost in costs:
-            lines = cost_text(cost, page_map=page_map, top=top)
-            sys.stdout.writelines(line + "\n" for line in lines)
+    with writing(output, chosen) as stream:
+        if chosen is JSON:
+            stream.write(json.dumps([cost_document(cost) for cost in costs], indent=1) + "\n")
+        else:
+            for cost in costs:
+                lines = cost_text(cost, page_map=page_map, top=top)
+                stream.writelines(line + "\n" for line in lines)
     over = [cost for cost in costs if budget is not None and cost.copied > budget]
     for cost in over:
         pages = "page is" if cost.copied == 1 else "pages are"

@@ -1,15 +1,14 @@
 """`samepage demo`: the story of a shared library in memory, with the evidence."""
 
-import sys
-
-from samepage.cli.arguments import Parser
+from samepage.cli.arguments import Parser, add_output
 from samepage.cli.blas import use_one_thread
+from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("--json", action="store_true", dest="as_json", help="Print the evidence as JSON.")
+    add_output(parser, TEXT_OR_JSON)
     add(
         "--no-live",
         action="store_true",
@@ -17,7 +16,7 @@ def arguments(parser: Parser) -> None:
     )
 
 
-def command(as_json: bool, no_live: bool) -> None:
+def command(output: str | None, form: str | None, no_live: bool) -> None:
     """Show how two programs come to use the same physical pages of one library.
 
     Two real programs of this system run on the model machine and, where the kernel shows
@@ -25,13 +24,15 @@ def command(as_json: bool, no_live: bool) -> None:
     first call into the library, in the second program, after a write, and at their ends.
     With a C compiler, a second pair follows whose functions are known by name.
     """
+    chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.demo.story import tell_story
     from samepage.report.demo import print_story, write_json
-    from samepage.report.tables import console_for
+    from samepage.report.tables import Terminal
 
     story = tell_story(live=not no_live)
-    if as_json:
-        write_json(story, sys.stdout)
-    else:
-        print_story(story, console_for(sys.stdout))
+    with writing(output, chosen) as stream:
+        if chosen is JSON:
+            write_json(story, stream)
+        else:
+            print_story(story, Terminal(stream))

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-from samepage.cli.arguments import Parser, number
+from samepage.cli.arguments import Parser, add_output, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.report.forms import JSON, TEXT_OR_JSON, Form, choose, writing
 
 
 def arguments(parser: Parser) -> None:
@@ -24,7 +24,7 @@ def arguments(parser: Parser) -> None:
     add("--bindings", action="store_true", help="Show each symbol's definition, and why that one.")
     add("--pages", action="store_true", help="Show the pages that relocation writes to.")
     add("--now", action="store_true", help="Bind everything at load time, as LD_BIND_NOW=1 does.")
-    add("--json", action="store_true", dest="as_json", help="Print everything, as JSON.")
+    add_output(parser, TEXT_OR_JSON)
     add(
         "--check",
         action="store_true",
@@ -57,7 +57,8 @@ def command(
     bindings: bool,
     pages: bool,
     now: bool,
-    as_json: bool,
+    output: str | None,
+    form: str | None,
     check: bool,
     timeout: float,
     extra: list[str],
@@ -68,11 +69,12 @@ def command(
     LD_PRELOAD and LD_BIND_NOW count as they would for the program, from the environment or
     from --env.
     """
+    chosen = choose(output, form, TEXT_OR_JSON)
     environment = {**os.environ, **_variables(extra)}
     if "/" not in file and not os.path.exists(file):
         file = shutil.which(file) or file
     if check:
-        return _check(file, environment, timeout, as_json)
+        return _check(file, environment, timeout, chosen, output)
     use_one_thread()
     from samepage.linker.image import ImageMemory
     from samepage.linker.link import Linker
@@ -85,14 +87,16 @@ def command(
     linker = Linker(ImageMemory(), config, keep_going=True)
     result = linker.link(file)
     document = link_document(linker, result)
-    if as_json:
-        _print([json.dumps(document, indent=1)])
+    if chosen is JSON:
+        _print([json.dumps(document, indent=1)], chosen, output)
     else:
-        _print(link_text(document, Details(trail, bindings, pages)))
+        _print(link_text(document, Details(trail, bindings, pages)), chosen, output)
     return 1 if result.errors else 0
 
 
-def _check(path: str, environment: dict[str, str], timeout: float, as_json: bool) -> int:
+def _check(
+    path: str, environment: dict[str, str], timeout: float, form: Form, output: str | None
+) -> int:
     from samepage.elf.object import DynamicObject
     from samepage.report.linking import comparison_document, comparison_text
     from samepage.verify.linking import PASSED_ON, compare
@@ -107,11 +111,12 @@ def _check(path: str, environment: dict[str, str], timeout: float, as_json: bool
     comparisons = [
         compare(path, passed, bind_now=bind_now, timeout=timeout) for bind_now in (True, False)
     ]
-    if as_json:
-        _print([json.dumps([comparison_document(item) for item in comparisons], indent=1)])
+    if form is JSON:
+        documents = [comparison_document(comparison) for comparison in comparisons]
+        _print([json.dumps(documents, indent=1)], form, output)
     else:
-        for comparison in comparisons:
-            _print(comparison_text(comparison))
+        lines = [line for comparison in comparisons for line in comparison_text(comparison)]
+        _print(lines, form, output)
     good = all(comparison.agrees and not comparison.theirs for comparison in comparisons)
     return 0 if good else 1
 
@@ -124,5 +129,6 @@ def _variables(extra: Iterable[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _print(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(line + "\n" for line in lines)
+def _print(lines: Iterable[str], form: Form, output: str | None) -> None:
+    with writing(output, form) as stream:
+        stream.writelines(line + "\n" for line in lines)

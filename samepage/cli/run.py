@@ -7,16 +7,25 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from samepage.cli.arguments import Parser, add_file, add_programs, add_top, check_file, number
+from samepage.cli.arguments import (
+    Parser,
+    add_file,
+    add_output,
+    add_programs,
+    add_top,
+    check_file,
+    number,
+)
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.lab.commands import split_commands
 from samepage.records import record
+from samepage.report import put_report
+from samepage.report.forms import REPORTS, SNAPSHOT, TIMELINE, choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.lab.commands import Commands
-    from samepage.lab.model_side import ModelSide
     from samepage.lab.scenario import Scenario
     from samepage.machine import Machine
 
@@ -28,15 +37,8 @@ def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add_programs(parser, required=True)
-    add(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="Write the report to FILE (.json, .html, .txt) or a snapshot to a directory, "
-        "instead of printing it to stderr.",
-    )
+    add_output(parser, REPORTS)
     add("-q", "--quiet", action="store_true", help="Print no report, only the programs' output.")
-    add("--timeline", action="store_true", help="Print every event in its order, not the report.")
     add(
         "--stop",
         choices=("entry", "main", "exit"),
@@ -95,8 +97,8 @@ class Options:
 
     words: list[str]
     output: str | None
+    form: str | None
     quiet: bool
-    timeline: bool
     stop: str
     loader: str
     lazy: bool
@@ -125,8 +127,9 @@ def command(options: Options) -> int:
         samepage run -o report.html python3 -c 'import json' ::: true
     """
     programs = split_commands(options.words)
-    check_file(options.file, options.output, None)
-    form = _report_form(options.output)
+    form = choose(options.output, options.form, REPORTS)  # so that no run is for nothing
+    check_file(options.file, options.output, form)
+    _check_directory(options.output)
     if options.export is not None and os.path.lexists(options.export):
         raise SamepageError(f"cannot export to {options.export}: it exists already")
     from samepage.cpu import engines
@@ -135,7 +138,7 @@ def command(options: Options) -> int:
     from samepage.lab.model_side import ModelSide
 
     side = ModelSide(own_streams=True, whole_trees=False)
-    side.prepare(_scenario(programs, options, events=form in ("snapshot", "html")))
+    side.prepare(_scenario(programs, options, events=form in (TIMELINE, SNAPSHOT)))
     use_one_thread()
     status = 0
     for argv in programs:
@@ -144,7 +147,15 @@ def command(options: Options) -> int:
             status = side.run(argv) or 0
     if options.export is not None:
         side.machine.export(options.export)
-    _report(side, options)
+    if options.output is not None or not options.quiet:
+        put_report(
+            side.machine.snapshot(),
+            form,
+            options.output,
+            stream=sys.stderr,
+            top=options.top,
+            file=options.file,
+        )
     return status
 
 
@@ -164,7 +175,7 @@ def _scenario(programs: Commands, options: Options, *, events: bool) -> Scenario
             root=options.root,
             cold=options.cold,
             seed=options.seed,
-            timeline=options.timeline or events,
+            timeline=events,
             max_instructions=options.max_instructions or 0,
             loader=options.loader,
             lazy=options.lazy,
@@ -172,16 +183,12 @@ def _scenario(programs: Commands, options: Options, *, events: bool) -> Scenario
     )
 
 
-def _report_form(output: str | None) -> str | None:
-    """The form of the report file, found out before the run so that no run is for nothing."""
-    if output is None:
-        return None
-    from samepage.report import format_of
-
-    parent = os.path.dirname(os.path.abspath(output.rstrip("/")))
-    if not os.path.isdir(parent):
-        raise SamepageError(f"cannot write {output}: there is no directory {parent}")
-    return format_of(output)
+def _check_directory(output: str | None) -> None:
+    """Raise `SamepageError` if there is no directory for the output, before the run."""
+    if output is not None:
+        parent = os.path.dirname(os.path.abspath(output.rstrip("/")))
+        if not os.path.isdir(parent):
+            raise SamepageError(f"cannot write {output}: there is no directory {parent}")
 
 
 def _environment(settings: Sequence[str], clear: bool) -> dict[str, str]:
@@ -203,20 +210,3 @@ def _kernel_messages(machine: Machine) -> Iterator[None]:
     finally:
         for line in machine.log[before:]:
             print(f"samepage: kernel: {line}", file=sys.stderr)
-
-
-def _report(side: ModelSide, options: Options) -> None:
-    if options.output is None and options.quiet and not options.timeline:
-        return
-    from samepage.report import print_report, write_report
-
-    snapshot = side.snapshot()
-    if options.output is not None:
-        write_report(snapshot, options.output)
-    if options.timeline:
-        write_report(snapshot, sys.stderr, "timeline")
-    elif options.output is None and not options.quiet:
-        from samepage.report.tables import console_for
-
-        console = console_for(sys.stderr)
-        print_report(snapshot, console, top=options.top or None, file=options.file)

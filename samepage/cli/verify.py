@@ -2,14 +2,14 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from samepage.cli.arguments import Parser, add_programs, number
+from samepage.cli.arguments import Parser, add_output, add_programs, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.lab.commands import join_commands, split_commands
+from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 if TYPE_CHECKING:
     from samepage.lab.commands import Commands
@@ -34,7 +34,7 @@ def arguments(parser: Parser) -> None:
         help="Keep the corpus's results here; what is there already is not run again.",
     )
     add("--jobs", type=number(int, 1, 64), default=1, metavar="N", help="Corpus lines at a time.")
-    add("--json", action="store_true", dest="as_json", help="Print the results as JSON.")
+    add_output(parser, TEXT_OR_JSON)
     add(
         "--stop",
         choices=("entry", "main", "exit"),
@@ -85,7 +85,8 @@ def command(
     corpus: str | None,
     state: str | None,
     jobs: int,
-    as_json: bool,
+    output: str | None,
+    form: str | None,
     stop: str,
     cold: bool,
     timeout: float,
@@ -99,6 +100,7 @@ def command(
     Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
     the first program.
     """
+    chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.lab.environment import ENVIRONMENT
     from samepage.stop_at import StopAt
@@ -121,7 +123,12 @@ def command(
         records = _run(read_corpus(corpus), options, jobs, state)
     else:
         records = [_one(split_commands(words), options)]
-    _print(records, as_json=as_json, shown=shown, summary=bool(corpus))
+    with writing(output, chosen) as stream:
+        if chosen is JSON:
+            json.dump({"results": records}, stream, indent=2)
+            stream.write("\n")
+        else:
+            _print(records, stream, shown=shown, summary=bool(corpus))
     return _status(records)
 
 
@@ -199,23 +206,19 @@ def _save(state: str | None, done: "dict[str, Record]") -> None:
             json.dump({"results": done}, stream)
 
 
-def _print(records: "list[Record]", *, as_json: bool, shown: int, summary: bool) -> None:
+def _print(records: "list[Record]", stream: TextIO, *, shown: int, summary: bool) -> None:
     from samepage.verify.group import Outcome
     from samepage.verify.lines import tell_excluded, tell_record, tell_summary
 
-    if as_json:
-        json.dump({"results": records}, sys.stdout, indent=2)
-        print()
-        return
     for record in records:
         if not summary or record["outcome"] != Outcome.AGREES.value:
             for line in tell_record(record, shown):
-                print(line)
+                print(line, file=stream)
     for line in tell_excluded(records):
-        print(line)
+        print(line, file=stream)
     if summary:
         for line in tell_summary(records):
-            print(line)
+            print(line, file=stream)
 
 
 def _status(records: "list[Record]") -> int:

@@ -1,8 +1,9 @@
 """`samepage why`: who un-shares the memory of running processes."""
 
-from samepage.cli.arguments import Parser, add_top, number
+from samepage.cli.arguments import Parser, add_output, add_top, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 _MIN_EPOCH = 0.01
 
@@ -36,8 +37,7 @@ def arguments(parser: Parser) -> None:
         type=number(float, 0),
         help="Exit with 1 if more than so many MiB were copied.",
     )
-    add("-f", "--format", choices=("text", "json"), dest="form", help="Default: text.")
-    add("-o", "--output", metavar="FILE", help="Write to FILE, replaced as a whole.")
+    add_output(parser, TEXT_OR_JSON)
     add_top(parser)
 
 
@@ -56,6 +56,7 @@ def command(
     the answer names the functions that write, groups them by cause, and shows what each cause's
     end would save. It needs root, and x86-64.
     """
+    chosen = choose(output, form, TEXT_OR_JSON)
     seconds = _seconds("--for", duration)
     again = _seconds("--epoch", epoch) if epoch is not None else 0.0
     if epoch is not None and again < _MIN_EPOCH:
@@ -64,25 +65,22 @@ def command(
     from samepage.analysis.why import explain
     from samepage.lab.follow import follow
     from samepage.live.select import find_processes
-    from samepage.report.output import replacing, stdout_for
-    from samepage.report.sizes import PAGE_SIZE
-    from samepage.report.tables import console_for
+    from samepage.report.tables import Terminal
     from samepage.report.why import Observation, print_why, write_json, write_text
+    from samepage.snapshot.columns import PAGE_SIZE
 
     found = follow(find_processes(targets), seconds, epoch=again)
     answer = explain(
         found.before, found.after, found.parents, found.writes, all_writers=found.epochs > 0
     )
     seen = Observation(sorted(found.names.items()), found.seconds, found.epochs, found.missing)
-    if form is None:
-        form = "json" if output is not None and output.endswith(".json") else "text"
-    if output is not None:
-        with replacing(output) as stream:
-            (write_json if form == "json" else write_text)(answer, seen, stream)
-    elif form == "json":
-        write_json(answer, seen, stdout_for("json"))
-    else:
-        print_why(answer, seen, console_for(None), top=top or None)
+    with writing(output, chosen) as stream:
+        if chosen is JSON:
+            write_json(answer, seen, stream)
+        elif output is not None:
+            write_text(answer, seen, stream)
+        else:
+            print_why(answer, seen, Terminal(stream), top=top or None)
     copied = answer.copied * PAGE_SIZE / (1 << 20)
     return int(fail_over is not None and copied > fail_over)
 

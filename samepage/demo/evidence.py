@@ -1,6 +1,6 @@
 """What the demonstration found: plain records, the same for the model and the live kernel.
 
-They are what `samepage demo --json` prints. Numbers of pages count 4 KiB pages; a file page
+They are what `samepage demo -f json` prints. Numbers of pages count 4 KiB pages; a file page
 is an offset in the file divided by 4096; addresses are in bytes.
 """
 

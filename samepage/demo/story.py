@@ -301,10 +301,11 @@ class Telling:
         snapshot = self.side.snapshot()
         totals = Sharing(snapshot).totals
         # [vsyscall] is listed by Linux, but lies outside of the address space.
+        vmas = snapshot.vmas
         mapped = sum(
-            (vma["end"] - vma["start"]) // _PAGE
-            for vma in snapshot.vmas.select(["start", "end", "name"]).to_pylist()
-            if vma["name"] != "[vsyscall]"
+            pages
+            for pages, mapping in zip(vmas.pages().tolist(), vmas.mapping.tolist(), strict=True)
+            if vmas.mappings[mapping].name != "[vsyscall]"
         )
         frames = len({page.frame for page in pages})
         return Sum(

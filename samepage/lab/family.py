@@ -16,7 +16,7 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.snapshot.tables import Snapshot
+    from samepage.snapshot.columns import Snapshot
 
 
 @record

@@ -8,23 +8,14 @@ Faults after the instant (a thread id cleared while the process goes) do not cou
 
 from collections.abc import Mapping
 
-import pyarrow as pa
-
-from samepage.snapshot.tables import Snapshot
+from samepage.records import replace
+from samepage.snapshot.columns import Snapshot
 
 
 def with_faults(snapshot: Snapshot, faults: Mapping[int, tuple[int, int]]) -> Snapshot:
-    """The snapshot with these (minor, major) faults, by pid, in its `processes` table."""
-    table = snapshot.processes
-    pids = table["pid"].to_pylist()
-    for position, name in enumerate(("minor_faults", "major_faults")):
-        old = table[name].to_pylist()
-        values = [
-            faults[pid][position] if pid in faults else before
-            for pid, before in zip(pids, old, strict=True)
-        ]
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, name, pa.array(values, pa.int64()))
-    tables = snapshot.tables()
-    tables["processes"] = table
-    return Snapshot(**tables)
+    """The snapshot with these (minor, major) faults, by pid, of its processes."""
+    processes = []
+    for process in snapshot.processes:
+        minor, major = faults.get(process.pid, (process.minor_faults, process.major_faults))
+        processes.append(process._replace(minor_faults=minor, major_faults=major))
+    return replace(snapshot, processes=processes)

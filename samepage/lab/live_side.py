@@ -22,7 +22,7 @@ from samepage.live.cached_frames import cached_bytes, cached_frames
 from samepage.live.capture import capture
 from samepage.live.one_process import read_vmas
 from samepage.live.smaps import read_smaps
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 from samepage.trace.launch import Launch
 from samepage.trace.traced import Process, TracedGroup
 
@@ -92,7 +92,7 @@ class LiveSide:
             for process in tree.processes
         }
         snapshot = self.snapshot()
-        if snapshot.pages.num_rows == 0:
+        if not len(snapshot.pages):
             raise SamepageError("the programs show no pages in /proc/PID/pagemap")
         faults = {p.holder: (p.minor_faults, p.major_faults) for p in held.values()}
         observation = Observation(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from samepage.lab.model_held import ModelHeld
     from samepage.lab.observation import Observation
     from samepage.lab.scenario import Resident
-    from samepage.snapshot.tables import Snapshot
+    from samepage.snapshot.columns import Snapshot
 
 
 class ModelSide:

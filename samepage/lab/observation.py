@@ -8,7 +8,7 @@ from samepage.records import field, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.snapshot.tables import Snapshot
+    from samepage.snapshot.columns import Snapshot
 
     Smaps = dict[int, dict[int, dict[bytes, int]]]
     """pid -> start of the VMA -> field -> kB."""

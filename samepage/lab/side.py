@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from samepage.lab.observation import Observation
 from samepage.lab.scenario import Scenario
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 from samepage.stop_at import StopAt
 
 

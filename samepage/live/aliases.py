@@ -11,52 +11,50 @@ subvolumes of btrfs). Only devices without a block device (major number 0) can b
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from samepage.live.arrays import distinct
 from samepage.live.maps import MINOR_BITS
-from samepage.live.system import Capture
+from samepage.snapshot.arrays import distinct
+from samepage.snapshot.columns import I64, Snapshot
 
 _CHUNK = 1 << 18
 
 
-def merge_aliases(capture: Capture) -> None:
-    """Make one file of those that share frames; changes `capture` in place."""
-    of_mapping = np.array([m.dev >> MINOR_BITS == 0 for m in capture.vmas.mappings], dtype=bool)
-    if not (of_mapping & (capture.mapping_file >= 0)).any() or not len(capture.frames):
+def merge_aliases(snapshot: Snapshot) -> None:
+    """Make one file of those that share frames; changes `snapshot` in place."""
+    if not any(file.dev >> MINOR_BITS == 0 for file in snapshot.files) or not len(snapshot.frames):
         return
-    same = _union(len(capture.files), _pairs(capture))
-    if (same == np.arange(len(same))).all():
+    same = _union(len(snapshot.files), _pairs(snapshot))
+    kept = distinct(same)
+    if len(kept) == len(same):
         return
-    kept, number = np.unique(same, return_inverse=True)
-    numbers: npt.NDArray[np.int32] = np.append(number, -1).astype(np.int32)
-    capture.files = [capture.files[file] for file in kept.tolist()]
-    capture.mapping_file = numbers[capture.mapping_file]
-    capture.frames.file = numbers[capture.frames.file]
+    numbers = np.append(np.searchsorted(kept, same), -1).astype(np.int32)
+    snapshot.files = [snapshot.files[file] for file in kept.tolist()]
+    snapshot.vmas.mappings = [
+        mapping._replace(file=int(numbers[mapping.file])) for mapping in snapshot.vmas.mappings
+    ]
+    snapshot.frames.file = numbers[snapshot.frames.file]
 
 
-def _pairs(capture: Capture) -> npt.NDArray[np.int64]:
+def _pairs(snapshot: Snapshot) -> I64:
     """Return (file of a page's frame, file of its mapping) where the two differ."""
-    frames, rows = capture.frames, capture.pages.frame
-    owner = np.append(frames.file, np.int32(-1))
-    file = capture.vma_file()
-    found = []
+    rows, bounds = snapshot.pages.frame, snapshot.bounds
+    owner = np.append(snapshot.frames.file, np.int32(-1))
+    file = snapshot.vmas.file()
+    found = [np.empty(0, dtype=np.int64)]
     for low in range(0, len(rows), _CHUNK):
         high = min(low + _CHUNK, len(rows))
-        begin, end = np.searchsorted(capture.last, (low, high - 1), side="right")
-        lengths = np.minimum(capture.last[begin : end + 1], high) - np.maximum(
-            capture.first[begin : end + 1], low
-        )
-        mapped = np.repeat(file[begin : end + 1], lengths)
+        begin = int(np.searchsorted(bounds, low, side="right")) - 1
+        end = int(np.searchsorted(bounds, high, side="left"))
+        cuts = np.clip(bounds[begin : end + 1], low, high)
+        mapped = np.repeat(file[begin:end], cuts[1:] - cuts[:-1])
         owned = owner[rows[low:high]]
         differ = (owned >= 0) & (mapped >= 0) & (owned != mapped)
-        pairs = owned[differ].astype(np.int64) << 32 | mapped[differ]
-        found.append(distinct(pairs))
+        found.append(distinct(owned[differ].astype(np.int64) << 32 | mapped[differ]))
     both = distinct(np.concatenate(found))
     return np.stack((both >> 32, both & 0xFFFFFFFF), axis=1)
 
 
-def _union(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _union(count: int, pairs: I64) -> I64:
     """Return for each file the smallest of those that it is one with."""
     parent = list(range(count))
 

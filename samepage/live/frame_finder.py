@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from samepage.live.arrays import distinct
 from samepage.records import record
+from samepage.snapshot.arrays import distinct
 
 Rows = npt.NDArray[np.int32]
 Blocks = npt.NDArray[np.int64]

@@ -34,56 +34,49 @@ import numpy.typing as npt
 from samepage.abi.pagemap import Kpf
 from samepage.live import kpage, ksm
 from samepage.records import record
+from samepage.snapshot.columns import Frames, Marks
 from samepage.snapshot.kinds import FrameFlags, FrameKind
 
 Numbers = npt.NDArray[np.uint64]
-Marks = npt.NDArray[np.bool_]
 
 
 @record(eq=False)
 class FrameTable:
-    """Columns of the distinct frames.
+    """The frames, and what is known of their pages; the columns have the same length."""
 
-    Invariants: `frame` ascends strictly; all columns have its length; `file` and `index` are
-    -1 unless `kind` is FILE, SHMEM or HUGETLB.
-    """
-
-    frame: Numbers
-    kind: npt.NDArray[np.uint8]
-    mapcount: npt.NDArray[np.int32]
-    """How often the system maps it; not less than the capture itself has it."""
-    flags: npt.NDArray[np.uint32]
+    frames: Frames
     dirty: Marks
     """Whether a page with this frame counts as dirty in smaps."""
     uncertain: Marks
     """Not `dirty`, but a page with it may have a dirty PTE that cannot be seen."""
     maybe_ksm: Marks
     """ANON, but may be merged by KSM: the kernel does not show which frames are."""
-    resident: Marks
-    """Whether it counts in RSS: the zero page and hugetlb do not."""
-    file: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.frame)
 
 
-def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> FrameTable:
-    """Return the table of `frames` by what the kernel says of them; without files yet.
+def classify(
+    numbers: Numbers,
+    mapped: npt.NDArray[np.int32],
+    assumed: Marks,
+    exclusive: Marks,
+    proc: str,
+) -> FrameTable:
+    """Return the frames with these numbers by what the kernel says of them; without files yet.
 
-    Frames that are `exclusive` need no look into kpagecount. Those that are `assumed` to be
-    anonymous and small, as pagemap tells of them, need none into kpageflags, unless they have no
-    map count: so do zero pages, which pagemap does not tell apart. If the kernel does not let its
-    flags be read, kinds are UNKNOWN.
+    `mapped` is how many pages of the capture have each. Frames that are `exclusive` need no look
+    into kpagecount. Those that are `assumed` to be anonymous and small, as pagemap shows them,
+    need none into kpageflags, unless they have no map count: so do zero pages, which pagemap does
+    not set apart. If the kernel does not let its flags be read, kinds are UNKNOWN.
     """
-    count = len(frames)
+    count = len(numbers)
     mapcount = np.ones(count, dtype=np.int32)
     shared = np.flatnonzero(~exclusive)
-    counts = kpage.read_counts(frames[shared], proc)
+    counts = kpage.read_counts(numbers[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
     asked = ~assumed | (mapcount == 0)
+    # The counts were read after the pages; a process may have exited in between.
+    np.maximum(mapcount, mapped, out=mapcount)
     known = np.full(count, Kpf.ANON | Kpf.SWAPBACKED, dtype=np.uint64)
-    known[asked] = kpage.read_flags(frames[asked], proc)
+    known[asked] = kpage.read_flags(numbers[asked], proc)
     marks = ksm.read_marks(known, proc)
     kind = _kinds(marks.flags)
     dirty = _dirty(kind, known)
@@ -96,17 +89,12 @@ def classify(frames: Numbers, assumed: Marks, exclusive: Marks, proc: str) -> Fr
         (Kpf.MLOCKED, FrameFlags.MLOCKED),
     ):
         flags |= _has(known, bit) * np.uint32(flag)
+    nothing = np.full(count, -1, dtype=np.int32)
     return FrameTable(
-        frames,
-        kind,
-        mapcount,
-        flags,
+        Frames(numbers, kind, nothing, nothing.astype(np.int64), mapcount, flags, mapped),
         dirty,
         ~dirty & ((kind == FrameKind.ANON) | (kind == FrameKind.SHMEM)),
         marks.doubtful,
-        (kind != FrameKind.ZERO) & (kind != FrameKind.HUGETLB),
-        np.full(count, -1, dtype=np.int32),
-        np.full(count, -1, dtype=np.int64),
     )
 
 

@@ -20,20 +20,8 @@ import stat
 from typing import NamedTuple
 
 from samepage.live.build_id import read_build_id
-from samepage.live.maps import DELETED, MINOR_BITS, Mapping
-from samepage.records import record
-
-
-@record(eq=False)
-class File:
-    """A mapped file. `size` is in bytes, None if the file could not be reached."""
-
-    dev: int
-    ino: int
-    path: str
-    deleted: bool = False
-    size: int | None = None
-    build_id: str | None = None
+from samepage.live.maps import DELETED, MINOR_BITS, MapsText
+from samepage.snapshot.columns import File, text
 
 
 class Door(NamedTuple):
@@ -44,51 +32,53 @@ class Door(NamedTuple):
     end: int
 
 
-def name_file(mapping: Mapping) -> File:
-    """Return what maps itself tells of a mapping's file."""
+def name_file(mapping: MapsText) -> File:
+    """Return what maps itself shows of a mapping's file."""
     name = mapping.name
     deleted = name.endswith(DELETED)
-    return File(mapping.dev, mapping.ino, name.removesuffix(DELETED), deleted)
+    return File(mapping.dev, mapping.ino, text(name.removesuffix(DELETED)), deleted)
 
 
-def describe_file(mapping: Mapping, door: Door, proc: str = "/proc") -> File:
+def describe_file(mapping: MapsText, door: Door, proc: str = "/proc") -> File:
     """Return what can be known of a mapping's file. Never raises for what it finds there."""
     name, file = mapping.name, name_file(mapping)
     if not name.startswith("/"):
         return file
+    path, deleted = name.removesuffix(DELETED), file.deleted
     link = f"{proc}/{door.pid}/map_files/{door.start:x}-{door.end:x}"
-    for path in (link, f"{proc}/{door.pid}/root{name}"):
+    for way in (link, f"{proc}/{door.pid}/root{name}"):
         try:
-            status = os.stat(path)
+            status = os.stat(way)
         except (OSError, ValueError):
             continue
-        if path is not link and not _is_same(status, mapping):
+        if way is not link and not _is_same(status, mapping):
             continue
-        if path is link:
-            _take_name(file, link)
-        if file.deleted and status.st_nlink and _exists(f"{proc}/{door.pid}/root{name}", status):
+        if way is link:
+            path = _true_name(path, deleted, link)
+        if deleted and status.st_nlink and _exists(f"{proc}/{door.pid}/root{name}", status):
             # Not deleted at all: the name itself ends like this.
-            file.path, file.deleted = file.path + DELETED, False
+            path, deleted = path + DELETED, False
+        file = file._replace(path=text(path), deleted=deleted)
         if stat.S_ISREG(status.st_mode):
-            file.size = status.st_size
-            file.build_id = _build_id(path)
+            return file._replace(size=status.st_size, build_id=_build_id(way))
         break
     return file
 
 
-def _is_same(status: os.stat_result, mapping: Mapping) -> bool:
+def _is_same(status: os.stat_result, mapping: MapsText) -> bool:
     dev = os.major(status.st_dev) << MINOR_BITS | os.minor(status.st_dev)
     return status.st_ino == mapping.ino and dev == mapping.dev
 
 
-def _take_name(file: File, link: str) -> None:
-    if "\\012" not in file.path:
-        return
+def _true_name(path: str, deleted: bool, link: str) -> str:
+    """Return the path with the newlines that maps does not show as such."""
+    if "\\012" not in path:
+        return path
     try:
         name = os.readlink(link)
     except OSError:
-        return
-    file.path = name.removesuffix(DELETED) if file.deleted else name
+        return path
+    return name.removesuffix(DELETED) if deleted else name
 
 
 def _exists(path: str, status: os.stat_result) -> bool:

@@ -24,7 +24,7 @@ The others are *doubtful*. The line "KSM:" of smaps counts the merged pages of a
 (`smaps_account`, since Linux 6.6, by `folio_test_ksm`). If none of a VMA's doubtful pages is
 merged by it, or all are, that decides for their frames, in each VMA that maps them. If neither,
 which ones is not known: they stay anonymous, and the report has their number
-(`Capture.ksm_unknown`). `samepage.live.merged` does that.
+(`frames_ksm_or_not_unknown` in `meta`). `samepage.live.merged` does that.
 """
 
 import mmap

@@ -2,7 +2,7 @@ r"""/proc/PID/maps of many processes, parsed at once.
 
 A line is `start-end perms offset dev inode name` (`show_map_vma` in fs/proc/task_mmu.c).
 All of it but the addresses is the same text in every process that maps the same library,
-so each distinct text is parsed once (`Mapping`), and a VMA is two addresses and the
+so each distinct text is parsed once (`MapsText`), and a VMA is two addresses and the
 number of its mapping. That makes the work per line two dictionary look-ups, and the file of a
 mapping something that is looked at once for the whole system.
 
@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.live.procfs import Tally
-from samepage.records import record
 
 DELETED = " (deleted)"
 MINOR_BITS = 20
@@ -47,7 +46,7 @@ Addresses = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
 
 
-class Mapping(NamedTuple):
+class MapsText(NamedTuple):
     """All of a line of maps but its addresses. `offset` is in bytes."""
 
     perms: str
@@ -57,24 +56,6 @@ class Mapping(NamedTuple):
     ino: int
     """0 if no file is mapped."""
     name: str
-
-
-@record(eq=False)
-class Vmas:
-    """The VMAs of all processes, as columns.
-
-    Invariants: sorted by (`process`, `start`); the VMAs of a process do not overlap;
-    `mapping` numbers an entry of `mappings`.
-    """
-
-    process: Ids
-    start: Addresses
-    end: Addresses
-    mapping: Ids
-    mappings: list[Mapping]
-
-    def __len__(self) -> int:
-        return len(self.start)
 
 
 _NO_VMAS = (
@@ -90,7 +71,7 @@ class MapsParser:
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
-        self.mappings: list[Mapping] = []
+        self.mappings: list[MapsText] = []
         self._known: dict[bytes, int] = {}
         self._parts: list[tuple[Ids, Addresses, Addresses, Ids]] = []
         self._malformed: set[int] = set()
@@ -125,8 +106,11 @@ class MapsParser:
             part = (process[good], start[good], end[good], mapping[good])
         self._parts.append(part)
 
-    def vmas(self, dropped: Collection[int] = ()) -> Vmas:
-        """Return all VMAs but those of the processes with these numbers.
+    def vmas(self, dropped: Collection[int] = ()) -> tuple[Ids, Addresses, Addresses, Ids]:
+        """Return process, start, end and mapping of all VMAs but those of these processes.
+
+        They are sorted by process and start, and do not overlap; a mapping is a position in
+        `mappings`.
 
         Lines that did not have the kernel's form, or that overlapped one before them, are left
         out, and their processes are counted in `tally.malformed`.
@@ -136,9 +120,9 @@ class MapsParser:
             np.concatenate(column) for column in zip(_NO_VMAS, *self._parts, strict=True)
         )
         if not dropped:
-            return Vmas(process, start, end, mapping, self.mappings)
+            return process, start, end, mapping
         kept = ~np.isin(process, list(dropped))
-        return Vmas(process[kept], start[kept], end[kept], mapping[kept], self.mappings)
+        return process[kept], start[kept], end[kept], mapping[kept]
 
     def _learn(self, rest: bytes) -> None:
         """Remember the number of a mapping seen for the first time, -1 if it is none."""
@@ -150,7 +134,7 @@ class MapsParser:
         self._known[rest] = number
 
 
-def parse_mapping(rest: bytes) -> Mapping | None:
+def parse_mapping(rest: bytes) -> MapsText | None:
     """Return the mapping of a line without its addresses, None if it is not a kernel's."""
     words = rest.split(b" ", 4)
     if len(words) < 4:
@@ -163,7 +147,7 @@ def parse_mapping(rest: bytes) -> Mapping | None:
         or not (ino.isdigit() and len(ino) <= 20)
     ):
         return None
-    return Mapping(
+    return MapsText(
         perms.decode(),
         int(offset, 16),
         int(major, 16) << MINOR_BITS | int(minor, 16),

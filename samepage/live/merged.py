@@ -7,54 +7,55 @@ nothing more is decided. On all other kernels nothing is doubtful, and nothing i
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from samepage.live.smaps import KB_TO_PAGES, read_smaps
-from samepage.live.system import Capture
+from samepage.snapshot.columns import I32, Marks, Snapshot
 from samepage.snapshot.kinds import FrameKind
 
-Rows = npt.NDArray[np.int32]
 
+def settle_merged(snapshot: Snapshot, doubtful: Marks, proc: str = "/proc") -> int:
+    """Make `doubtful` frames KSM where smaps proves it; changes `snapshot` and `doubtful`.
 
-def settle_merged(capture: Capture, proc: str = "/proc") -> None:
-    """Make doubtful frames KSM where smaps proves it; changes `capture` in place."""
-    frames = capture.frames
-    if not frames.maybe_ksm.any():
-        return
-    left = _doubtful_vmas(capture, proc)
+    Return how many frames are doubtful still.
+    """
+    if not doubtful.any():
+        return 0
+    kind = snapshot.frames.kind
+    left = _doubtful_vmas(snapshot, doubtful, proc)
     decided = True
     while decided:
         decided = False
         for vma, (rows, merged) in list(left.items()):
-            open_rows = rows[frames.maybe_ksm[rows]]
-            others = merged - int((frames.kind[rows] == FrameKind.KSM).sum())
+            open_rows = rows[doubtful[rows]]
+            others = merged - int((kind[rows] == FrameKind.KSM).sum())
             if others > 0 and others < len(open_rows):
                 continue
             decided = decided or len(open_rows) > 0
-            frames.maybe_ksm[open_rows] = False
+            doubtful[open_rows] = False
             if others > 0:
-                frames.kind[open_rows] = FrameKind.KSM
+                kind[open_rows] = FrameKind.KSM
             del left[vma]
-    capture.ksm_unknown = int(frames.maybe_ksm.sum())
+    return int(doubtful.sum())
 
 
-def _doubtful_vmas(capture: Capture, proc: str) -> dict[int, tuple[Rows, int]]:
+def _doubtful_vmas(snapshot: Snapshot, doubtful: Marks, proc: str) -> dict[int, tuple[I32, int]]:
     """Return the VMAs with doubtful pages: the frames of these, and how many are merged."""
-    doubtful = np.append(capture.frames.maybe_ksm, False)
+    wanted = np.append(doubtful, False)
+    bounds = snapshot.bounds
     smaps: dict[int, dict[int, dict[bytes, int]]] = {}
     found = {}
-    for vma in np.flatnonzero(capture.last > capture.first).tolist():
-        rows = capture.pages.frame[int(capture.first[vma]) : int(capture.last[vma])]
-        rows = rows[doubtful[rows]]
+    for vma in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
+        rows = snapshot.pages.frame[int(bounds[vma]) : int(bounds[vma + 1])]
+        rows = rows[wanted[rows]]
         if not len(rows):
             continue
-        pid = capture.processes[int(capture.vmas.process[vma])].pid
+        pid = snapshot.processes[int(snapshot.vmas.process[vma])].pid
         if pid not in smaps:
             try:
                 smaps[pid] = read_smaps(pid, proc)
             except OSError:
                 smaps[pid] = {}
-        merged = smaps[pid].get(int(capture.vmas.start[vma]), {}).get(b"KSM")
+        merged = smaps[pid].get(int(snapshot.vmas.start[vma]), {}).get(b"KSM")
         if merged is not None:
             found[vma] = rows, merged >> KB_TO_PAGES
     return found

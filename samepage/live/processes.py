@@ -7,9 +7,9 @@ the kernel knows: its id is told by the name that the runtime gave to the contro
 
 import functools
 import re
-from typing import NamedTuple
 
 from samepage.live.collect import RawProcess
+from samepage.snapshot.columns import Process, text
 
 _HINTS = (
     *("docker", "libpod", "cri", "kubepods", "nerdctl", "lxc", "machine", "nspawn"),
@@ -46,24 +46,6 @@ _MAX_TIME = (1 << 63) - 1
 _MAX_UID = (1 << 31) - 1
 
 
-class Process(NamedTuple):
-    """A process as the snapshot has it. `mnt_ns` is the inode of its mount namespace."""
-
-    pid: int
-    ppid: int
-    argv: list[str]
-    comm: str
-    exe: str
-    uid: int
-    cgroup: str
-    container: str
-    mnt_ns: int
-    minor_faults: int
-    major_faults: int
-    start_time: int | None
-    """Clock ticks from boot to its start."""
-
-
 def parse_process(raw: RawProcess) -> Process:
     """Make sense of the files of one process; what is missing or damaged becomes 0 or ""."""
     comm, ppid, minor, major, start_time = parse_stat(raw.stat)
@@ -72,16 +54,16 @@ def parse_process(raw: RawProcess) -> Process:
     return Process(
         raw.pid,
         ppid,
-        [_text(word) for word in argv],
+        tuple(map(_text, argv)),
         comm,
-        raw.exe,
+        text(raw.exe),
         min(raw.uid, _MAX_UID),
         cgroup,
         find_container(cgroup),
         raw.mnt_ns,
-        minor,
-        major,
-        start_time,
+        minor_faults=minor,
+        major_faults=major,
+        start_time=start_time,
     )
 
 
@@ -130,4 +112,4 @@ def find_container(cgroup: str) -> str:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")

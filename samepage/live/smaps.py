@@ -8,23 +8,21 @@ pages are shared with whom.
 import re
 
 import numpy as np
-import numpy.typing as npt
 
 from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.live.accounting import VmaSums
 from samepage.live.procfs import read_file
-from samepage.live.system import Capture
+from samepage.snapshot.columns import SMAPS_SUMS, SmapsSums, Snapshot
 
 _FIELDS = (
-    b"Private_Clean",
-    b"Private_Dirty",
     b"Shared_Clean",
     b"Shared_Dirty",
+    b"Private_Clean",
+    b"Private_Dirty",
     b"Anonymous",
-    b"Swap",
     b"Pss",
 )
+"""In the order of `SMAPS_SUMS`."""
 KB_TO_PAGES = HOST_PAGE_SHIFT - 10
 """smaps counts in kB, in multiples of a page."""
 _LINE = re.compile(
@@ -47,28 +45,26 @@ def read_smaps(pid: int, proc: str = "/proc") -> dict[int, dict[bytes, int]]:
     return vmas
 
 
-def account_by_smaps(capture: Capture, proc: str = "/proc") -> VmaSums:
-    """Return the sums of each VMA as smaps has them; 0 where it may not be read."""
-    return sums_by_smaps(capture, proc)[0]
-
-
-def sums_by_smaps(capture: Capture, proc: str = "/proc") -> tuple[VmaSums, npt.NDArray[np.int64]]:
-    """Return the sums of each VMA as smaps has them, and which VMAs were found there."""
-    told = np.zeros(len(capture.vmas), dtype=bool)
-    table = np.zeros((len(_FIELDS), len(capture.vmas)), dtype=np.int64)
-    owner = capture.vmas.process
-    bounds = np.searchsorted(owner, np.arange(len(capture.processes) + 1)).tolist()
-    for process, low, high in zip(capture.processes, bounds, bounds[1:], strict=False):
+def sums_by_smaps(snapshot: Snapshot, proc: str = "/proc") -> SmapsSums:
+    """Return the sums of each VMA that is found in a smaps that may be read."""
+    vmas = snapshot.vmas
+    rows: list[int] = []
+    values: list[list[int]] = []
+    for number, process in enumerate(snapshot.processes):
         try:
-            vmas = read_smaps(process.pid, proc)
+            found = read_smaps(process.pid, proc)
         except OSError:
             continue
-        for row, start in enumerate(capture.vmas.start[low:high].tolist(), low):
-            fields = vmas.get(start)
-            if fields:
-                told[row] = True
-                table[:, row] = [fields.get(name, 0) for name in _FIELDS]
-    pages = table >> KB_TO_PAGES
-    pss = table[_FIELDS.index(b"Pss")].astype(np.uint64) << np.uint64(PSS_SHIFT + 10)
-    sums = VmaSums(pages[0], pages[1], pages[2], pages[3], pages[4], pages[5], pss)
-    return sums, np.flatnonzero(told)
+        mine = vmas.of(number)
+        for row, start in enumerate(vmas.start[mine].tolist(), mine.start):
+            if fields := found.get(start):
+                rows.append(row)
+                values.append(sums_of(fields))
+    table = np.array(values, dtype=np.int64).reshape(-1, len(SMAPS_SUMS))
+    return SmapsSums(np.array(rows, dtype=np.int64), table)
+
+
+def sums_of(fields: dict[bytes, int]) -> list[int]:
+    """Return the fields of a VMA, in kB, as `SMAPS_SUMS`."""
+    *pages, pss = (fields.get(name, 0) for name in _FIELDS)
+    return [*(kib >> KB_TO_PAGES for kib in pages), pss << (10 + PSS_SHIFT)]

@@ -47,7 +47,7 @@ from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.machine.content import Contents
-    from samepage.snapshot.tables import Snapshot
+    from samepage.snapshot.columns import Snapshot
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

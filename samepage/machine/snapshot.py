@@ -16,8 +16,8 @@ from samepage.machine.guest import Guest, permissions
 from samepage.machine.machine import Machine
 from samepage.machine.symbols import Symbols
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import FrameFlags, FrameKind, PageFlags
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Event, Process, Snapshot
+from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
 
 _KINDS = {
     Kind.FILE: FrameKind.FILE,
@@ -28,7 +28,7 @@ _KINDS = {
     Kind.KERNEL: FrameKind.SPECIAL,
 }
 _FILE_PAGES = {Kind.FILE, Kind.SHMEM, Kind.VDSO}
-"""What pagemap's bit 61 says of: pages that are neither anonymous nor nameless."""
+"""What pagemap's bit 61 marks: pages that are neither anonymous nor nameless."""
 
 
 def take_snapshot(machine: Machine) -> Snapshot:
@@ -56,15 +56,17 @@ def _add_process(builder: SnapshotBuilder, guest: Guest) -> set[int]:
     process, mm = guest.process, guest.mm
     faults = process.program_faults()
     builder.add_process(
-        process.pid,
-        ppid=process.ppid,
-        argv=[word.decode(errors="surrogateescape") for word in process.argv],
-        comm=process.comm,
-        exe=process.exe_path,
-        uid=process.cred.uid,
-        exit_code=process.exit_code,
-        minor_faults=faults.minor,
-        major_faults=faults.major,
+        Process(
+            process.pid,
+            process.ppid,
+            tuple(word.decode(errors="surrogateescape") for word in process.argv),
+            process.comm,
+            process.exe_path,
+            process.cred.uid,
+            exit_code=process.exit_code,
+            minor_faults=faults.minor,
+            major_faults=faults.major,
+        )
     )
     vpages, pfns, flags = array("Q"), array("Q"), array("H")
     for vma in mm.vmas:
@@ -134,15 +136,17 @@ def _add_events(builder: SnapshotBuilder, machine: Machine) -> None:
             file = builder.add_file(record.file.dev, record.file.ino, path, size=record.file.size)
         place = resolve(record.code) if record.code is not None else None
         builder.add_event(
-            order,
-            record.pid,
-            event.kind.value,
-            address=event.address,
-            pages=event.count,
-            frame=event.frame,
-            file=file,
-            index=event.index if event.file else -1,
-            cached=event.cached if event.file else None,
-            ip=record.ip,
-            symbol=place.name if place is not None else None,
+            Event(
+                order,
+                record.pid,
+                event.kind.value,
+                address=event.address,
+                pages=event.count,
+                frame=event.frame,
+                file=file,
+                page=event.index if event.file else -1,
+                cached=event.cached if event.file else None,
+                ip=record.ip,
+                symbol=place.name if place is not None else None,
+            )
         )

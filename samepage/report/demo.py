@@ -10,12 +10,9 @@ import os
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console
-from rich.text import Text
-
 from samepage.demo.evidence import ActReport, Evidence, Story, Write
 from samepage.report.sizes import printable, size
-from samepage.report.tables import Column, Cut, fitted
+from samepage.report.tables import Column, Cut, Terminal
 
 SCHEMA_VERSION = 1
 _SHOWN_PAGES = 6
@@ -31,14 +28,14 @@ ANSWER = (
 Cell = Callable[[Evidence], str]
 
 
-def print_story(story: Story, console: Console) -> None:
+def print_story(story: Story, terminal: Terminal) -> None:
     """Print all acts, what was left out, and the answer."""
     for number, act in enumerate(story.acts, 1):
-        _print_act(number, act, console)
+        _print_act(number, act, terminal)
     for reason in story.skipped:
-        _say(console, reason, style="yellow")
-        console.print()
-    _say(console, ANSWER, style="bold")
+        _say(terminal, reason, style="note")
+        terminal.print()
+    _say(terminal, ANSWER, style="bold")
 
 
 def write_json(story: Story, stream: TextIO) -> None:
@@ -48,44 +45,44 @@ def write_json(story: Story, stream: TextIO) -> None:
     stream.write("\n")
 
 
-def _print_act(number: int, act: ActReport, console: Console) -> None:
+def _print_act(number: int, act: ActReport, terminal: Terminal) -> None:
     library = act.library
     first, second = act.first[0], act.second[0]
     name = printable(os.path.basename(library.path))
-    console.print(Text(f"Act {number}. {act.title}", style="bold underline"))
+    terminal.print(f"Act {number}. {act.title}", "heading")
     _say(
-        console,
+        terminal,
         f"{_command(act.first)}\n{_command(act.second)}\nboth use {printable(library.path)}: "
         f"{size(library.pages)}, known to the kernel as device "
         f"{os.major(library.device)}:{os.minor(library.device)}, inode {library.inode}.",
     )
     if act.about:
-        _say(console, act.about)
+        _say(terminal, act.about)
     if act.cold:
         start = f"{name} is in no page cache at the start: it must come from the disk."
         if act.live is not None and act.live.mapped.cached_before:
             start += " (On the model. The live kernel did not drop it when we asked.)"
-        _say(console, start)
+        _say(terminal, start)
     if act.no_live:
-        _say(console, f"Only on the model; on the live kernel not: {act.no_live}.", style="yellow")
-    console.print()
-    _step_mapped(act, console, first, name)
-    _step_call(act, console, first, name)
-    _step_second(act, console, first, second)
-    _step_write(act, console, first, second)
-    _step_sum(act, console)
+        _say(terminal, f"Only on the model; on the live kernel not: {act.no_live}.", style="note")
+    terminal.print()
+    _step_mapped(act, terminal, first, name)
+    _step_call(act, terminal, first, name)
+    _step_second(act, terminal, first, second)
+    _step_write(act, terminal, first, second)
+    _step_sum(act, terminal)
 
 
-def _step_mapped(act: ActReport, console: Console, first: str, name: str) -> None:
-    _heading(console, 1, "mmap gives addresses, and no memory")
+def _step_mapped(act: ActReport, terminal: Terminal, first: str, name: str) -> None:
+    _heading(terminal, 1, "mmap gives addresses, and no memory")
     _say(
-        console,
+        terminal,
         f"ld.so has mapped the segments of {name} into {first}, the last mmap has just "
         "returned. The kernel noted which addresses show which part of the file.",
     )
     _facts(
         act,
-        console,
+        terminal,
         ("base address that mmap returned", lambda e: f"{e.mapped.base:#x}"),
         ("pages of addresses", lambda e: str(e.mapped.virtual_pages)),
         ("frames in the page table for it", lambda e: str(e.mapped.present_pages)),
@@ -94,18 +91,18 @@ def _step_mapped(act: ActReport, console: Console, first: str, name: str) -> Non
     )
     if act.live is not None and not act.cold:
         _say(
-            console,
+            terminal,
             "(On this system the file had been read before. The model counts it as read too, "
             "but gives a page its frame only when it is first used, so that it can be seen.)",
         )
-        console.print()
+        terminal.print()
 
 
-def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
+def _step_call(act: ActReport, terminal: Terminal, first: str, name: str) -> None:
     call = act.model.call
-    _heading(console, 2, f"The first call into the library: {call.function}")
+    _heading(terminal, 2, f"The first call into the library: {call.function}")
     _say(
-        console,
+        terminal,
         f"{first} calls {printable(call.function)}, whose code is in page {call.file_page} of the "
         "file. "
         + (
@@ -117,7 +114,7 @@ def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
     )
     _facts(
         act,
-        console,
+        terminal,
         ("pages that this fetch made present", lambda e: str(e.call.fetch_pages)),
         (f"frame of {call.function}'s page", lambda e: str(e.call.frame)),
         (
@@ -128,7 +125,7 @@ def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
         ("faults since step 1, whole process", lambda e: str(e.call.minor + e.call.major)),
         ("... that read from the disk (major)", lambda e: str(e.call.major)),
     )
-    _say(console, f"The faults on {name}, one by one, as the model tells them:")
+    _say(terminal, f"The faults on {name}, one by one, as the model tells them:")
     columns = [
         Column("Fault"),
         Column("File page"),
@@ -148,20 +145,20 @@ def _step_call(act: ActReport, console: Console, first: str, name: str) -> None:
         ]
         for fault in call.faults
     ]
-    console.print(fitted("", columns, rows, console.width))
-    console.print()
+    terminal.print_table(columns, rows)
+    terminal.print()
 
 
-def _step_second(act: ActReport, console: Console, first: str, second: str) -> None:
-    _heading(console, 3, "A second program: the same frames")
+def _step_second(act: ActReport, terminal: Terminal, first: str, second: str) -> None:
+    _heading(terminal, 3, "A second program: the same frames")
     _say(
-        console,
+        terminal,
         f"{first} stays at its end, {second} runs to its own. Its mmap is another one; its "
         "faults find the pages in the page cache by the inode, whatever the address.",
     )
     _facts(
         act,
-        console,
+        terminal,
         (f"base address in {second}", lambda e: f"{e.second.base:#x}"),
         ("frames for it right after mmap", lambda e: str(e.second.present_at_map)),
         ("file pages that both map", lambda e: str(len(e.second.shared))),
@@ -175,10 +172,10 @@ def _step_second(act: ActReport, console: Console, first: str, second: str) -> N
         (f"file pages that only {second} maps", lambda e: str(e.second.only_second)),
         ("new frames in the page cache for it", lambda e: str(e.second.new_frames)),
     )
-    _print_frames(act, console)
+    _print_frames(act, terminal)
 
 
-def _print_frames(act: ActReport, console: Console) -> None:
+def _print_frames(act: ActReport, terminal: Terminal) -> None:
     """Some of the shared pages with their frame numbers, the called function's among them."""
     sides = {"model": act.model, "live": act.live}
     frames = {
@@ -201,20 +198,20 @@ def _print_frames(act: ActReport, console: Console) -> None:
             found = (page.first_frame, page.second_frame, page.cache_frame) if page else ()
             row += [str(frame) for frame in found] or ["-"] * 3
         rows.append(row)
-    _say(console, "Frame numbers of some, in both programs' page tables and in the page cache:")
-    console.print(fitted("", columns, rows, console.width))
-    console.print()
+    _say(terminal, "Frame numbers of some, in both programs' page tables and in the page cache:")
+    terminal.print_table(columns, rows)
+    terminal.print()
 
 
-def _step_write(act: ActReport, console: Console, first: str, second: str) -> None:
+def _step_write(act: ActReport, terminal: Terminal, first: str, second: str) -> None:
     write = act.model.write
-    _heading(console, 4, "A write to private data: a copy for the writer")
+    _heading(terminal, 4, "A write to private data: a copy for the writer")
     if write is None:
-        _say(console, f"{second} wrote to no page of the library's data that it had seen before.")
-        console.print()
+        _say(terminal, f"{second} wrote to no page of the library's data that it had seen before.")
+        terminal.print()
         return
     _say(
-        console,
+        terminal,
         f"{second} sees page {write.file_page} of the file in the page cache's frame, and then "
         f"writes to it ({printable(write.by) or 'ld.so or the program'}). The kernel copies the "
         f"page to a new frame for {second} alone.",
@@ -225,7 +222,7 @@ def _step_write(act: ActReport, console: Console, first: str, second: str) -> No
 
     _facts(
         act,
-        console,
+        terminal,
         (f"frame in {second} before the write", told(lambda w: str(w.frame_before))),
         ("... after it", told(lambda w: str(w.frame_after))),
         (f"frame in {first} before", told(lambda w: str(w.first_frame_before))),
@@ -244,11 +241,11 @@ def _step_write(act: ActReport, console: Console, first: str, second: str) -> No
     )
 
 
-def _step_sum(act: ActReport, console: Console) -> None:
-    _heading(console, 5, "The sum")
+def _step_sum(act: ActReport, terminal: Terminal) -> None:
+    _heading(terminal, 5, "The sum")
     _facts(
         act,
-        console,
+        terminal,
         ("library: pages of addresses, twice", lambda e: str(e.sum.virtual_pages)),
         ("library: pages present", lambda e: str(e.sum.present_pages)),
         ("library: frames used", lambda e: str(e.sum.frames)),
@@ -268,17 +265,17 @@ def _command(argv: list[str]) -> str:
     return "    " + printable(" ".join(argv))
 
 
-def _heading(console: Console, number: int, title: str) -> None:
-    console.print(Text(f"{number}. {printable(title)}", style="bold"))
+def _heading(terminal: Terminal, number: int, title: str) -> None:
+    terminal.print(f"{number}. {printable(title)}", "bold")
 
 
-def _say(console: Console, words: str, style: str = "") -> None:
-    console.print(Text(words, style=style))
+def _say(terminal: Terminal, words: str, style: str = "") -> None:
+    terminal.print(words, style)
 
 
-def _facts(act: ActReport, console: Console, *facts: tuple[str, Cell]) -> None:
+def _facts(act: ActReport, terminal: Terminal, *facts: tuple[str, Cell]) -> None:
     sides = [act.model] if act.live is None else [act.model, act.live]
     columns = [Column("", cut=Cut.FOLD), Column("Model"), Column("Live kernel")]
     rows = [[printable(label), *(cell(side) for side in sides)] for label, cell in facts]
-    console.print(fitted("", columns[: 1 + len(sides)], rows, console.width))
-    console.print()
+    terminal.print_table(columns[: 1 + len(sides)], rows)
+    terminal.print()

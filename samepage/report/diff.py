@@ -6,23 +6,19 @@ null where there are none) and `files[]` (likewise). All amounts are in pages.
 """
 
 import json
-from dataclasses import asdict
 from fractions import Fraction
 from typing import Any, TextIO
-
-from rich.console import Console
-from rich.text import Text
 
 from samepage.analysis.diff import NO_FILE, Diff, FileChange, FileTotals, ProcessChange
 from samepage.analysis.sharing import ProcessUse
 from samepage.report.sizes import count, growth, printable, size
-from samepage.report.tables import Column, Cut, console_for, fitted
+from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
 from samepage.report.text import command_line
 
 
 def write_text(result: Diff, stream: TextIO) -> None:
     """Write the comparison as plain text, with all rows."""
-    print_diff(result, console_for(stream, None if stream.isatty() else 100), top=None)
+    print_diff(result, Terminal(stream, None if stream.isatty() else FILE_WIDTH), top=None)
 
 
 def write_json(result: Diff, stream: TextIO) -> None:
@@ -31,17 +27,17 @@ def write_json(result: Diff, stream: TextIO) -> None:
     stream.write("\n")
 
 
-def print_diff(result: Diff, console: Console, *, top: int | None = 20) -> None:
+def print_diff(result: Diff, terminal: Terminal, *, top: int | None = 20) -> None:
     """Print the answer, the sums, and what changed; `top` bounds the rows of each table."""
     for line in answer(result):
-        console.print(Text(line))
-    _print_totals(result, console)
+        terminal.print(line)
+    _print_totals(result, terminal)
     changes = [change for change in result.processes if change.changed]
     changes.sort(key=lambda change: (-abs(change.pss), -abs(change.rss), _pid(change)))
-    _print_processes(changes, console, top)
+    _print_processes(changes, terminal, top)
     files = [change for change in result.files if change.changed]
     files.sort(key=lambda c: (-abs(c.after.frames - c.before.frames), -c.gained - c.lost, c.path))
-    _print_files(files, console, top)
+    _print_files(files, terminal, top)
 
 
 def answer(result: Diff) -> list[str]:
@@ -63,8 +59,10 @@ def answer(result: Diff) -> list[str]:
 
 def document(result: Diff) -> dict[str, Any]:
     """Return the comparison as plain dictionaries and lists."""
-    before, after = asdict(result.before), asdict(result.after)
-    before["pss"], after["pss"] = (float(pss) for pss in result.pss)
+    before, after = (
+        {**totals._asdict(), "pss": float(pss)}
+        for totals, pss in zip((result.before, result.after), result.pss, strict=True)
+    )
     return {
         "match": result.match.value,
         "equal": result.equal,
@@ -76,7 +74,7 @@ def document(result: Diff) -> dict[str, Any]:
                 "changed": change.changed,
                 "before": _process(change.before),
                 "after": _process(change.after),
-                "pages": asdict(change.pages) if change.pages else None,
+                "pages": change.pages._asdict() if change.pages else None,
             }
             for change in result.processes
         ],
@@ -106,31 +104,32 @@ def file_state(change: FileChange) -> str:
     return state(*(None if use is NO_FILE else use for use in (change.before, change.after)))
 
 
-def _process(process: ProcessUse | None) -> dict[str, Any] | None:
-    if process is None:
+def _process(use: ProcessUse | None) -> dict[str, Any] | None:
+    if use is None:
         return None
+    process = use.process
     return {
         "pid": process.pid,
         "exe": process.exe,
         "argv": list(process.argv),
-        "rss": process.usage.rss,
-        "pss": float(process.pss),
-        "uss": process.usage.uss,
+        "rss": use.usage.rss,
+        "pss": float(use.pss),
+        "uss": use.usage.uss,
         "minor_faults": process.minor_faults,
         "major_faults": process.major_faults,
     }
 
 
 def _file(use: FileTotals) -> dict[str, Any] | None:
-    return None if use is NO_FILE else asdict(use)
+    return None if use is NO_FILE else use._asdict()
 
 
 def _pid(change: ProcessChange) -> int:
-    process = change.after or change.before
-    return process.pid if process else 0
+    use = change.after or change.before
+    return use.process.pid if use else 0
 
 
-def _print_totals(result: Diff, console: Console) -> None:
+def _print_totals(result: Diff, terminal: Terminal) -> None:
     before, after = result.before, result.after
     more = after.processes - before.processes
     change = f"{more:+d}" if more else ""
@@ -145,11 +144,10 @@ def _print_totals(result: Diff, console: Console) -> None:
     ]
     rows += [[name, size(old), size(new), growth(new - old)] for name, old, new in amounts]
     columns = [Column("Of all", cut=Cut.END), Column("Before"), Column("After"), Column("Change")]
-    console.print()
-    console.print(fitted("Sum", columns, rows, console.width))
+    terminal.print_table(columns, rows, "Sum")
 
 
-def _print_processes(changes: list[ProcessChange], console: Console, top: int | None) -> None:
+def _print_processes(changes: list[ProcessChange], terminal: Terminal, top: int | None) -> None:
     if not changes:
         return
     columns = [
@@ -164,14 +162,14 @@ def _print_processes(changes: list[ProcessChange], console: Console, top: int | 
     ]
     rows = []
     for change in changes[:top]:
-        process = change.after or change.before
-        assert process is not None
+        use = change.after or change.before
+        assert use is not None
         pages = change.pages
         moves = (pages.gained, pages.lost, pages.moved) if pages else ()
         rows.append(
             [
-                str(process.pid),
-                command_line(process),
+                str(use.process.pid),
+                command_line(use.process),
                 state(change.before, change.after).replace("kept", ""),
                 growth(change.rss),
                 growth(change.pss),
@@ -179,10 +177,10 @@ def _print_processes(changes: list[ProcessChange], console: Console, top: int | 
                 *[""] * (3 - len(moves)),
             ]
         )
-    _print_rows("Processes", columns, rows, len(changes), console)
+    _print_rows("Processes", columns, rows, len(changes), terminal)
 
 
-def _print_files(changes: list[FileChange], console: Console, top: int | None) -> None:
+def _print_files(changes: list[FileChange], terminal: Terminal, top: int | None) -> None:
     if not changes:
         return
     columns = [
@@ -206,13 +204,12 @@ def _print_files(changes: list[FileChange], console: Console, top: int | None) -
         ]
         for change in changes[:top]
     ]
-    _print_rows("Files", columns, rows, len(changes), console)
+    _print_rows("Files", columns, rows, len(changes), terminal)
 
 
 def _print_rows(
-    title: str, columns: list[Column], rows: list[list[str]], total: int, console: Console
+    title: str, columns: list[Column], rows: list[list[str]], total: int, terminal: Terminal
 ) -> None:
-    console.print()
-    console.print(fitted(f"{title} that changed", columns, rows, console.width))
+    terminal.print_table(columns, rows, f"{title} that changed")
     if total > len(rows):
-        console.print(f"and {total - len(rows)} more")
+        terminal.print(f"and {total - len(rows)} more")

@@ -8,51 +8,47 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.text import Text
-
 from samepage.analysis.page_map import CopiedRun, page_maps
 from samepage.analysis.sharing import FileUse, Sharing
 from samepage.errors import SamepageError
 from samepage.report.sizes import count
-from samepage.report.tables import folded
+from samepage.report.tables import Terminal, folded
 from samepage.report.text import file_name, files_in_memory, mapped_by
-from samepage.snapshot.tables import PAGE_SHIFT
+from samepage.snapshot.columns import PAGE_SHIFT
 
 
-def print_files(sharing: Sharing, name: str, console: Console) -> None:
+def print_files(sharing: Sharing, name: str, terminal: Terminal) -> None:
     """Print the files whose path ends in `name`. Raises `SamepageError` if there is none."""
-    files = [
-        file
-        for file in files_in_memory(sharing)
-        if file.path == name or file.path.endswith("/" + name)
+    uses = [
+        use
+        for use in files_in_memory(sharing)
+        if use.file.path == name or use.file.path.endswith("/" + name)
     ]
-    if not files:
+    if not uses:
         raise SamepageError(f"no process has pages of a file whose path ends in /{name}")
-    maps = page_maps(sharing, [file.file for file in files])
-    for file in files:
-        for line in file_lines(file, maps[file.file].copied_runs()):
+    maps = page_maps(sharing, [use.number for use in uses])
+    for use in uses:
+        for line in file_lines(sharing, use, maps[use.number].copied_runs()):
             # A line does not end between a number and its colon's other side.
-            for part in folded(line.replace(": ", ":\xa0"), console.width):
-                console.print(Text(part.replace("\xa0", " ")))
+            for part in folded(line.replace(": ", ":\xa0"), terminal.width):
+                terminal.print(part.replace("\xa0", " "))
 
 
-def file_lines(file: FileUse, copies: list[CopiedRun]) -> Iterator[str]:
+def file_lines(sharing: Sharing, use: FileUse, copies: list[CopiedRun]) -> Iterator[str]:
     """Yield the lines about one file."""
-    pages = "" if file.size is None else f", {count(-(-file.size >> PAGE_SHIFT), 'page')}"
-    yield f"{file_name(file)} (inode {file.inode}{pages})"
-    yield f"  mapped, by times:      {times_mapped(file)}"
+    pages = "" if use.file.size is None else f", {count(-(-use.file.size >> PAGE_SHIFT), 'page')}"
+    yield f"{file_name(use.file)} (inode {use.file.ino}{pages})"
+    yield f"  mapped, by times:      {times_mapped(sharing, use)}"
     yield f"  copied, by processes:  {times_copied(copies)}"
-    yield f"  pid: mapped + copied:  {mapped_by(file, len(file.mappers))}"
+    yield f"  pid: mapped + copied:  {mapped_by(sharing, use, use.processes)}"
 
 
-def times_mapped(file: FileUse) -> str:
+def times_mapped(sharing: Sharing, use: FileUse) -> str:
     """Return how many pages are mapped how often: "1: 3, 2: 281"."""
-    if not file.frames_known:
+    if not sharing.snapshot.frames_visible:
         return "not known without frame numbers"
-    return (
-        ", ".join(f"{times}: {pages:,}" for times, pages in sorted(file.degrees.items())) or "none"
-    )
+    degrees = sorted(sharing.degrees[use.number].items())
+    return ", ".join(f"{times}: {pages:,}" for times, pages in degrees) or "none"
 
 
 def times_copied(copies: list[CopiedRun]) -> str:

@@ -18,14 +18,16 @@ from samepage.report.file_text import times_copied, times_mapped
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
     answer,
+    by_cost,
     command_line,
     file_name,
     files_in_memory,
+    group_name,
     groupings,
     mapped_by,
     notes,
 )
-from samepage.snapshot.tables import PAGE_SHIFT
+from samepage.snapshot.columns import PAGE_SHIFT
 
 PICTURES = 60
 """How many files get a picture: those with most frames. The table has all."""
@@ -88,8 +90,8 @@ def parts(sharing: Sharing) -> Iterable[str]:
     for title, groups in groupings(sharing):
         yield f"<h2>{title}</h2>\n"
         yield _table(
-            [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"],
-            [_group_row(group) for group in groups],
+            [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames", "Freed by its end"],
+            [_group_row(sharing, title, group) for group in groups],
         )
     if lost:
         yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
@@ -99,34 +101,35 @@ def parts(sharing: Sharing) -> Iterable[str]:
 
 
 def _origin(sharing: Sharing) -> str:
-    meta = sharing.snapshot.meta_dict()
+    meta = sharing.snapshot.meta
     known = [f"{key} {meta[key]}" for key in ("source", "host", "kernel", "time") if key in meta]
     return f"<p><small>{escape(printable(', '.join(known)))}</small></p>\n"
 
 
 def _processes(sharing: Sharing) -> Iterable[str]:
-    processes = sorted(sharing.processes, key=lambda p: (-p.pss, -p.usage.rss, p.pid))
+    uses = by_cost(sharing.processes)
     titles = ["Program", "PID", "RSS", "PSS", "USS", "Shared clean", "dirty", "Private clean"]
-    titles += ["dirty", "Swap", "Minor faults", "Major", "Exit"]
-    yield _table(titles, [_process_row(process) for process in processes])
-    for process in processes:
-        yield f"<details><summary>VMAs of {process.pid} {escape(command_line(process))}</summary>\n"
-        rows = [_vma_row(vma) for vma in sharing.vmas(process.pid)]
+    titles += ["dirty", "Hugetlb", "Swap", "Minor faults", "Major", "Exit"]
+    yield _table(titles, [_process_row(use) for use in uses])
+    for use in uses:
+        name = f"{use.process.pid} {escape(command_line(use.process))}"
+        yield f"<details><summary>VMAs of {name}</summary>\n"
+        rows = [_vma_row(vma) for vma in sharing.vmas(use.number)]
         yield _table(
             ["Name", "Address", "Perms", "Offset", "Size", "RSS", "PSS", "USS", "Anonymous"], rows
         )
         yield "</details>\n"
 
 
-def _process_row(process: ProcessUse) -> list[str]:
-    usage = process.usage
+def _process_row(use: ProcessUse) -> list[str]:
+    process, usage = use.process, use.usage
     divided = (usage.shared_clean, usage.shared_dirty, usage.private_clean, usage.private_dirty)
     code = "" if process.exit_code is None else str(process.exit_code)
     return [
         command_line(process),
         str(process.pid),
-        *(size(number) for number in (usage.rss, process.pss, usage.uss)),
-        *(size(number) for number in (*divided, usage.swap)),
+        *(size(number) for number in (usage.rss, use.pss, usage.uss)),
+        *(size(number) for number in (*divided, usage.hugetlb, usage.swap)),
         f"{process.minor_faults:,}",
         f"{process.major_faults:,}",
         code,
@@ -135,22 +138,25 @@ def _process_row(process: ProcessUse) -> list[str]:
 
 def _vma_row(vma: VmaUse) -> list[str]:
     return [
-        printable(vma.name),
+        printable(vma.mapping.name),
         f"{vma.start:x}-{vma.end:x}",
-        vma.perms,
-        f"{vma.offset:x}",
-        size(vma.pages),
+        vma.mapping.perms,
+        f"{vma.mapping.offset:x}",
+        size((vma.end - vma.start) >> PAGE_SHIFT),
         size(vma.usage.rss),
-        f"{vma.usage.pss_kib} KiB",
+        size(vma.pss),
         size(vma.usage.uss),
         size(vma.usage.anonymous),
     ]
 
 
-def _group_row(group: GroupUse) -> list[str]:
-    frames = (size_if(group.frames_known, n) for n in (group.frames, group.own_frames))
-    name = printable(group.name) or "(none)"
-    return [name, str(len(group.pids)), size(group.rss), size(group.pss), *frames]
+def _group_row(sharing: Sharing, title: str, group: GroupUse) -> list[str]:
+    visible = sharing.snapshot.frames_visible
+    frames = (
+        size_if(visible, number) for number in (group.frames, group.own_frames, group.freed_frames)
+    )
+    name = group_name(sharing.snapshot, title, group)
+    return [name, str(len(group.processes)), size(group.rss), size(group.pss), *frames]
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:
@@ -159,9 +165,9 @@ def _lost(lost: Sequence[LostSharing]) -> str:
         rows.append([each.name, "", size(each.frames), size(each.saved_frames)])
         rows += [
             [
-                printable(f"{twin.file.path} {', '.join(twin.containers)}".strip()),
+                printable(f"{twin.use.file.path} {', '.join(twin.containers)}".strip()),
                 twin.cause.value if twin.cause else "",
-                size(twin.file.cached_frames),
+                size(twin.use.cached_frames),
                 "",
             ]
             for twin in each.twins
@@ -170,34 +176,38 @@ def _lost(lost: Sequence[LostSharing]) -> str:
 
 
 def _files(sharing: Sharing) -> Iterable[str]:
-    files = files_in_memory(sharing)
+    uses = files_in_memory(sharing)
+    visible = sharing.snapshot.frames_visible
     yield "<h2>Files</h2>\n"
     rows = [
         [
-            *(file_name(file), str(file.inode), str(len(file.mappers)), size(file.mapped_pages)),
-            *(size_if(file.frames_known, n) for n in (file.frames, file.saved_pages)),
-            size(file.copied_pages),
+            *(file_name(use.file), str(use.file.ino), str(use.processes), size(use.mapped_pages)),
+            *(size_if(visible, number) for number in (use.frames, use.saved_pages)),
+            *(size(pages) for pages in (use.copied_frames, use.copied_pages)),
         ]
-        for file in files
+        for use in uses
     ]
-    yield _table(["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copied"], rows)
+    yield _table(
+        ["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copies", "mapped"], rows
+    )
     yield "<h2>Pages of the files</h2>\n" + _legend()
-    maps = page_maps(sharing, [file.file for file in files[:PICTURES]])
-    for file in files[:PICTURES]:
-        yield _picture(file, maps[file.file])
-    if len(files) > PICTURES:
-        yield f"<p>{count(len(files) - PICTURES, 'smaller file')} not drawn.</p>\n"
+    drawn = sorted(uses, key=lambda use: (-use.frames - use.copied_pages, use.file.path))[:PICTURES]
+    maps = page_maps(sharing, [use.number for use in drawn])
+    for use in drawn:
+        yield _picture(sharing, use, maps[use.number])
+    if len(uses) > PICTURES:
+        yield f"<p>{count(len(uses) - PICTURES, 'smaller file')} not drawn.</p>\n"
 
 
-def _picture(file: FileUse, page_map: PageMap) -> str:
-    total = -(-(file.size or 0) >> PAGE_SHIFT)
+def _picture(sharing: Sharing, use: FileUse, page_map: PageMap) -> str:
+    total = -(-(use.file.size or 0) >> PAGE_SHIFT)
     words = (
-        f"{count(total, 'page')}. Mapped, by times: {times_mapped(file)}. "
+        f"{count(total, 'page')}. Mapped, by times: {times_mapped(sharing, use)}. "
         f"Copied, by processes: {times_copied(page_map.copied_runs())}. "
-        f"By pid, mapped + copied: {mapped_by(file, 12)}"
+        f"By pid, mapped + copied: {mapped_by(sharing, use, 12)}"
     )
     return (
-        f"<h3>{escape(file_name(file))}</h3>\n<p><small>{escape(words)}</small></p>\n"
+        f"<h3>{escape(file_name(use.file))}</h3>\n<p><small>{escape(words)}</small></p>\n"
         f"{page_svg.picture(page_map, total)}\n"
     )
 

@@ -9,20 +9,11 @@ import json
 from typing import Any, TextIO
 
 from samepage import __version__
-from samepage.analysis.groups import Groups, GroupUse, by_container, by_program, by_user
+from samepage.analysis.groups import GroupUse, by_container, by_program, by_user, groups
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import PageMap, page_maps
-from samepage.analysis.sharing import (
-    FileUse,
-    ProcessUse,
-    Sharing,
-    Totals,
-    Usage,
-    VmaUse,
-    sum_fractions,
-)
-from samepage.report.sizes import PAGE_SIZE
-from samepage.snapshot.tables import UNIMPLEMENTED_PREFIX
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Usage, VmaUse
+from samepage.snapshot.columns import PAGE_SIZE, UNIMPLEMENTED_PREFIX
 
 REPORT_VERSION = 1
 """Raised when a key is removed or gets another meaning; new keys do not raise it."""
@@ -53,10 +44,9 @@ def schema() -> Any:
 
 def document(sharing: Sharing) -> dict[str, Any]:
     """Return the report as plain dictionaries and lists."""
-    meta = sharing.snapshot.meta_dict()
+    meta = sharing.snapshot.meta
     lost = lost_sharing(sharing)
-    groups = Groups(sharing)
-    maps = page_maps(sharing, [file.file for file in sharing.files])
+    maps = page_maps(sharing, range(len(sharing.files)))
     return {
         "schema_version": REPORT_VERSION,
         "samepage_version": __version__,
@@ -64,24 +54,25 @@ def document(sharing: Sharing) -> dict[str, Any]:
         "meta": {k: v for k, v in meta.items() if not k.startswith(UNIMPLEMENTED_PREFIX)},
         "scope": sharing.scope.value,
         "page_size": PAGE_SIZE,
-        "totals": _totals(sharing.totals, sharing.processes, lost),
-        "processes": [_process(sharing, process) for process in sharing.processes],
-        "files": [_file(file, maps[file.file]) for file in sharing.files],
-        "programs": [_group(group) for group in groups.by(by_program)],
-        "containers": [_group(group) for group in groups.by(by_container)],
-        "users": [_group(group) for group in groups.by(by_user)],
+        "totals": _totals(sharing, lost),
+        "processes": [_process(sharing, use) for use in sharing.processes],
+        "files": [_file(sharing, use, maps[use.number]) for use in sharing.files],
+        "programs": [_group(group) for group in groups(sharing, by_program)],
+        "containers": [_group(group) for group in groups(sharing, by_container)],
+        "users": [_group(group) for group in groups(sharing, by_user)],
         "lost_sharing": [_lost(each) for each in lost],
         "unimplemented_syscalls": sharing.snapshot.unimplemented_syscalls(),
     }
 
 
-def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]) -> dict[str, Any]:
+def _totals(sharing: Sharing, lost: list[LostSharing]) -> dict[str, Any]:
+    totals, processes = sharing.totals, sharing.snapshot.processes
     return {
         "processes": totals.processes,
         "virtual_pages": totals.virtual_pages,
         "rss_pages": totals.resident_pages,
-        "pss_pages": float(sum_fractions(process.pss for process in processes)),
-        "uss_pages": sum(process.usage.uss for process in processes),
+        "pss_pages": float(sharing.pss),
+        "uss_pages": sum(use.usage.uss for use in sharing.processes),
         "frames": totals.frames,
         "file_frames": totals.file_frames,
         "anonymous_frames": totals.anonymous_frames,
@@ -89,6 +80,10 @@ def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]
         "other_frames": totals.other_frames,
         "saved_pages": totals.saved_pages,
         "copied_pages": totals.copied_pages,
+        "copied_frames": totals.copied_frames,
+        "hugetlb_pages": totals.hugetlb_pages,
+        "hugetlb_frames": totals.hugetlb_frames,
+        "anon_huge_pages": totals.anon_huge_pages,
         "swapped_pages": totals.swapped_pages,
         "unknown_pages": totals.unknown_pages,
         "lost_pages": sum(each.saved_frames for each in lost),
@@ -97,7 +92,8 @@ def _totals(totals: Totals, processes: list[ProcessUse], lost: list[LostSharing]
     }
 
 
-def _process(sharing: Sharing, process: ProcessUse) -> dict[str, Any]:
+def _process(sharing: Sharing, use: ProcessUse) -> dict[str, Any]:
+    process = use.process
     return {
         "pid": process.pid,
         "ppid": process.ppid,
@@ -110,11 +106,11 @@ def _process(sharing: Sharing, process: ProcessUse) -> dict[str, Any]:
         "exit_code": process.exit_code,
         "minor_faults": process.minor_faults,
         "major_faults": process.major_faults,
-        "virtual_pages": process.virtual_pages,
-        "pss_pages": float(process.pss),
-        "uss_pages": process.usage.uss,
-        **_usage(process.usage),
-        "vmas": [_vma(vma) for vma in sharing.vmas(process.pid)],
+        "virtual_pages": use.virtual_pages,
+        "pss_pages": float(use.pss),
+        "uss_pages": use.usage.uss,
+        **_usage(use.usage),
+        "vmas": [_vma(vma) for vma in sharing.vmas(use.number)],
     }
 
 
@@ -122,10 +118,10 @@ def _vma(vma: VmaUse) -> dict[str, Any]:
     return {
         "start": vma.start,
         "end": vma.end,
-        "perms": vma.perms,
-        "offset": vma.offset,
-        "name": vma.name,
-        "file": vma.file if vma.file >= 0 else None,
+        "perms": vma.mapping.perms,
+        "offset": vma.mapping.offset,
+        "name": vma.mapping.name,
+        "file": vma.mapping.file if vma.mapping.file >= 0 else None,
         "pss_kib": vma.usage.pss_kib,
         **_usage(vma.usage),
     }
@@ -146,21 +142,23 @@ def _usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _file(file: FileUse, page_map: PageMap) -> dict[str, Any]:
+def _file(sharing: Sharing, use: FileUse, page_map: PageMap) -> dict[str, Any]:
+    file, degrees = use.file, sorted(sharing.degrees[use.number].items())
     return {
-        "file": file.file,
+        "file": use.number,
         "path": file.path,
         "dev": file.dev,
-        "inode": file.inode,
+        "inode": file.ino,
         "deleted": file.deleted,
         "size": file.size,
         "build_id": file.build_id,
-        "frames": file.frames,
-        "cached_frames": file.cached_frames,
-        "mapped_pages": file.mapped_pages,
-        "copied_pages": file.copied_pages,
-        "saved_pages": file.saved_pages,
-        "frames_by_mapcount": {str(times): n for times, n in sorted(file.degrees.items())},
+        "frames": use.frames,
+        "cached_frames": use.cached_frames,
+        "mapped_pages": use.mapped_pages,
+        "copied_pages": use.copied_pages,
+        "copied_frames": use.copied_frames,
+        "saved_pages": use.saved_pages,
+        "frames_by_mapcount": {str(times): frames for times, frames in degrees},
         "copies": [
             {"first_page": run.first, "pages": run.pages, "processes": run.processes}
             for run in page_map.copied_runs()
@@ -172,7 +170,7 @@ def _file(file: FileUse, page_map: PageMap) -> dict[str, Any]:
                 "pages": mapper.pages,
                 "copied_pages": mapper.copied,
             }
-            for mapper in file.mappers
+            for mapper in sharing.mappers[use.number]
         ],
     }
 
@@ -180,11 +178,12 @@ def _file(file: FileUse, page_map: PageMap) -> dict[str, Any]:
 def _group(group: GroupUse) -> dict[str, Any]:
     return {
         "name": group.name,
-        "pids": list(group.pids),
+        "pids": [use.process.pid for use in group.processes],
         "rss_pages": group.rss,
         "pss_pages": float(group.pss),
         "frames": group.frames,
         "own_frames": group.own_frames,
+        "freed_frames": group.freed_frames,
     }
 
 
@@ -196,10 +195,10 @@ def _lost(lost: LostSharing) -> dict[str, Any]:
         "saved_pages": lost.saved_frames,
         "files": [
             {
-                "file": twin.file.file,
-                "path": twin.file.path,
-                "inode": twin.file.inode,
-                "frames": twin.file.cached_frames,
+                "file": twin.use.number,
+                "path": twin.use.file.path,
+                "inode": twin.use.file.ino,
+                "frames": twin.use.cached_frames,
                 "containers": list(twin.containers),
                 "cause": twin.cause.name.lower() if twin.cause else None,
             }

@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -45,14 +44,6 @@ def replacing(path: str) -> Iterator[TextIO]:
         raise
     except OSError as error:
         raise SamepageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def stdout_for(form: str) -> TextIO:
-    """Return stdout for a report of this form: documents are UTF-8 whatever the locale says."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if form in ("json", "html") and reconfigure is not None:
-        reconfigure(encoding="utf-8")
-    return sys.stdout
 
 
 def _is_special(path: str) -> bool:

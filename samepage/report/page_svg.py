@@ -31,7 +31,7 @@ def picture(page_map: PageMap, total: int) -> str:
     shift = 0
     while total >> shift > MOST_CELLS:
         shift += 1
-    known = {page.index: page for page in page_map.coarser(shift).pages()}
+    known = {page.page: page for page in page_map.coarser(shift).pages()}
     cells = -(-total >> shift)
     # In a large file most is absent: rows in which nobody has a page are left out.
     rows = (

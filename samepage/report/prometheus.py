@@ -9,9 +9,15 @@ of each are added up under the value `other`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import TextIO
 
-from samepage.live.summary import PAGE_SIZE, GroupSum, Summary
+from samepage.analysis.groups import GroupUse, Key, by_container, by_user, groups
+from samepage.analysis.lost_sharing import lost_sharing
+from samepage.analysis.sharing import ProcessUse, Sharing
 from samepage.report.sizes import printable
+from samepage.report.text import UNREAD, files_in_memory
+from samepage.snapshot.columns import PAGE_SIZE
 
 LIMIT = 50
 OTHER = "other"
@@ -19,61 +25,69 @@ OTHER = "other"
 Samples = Iterable[tuple[str, int]]
 
 
-def prometheus_text(summary: Summary, limit: int = LIMIT) -> str:
-    """Return the exposition of a summary, with at most `limit` + 1 values for each label."""
-    return "".join(_lines(summary, limit))
+def write(sharing: Sharing, stream: TextIO, limit: int = LIMIT) -> None:
+    """Write the exposition, with at most `limit` + 1 values for each label."""
+    stream.writelines(_lines(sharing, limit))
 
 
-def _lines(summary: Summary, limit: int) -> Iterator[str]:
-    capture, total = summary.capture, summary.total
-    visible = capture.frames_visible
-    yield from _metric("processes", "Processes that were read.", len(capture.processes))
-    unread = [
-        (reason, int(getattr(capture.tally, reason)))
-        for reason in ("denied", "vanished", "appeared", "changed", "stuck", "malformed")
-    ]
-    help_text = "Processes that were not, or not wholly, read."
-    yield from _labelled("processes_incomplete", help_text, "reason", unread)
-    yield from _metric("resident_bytes", "Sum of the RSS of all processes.", total.rss * PAGE_SIZE)
-    yield from _metric("swapped_bytes", "Swapped out of the processes.", total.swapped * PAGE_SIZE)
-    yield from _metric(
-        "copied_bytes", "Private copies of file pages (copy-on-write).", total.copied * PAGE_SIZE
-    )
+def _lines(sharing: Sharing, limit: int) -> Iterator[str]:
+    totals, meta = sharing.totals, sharing.snapshot.meta
+    visible = sharing.snapshot.frames_visible
+    yield from _metric("processes", "Processes that were read.", totals.processes)
+    if sharing.snapshot.source == "live":
+        unread = [(reason, int(meta.get(f"processes_{reason}", 0))) for reason, _ in UNREAD]
+        help_text = "Processes that were not, or not wholly, read."
+        yield from _labelled("processes_incomplete", help_text, "reason", unread)
+    resident = totals.resident_pages * PAGE_SIZE
+    yield from _metric("resident_bytes", "Sum of the RSS of all processes.", resident)
+    swapped = totals.swapped_pages * PAGE_SIZE
+    yield from _metric("swapped_bytes", "Swapped out of the processes.", swapped)
+    copied = totals.copied_frames * PAGE_SIZE
+    yield from _metric("copied_bytes", "Private copies of file pages (copy-on-write).", copied)
     if visible:
-        yield from _metric("frames_bytes", "Physical memory of them.", total.frames * PAGE_SIZE)
-        yield from _metric("saved_bytes", "What sharing saves.", total.saved * PAGE_SIZE)
-        lost = sum(row.saved for row in summary.lost)
+        yield from _metric("frames_bytes", "Physical memory of them.", totals.frames * PAGE_SIZE)
+        yield from _metric("saved_bytes", "What sharing saves.", totals.saved_pages * PAGE_SIZE)
+        lost = sum(each.saved_frames for each in lost_sharing(sharing))
         help_text = "What is lost because the same content is different inodes."
         yield from _metric("lost_sharing_bytes", help_text, lost * PAGE_SIZE)
-    programs = summary.groups(lambda process: process.comm or "unknown")
-    for label, rows in (
-        ("program", programs),
-        ("container", summary.containers),
-        ("user", summary.users),
-    ):
-        yield from _group(label, rows, limit, visible)
+    kinds: tuple[tuple[str, Key], ...] = (
+        ("program", _by_name),
+        ("container", by_container),
+        ("user", by_user),
+    )
+    for label, key in kinds:
+        named = [group for group in groups(sharing, key) if group.name]
+        yield from _group(label, named, limit, visible)
     if visible:
         saved = [
-            (row.file.path, (row.mapped - row.frames) * PAGE_SIZE)
-            for row in summary.files
-            if row.mapped > row.frames
+            (use.file.path, use.saved_pages * PAGE_SIZE)
+            for use in files_in_memory(sharing)
+            if use.saved_pages
         ]
         help_text = "What the sharing of a file's pages saves."
         yield from _labelled("file_saved_bytes", help_text, "file", _bounded(saved, limit))
 
 
-def _group(label: str, rows: Sequence[GroupSum], limit: int, visible: bool) -> Iterator[str]:
-    if not rows:
+def _by_name(use: ProcessUse) -> str:
+    return use.process.comm or "unknown"
+
+
+def _group(label: str, found: Sequence[GroupUse], limit: int, visible: bool) -> Iterator[str]:
+    if not found:
         return
-    resident = _bounded([(row.name, row.rss * PAGE_SIZE) for row in rows], limit)
-    proportional = _bounded([(row.name, row.pss) for row in rows], limit)
+    resident = _bounded([(group.name, group.rss * PAGE_SIZE) for group in found], limit)
+    proportional = _bounded([(group.name, _bytes(group.pss)) for group in found], limit)
     yield from _labelled(f"{label}_resident_bytes", f"RSS by {label}.", label, resident)
     help_text = f"Proportional set size by {label}."
     yield from _labelled(f"{label}_proportional_bytes", help_text, label, proportional)
     if visible:
-        own = _bounded([(row.name, row.own * PAGE_SIZE) for row in rows], limit)
+        own = _bounded([(group.name, group.own_frames * PAGE_SIZE) for group in found], limit)
         help_text = f"Memory that only this {label} maps."
         yield from _labelled(f"{label}_own_bytes", help_text, label, own)
+
+
+def _bytes(pages: Fraction) -> int:
+    return int(pages * PAGE_SIZE)
 
 
 def _bounded(samples: Sequence[tuple[str, int]], limit: int) -> Samples:

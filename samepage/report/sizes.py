@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fractions import Fraction
 
-PAGE_SIZE = 4096
+_PAGE_SIZE = 4096
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -16,7 +16,7 @@ def size(pages: "int | float | Fraction") -> str:
     >>> size(3), size(Fraction(1, 3)), size(-1000), size(Fraction(-1, 100))
     ('12 KiB', '1.3 KiB', '-3.9 MiB', '-41 B')
     """
-    value = float(pages) * PAGE_SIZE / 1024
+    value = float(pages) * _PAGE_SIZE / 1024
     if not value:
         return "0"
     if abs(value) < 0.05:

@@ -1,46 +1,53 @@
 """The report for people: first the answer in a few lines, then the tables.
 
-It fits 80 columns, and tells more where there are more; in a pipe there is no colour.
-Processes, files and groups are sorted by what they cost.
+It fits 80 columns, and has more where there are more; in a pipe there is no colour. It is the
+same for a model run, the running system and a snapshot that was saved: processes and groups
+are sorted by what they cost, files by what their sharing saves.
 """
 
+import os
+import pwd
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from rich.console import Console
-from rich.text import Text
-
 from samepage.analysis.counting import Scope
-from samepage.analysis.groups import Groups, GroupUse, by_container, by_program, by_user
-from samepage.analysis.lost_sharing import LostSharing, lost_sharing
-from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, sum_fractions
+from samepage.analysis.groups import GroupUse, by_container, by_program, by_user, groups
+from samepage.analysis.lost_sharing import LostSharing, Twin, lost_sharing
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals, sum_fractions
 from samepage.report.sizes import count, percent, printable, size, size_if
-from samepage.report.tables import Column, Cut, console_for, fitted
+from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
+from samepage.snapshot.columns import File, Process, Snapshot
 
-WIDE = 110
-"""From this width on, all that is told of a process is in one table."""
+FEW_PROCESSES = 4
+"""Up to so many, each file has a line that names what each process has of it."""
 
-SHOWN_MAPPERS = 4
-"""How many processes are named for a file; the rest is counted."""
+UNREAD = (
+    ("denied", "may not be read"),
+    ("vanished", "exited meanwhile"),
+    ("appeared", "started meanwhile"),
+    ("changed", "changed meanwhile"),
+    ("stuck", "could not be read in time"),
+    ("malformed", "with unreadable maps"),
+)
 
 
 def write(sharing: Sharing, stream: TextIO) -> None:
     """Write the whole report, with all rows, as plain text."""
-    print_sharing(sharing, console_for(stream, None if stream.isatty() else 100), top=None)
+    print_sharing(sharing, Terminal(stream, None if stream.isatty() else FILE_WIDTH), top=None)
 
 
-def print_sharing(sharing: Sharing, console: Console, *, top: int | None = 20) -> None:
+def print_sharing(sharing: Sharing, terminal: Terminal, *, top: int | None = 20) -> None:
     """Print the report; `top` bounds the rows of each table, None prints all."""
     lost = lost_sharing(sharing)
     for line in answer(sharing, lost):
-        console.print(Text(line, style="bold" if line.startswith("Sharing saves") else ""))
+        terminal.print(line, "bold" if line.startswith("Sharing saves") else "")
     for line in notes(sharing):
-        console.print(Text(line, style="yellow"))
-    _print_processes(sharing, console, top)
-    for title, groups in groupings(sharing):
-        _print_groups(title, groups, console, top)
-    _print_files(sharing, console, top)
-    _print_lost(lost, console, top)
+        terminal.print(line, "note")
+    _print_processes(sharing, terminal, top)
+    _print_files(sharing, terminal, top)
+    for title, found in groupings(sharing):
+        _print_groups(sharing, title, found, terminal, top)
+    _print_lost(lost, terminal, top)
 
 
 def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
@@ -70,13 +77,32 @@ def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
             f"Sharing saves {size(totals.saved_pages)} "
             f"({count(totals.saved_pages, 'frame')}, {percent(totals.saved_pages, known)})."
         )
-    if sharing.scope is Scope.SYSTEM and totals.frames:
-        pss = sum_fractions(process.pss for process in sharing.processes)
-        lines.append(f"Their fair share (PSS), counting all processes that run: {size(pss)}.")
+    if sharing.scope is Scope.SYSTEM:
+        lines.append(
+            f"Their fair share (PSS), counting all processes that run: {size(sharing.pss)}."
+        )
+    lines += _kinds_of_memory(totals)
     if lost:
         saved = sum(each.saved_frames for each in lost)
         lines.append(f"Lost sharing: {size(saved)} more if equal files were one inode (see below).")
     return lines
+
+
+def _kinds_of_memory(totals: Totals) -> Iterator[str]:
+    copies = totals.copied_frames or totals.copied_pages
+    if copies:
+        shared = totals.copied_pages > copies
+        mapped = f", mapped as {size(totals.copied_pages)}" if shared else ""
+        yield f"{size(copies)} are private copies of pages of files (copy-on-write){mapped}."
+    if totals.anon_huge_pages:
+        yield f"{size(totals.anon_huge_pages)} are anonymous and in transparent huge pages."
+    if totals.hugetlb_pages:
+        yield (
+            f"Beside them {size(totals.hugetlb_frames)} of hugetlb pages are mapped as "
+            f"{size(totals.hugetlb_pages)}; RSS and PSS do not count them."
+        )
+    if totals.swapped_pages:
+        yield f"{size(totals.swapped_pages)} are swapped out."
 
 
 def notes(sharing: Sharing) -> list[str]:
@@ -85,9 +111,18 @@ def notes(sharing: Sharing) -> list[str]:
     unknown = sharing.totals.unknown_pages
     if unknown:
         found.append(
-            f"The kernel did not tell the frames of {count(unknown, 'page')}: run as root (or "
+            f"The kernel does not show the frames of {count(unknown, 'page')}: run as root (or "
             "with CAP_SYS_ADMIN) to see what is shared."
         )
+    merged = int(sharing.snapshot.meta.get("frames_ksm_or_not_unknown", 0))
+    if merged:
+        found.append(
+            f"Merged by KSM: ? of {size(merged)} (this kernel marks all anonymous pages as merged, "
+            "and smaps does not show which ones are)."
+        )
+    unread = [f"{number} {words}" for number, words in incomplete(sharing.snapshot)]
+    if unread:
+        found.append(f"Other processes: {', '.join(unread)}.")
     calls = sharing.snapshot.unimplemented_syscalls()
     if calls:
         named = ", ".join(f"{name} ({times})" for name, times in sorted(calls.items()))
@@ -95,32 +130,48 @@ def notes(sharing: Sharing) -> list[str]:
     return found
 
 
+def incomplete(snapshot: Snapshot) -> list[tuple[int, str]]:
+    """Return how many processes a capture could not read, or not wholly, and why."""
+    counts = [(int(snapshot.meta.get(f"processes_{key}", 0)), words) for key, words in UNREAD]
+    return [(number, words) for number, words in counts if number]
+
+
 def groupings(sharing: Sharing) -> Iterator[tuple[str, list[GroupUse]]]:
-    """Yield a title and the groups of each way to group processes that tells something."""
+    """Yield a title and the groups of each way to group processes that shows something."""
     kinds = (("Programs", by_program), ("Containers", by_container), ("Users", by_user))
-    grouper = Groups(sharing)
     for title, key in kinds:
-        groups = grouper.by(key)
-        if 1 < len(groups) < len(sharing.processes):
-            yield title, groups
+        found = {key(use) for use in sharing.processes}
+        if 1 < len(found) < len(sharing.processes):
+            yield title, groups(sharing, key)
 
 
-def command_line(process: ProcessUse) -> str:
+def command_line(process: Process) -> str:
     """Return how a process was called, or its name if it has no arguments (a kernel thread)."""
     return printable(" ".join(process.argv)) or f"[{printable(process.comm)}]"
 
 
-def file_name(file: FileUse) -> str:
+def file_name(file: File) -> str:
     """Return a file's path as it is shown."""
     return printable(file.path) + (" (deleted)" if file.deleted else "")
 
 
-def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
+def group_name(snapshot: Snapshot, title: str, group: GroupUse) -> str:
+    """Return what a group is called; a user by name if the snapshot is of this machine."""
+    name = group.name
+    if title == "Users" and snapshot.meta.get("host") == os.uname().nodename:
+        try:
+            name = pwd.getpwuid(int(name)).pw_name
+        except KeyError:
+            pass
+    return printable(name) or "(none)"
+
+
+def mapped_by(sharing: Sharing, use: FileUse, shown: int = FEW_PROCESSES) -> str:
     """Name the processes that have most of a file: "pid: pages+copies".
 
     All of them if there are no more than `shown`, else half as many and the number of the rest.
     """
-    mappers = sorted(file.mappers, key=lambda m: (-m.pages - m.copied, m.pid))
+    mappers = sorted(sharing.mappers[use.number], key=lambda m: (-m.pages - m.copied, m.pid))
     if len(mappers) > shown:
         shown //= 2
     named = [
@@ -132,144 +183,155 @@ def mapped_by(file: FileUse, shown: int = SHOWN_MAPPERS) -> str:
     return ", ".join(named)
 
 
-def _print_processes(sharing: Sharing, console: Console, top: int | None) -> None:
-    processes = sorted(sharing.processes, key=lambda p: (-p.pss, -p.usage.rss, p.pid))
-    shown = processes[:top]
-    who = [[str(process.pid), command_line(process)] for process in shown]
-    names = [Column("PID"), Column("Program", cut=Cut.COMMAND)]
-    cost = [(_COST, _cost), (_DIVISION, _division)]
-    if console.width >= WIDE:
-        cost = [([*_COST, *_DIVISION], lambda process: [*_cost(process), *_division(process)])]
-    for number, (columns, cells) in enumerate(cost):
-        rows = [[*head, *cells(process)] for head, process in zip(who, shown, strict=True)]
-        title = "Shared and private pages of the processes" if number else "Processes"
-        _print_table(title, [*names, *columns], rows, console)
-    rest = processes[len(shown) :]
-    if rest:
-        pss = sum_fractions(process.pss for process in rest)
-        console.print(f"and {len(rest)} more with a PSS of {size(pss)}")
-
-
-_COST = [
-    Column("RSS", rank=1),
-    Column("PSS"),
-    Column("USS", rank=2),
-    Column("Faults\nminor", rank=4),
-    Column("\nmajor", rank=5),
-    Column("Exit", rank=3),
-]
-_DIVISION = [
-    Column("Shared\nclean", rank=7),
-    Column("\ndirty", rank=7),
-    Column("Private\nclean", rank=6),
-    Column("\ndirty", rank=6),
-    Column("Swap", rank=8),
-]
-
-
-def _cost(process: ProcessUse) -> list[str]:
-    usage = process.usage
-    faults = [f"{process.minor_faults:,}", f"{process.major_faults:,}"]
-    code = "" if process.exit_code is None else str(process.exit_code)
-    return [size(usage.rss), size(process.pss), size(usage.uss), *faults, code]
-
-
-def _division(process: ProcessUse) -> list[str]:
-    usage = process.usage
-    shared = (usage.shared_clean, usage.shared_dirty)
-    return [size(n) for n in (*shared, usage.private_clean, usage.private_dirty, usage.swap)]
+def by_cost(uses: Iterable[ProcessUse]) -> list[ProcessUse]:
+    """Return processes in the order of what they cost."""
+    return sorted(uses, key=lambda use: (-float(use.pss), -use.usage.rss, use.process.pid))
 
 
 def files_in_memory(sharing: Sharing) -> list[FileUse]:
-    """Return the files of which a process has pages or copies, the largest first."""
-    files = [file for file in sharing.files if file.mapped_pages or file.copied_pages]
-    return sorted(files, key=lambda f: (-f.frames - f.copied_pages, f.path, f.file))
+    """Return the files of which a process has pages or copies, by what their sharing saves."""
+    files = [use for use in sharing.files if use.mapped_pages or use.copied_pages]
+    return sorted(
+        files,
+        key=lambda use: (
+            -use.saved_pages,
+            -use.mapped_pages - use.copied_pages,
+            use.file.path,
+            use.number,
+        ),
+    )
 
 
-def _print_files(sharing: Sharing, console: Console, top: int | None) -> None:
-    files = files_in_memory(sharing)
-    columns = [
-        Column("File", cut=Cut.PATH),
-        Column("Mapped", rank=2),
-        Column("Frames"),
-        Column("Saved"),
-        Column("Copied", rank=1),
-        Column("By", rank=3),
-        Column("Inode", rank=4),
-    ]
-    shown = files[:top]
-    rows = [
-        [
-            f"{file_name(file)}\n  {mapped_by(file)}",
-            size(file.mapped_pages),
-            size_if(file.frames_known, file.frames),
-            size_if(file.frames_known, file.saved_pages),
-            size(file.copied_pages),
-            str(len(file.mappers)),
-            str(file.inode),
-        ]
-        for file in shown
-    ]
-    title = "Files (below each, by pid: pages mapped + copied on write)"
-    _print_table(title, columns, rows, console)
-    rest = files[len(shown) :]
+_PROCESS_COLUMNS = [
+    Column("PROCESS", cut=Cut.COMMAND),
+    Column("PID"),
+    Column("PSS"),
+    Column("USS", rank=2),
+    Column("RSS", rank=1),
+    Column("ANON", rank=4),
+    Column("HUGETLB", rank=3),
+    Column("SWAP", rank=5),
+    Column("EXIT", rank=3),
+    Column("MINOR FAULTS", rank=6),
+    Column("MAJOR", rank=7),
+]
+
+
+def _print_processes(sharing: Sharing, terminal: Terminal, top: int | None) -> None:
+    uses = by_cost(sharing.processes)
+    rows = []
+    for use in uses[:top]:
+        process, usage = use.process, use.usage
+        costs = (use.pss, usage.uss, usage.rss, usage.anonymous)
+        rows.append(
+            [
+                command_line(process),
+                str(process.pid),
+                *(size(pages) for pages in costs),
+                *(size(pages) if pages else "" for pages in (usage.hugetlb, usage.swap)),
+                "" if process.exit_code is None else str(process.exit_code),
+                f"{process.minor_faults:,}",
+                f"{process.major_faults:,}",
+            ]
+        )
+    terminal.print_table(_PROCESS_COLUMNS, rows)
+    rest = uses[len(rows) :]
     if rest:
-        console.print(f"and {len(rest)} more with {size(sum(f.frames for f in rest))} of frames")
+        pss = sum_fractions(use.pss for use in rest)
+        _print_rest(terminal, len(rest), f" with a PSS of {size(pss)}")
 
 
-def _print_groups(title: str, groups: list[GroupUse], console: Console, top: int | None) -> None:
-    columns = [
-        Column(title[:-1], cut=Cut.PATH),
-        Column("Processes", rank=3),
-        Column("RSS", rank=2),
-        Column("PSS"),
-        Column("Frames", rank=1),
-        Column("Own frames"),
-    ]
+def _print_rest(terminal: Terminal, number: int, what: str = "") -> None:
+    terminal.print(f"  and {number} more{what} (--top 0 shows all)")
+
+
+_FILE_COLUMNS = [
+    Column("FILE", cut=Cut.PATH),
+    Column("USED BY", rank=3),
+    Column("MAPPED", rank=2),
+    Column("FRAMES"),
+    Column("SAVED"),
+    Column("COPIED", rank=1),
+    Column("INODE", rank=4),
+]
+
+
+def _print_files(sharing: Sharing, terminal: Terminal, top: int | None) -> None:
+    uses = files_in_memory(sharing)
+    if not uses:
+        return
+    visible = sharing.snapshot.frames_visible
+    few = len(sharing.processes) <= FEW_PROCESSES
     rows = [
         [
-            printable(group.name) or "(none)",
-            str(len(group.pids)),
-            size(group.rss),
-            size(group.pss),
-            size_if(group.frames_known, group.frames),
-            size_if(group.frames_known, group.own_frames),
+            file_name(use.file) + (f"\n  {mapped_by(sharing, use)}" if few else ""),
+            str(use.processes),
+            size(use.mapped_pages),
+            size_if(visible, use.frames),
+            size_if(visible, use.saved_pages),
+            size(use.copied_frames if visible else use.copied_pages),
+            str(use.file.ino),
         ]
-        for group in groups[:top]
+        for use in uses[:top]
     ]
-    _print_table(title, columns, rows, console)
+    terminal.print_table(
+        _FILE_COLUMNS,
+        rows,
+        "Files (below each, by pid: pages mapped + copied on write)" if few else "",
+    )
+    rest = uses[len(rows) :]
+    if rest:
+        _print_rest(terminal, len(rest), f" with {size(sum(use.frames for use in rest))} of frames")
 
 
-def _print_lost(lost: list[LostSharing], console: Console, top: int | None) -> None:
+def _print_groups(
+    sharing: Sharing, title: str, found: list[GroupUse], terminal: Terminal, top: int | None
+) -> None:
+    columns = [
+        Column(title[:-1].upper(), cut=Cut.PATH),
+        Column("PROCS", rank=4),
+        Column("PSS"),
+        Column("FREED"),
+        Column("OWN", rank=3),
+        Column("FRAMES", rank=1),
+        Column("RSS", rank=2),
+    ]
+    visible = sharing.snapshot.frames_visible
+    rows = [
+        [
+            group_name(sharing.snapshot, title, group),
+            str(len(group.processes)),
+            size(group.pss),
+            size_if(visible, group.freed_frames),
+            size_if(visible, group.own_frames),
+            size_if(visible, group.frames),
+            size(group.rss),
+        ]
+        for group in found[:top]
+    ]
+    terminal.print_table(columns, rows)
+    if len(found) > len(rows):
+        _print_rest(terminal, len(found) - len(rows))
+
+
+def _print_lost(lost: list[LostSharing], terminal: Terminal, top: int | None) -> None:
     if not lost:
         return
-    columns = [
-        Column("File", cut=Cut.FOLD),
-        Column("Inodes", rank=2),
-        Column("Frames", rank=1),
-        Column("Would save"),
-    ]
-    rows = [
-        [
-            "\n  ".join([printable(each.name), *_reasons(each)]),
-            str(len(each.twins)),
-            size(each.frames),
-            size(each.saved_frames),
-        ]
-        for each in lost[:top]
-    ]
-    _print_table("Lost sharing: equal content under several inodes", columns, rows, console)
+    terminal.print()
+    terminal.print("Lost sharing: equal content under several inodes", "bold")
+    for each in lost[:top]:
+        terminal.print(
+            f"  {printable(each.name)}: {len(each.twins)} inodes with {size(each.frames)}, "
+            f"one would save {size(each.saved_frames)}"
+        )
+        for twin in each.twins:
+            terminal.print(f"    {size(twin.use.cached_frames):>8}  {_reason(twin)}")
+    if top is not None and len(lost) > top:
+        _print_rest(terminal, len(lost) - top)
 
 
-def _reasons(lost: LostSharing) -> Iterable[str]:
-    for twin in lost.twins:
-        where = ", ".join(printable(name) for name in twin.containers if name)
-        path = printable(twin.file.path) + (f" in {where}" if where else "")
-        yield f"{path}: {twin.cause.value}" if twin.cause else path
-
-
-def _print_table(
-    title: str, columns: list[Column], rows: list[list[str]], console: Console
-) -> None:
-    console.print()
-    console.print(fitted(title, columns, rows, console.width))
+def _reason(twin: Twin) -> str:
+    where = ", ".join(printable(name) for name in twin.containers if name)
+    path = printable(twin.use.file.path) + (f" in {where}" if where else "")
+    users = count(twin.use.processes, "process", "processes")
+    return f"{path} ({users})" + (f": {twin.cause.value}" if twin.cause else "")

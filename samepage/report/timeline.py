@@ -9,11 +9,11 @@ the kernel did it itself (exec, or a system call's buffer).
 """
 
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 from samepage.analysis.sharing import Sharing
 from samepage.report.sizes import printable
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Event, Snapshot
 
 HEADER = (
     f"{'order':>6} {'pid':>6}  {'event':<18}  {'address':<14} {'pages':>6} {'frame':>8}  "
@@ -29,34 +29,30 @@ def write(sharing: Sharing, stream: TextIO) -> None:
 
 def lines(snapshot: Snapshot) -> Iterator[str]:
     """Yield a header and a line per event; one line if there are none."""
-    if not snapshot.events.num_rows:
+    if not snapshot.events:
         yield "No events: only runs on the model record them."
         return
     yield HEADER
-    paths = [printable(path) for path in snapshot.files["path"].to_pylist()]
-    for batch in snapshot.events.to_batches(max_chunksize=10_000):
-        for event in batch.to_pylist():
-            yield _line(event, paths)
+    paths = [printable(file.path) for file in snapshot.files]
+    for event in snapshot.events:
+        yield _line(event, paths)
 
 
-def _line(event: dict[str, Any], paths: list[str]) -> str:
-    frame = str(event["frame"]) if event["frame"] else ""
-    pages = str(event["pages"]) if event["pages"] else ""
+def _line(event: Event, paths: list[str]) -> str:
+    frame, pages = (str(number or "") for number in (event.frame, event.pages))
     line = (
-        f"{event['order']:>6} {event['pid']:>6}  {printable(event['kind']):<18}  "
-        f"{event['address']:#014x} {pages:>6} {frame:>8}  {_place(event, paths)}"
+        f"{event.order:>6} {event.pid:>6}  {printable(event.kind):<18}  "
+        f"{event.address:#014x} {pages:>6} {frame:>8}  {_place(event, paths)}"
     )
     return line.rstrip()
 
 
-def _place(event: dict[str, Any], paths: list[str]) -> str:
+def _place(event: Event, paths: list[str]) -> str:
     parts = []
-    if event["file"] >= 0:
-        page = f" page {event['index']}" if event["index"] >= 0 else ""
-        parts.append(paths[event["file"]] + page)
-    if event["cached"] is not None and event["frame"]:  # an mmap looks no page up
-        parts.append("hit" if event["cached"] else "miss")
-    if event["ip"]:
-        symbol = event["symbol"]
-        parts.append(f"at {printable(symbol)}" if symbol else f"at {event['ip']:#x}")
+    if event.file >= 0:
+        parts.append(paths[event.file] + (f" page {event.page}" if event.page >= 0 else ""))
+    if event.cached is not None and event.frame:  # an mmap looks no page up
+        parts.append("hit" if event.cached else "miss")
+    if event.ip:
+        parts.append(f"at {printable(event.symbol)}" if event.symbol else f"at {event.ip:#x}")
     return ", ".join(parts)

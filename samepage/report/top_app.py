@@ -1,14 +1,16 @@
 """The full-screen view of `samepage top`.
 
 One table, which shows the place the user is at (`samepage.report.top_views`), below a line
-with the sums of the system. A thread reads the system again and again; when it has a
-new summary, the table is filled anew, with the cursor on the same row as before.
+with the sums. It takes snapshots from a source, in a thread, again and again; when there is a
+new one, the table is filled anew, with the cursor on the same row as before. A snapshot that was
+saved, or of a model run, is shown once.
 
 It draws nothing that a terminal of 80 by 24 cannot show, and uses no mouse and no colour
 for anything that is not also in the text.
 """
 
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
@@ -16,17 +18,18 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 
+from samepage.analysis.sharing import Sharing
 from samepage.errors import SamepageError
-from samepage.live.capture import read_system
-from samepage.live.summary import Summary
 from samepage.report import top_views
-from samepage.report.live_text import clip, describe_tally
 from samepage.report.sizes import count, size
+from samepage.report.tables import Cut, shortened
+from samepage.report.text import incomplete
 from samepage.report.top_views import Column, Place, Row, View
+from samepage.snapshot.columns import Snapshot
 
 
 class TopApp(App[None]):
-    """Shows what the processes of the system share, and refreshes it."""
+    """Shows what the processes share, and refreshes it."""
 
     TITLE = "samepage top"
     ENABLE_COMMAND_PALETTE = False
@@ -39,24 +42,23 @@ class TopApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "go('processes')", "Procs"),
         Binding("f", "go('files')", "Files"),
+        Binding("g", "go('programs')", "Progs"),
         Binding("c", "go('containers')", "Containers"),
         Binding("u", "go('users')", "Users"),
         Binding("s", "sort", "Sort"),
-        Binding("r", "reverse", "Flip"),
+        Binding("r", "reverse", "Flip", show=False),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("space", "pause", "Pause"),
         Binding("escape", "back", "Back", show=False),
         Binding("q", "quit", "Quit"),
     ]
 
-    def __init__(
-        self, pids: list[int] | None = None, *, interval: float = 2.0, proc: str = "/proc"
-    ) -> None:
+    def __init__(self, source: Callable[[], Snapshot], *, interval: float | None = 2.0) -> None:
+        """Take snapshots from `source`, every so many seconds; None: only one."""
         super().__init__()
-        self._pids = pids
+        self._source = source
         self._interval = interval
-        self._proc = proc
-        self._summary: Summary | None = None
+        self._sharing: Sharing | None = None
         self._places: list[Place] = [top_views.processes]
         self._sorts: list[tuple[int, bool] | None] = [None]
         self._cursors: list[str | None] = [None]
@@ -74,7 +76,7 @@ class TopApp(App[None]):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        """Start to read the system."""
+        """Start to read."""
         self.query_one(DataTable).focus()
         self.run_worker(self._read_forever, thread=True)
 
@@ -84,44 +86,52 @@ class TopApp(App[None]):
             begun = time.monotonic()
             if not self._paused:
                 try:
-                    summary = Summary(read_system(self._pids, proc=self._proc), self._proc)
+                    sharing = Sharing(self._source())
                     # What every screen needs is computed here, not in the interface's thread.
-                    _ = summary.processes, summary.files, summary.total
+                    _ = sharing.processes, sharing.files, sharing.totals
                 except SamepageError as error:
                     self._trouble = error.message
                 else:
-                    self.call_from_thread(self.show_summary, summary)
+                    self.call_from_thread(self.show_sharing, sharing)
+            if self._interval is None:
+                return
             spent = time.monotonic() - begun
             end = time.monotonic() + max(self._interval - spent, 0.1)
             while self.is_running and time.monotonic() < end:
                 time.sleep(0.05)
 
-    def show_summary(self, summary: Summary) -> None:
-        """Take a newer summary and show it."""
-        self._summary = summary
+    def show_sharing(self, sharing: Sharing) -> None:
+        """Take a newer snapshot's answers and show them."""
+        self._sharing = sharing
         self._show()
 
     def _show(self) -> None:
-        """Fill the screen from the newest summary and the place the user is at."""
-        if self._summary is None:
+        """Fill the screen from the newest snapshot and the place the user is at."""
+        if self._sharing is None:
             return
-        self.query_one("#sums", Static).update(Text(self._sums(self._summary)))
-        view = self._places[-1](self._summary)
+        self.query_one("#sums", Static).update(Text(self._sums(self._sharing)))
+        view = self._places[-1](self._sharing)
         rows = self._sorted(view, self._filtered(view.rows))
         self.query_one("#place", Static).update(Text(self._title(view, len(rows))))
         self._fill(view, rows)
 
-    def _sums(self, summary: Summary) -> str:
-        total = summary.total
+    def _sums(self, sharing: Sharing) -> str:
+        totals = sharing.totals
         text = (
-            f"{count(len(summary.processes), 'process', 'processes')}: "
-            f"{size(total.rss)} resident in {size(total.frames)}, "
-            f"sharing saves {size(total.saved)}"
+            f"{count(totals.processes, 'process', 'processes')}: "
+            f"{size(totals.resident_pages)} resident in {size(totals.frames)}, "
+            f"sharing saves {size(totals.saved_pages)}"
         )
-        if not summary.capture.frames_visible:
-            text = f"{size(total.rss)} resident; frame numbers need root (CAP_SYS_ADMIN)"
-        state = "paused" if self._paused else f"every {self._interval:g} s"
-        return f"{text}\n{self._trouble or describe_tally(summary.capture.tally) or state}"
+        if not sharing.snapshot.frames_visible:
+            resident = size(totals.resident_pages)
+            text = f"{resident} resident; frame numbers need root (CAP_SYS_ADMIN)"
+        unread = ", ".join(f"{number} {words}" for number, words in incomplete(sharing.snapshot))
+        return f"{text}\n{self._trouble or unread or self._state()}"
+
+    def _state(self) -> str:
+        if self._interval is None:
+            return "one snapshot"
+        return "paused" if self._paused else f"every {self._interval:g} s"
 
     def _title(self, view: View, shown: int) -> str:
         wanted = self.query_one("#filter", Input).value
@@ -188,7 +198,7 @@ class TopApp(App[None]):
         self._show()
 
     def action_go(self, name: str) -> None:
-        """Show one of the four tables to begin with."""
+        """Show one of the tables to begin with."""
         self._places = [getattr(top_views, name)]
         self._sorts = [None]
         self._cursors = [None]
@@ -196,18 +206,18 @@ class TopApp(App[None]):
 
     def action_sort(self) -> None:
         """Sort by the next column; numbers from the largest down, names from A on."""
-        if self._summary is None or not self._columns:
+        if self._sharing is None or not self._columns:
             return
-        view = self._places[-1](self._summary)
+        view = self._places[-1](self._sharing)
         column = ((self._sorts[-1] or _first_sort(view))[0] + 1) % len(view.columns)
         self._sorts[-1] = (column, view.columns[column].numeric)
         self._show()
 
     def action_reverse(self) -> None:
         """Turn the order around."""
-        if self._summary is None:
+        if self._sharing is None:
             return
-        column, reverse = self._sorts[-1] or _first_sort(self._places[-1](self._summary))
+        column, reverse = self._sorts[-1] or _first_sort(self._places[-1](self._sharing))
         self._sorts[-1] = (max(column, 0), not reverse)
         self._show()
 
@@ -228,7 +238,7 @@ class TopApp(App[None]):
         self.query_one(DataTable).focus()
 
     def action_pause(self) -> None:
-        """Stop to refresh, or go on."""
+        """Stop to refresh, or continue."""
         self._paused = not self._paused
         self._show()
 
@@ -240,6 +250,7 @@ def _first_sort(view: View) -> tuple[int, bool]:
 def _cells(columns: tuple[Column, ...], row: Row) -> list[Text]:
     cells = []
     for column, value in zip(columns, row.values, strict=True):
-        text = clip(column.show(value), column.width)
+        cut = Cut.PATH if "/" in str(value) else Cut.END
+        text = shortened(column.show(value), column.width, cut)
         cells.append(Text(text, justify="right" if column.numeric else "left"))
     return cells

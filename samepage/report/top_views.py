@@ -1,22 +1,25 @@
 """The tables of `samepage top`: what each shows, and what opening a row leads to.
 
-A `Place` is where the user is: a function from the newest summary to the `View` there. So
-a refresh is the same call with a newer summary, and opening a row is another place on
+A `Place` is where the user is: a function from the newest `Sharing` to the `View` there. So
+a refresh is the same call with a newer one, and opening a row is another place on
 the stack. Nothing here knows of the terminal.
 
     processes -> a process: its VMAs -> a VMA: its pages
     files     -> a file: its frames in memory, how often each is mapped
-    containers, users -> their processes
+    programs, containers, users -> their processes
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
-from samepage.live.summary import PAGE_SIZE, FileSum, GroupSum, ProcessSum, Summary
-from samepage.report.live_text import file_name, process_name
-from samepage.report.sizes import count, printable, size, size_if
+from samepage.analysis.groups import Key, by_container, by_program, by_user, groups, members
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing
+from samepage.report.sizes import count, printable, size_if
+from samepage.report.text import command_line, file_name, group_name
+from samepage.snapshot.columns import Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 MAX_ROWS = 2000
@@ -39,8 +42,8 @@ _FLAG_NAMES = (
     (PageFlags.SOFT_DIRTY, "soft-dirty"),
 )
 
-Place = Callable[[Summary], "View"]
-Value = int | str
+Place = Callable[[Sharing], "View"]
+Value = int | Fraction | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +76,20 @@ class View:
 
 
 _UNKNOWN = -1
-"""The value of what the kernel does not tell: how many frames, without CAP_SYS_ADMIN."""
+"""The value of what the kernel does not show: how many frames, without CAP_SYS_ADMIN."""
 
 
-def _size_of_pages(value: Value) -> str:
-    return size_if(value != _UNKNOWN, int(value))
+def _size(value: Value) -> str:
+    assert not isinstance(value, str)
+    return size_if(value != _UNKNOWN, value)
 
 
-def _size_of_bytes(value: Value) -> str:
-    return size(int(value) / PAGE_SIZE)
+def _address(value: Value) -> str:
+    return f"{value:012x}"
 
 
 def _pages(title: str) -> Column:
-    return Column(title, 8, _size_of_pages)
-
-
-def _bytes(title: str) -> Column:
-    return Column(title, 8, _size_of_bytes)
+    return Column(title, 8, _size)
 
 
 def _name(title: str, width: int = 28) -> Column:
@@ -99,130 +99,117 @@ def _name(title: str, width: int = 28) -> Column:
 _PROCESS_COLUMNS = (
     _name("PROCESS"),
     Column("PID", 7),
-    _bytes("PSS"),
-    _pages("USS"),
-    _pages("RSS"),
-    _pages("DIRTY"),
+    *(_pages(title) for title in ("PSS", "USS", "RSS", "DIRTY")),
 )
 
 
-def processes(summary: Summary) -> View:
+def processes(sharing: Sharing) -> View:
     """All processes."""
-    return View("Processes", _PROCESS_COLUMNS, _process_rows(summary.processes), 2)
+    return View("Processes", _PROCESS_COLUMNS, _process_rows(sharing.processes), 2)
 
 
-def _process_rows(rows: Iterable[ProcessSum]) -> list[Row]:
+def _process_rows(uses: Iterable[ProcessUse]) -> list[Row]:
     return [
         Row(
-            str(row.process.pid),
-            (process_name(row), row.process.pid, row.pss, row.uss, row.rss, row.dirty),
-            process(row.process.pid),
+            str(use.process.pid),
+            (
+                *(command_line(use.process), use.process.pid, use.pss),
+                *(use.usage.uss, use.usage.rss, use.usage.dirty),
+            ),
+            process(use.process.pid),
         )
-        for row in rows
+        for use in uses
     ]
 
 
-def files(summary: Summary) -> View:
+def files(sharing: Sharing) -> View:
     """All mapped files."""
     columns = (
         _name("FILE"),
         Column("USERS", 6),
-        _pages("MAPPED"),
-        _pages("FRAMES"),
-        _pages("SAVED"),
-        _pages("COPIED"),
+        *(_pages(title) for title in ("MAPPED", "FRAMES", "SAVED", "COPIED")),
     )
-    visible = summary.capture.frames_visible
+    visible = sharing.snapshot.frames_visible
     rows = [
         Row(
-            f"{row.file.dev}:{row.file.ino}",
+            f"{use.file.dev}:{use.file.ino}",
             (
-                *(file_name(row), row.processes, row.mapped),
-                *((row.frames, row.mapped - row.frames) if visible else (_UNKNOWN, _UNKNOWN)),
-                row.copied,
+                *(file_name(use.file), use.processes, use.mapped_pages),
+                *((use.frames, use.saved_pages) if visible else (_UNKNOWN, _UNKNOWN)),
+                use.copied_pages,
             ),
-            file(row.file.dev, row.file.ino),
+            file(use.file.dev, use.file.ino),
         )
-        for row in summary.files
+        for use in sharing.files
+        if use.processes
     ]
     return View("Files", columns, rows, 4)
 
 
-def containers(summary: Summary) -> View:
+def programs(sharing: Sharing) -> View:
+    """The programs."""
+    return _groups(sharing, "Programs", "PROGRAM", by_program)
+
+
+def containers(sharing: Sharing) -> View:
     """The containers that were recognised."""
-    visible = summary.capture.frames_visible
-    groups = summary.containers
-    return _groups("Containers", "CONTAINER", groups, lambda row: row.process.container, visible)
+    return _groups(sharing, "Containers", "CONTAINER", by_container)
 
 
-def users(summary: Summary) -> View:
+def users(sharing: Sharing) -> View:
     """The users."""
-    visible = summary.capture.frames_visible
-    return _groups("Users", "USER ID", summary.users, lambda row: str(row.process.uid), visible)
+    return _groups(sharing, "Users", "USER", by_user)
 
 
-def _groups(
-    title: str,
-    noun: str,
-    groups: list[GroupSum],
-    key: Callable[[ProcessSum], str],
-    visible: bool,
-) -> View:
+def _groups(sharing: Sharing, title: str, noun: str, key: Key) -> View:
     columns = (
-        *(_name(noun), Column("PROCS", 6), _bytes("PSS")),
-        *(_pages("OWN"), _pages("FRAMES"), _pages("RSS")),
+        *(_name(noun), Column("PROCS", 6)),
+        *(_pages(title) for title in ("PSS", "FREED", "FRAMES", "RSS")),
     )
 
-    def members(name: str) -> Place:
-        def place(summary: Summary) -> View:
-            rows = [row for row in summary.processes if key(row) == name]
-            return View(f"Processes of {name}", _PROCESS_COLUMNS, _process_rows(rows), 2)
+    def of(name: str, shown: str) -> Place:
+        def place(sharing: Sharing) -> View:
+            rows = _process_rows(members(sharing, key).get(name, ()))
+            return View(f"Processes of {shown}", _PROCESS_COLUMNS, rows, 2)
 
         return place
 
-    rows = [
-        Row(
-            row.name,
-            (
-                *(row.name, row.processes, row.pss),
-                *((row.own, row.frames) if visible else (_UNKNOWN, _UNKNOWN)),
-                row.rss,
-            ),
-            members(row.name),
-        )
-        for row in groups
-    ]
+    visible = sharing.snapshot.frames_visible
+    rows = []
+    for group in groups(sharing, key):
+        if group.name:
+            shown = group_name(sharing.snapshot, title, group)
+            frames = (group.freed_frames, group.frames) if visible else (_UNKNOWN, _UNKNOWN)
+            values = (shown, len(group.processes), group.pss, *frames, group.rss)
+            rows.append(Row(group.name, values, of(group.name, shown)))
     return View(title, columns, rows, 2)
 
 
 def process(pid: int) -> Place:
     """Return the place that shows the VMAs of one process."""
     columns = (
-        Column("ADDRESS", 12, lambda value: f"{int(value):012x}"),
+        Column("ADDRESS", 12, _address),
         Column("PERM", 4, numeric=False),
-        _pages("RSS"),
-        _bytes("PSS"),
-        _pages("DIRTY"),
+        *(_pages(title) for title in ("RSS", "PSS", "DIRTY")),
         _name("MAPPING", 26),
     )
 
-    def place(summary: Summary) -> View:
-        capture, sums = summary.capture, summary.sums
-        found = next((row for row in summary.processes if row.process.pid == pid), None)
-        if found is None:
+    def place(sharing: Sharing) -> View:
+        number = sharing.snapshot.process_number(pid)
+        if number is None:
             return View(f"Process {pid} is gone", columns)
-        low, high = np.searchsorted(capture.vmas.process, (found.number, found.number + 1)).tolist()
-        rss, dirty = sums.rss, sums.private_dirty + sums.shared_dirty
-        rows = []
-        for vma in range(low, high):
-            mapping = capture.vmas.mappings[int(capture.vmas.mapping[vma])]
-            start = int(capture.vmas.start[vma])
-            values = (
-                *(start, mapping.perms, int(rss[vma]), int(sums.pss[vma]) >> 12),
-                *(int(dirty[vma]), mapping.name or "(anonymous)"),
+        rows = [
+            Row(
+                f"{vma.start:x}",
+                (
+                    *(vma.start, vma.mapping.perms, vma.usage.rss, vma.pss),
+                    *(vma.usage.dirty, vma.mapping.name or "(anonymous)"),
+                ),
+                pages_of(pid, vma.start),
             )
-            rows.append(Row(f"{start:x}", values, pages_of(pid, start)))
-        name = printable(process_name(found))
+            for vma in sharing.vmas(number)
+        ]
+        name = command_line(sharing.snapshot.processes[number])
         return View(f"{pid} {name}", columns, rows)
 
     return place
@@ -231,94 +218,106 @@ def process(pid: int) -> Place:
 def pages_of(pid: int, start: int) -> Place:
     """Return the place that shows the pages of one VMA, by the address it starts at."""
     columns = (
-        Column("ADDRESS", 12, lambda value: f"{int(value):012x}"),
-        Column("FRAME", 10, lambda value: f"{int(value):x}" if value else "-"),
+        Column("ADDRESS", 12, _address),
+        Column("FRAME", 10, lambda value: f"{value:x}" if value else "-"),
         Column("MAPPED", 7, lambda value: f"{value}x" if value else "-"),
         Column("CONTENT", 14, numeric=False),
         Column("STATE", 24, numeric=False),
     )
 
-    def place(summary: Summary) -> View:
-        capture = summary.capture
-        pids = [process.pid for process in capture.processes]
-        owner = np.array([pids[number] for number in capture.vmas.process.tolist()])
-        match = np.flatnonzero((owner == pid) & (capture.vmas.start == start))
-        if not len(match):
+    def place(sharing: Sharing) -> View:
+        snapshot = sharing.snapshot
+        number = snapshot.process_number(pid)
+        found = (
+            [vma for vma in sharing.vmas(number) if vma.start == start]
+            if number is not None
+            else []
+        )
+        if not found:
             return View(f"{pid} has no mapping at {start:x} any more", columns)
-        first, last = int(capture.first[match[0]]), int(capture.last[match[0]])
-        shown = min(last, first + MAX_ROWS)
-        rows = []
-        if first < last:
-            frames, table = capture.frames, capture.pages.frame
-            numbers = capture.pages.vpages(first, shown).tolist()
-            for vpage, row, flags in zip(
-                numbers,
-                table[first:shown].tolist(),
-                capture.pages.flags[first:shown].tolist(),
-                strict=True,
-            ):
-                known = row < len(frames)
-                rows.append(
-                    Row(
-                        f"{vpage:x}",
-                        (
-                            vpage << 12,
-                            int(frames.frame[row]) if known else 0,
-                            int(frames.mapcount[row]) if known else 0,
-                            _KINDS[FrameKind(int(frames.kind[row]))] if known else "?",
-                            _state(flags, known),
-                        ),
-                    )
-                )
-        mapping = capture.vmas.mappings[int(capture.vmas.mapping[match[0]])]
-        title = f"{count(last - first, 'page')} of {pid} at {start:x} {printable(mapping.name)}"
+        first, last = snapshot.bounds[found[0].number : found[0].number + 2].tolist()
+        rows = _page_rows(sharing, first, min(last, first + MAX_ROWS))
+        name = printable(found[0].mapping.name)
+        title = f"{count(last - first, 'page')} of {pid} at {start:x} {name}"
         return View(_cut(title, last - first), columns, rows)
 
     return place
+
+
+def _page_rows(sharing: Sharing, first: int, last: int) -> list[Row]:
+    snapshot = sharing.snapshot
+    frames, pages = snapshot.frames, snapshot.pages
+    rows = []
+    for vpage, row, flags in zip(
+        pages.vpages(first, last).tolist(),
+        pages.frame[first:last].tolist(),
+        pages.flags[first:last].tolist(),
+        strict=True,
+    ):
+        known = row < len(frames)
+        values = (
+            vpage << 12,
+            int(frames.number[row]) if known else 0,
+            int(sharing.counted.degree[row]) if known else 0,
+            _KINDS[FrameKind(int(frames.kind[row]))] if known else "?",
+            _state(flags, known),
+        )
+        rows.append(Row(f"{vpage:x}", values))
+    return rows
 
 
 def file(dev: int, ino: int) -> Place:
     """Return the place that shows the frames of one file."""
     columns = (
         Column("PAGE", 10),
-        Column("FRAME", 12, lambda value: f"{int(value):x}"),
+        Column("FRAME", 12, lambda value: f"{value:x}"),
         Column("MAPPED", 8, lambda value: f"{value}x"),
         Column("CONTENT", 14, numeric=False),
         Column("STATE", 12, numeric=False),
     )
 
-    def place(summary: Summary) -> View:
+    def place(sharing: Sharing) -> View:
         found = next(
-            (row for row in summary.files if (row.file.dev, row.file.ino) == (dev, ino)), None
+            (use for use in sharing.files if (use.file.dev, use.file.ino) == (dev, ino)), None
         )
         if found is None:
             return View("The file is not mapped any more", columns)
-        frames = summary.capture.frames
-        mine = np.flatnonzero((frames.file == found.number) & frames.resident)
+        frames = sharing.snapshot.frames
+        mine = np.flatnonzero((frames.file == found.number) & frames.resident())
         mine = mine[np.argsort(frames.index[mine], kind="stable")]
+        dirty = _dirty_frames(sharing.snapshot)
         rows = [
             Row(
                 str(int(frames.index[row])),
                 (
-                    *(int(frames.index[row]), int(frames.frame[row]), int(frames.mapcount[row])),
+                    *(int(frames.index[row]), int(frames.number[row])),
+                    int(sharing.counted.degree[row]),
                     _KINDS[FrameKind(int(frames.kind[row]))],
-                    "dirty" if frames.dirty[row] else "clean",
+                    "dirty" if dirty[row] else "clean",
                 ),
             )
             for row in mine[:MAX_ROWS].tolist()
         ]
-        return View(_cut(_file_title(found, summary), len(mine)), columns, rows)
+        return View(_cut(_file_title(found, sharing), len(mine)), columns, rows)
 
     return place
 
 
-def _file_title(row: FileSum, summary: Summary) -> str:
-    users = count(row.processes, "process", "processes")
-    name = printable(file_name(row)).rpartition("/")[2]
-    if not summary.capture.frames_visible:
+def _dirty_frames(snapshot: Snapshot) -> "np.typing.NDArray[np.bool_]":
+    """Return which frames a dirty page has."""
+    dirty = np.zeros(len(snapshot.frames) + 1, dtype=bool)
+    pages = snapshot.pages
+    dirty[pages.frame[(pages.flags & np.uint16(PageFlags.DIRTY)) != 0]] = True
+    return dirty
+
+
+def _file_title(use: FileUse, sharing: Sharing) -> str:
+    users = count(use.processes, "process", "processes")
+    name = file_name(use.file).rpartition("/")[2]
+    if not sharing.snapshot.frames_visible:
         return f"{name}: {users}; its frames need root (CAP_SYS_ADMIN)"
-    shared = sum(n for times, n in summary.degrees(row.number).items() if times > 1)
-    return f"{name}: {users}, {row.frames} frames, {shared} of them shared"
+    shared = sum(n for times, n in sharing.degrees[use.number].items() if times > 1)
+    return f"{name}: {users}, {use.frames} frames, {shared} of them shared"
 
 
 def _cut(title: str, total: int) -> str:
@@ -326,7 +325,7 @@ def _cut(title: str, total: int) -> str:
 
 
 def _state(flags: int, known: bool) -> str:
-    """Say what a page is; whether it is dirty is known only with its frame."""
+    """Return what a page is; whether it is dirty is known only with its frame."""
     if flags & PageFlags.SWAPPED:
         return "swapped out"
     names = [name for flag, name in _FLAG_NAMES if flags & flag]

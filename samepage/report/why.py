@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
-
 from samepage.analysis.copies import Cause
 from samepage.analysis.why import Why
-from samepage.report.sizes import PAGE_SIZE, count, size
-from samepage.report.tables import Column, Cut, fitted
+from samepage.report.sizes import count, size
+from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
+from samepage.snapshot.columns import PAGE_SIZE
 
 VERSION = 1
 """Of the JSON document; a change that breaks readers raises it."""
@@ -27,30 +26,26 @@ class Observation:
     missing: Sequence[str] = ()
 
 
-def print_why(why: Why, seen: Observation, console: Console, *, top: int | None) -> None:
+def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | None) -> None:
     """Print the answer in words and two tables; `top` limits their rows."""
     for line in _words(why, seen):
-        console.print(line, soft_wrap=True)
+        terminal.print(line)
     if not why.by_class:
         return
     classes = [_row(cause, why.classes[cause.function].title) for cause in why.by_class]
-    console.print()
-    console.print(fitted("Causes", _columns(why, "CAUSE"), classes[:top], console.width))
-    console.print()
+    terminal.print_table(_columns(why, "CAUSE"), classes[:top], "Causes")
     functions = [
         _row(cause, f"{why.functions[cause.function]} ({_file(why, cause)})")
         for cause in why.by_function
     ]
-    console.print(
-        fitted("Functions that write", _columns(why, "FUNCTION"), functions[:top], console.width)
-    )
+    terminal.print_table(_columns(why, "FUNCTION"), functions[:top], "Functions that write")
     for line in _remedies(why):
-        console.print(line, soft_wrap=True)
+        terminal.print(line)
 
 
 def write_text(why: Why, seen: Observation, stream: TextIO) -> None:
     """Write the whole answer as text."""
-    print_why(why, seen, Console(file=stream, width=100, highlight=False, markup=False), top=None)
+    print_why(why, seen, Terminal(stream, FILE_WIDTH), top=None)
 
 
 def write_json(why: Why, seen: Observation, stream: TextIO) -> None:

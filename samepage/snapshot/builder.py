@@ -1,83 +1,85 @@
-"""How both kernels fill in a snapshot: rows for what is few, arrays for what is many.
+"""How a snapshot is filled in row by row: by the model, and by tests.
 
 There are few processes, VMAs and files; they are added one by one, with plain Python
-values. There are millions of pages and frames; they are added as arrays (NumPy, or
-`array.array`, or a list in a test), and no Python object per page is ever made. An array
-that has the column's type already is used as it is, not copied: do not change it afterwards.
+values. There are many pages and frames; they are added as arrays (NumPy, or `array.array`,
+or a list in a test).
 
-    builder = SnapshotBuilder("live", kernel=os.uname().release)
+    builder = SnapshotBuilder("model", kernel="6.18.0")
     libc = builder.add_file(dev, ino, "/lib/x86_64-linux-gnu/libc.so.6", size=1922136)
-    builder.add_process(42, argv=["sleep", "9"])
+    builder.add_process(Process(42, argv=("sleep", "9")))
     builder.add_vma(42, 0x7ffff7c00000, 0x7ffff7c26000, "r--p", 0, libc, "/lib/...")
     builder.add_pages(42, vpages, frames, flags)
     builder.add_frames(frames, kinds, files, indexes, mapcounts, flags)
     snapshot = builder.build()
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
-from samepage.snapshot.tables import UNIMPLEMENTED_PREFIX, Snapshot
+from samepage.snapshot.check import broken, refuse
+from samepage.snapshot.columns import (
+    SCHEMA_VERSION,
+    SMAPS_SUMS,
+    UNIMPLEMENTED_PREFIX,
+    Event,
+    File,
+    Frames,
+    Mapping,
+    Process,
+    SmapsSums,
+    Snapshot,
+    Vmas,
+    place,
+    text,
+)
+from samepage.snapshot.frame_index import FrameIndex
+from samepage.snapshot.pages import Pages, runs_of
 
-_KEYS = {"processes": 1, "vmas": 2, "events": 1}
-"""How many of the first columns of a table are its key."""
 _PAGE_TYPES = (np.uint64, np.uint64, np.uint16)
 _FRAME_TYPES = (np.uint64, np.uint8, np.int32, np.int64, np.int32, np.uint32)
+
+VmaRow = tuple[int, int, int, Mapping, Sequence[int] | None]
 
 
 class SnapshotBuilder:
     """Collects rows in any order; `build` sorts them.
 
-    Invariants: `_file_ids` has one entry for each row of `files`; all columns of one table
-    have the same length.
+    Invariant: `_file_numbers` has one entry for each of `_files`.
     """
 
     def __init__(self, source: str, **meta: str) -> None:
         """`source` is "model" or "live"; `meta` is anything else worth keeping (kernel, time)."""
-        self._rows: dict[str, list[list[Any]]] = {
-            name: [[] for _ in schema] for name, schema in TABLES.items()
+        self._meta = {
+            "version": str(SCHEMA_VERSION),
+            "source": source,
+            **{key: text(value) for key, value in meta.items()},
         }
-        self._file_ids: dict[tuple[int, int], int] = {}
+        self._processes: list[Process] = []
+        self._vmas: list[VmaRow] = []
+        self._files: list[File] = []
+        self._file_numbers: dict[tuple[int, int], int] = {}
+        self._events: list[Event] = []
         self._pages: dict[int, list[list[npt.NDArray[Any]]]] = {}
         self._frames: list[list[npt.NDArray[Any]]] = []
-        self._meta = {"version": str(SCHEMA_VERSION), "source": source, **meta}
-
-    def add_meta(self, key: str, value: str) -> None:
-        """Keep one fact about the whole snapshot; a second value replaces the first."""
-        self._meta[key] = text(value)
 
     def add_unimplemented_syscall(self, name: str, count: int) -> None:
-        """Keep how often a program asked for a system call that the model does not have."""
+        """Keep how often a program called a system call that the model does not have."""
         self._meta[UNIMPLEMENTED_PREFIX + name] = str(count)
 
-    def add_process(
-        self,
-        pid: int,
-        *,
-        ppid: int = 0,
-        argv: Sequence[str] = (),
-        comm: str = "",
-        exe: str = "",
-        uid: int = 0,
-        cgroup: str = "",
-        container: str = "",
-        mnt_ns: int = 0,
-        exit_code: int | None = None,
-        minor_faults: int = 0,
-        major_faults: int = 0,
-        start_time: int | None = None,
-    ) -> None:
-        """Add a process; `exit_code` is None while it runs, `start_time` where it is not known."""
-        words = [text(word) for word in argv]
-        who = (pid, ppid, words, text(comm), text(exe), uid)
-        where = (text(cgroup), text(container), mnt_ns)
-        self._add("processes", (*who, *where, exit_code, minor_faults, major_faults, start_time))
+    def add_process(self, process: Process) -> None:
+        """Add a process; its names may hold what `text` replaces."""
+        self._processes.append(
+            process._replace(
+                argv=tuple(map(text, process.argv)),
+                comm=text(process.comm),
+                exe=text(process.exe),
+                cgroup=text(process.cgroup),
+                container=text(process.container),
+            )
+        )
 
     def add_file(
         self,
@@ -94,16 +96,10 @@ class SnapshotBuilder:
         The page cache belongs to the inode, so a second path of it (a hard link, another
         mount) is the same file: the path that came first stays.
         """
-        known = self._file_ids.get((dev, ino))
-        if known is not None:
-            return known
-        number = self._file_ids[dev, ino] = len(self._file_ids)
-        self._add("files", (number, dev, ino, text(path), deleted, size, build_id))
+        number = self._file_numbers.setdefault((dev, ino), len(self._files))
+        if number == len(self._files):
+            self._files.append(File(dev, ino, text(path), deleted, size, build_id))
         return number
-
-    def file_id(self, dev: int, ino: int) -> int | None:
-        """Return the number of a file that was added before, or None."""
-        return self._file_ids.get((dev, ino))
 
     def add_vma(
         self,
@@ -114,23 +110,20 @@ class SnapshotBuilder:
         offset: int,
         file: int,
         name: str,
-        told: Sequence[int] | None = None,
+        smaps: Sequence[int] | None = None,
     ) -> None:
         """Add a VMA: addresses and offset in bytes, `file` from `add_file` or -1.
 
-        `told` are the kernel's own sums (`TOLD`), where the pages do not tell them.
+        `smaps` are the kernel's own sums (`SMAPS_SUMS`), where the pages do not show them.
         """
-        sums = (None,) * len(TOLD) if told is None else told
-        self._add("vmas", (pid, start, end, perms, offset, file, text(name), *sums))
+        self._vmas.append((pid, start, end, Mapping(perms, offset, file, text(name)), smaps))
 
     def add_pages(self, pid: int, vpages: Any, frames: Any, flags: Any) -> None:
         """Add virtual pages of one process: arrays of the same length, see `PageFlags`.
 
-        Very many should be added in parts, which stay as they are if they do not overlap.
+        `frames` are frame numbers, 0 where the frame is not known.
         """
-        arrays = _arrays((vpages, frames, flags), _PAGE_TYPES)
-        if len(arrays[0]):
-            self._pages.setdefault(pid, []).append(arrays)
+        self._pages.setdefault(pid, []).append(_arrays((vpages, frames, flags), _PAGE_TYPES))
 
     def add_frames(
         self, frames: Any, kinds: Any, files: Any, indexes: Any, mapcounts: Any, flags: Any
@@ -139,84 +132,90 @@ class SnapshotBuilder:
 
         A frame may be added more than once (by each process that has it): the first counts.
         """
-        arrays = _arrays((frames, kinds, files, indexes, mapcounts, flags), _FRAME_TYPES)
-        if len(arrays[0]):
-            self._frames.append(arrays)
+        self._frames.append(
+            _arrays((frames, kinds, files, indexes, mapcounts, flags), _FRAME_TYPES)
+        )
 
-    def add_event(
-        self,
-        order: int,
-        pid: int,
-        kind: str,
-        *,
-        address: int = 0,
-        pages: int = 0,
-        frame: int = 0,
-        file: int = -1,
-        index: int = -1,
-        cached: bool | None = None,
-        ip: int = 0,
-        symbol: str | None = None,
-    ) -> None:
-        """Add an event; what does not apply to its kind stays at the default."""
-        row = (order, pid, kind, address, pages, frame, file, index, cached, ip, symbol)
-        self._add("events", row)
+    def add_event(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
 
-    def build(self, *, check: bool = True) -> Snapshot:
-        """Return the snapshot, sorted; with `check`, raise `SamepageError` if it is not sound.
-
-        The builder must not be used afterwards: its arrays now belong to the snapshot.
-        """
-        rows = {
-            name: _sorted_by(columns, _KEYS.get(name, 0)) for name, columns in self._rows.items()
-        }
-        rows["meta"] = [list(self._meta), list(self._meta.values())]
-        tables = {
-            name: pa.table(columns, schema=TABLES[name])
-            for name, columns in rows.items()
-            if name not in ("pages", "frames")
-        }
-        snapshot = Snapshot(**tables, pages=self._pages_table(), frames=self._frames_table())
-        if check:
-            snapshot.check()
+    def build(self) -> Snapshot:
+        """Return the snapshot, sorted. Raises `SamepageError` if it is not sound."""
+        processes = sorted(self._processes, key=lambda process: process.pid)
+        numbers = {process.pid: number for number, process in enumerate(processes)}
+        vmas, smaps = self._all_vmas(numbers)
+        frames = self._all_frames()
+        pages = self._all_pages(numbers, FrameIndex(frames.number), len(frames))
+        mapped = np.bincount(pages.frame, minlength=len(frames) + 1)[:-1]
+        frames.mapped = mapped.astype(np.int32)
+        snapshot = Snapshot(
+            self._meta,
+            processes,
+            vmas,
+            pages,
+            np.append(place(vmas, pages)[0], len(pages)),
+            frames,
+            self._files,
+            sorted(self._events, key=lambda event: event.order),
+            smaps,
+        )
+        snapshot.check()
         return snapshot
 
-    def _add(self, table: str, row: tuple[Any, ...]) -> None:
-        for values, value in zip(self._rows[table], row, strict=True):
-            values.append(value)
+    def _all_vmas(self, numbers: dict[int, int]) -> tuple[Vmas, SmapsSums]:
+        rows = sorted(self._vmas, key=lambda row: row[:2])
+        for position, (pid, *_) in enumerate(rows):
+            if pid not in numbers:
+                broken("vmas", position, f"pid {pid} is in no row of processes")
+        mappings: dict[Mapping, int] = {}
+        known = [(row, sums) for row, (*_, sums) in enumerate(rows) if sums is not None]
+        vmas = Vmas(
+            np.array([numbers[pid] for pid, *_ in rows], dtype=np.int32),
+            np.array([start for _, start, *_ in rows], dtype=np.uint64),
+            np.array([end for _, _, end, *_ in rows], dtype=np.uint64),
+            np.array([mappings.setdefault(row[3], len(mappings)) for row in rows], dtype=np.int32),
+            list(mappings),
+        )
+        values = np.array([sums for _, sums in known], dtype=np.int64)
+        return vmas, SmapsSums(
+            np.array([row for row, _ in known], dtype=np.int64),
+            values.reshape(-1, len(SMAPS_SUMS)),
+        )
 
-    def _pages_table(self) -> pa.Table:
-        schema = TABLES["pages"]
-        batches = []
+    def _all_pages(self, numbers: dict[int, int], index: FrameIndex, unknown: int) -> Pages:
+        for pid in self._pages:
+            if pid not in numbers:
+                broken("pages", 0, f"pid {pid} is in no row of processes")
+        process = [np.empty(0, dtype=np.int32)]
+        parts = [_arrays(((), (), ()), _PAGE_TYPES)]
         for pid in sorted(self._pages):
-            parts = _in_order(self._pages[pid])
-            # All batches of a process share one column of its pid: four bytes less per page.
-            pids = np.full(max(len(part[0]) for part in parts), pid, dtype=np.int32)
-            for part in parts:
-                columns = [pa.array(values) for values in (pids[: len(part[0])], *part)]
-                batches.append(pa.record_batch(columns, schema=schema))
-        return pa.Table.from_batches(batches, schema=schema)
+            arrays = _joined(self._pages[pid])
+            order = np.argsort(arrays[0], kind="stable")
+            parts.append([values[order] for values in arrays])
+            process.append(np.full(len(order), numbers[pid], dtype=np.int32))
+        owner = np.concatenate(process)
+        vpage, frame, flags = _joined(parts)
+        rows = index.rows(frame)
+        refuse(
+            "pages",
+            (rows < 0) & (frame != 0),
+            lambda row: f"frame {frame[row]} is not in frames",
+        )
+        rows[rows < 0] = unknown
+        first = runs_of(owner, vpage)
+        return Pages(owner[first], vpage[first], first, rows, flags)
 
-    def _frames_table(self) -> pa.Table:
-        if not self._frames:
-            return TABLES["frames"].empty_table()
-        arrays = _joined(self._frames)
-        numbers = arrays[0]
-        if (numbers[1:] <= numbers[:-1]).any():
-            _, first = np.unique(numbers, return_index=True)
-            arrays = [values[first] for values in arrays]
-        return pa.table([pa.array(values) for values in arrays], schema=TABLES["frames"])
-
-
-def text(value: str) -> str:
-    r"""Return a string that Arrow can hold: bytes that are not UTF-8 become `\xNN`.
-
-    File names and arguments are bytes on Linux; Python hands those that are not UTF-8 out
-    as lone surrogates (PEP 383), which no Arrow string may contain.
-    """
-    if value.isascii():
-        return value
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    def _all_frames(self) -> Frames:
+        arrays = _joined([_arrays(((),) * len(_FRAME_TYPES), _FRAME_TYPES), *self._frames])
+        order = np.argsort(arrays[0], kind="stable")
+        numbers = arrays[0][order]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = numbers[1:] != numbers[:-1]
+        number, kind, file, index, mapcount, flags = (values[order[first]] for values in arrays)
+        return Frames(
+            number, kind, file, index, mapcount, flags, np.zeros(len(number), dtype=np.int32)
+        )
 
 
 def _arrays(columns: Sequence[Any], types: Sequence[Any]) -> list[npt.NDArray[Any]]:
@@ -230,33 +229,4 @@ def _arrays(columns: Sequence[Any], types: Sequence[Any]) -> list[npt.NDArray[An
 
 
 def _joined(parts: list[list[npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
-    if len(parts) == 1:
-        return parts[0]
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-
-
-def _sorted_by(columns: list[list[Any]], keys: int) -> list[list[Any]]:
-    """Return the columns of a small table in the order of the first `keys` of them.
-
-    Arrow could do it too, but the part of it that sorts takes 20 MB.
-    """
-    order = list(zip(*columns[:keys], strict=True))
-    if all(low <= high for low, high in itertools.pairwise(order)):
-        return columns
-    rows = sorted(range(len(order)), key=order.__getitem__)
-    return [[column[row] for row in rows] for column in columns]
-
-
-def _in_order(parts: list[list[npt.NDArray[Any]]]) -> list[list[npt.NDArray[Any]]]:
-    """Return the parts so that the first column ascends from one to the next.
-
-    They stay apart, and are not copied, if each ascends and none lies within another.
-    """
-    parts.sort(key=lambda part: int(part[0][0]))
-    ends = [int(part[0][-1]) for part in parts[:-1]]
-    apart = all(end < part[0][0] for end, part in zip(ends, parts[1:], strict=True))
-    if apart and all((part[0][1:] > part[0][:-1]).all() for part in parts):
-        return parts
-    arrays = _joined(parts)
-    order = np.argsort(arrays[0], kind="stable")
-    return [[values[order] for values in arrays]]

@@ -25,8 +25,8 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from samepage.snapshot.columns import PAGE_SHIFT, Snapshot
 from samepage.snapshot.kinds import PageFlags
-from samepage.snapshot.tables import PAGE_SHIFT, Snapshot
 from samepage.verify.difference import PAGE_KINDS, Difference, DifferenceKind
 from samepage.verify.side import EXCLUDED_VMAS, ProcessPages, Side, VmaRow, same_files
 from samepage.verify.story import tell_page, tell_vma
@@ -76,12 +76,11 @@ def compare(
     pairs: Sequence[tuple[int, int]],
     *,
     shown: int = SHOWN,
-    frames_told: bool = True,
 ) -> Comparison:
     """Compare the processes of `pairs`, each (pid in `model`, pid in `kernel`).
 
-    With `frames_told` false, one side does not know its frames: labels, frames, and the
-    sums that need map counts are not compared (the caller says so in its report).
+    Where one side does not know its frames (`Snapshot.frames_visible`), labels, frames, and
+    the sums that need map counts are not compared (the caller reports so).
     """
     result = Comparison()
     ours = Side(model, [pair[0] for pair in pairs])
@@ -91,8 +90,9 @@ def compare(
     files = same_files(ours, theirs)
     comparer = _Comparer(ours, theirs, files, result, shown)
     comparer.vmas()
-    comparer.pages(frames_told)
-    if frames_told:
+    visible = model.frames_visible and kernel.frames_visible
+    comparer.pages(visible)
+    if visible:
         comparer.sums()
     comparer.faults()
     order = list(DifferenceKind)
@@ -156,7 +156,7 @@ class _Comparer:
             return ours.file == theirs.file and ours.name == theirs.name
         return bool(self.files[ours.file] == theirs.file)
 
-    def pages(self, frames_told: bool) -> None:
+    def pages(self, frames_visible: bool) -> None:
         """Presence and labels per process, then the frames over all of them."""
         common: list[tuple[ProcessPages, ProcessPages]] = []
         bad: list[npt.NDArray[np.bool_]] = []
@@ -171,7 +171,7 @@ class _Comparer:
             ours, theirs = ours.take(left), theirs.take(right)
             common.append((ours, theirs))
             wrong = np.zeros(len(left), dtype=bool)
-            if frames_told:
+            if frames_visible:
                 labels = self._other_label(ours, theirs)
                 dirty = ((ours.flags ^ theirs.flags) & np.uint16(PageFlags.DIRTY)) != 0
                 self._pages_differ(DifferenceKind.LABEL, process, ours.vpage[labels])
@@ -179,7 +179,7 @@ class _Comparer:
                 wrong |= labels | dirty
             bad.append(wrong)
             totals.append(len(left) + len(lonely))
-        if frames_told and common:
+        if frames_visible and common:
             self._frames(common, bad)
         same = [int((~wrong).sum()) for wrong in bad]
         self.out.by_process = list(zip(same, totals, strict=True))
@@ -250,14 +250,14 @@ class _Comparer:
                     self._report(DifferenceKind.SUMS, 1, [told])
 
     def faults(self) -> None:
-        for name, kind in (
-            ("minor_faults", DifferenceKind.MINOR_FAULTS),
-            ("major_faults", DifferenceKind.MAJOR_FAULTS),
-        ):
-            for process in range(len(self.ours.pids)):
-                ours, theirs = (side.process(process, name) for side in (self.ours, self.theirs))
-                if ours != theirs:
-                    self._report(kind, 1, [Difference(kind, process, 0, str(ours), str(theirs))])
+        for process in range(len(self.ours.pids)):
+            ours, theirs = (side.process(process) for side in (self.ours, self.theirs))
+            for kind, left, right in (
+                (DifferenceKind.MINOR_FAULTS, ours.minor_faults, theirs.minor_faults),
+                (DifferenceKind.MAJOR_FAULTS, ours.major_faults, theirs.major_faults),
+            ):
+                if left != right:
+                    self._report(kind, 1, [Difference(kind, process, 0, str(left), str(right))])
 
 
 def tell_sums(process: int, vma: VmaRow, ours: Sums, theirs: Sums) -> Difference:

@@ -13,8 +13,6 @@ from samepage.lab.model_side import ModelSide
 from samepage.lab.observation import Observation
 from samepage.lab.scenario import MachineOptions, Scenario, replace
 from samepage.lab.side import observe
-from samepage.snapshot.kinds import PageFlags
-from samepage.snapshot.tables import Snapshot, column
 from samepage.stop_at import StopAt
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import Difference, DifferenceKind
@@ -138,20 +136,13 @@ def judge(commands: Commands, model: Observation, kernel: Observation, shown: in
     kind described."""
     keys = sorted(model.pids.keys() & kernel.pids.keys())
     pairs = [(model.pids[key], kernel.pids[key]) for key in keys]
-    told = frames_are_told(kernel.snapshot)
-    result = compare(model.snapshot, kernel.snapshot, pairs, shown=shown, frames_told=told)
+    result = compare(model.snapshot, kernel.snapshot, pairs, shown=shown)
     compare_with_smaps(result, model.snapshot, pairs, kernel.smaps, shown)
     _compare_processes(result, model, kernel)
     verdict = Verdict(commands, _outcome(result), result, keys, notes=_notes(model, kernel))
-    if not told:
-        verdict.weaker = "the kernel tells no frame numbers here (root sees them)"
+    if not kernel.snapshot.frames_visible:
+        verdict.weaker = "the kernel shows no frame numbers here (root sees them)"
     return verdict
-
-
-def frames_are_told(snapshot: Snapshot) -> bool:
-    """Whether the kernel gave frame numbers with the present pages."""
-    present = (column(snapshot.pages, "flags") & PageFlags.PRESENT) != 0
-    return bool((column(snapshot.pages, "frame")[present] != 0).any())
 
 
 def _outcome(result: Comparison) -> Outcome:

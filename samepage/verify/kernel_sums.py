@@ -9,7 +9,7 @@ bytes, they must be equal.
 
 from collections.abc import Mapping, Sequence
 
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 from samepage.verify.compare import Comparison
 from samepage.verify.difference import Difference, DifferenceKind
 from samepage.verify.side import Side

@@ -1,4 +1,4 @@
-"""A verdict as plain data: what `--json` prints, a worker sends, and a state file keeps."""
+"""A verdict as plain data: what `-f json` prints, a worker sends, and a state file keeps."""
 
 from typing import Any
 

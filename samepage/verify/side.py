@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from samepage.snapshot.frame_index import FrameIndex
+from samepage.snapshot.columns import Process, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
-from samepage.snapshot.tables import PAGE_SHIFT, Snapshot, column
 
 U64 = npt.NDArray[np.uint64]
 
@@ -75,24 +74,18 @@ class Side:
     def __init__(self, snapshot: Snapshot, pids: list[int]) -> None:
         self.snapshot = snapshot
         self.pids = pids
-        self.process_rows = {
-            int(p): row for row, p in enumerate(snapshot.processes["pid"].to_pylist())
-        }
-        files = snapshot.files
-        self.paths: list[str] = files["path"].to_pylist()
-        self.deleted: list[bool] = files["deleted"].to_pylist()
-        self.identities: list[tuple[int, int]] = list(
-            zip(files["dev"].to_pylist(), files["ino"].to_pylist(), strict=True)
-        )
-        all_vmas = _vmas_by_pid(snapshot)
-        pages = _pages_by_pid(snapshot, pids, all_vmas)
+        self.paths = [file.path for file in snapshot.files]
+        self.deleted = [file.deleted for file in snapshot.files]
+        self.identities = [(file.dev, file.ino) for file in snapshot.files]
+        numbers = {process.pid: number for number, process in enumerate(snapshot.processes)}
+        self._numbers = [numbers[pid] for pid in pids]
         self.vmas: list[list[VmaRow]] = []
         self.pages: list[ProcessPages] = []
         self.excluded: list[set[str]] = []
-        for pid in pids:
-            vmas = all_vmas.get(pid, [])
+        for number in self._numbers:
+            vmas = _vmas_of(snapshot, number)
             kept = np.array([vma.name not in EXCLUDED_VMAS for vma in vmas], dtype=bool)
-            here = pages[pid]
+            here = _pages_of(snapshot, number)
             if len(here.vpage):
                 here = here.take(kept[here.vma])
                 here.vma = (np.cumsum(kept) - 1).astype(np.int32)[here.vma]
@@ -100,9 +93,9 @@ class Side:
             self.excluded.append({vma.name for vma in vmas} & EXCLUDED_VMAS.keys())
             self.pages.append(here)
 
-    def process(self, position: int, name: str) -> Any:
-        """A column of the `processes` row of the process at this position."""
-        return self.snapshot.processes[name][self.process_rows[self.pids[position]]].as_py()
+    def process(self, position: int) -> Process:
+        """The process at this position."""
+        return self.snapshot.processes[self._numbers[position]]
 
 
 def same_files(ours: Side, theirs: Side) -> npt.NDArray[np.int32]:
@@ -146,47 +139,27 @@ def _files_beside(ours: Side, theirs: Side) -> dict[int, int]:
     return found
 
 
-def _vmas_by_pid(snapshot: Snapshot) -> dict[int, list[VmaRow]]:
-    names = ("start", "end", "perms", "offset", "file", "name")
-    columns = [snapshot.vmas[name].to_pylist() for name in names]
-    result: dict[int, list[VmaRow]] = {}
-    for pid, *values in zip(snapshot.vmas["pid"].to_pylist(), *columns, strict=True):
-        result.setdefault(pid, []).append(VmaRow(*values))
-    return result
+def _vmas_of(snapshot: Snapshot, process: int) -> list[VmaRow]:
+    vmas = snapshot.vmas
+    mine = vmas.of(process)
+    columns = (vmas.start[mine].tolist(), vmas.end[mine].tolist(), vmas.mapping[mine].tolist())
+    return [
+        VmaRow(start, end, *vmas.mappings[mapping])
+        for start, end, mapping in zip(*columns, strict=True)
+    ]
 
 
-def _pages_by_pid(
-    snapshot: Snapshot, pids: list[int], vmas: dict[int, list[VmaRow]]
-) -> dict[int, ProcessPages]:
-    pid_column = column(snapshot.pages, "pid")
-    vpage, frame = column(snapshot.pages, "vpage"), column(snapshot.pages, "frame")
-    flags = column(snapshot.pages, "flags")
-    rows = FrameIndex(column(snapshot.frames, "frame")).rows(frame)
-    kind, file, index = _of_frames(snapshot, rows)
-    result = {}
-    for pid in pids:
-        low, high = np.searchsorted(pid_column, [pid, pid + 1])
-        here = slice(int(low), int(high))
-        first = np.array([vma.start >> PAGE_SHIFT for vma in vmas.get(pid, [])], dtype=np.uint64)
-        vma = np.searchsorted(first, vpage[here], side="right") - 1
-        pages = ProcessPages(
-            vpage[here],
-            frame[here],
-            flags[here],
-            kind[here],
-            file[here],
-            index[here],
-            vma.astype(np.int32),
-        )
-        result[pid] = pages.take((pages.flags & np.uint16(PageFlags.PRESENT)) != 0)
-    return result
-
-
-def _of_frames(
-    snapshot: Snapshot, rows: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Kind, file and index of each page's frame; an unknown frame's are those of none."""
-    kind = np.append(column(snapshot.frames, "kind"), np.uint8(FrameKind.UNKNOWN))
-    file = np.append(column(snapshot.frames, "file"), np.int32(-1))
-    index = np.append(column(snapshot.frames, "index"), np.int64(-1))
-    return kind[rows], file[rows], index[rows]
+def _pages_of(snapshot: Snapshot, process: int) -> ProcessPages:
+    """The present pages; kind, file and index of a frame that is not known are those of none."""
+    mine, vmas, frames = snapshot.pages_of(process), snapshot.vmas.of(process), snapshot.frames
+    rows, bounds = snapshot.pages.frame[mine], snapshot.bounds[vmas.start : vmas.stop + 1]
+    pages = ProcessPages(
+        snapshot.pages.vpages(mine.start, mine.stop),
+        snapshot.frame_numbers(mine),
+        snapshot.pages.flags[mine],
+        np.append(frames.kind, np.uint8(FrameKind.UNKNOWN))[rows],
+        np.append(frames.file, np.int32(-1))[rows],
+        np.append(frames.index, np.int64(-1))[rows],
+        np.repeat(np.arange(vmas.stop - vmas.start, dtype=np.int32), bounds[1:] - bounds[:-1]),
+    )
+    return pages.take((pages.flags & np.uint16(PageFlags.PRESENT)) != 0)

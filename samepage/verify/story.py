@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 
+from samepage.snapshot.columns import PAGE_SHIFT, Event
 from samepage.snapshot.kinds import FrameKind, PageFlags
-from samepage.snapshot.tables import PAGE_SHIFT, column
 from samepage.verify.side import Side, VmaRow
 
 _KIND_WORDS = {
@@ -68,28 +67,24 @@ def _vma_at(side: Side, process: int, vpage: int) -> VmaRow | None:
 def _last_event(side: Side, process: int, vpage: int) -> str:
     """The last event at the page, else the last fault that may have mapped it on the way:
     fault-around maps up to `pages` pages on either side of the one at fault."""
-    events = side.snapshot.events
-    if not events.num_rows:
+    mine = [event for event in side.snapshot.events if event.pid == side.pids[process]]
+    here = [event for event in mine if event.address >> PAGE_SHIFT == vpage]
+    if here:
+        return " ".join(_tell_event(here[-1]))
+    around = [
+        event
+        for event in mine
+        if event.kind == _AROUND and abs((event.address >> PAGE_SHIFT) - vpage) < event.pages
+    ]
+    if not around or side.pages[process].find(vpage) < 0:
         return ""
-    mine = column(events, "pid") == side.pids[process]
-    page = (column(events, "address") >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-    distance = np.abs(page - vpage)
-    rows = np.flatnonzero(mine & (distance == 0))
-    if len(rows):
-        return " ".join(_tell_event(events, int(rows[-1])))
-    faults = np.array(events["kind"].to_pylist()) == _AROUND
-    rows = np.flatnonzero(mine & faults & (distance < column(events, "pages")))
-    if not len(rows) or side.pages[process].find(vpage) < 0:
-        return ""
-    event = int(rows[-1])
-    where = f"{int(page[event]) << PAGE_SHIFT:x}"
-    return f"mapped around {where} by " + " ".join(_tell_event(events, event))
+    where = f"{around[-1].address >> PAGE_SHIFT << PAGE_SHIFT:x}"
+    return f"mapped around {where} by " + " ".join(_tell_event(around[-1]))
 
 
-def _tell_event(events: pa.Table, row: int) -> Iterator[str]:
-    event = {name: events[name][row].as_py() for name in ("order", "kind", "ip", "symbol")}
-    yield f"event {event['order']}: {event['kind']}"
-    if event["ip"]:
-        yield f"at ip {event['ip']:x}"
-    if event["symbol"]:
-        yield f"in {event['symbol']}"
+def _tell_event(event: Event) -> Iterator[str]:
+    yield f"event {event.order}: {event.kind}"
+    if event.ip:
+        yield f"at ip {event.ip:x}"
+    if event.symbol:
+        yield f"in {event.symbol}"

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import PSS_SHIFT
+from samepage.snapshot.columns import PAGE_SHIFT
 from samepage.snapshot.kinds import FrameKind, PageFlags
-from samepage.snapshot.tables import PAGE_SHIFT
 from samepage.verify.side import ProcessPages, Side
 
 

@@ -20,8 +20,8 @@ Frame 14 is libc 4 in the page cache; nobody maps it. On the whole system frame 
 import random
 
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import FrameKind, PageFlags
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Event, Process, Snapshot
+from samepage.snapshot.kinds import FrameKind, PageFlags
 
 P = PageFlags.PRESENT
 F = P | PageFlags.FILE
@@ -52,9 +52,9 @@ FRAMES = [
 ]  # fmt: skip
 
 PROCESSES = {
-    1: {"argv": ["a", "-x"], "comm": "a", "exe": "/bin/a", "uid": 0, "exit_code": 0},
-    2: {"argv": ["b"], "comm": "b", "exe": "/bin/b", "uid": 1000, "exit_code": 3},
-    3: {"argv": ["c"], "comm": "c", "exe": "/bin/c", "uid": 1000, "container": "web"},
+    1: {"argv": ("a", "-x"), "comm": "a", "exe": "/bin/a", "uid": 0, "exit_code": 0},
+    2: {"argv": ("b",), "comm": "b", "exe": "/bin/b", "uid": 1000, "exit_code": 3},
+    3: {"argv": ("c",), "comm": "c", "exe": "/bin/c", "uid": 1000, "container": "web"},
 }
 FAULTS = {1: (12, 1), 2: (9, 0), 3: (4, 2)}
 
@@ -73,10 +73,10 @@ VMAS = [
 ]
 
 EVENTS = [
-    (1, 1, "mmap", {"address": 0x100000, "pages": 4, "file": 0, "index": 0}),
-    (2, 1, "file_read", {"address": 0x101000, "pages": 3, "frame": 11, "file": 0, "index": 1,
+    (1, 1, "mmap", {"address": 0x100000, "pages": 4, "file": 0, "page": 0}),
+    (2, 1, "file_read", {"address": 0x101000, "pages": 3, "frame": 11, "file": 0, "page": 1,
                          "cached": True, "ip": 0x100040, "symbol": "strlen"}),
-    (3, 2, "cow", {"address": 0x504000, "pages": 1, "frame": 22, "file": 0, "index": 4,
+    (3, 2, "cow", {"address": 0x504000, "pages": 1, "frame": 22, "file": 0, "page": 4,
                    "cached": False}),
 ]  # fmt: skip
 
@@ -94,7 +94,8 @@ def sample(source: str = "model", seed: int | None = None) -> Snapshot:
         shuffle(rows)
     for pid in pids:
         minor, major = FAULTS[pid]
-        builder.add_process(pid, **PROCESSES[pid], minor_faults=minor, major_faults=major)
+        process = Process(pid, **PROCESSES[pid])
+        builder.add_process(process._replace(minor_faults=minor, major_faults=major))
         pages = list(PAGES[pid])
         shuffle(pages)
         builder.add_pages(pid, *zip(*pages, strict=True))
@@ -102,5 +103,5 @@ def sample(source: str = "model", seed: int | None = None) -> Snapshot:
         builder.add_vma(pid, start << 12, end << 12, perms, offset << 12, file, name)
     builder.add_frames(*zip(*((*frame, 0) for frame in frames), strict=True))
     for order, pid, kind, rest in EVENTS:
-        builder.add_event(order, pid, kind, **rest)
+        builder.add_event(Event(order, pid, kind, **rest))
     return builder.build()

@@ -17,7 +17,7 @@ import pytest
 from samepage.analysis.counting import Scope
 from samepage.analysis.sharing import Sharing, VmaUse
 from samepage.live.capture import capture
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 
 FORKED = """
 import mmap, os, time
@@ -78,7 +78,7 @@ def wait_until_stopped(pid: int) -> None:
 @pytest.fixture(scope="module")
 def snapshot(stopped: list[int]) -> Snapshot:
     found = capture(stopped)
-    if found.meta_dict()["frames_visible"] != "yes":
+    if not found.frames_visible:
         pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
     return found
 
@@ -129,19 +129,21 @@ def differences(sharing: Sharing, kernel: dict[int, dict[int, dict[str, int]]]) 
     """Return the VMAs in which any number is not the kernel's, with both sides."""
     found = []
     for pid, smaps in kernel.items():
-        vmas = sharing.vmas(pid)
+        number = sharing.snapshot.process_number(pid)
+        assert number is not None
+        vmas = sharing.vmas(number)
         assert [vma.start for vma in vmas] == list(smaps)
         for vma in vmas:
             ours = our_smaps(vma)
             theirs = {key: smaps[vma.start][key] for key in ours}
             if ours != theirs:
-                found.append(f"{pid} {vma.start:x} {vma.name}: {ours} is {theirs} in smaps")
+                found.append(f"{pid} {vma.start:x} {vma.mapping.name}: {ours} is {theirs} in smaps")
     return found
 
 
 def test_the_group_alone_is_paid_for_exactly(stopped: list[int], snapshot: Snapshot) -> None:
     sharing = Sharing(snapshot, Scope.GROUP)
-    assert [process.pid for process in sharing.processes] == stopped
+    assert [process.pid for process in snapshot.processes] == stopped
     pss = sum((process.pss for process in sharing.processes), Fraction(0))
     assert pss == sharing.totals.frames
     # 2 MiB of private memory: 512 pages, of which one child copied 100 and the other 200

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from samepage.analysis.diff import NO_FILE, Match, PageChanges, diff
 from samepage.live.capture import capture
-from samepage.snapshot import store
+from samepage.snapshot import parquet
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
 from tests.analysis.sample import COPY, LIBC, SHM, sample
 
 
@@ -16,7 +16,7 @@ def world(*processes: tuple[int, str, list[int]], boot: str = "", shift: int = 0
     """Processes (pid, exe, pages of /lib/x that they have) on a machine booted as `boot`."""
     builder = SnapshotBuilder("live", **({"boot_id": boot} if boot else {}))
     for pid, exe, pages in processes:
-        builder.add_process(pid, argv=[exe], exe=exe)
+        builder.add_process(Process(pid, argv=(exe,), exe=exe))
         file = builder.add_file(1, 1 + shift, "/lib/x", build_id=f"{shift}")
         base = 0x100 + shift
         builder.add_vma(pid, base << 12, (base + 9) << 12, "r-xp", 0, file, "/lib/x")
@@ -40,7 +40,10 @@ def test_the_same_boot_is_matched_by_pid() -> None:
     after = world((2, "/b", [0, 3]), (9, "/a", [0]), (1, "/c", []), boot="x")
     result = diff(before, after)
     assert result.match is Match.PID
-    pids = [(c.before and c.before.pid, c.after and c.after.pid) for c in result.processes]
+    pids = [
+        (c.before and c.before.process.pid, c.after and c.after.process.pid)
+        for c in result.processes
+    ]
     # pid 1 is another program now, so it is another process
     assert pids == [(1, None), (2, 2), (None, 1), (None, 9)]
     assert result.processes[1].pages == PageChanges(gained=1, lost=0, moved=0)
@@ -52,7 +55,7 @@ def started(boot: str, *processes: tuple[int, str, int]) -> Snapshot:
     """Processes (pid, exe, start time) of one boot."""
     builder = SnapshotBuilder("live", boot_id=boot)
     for pid, exe, start_time in processes:
-        builder.add_process(pid, argv=[exe], exe=exe, start_time=start_time)
+        builder.add_process(Process(pid, argv=(exe,), exe=exe, start_time=start_time))
     return builder.build()
 
 
@@ -60,7 +63,8 @@ def test_a_pid_that_was_given_out_again_is_another_process() -> None:
     before = started("x", (1, "/a", 10), (2, "/b", 20))
     after = started("x", (1, "/other", 10), (2, "/b", 90))  # 1 has called exec
     pids = [
-        (c.before and c.before.pid, c.after and c.after.pid) for c in diff(before, after).processes
+        (c.before and c.before.process.pid, c.after and c.after.process.pid)
+        for c in diff(before, after).processes
     ]
     assert pids == [(1, 1), (2, None), (None, 2)]
 
@@ -77,7 +81,8 @@ def test_other_machines_are_matched_by_program_as_often_as_it_runs() -> None:
     before = world((1, "/a", [0]), (2, "/a", [0]), (3, "/a", [0]), boot="x")
     after = world((7, "/a", [0]), (8, "/b", [0]), (9, "/a", [0]), boot="y")
     pids = [
-        (c.before and c.before.pid, c.after and c.after.pid) for c in diff(before, after).processes
+        (c.before and c.before.process.pid, c.after and c.after.process.pid)
+        for c in diff(before, after).processes
     ]
     assert pids == [(1, 7), (2, 9), (3, None), (None, 8)]
 
@@ -103,14 +108,17 @@ def test_two_live_captures_of_this_boot_are_matched_by_pid(tmp_path: Path) -> No
     sleeps = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
     try:
         time.sleep(0.2)
-        store.write(capture([process.pid for process in sleeps]), tmp_path / "before")
+        parquet.write(capture([process.pid for process in sleeps]), tmp_path / "before")
         sleeps[0].kill()
         sleeps[0].wait()
-        result = diff(store.read(tmp_path / "before"), capture([sleeps[1].pid]))
+        result = diff(parquet.read(tmp_path / "before"), capture([sleeps[1].pid]))
     finally:
         for process in sleeps:
             process.kill()
             process.wait()
     assert result.match is Match.PID
-    pairs = {(c.before and c.before.pid, c.after and c.after.pid) for c in result.processes}
+    pairs = {
+        (c.before and c.before.process.pid, c.after and c.after.process.pid)
+        for c in result.processes
+    }
     assert pairs == {(sleeps[0].pid, None), (sleeps[1].pid, sleeps[1].pid)}

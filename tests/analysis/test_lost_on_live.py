@@ -1,5 +1,6 @@
 """Lost sharing on the running system: copies of the real libc, made by the test."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -11,9 +12,9 @@ import pytest
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.analysis.twins import Cause
-from samepage.live.capture import capture, read_system
-from samepage.live.summary import Summary
-from samepage.report.live_text import live_text
+from samepage.live.capture import capture
+from samepage.report import print_report
+from samepage.report.tables import Terminal
 
 SLEEP = shutil.which("sleep")
 
@@ -53,13 +54,13 @@ def wait_for_libc(pid: int) -> str:
 @pytest.mark.skipif(SLEEP is None, reason="no sleep in PATH")
 def test_a_copy_and_a_deleted_libc_are_found(processes: list[int]) -> None:
     snapshot = capture(processes)
-    if snapshot.meta_dict()["frames_visible"] != "yes":
+    if not snapshot.frames_visible:
         pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
     found = [lost for lost in lost_sharing(Sharing(snapshot)) if "libc" in lost.name]
-    assert len(found) == 1, [file["path"] for file in snapshot.files.to_pylist()]
+    assert len(found) == 1, [file.path for file in snapshot.files]
     (lost,) = found
     check_saving(lost)
-    causes = {twin.file.path.split("/")[-2]: twin.cause for twin in lost.twins}
+    causes = {twin.use.file.path.split("/")[-2]: twin.cause for twin in lost.twins}
     assert causes.pop("deleted") is Cause.DELETED
     # Which of the other two is kept is decided by the number of frames; /tmp may be a mount.
     assert set(causes.values()) <= {None, Cause.COPY, Cause.OTHER_DEVICE}
@@ -67,20 +68,22 @@ def test_a_copy_and_a_deleted_libc_are_found(processes: list[int]) -> None:
 
 
 @pytest.mark.skipif(SLEEP is None, reason="no sleep in PATH")
-def test_the_live_report_says_why_too(processes: list[int]) -> None:
-    system = read_system(processes)
-    if not system.frames_visible:
-        pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
-    lines = list(live_text(Summary(system), 0))
-    lines = lines[next(n for n, line in enumerate(lines) if line.startswith("LOST SHARING")) :]
-    where = next(number for number, line in enumerate(lines) if "/deleted/libc" in line)
-    assert lines[where + 1].strip() == Cause.DELETED.value
-    assert any(line.strip() in (Cause.COPY.value, Cause.OTHER_DEVICE.value) for line in lines)
+def test_the_report_prints_the_causes(processes: list[int]) -> None:
+    snapshot = capture(processes)
+    if not snapshot.frames_visible:
+        pytest.skip("the kernel shows frame numbers only with CAP_SYS_ADMIN")
+    stream = io.StringIO()
+    print_report(snapshot, Terminal(stream, 200))
+    lines = stream.getvalue().splitlines()
+    lines = lines[next(n for n, line in enumerate(lines) if line.startswith("Lost sharing: eq")) :]
+    (deleted,) = (line for line in lines if "/deleted/libc" in line)
+    assert deleted.endswith(f": {Cause.DELETED.value}")
+    assert any(line.endswith((Cause.COPY.value, Cause.OTHER_DEVICE.value)) for line in lines)
 
 
 def check_saving(lost: LostSharing) -> None:
     """One inode would have each page once: at least the largest of the three has that many."""
     assert len(lost.twins) == 3
-    each = [twin.file.cached_frames for twin in lost.twins]
+    each = [twin.use.cached_frames for twin in lost.twins]
     assert lost.frames == sum(each)
     assert max(each) <= lost.frames - lost.saved_frames < lost.frames

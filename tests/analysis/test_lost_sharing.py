@@ -6,7 +6,7 @@ from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.analysis.twins import Cause, Copy, causes
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
 from tests.analysis.sample import sample
 
 
@@ -16,8 +16,8 @@ def test_the_copy_in_the_container_is_found() -> None:
     assert lost.frames == 6 + 2
     assert lost.saved_frames == 2  # pages 0 and 1 are there twice
     keep, twin = lost.twins
-    assert (keep.file.inode, keep.cause, keep.containers) == (100, None, ("",))
-    assert (twin.file.inode, twin.cause, twin.containers) == (900, Cause.CONTAINER, ("web",))
+    assert (keep.use.file.ino, keep.cause, keep.containers) == (100, None, ("",))
+    assert (twin.use.file.ino, twin.cause, twin.containers) == (900, Cause.CONTAINER, ("web",))
 
 
 def two_files(second: str, *, dev: int = 1, deleted: bool = False, **other: object) -> Snapshot:
@@ -27,7 +27,7 @@ def two_files(second: str, *, dev: int = 1, deleted: bool = False, **other: obje
     first = builder.add_file(1, 1, "/usr/lib/libx.so", size=9999, build_id="aa")
     twin = builder.add_file(dev, 2, second, deleted=deleted, **content)
     for pid, file, frames in ((1, first, [11, 12, 13]), (2, twin, [21, 22])):
-        builder.add_process(pid)
+        builder.add_process(Process(pid))
         builder.add_vma(pid, 4096, 4 * 4096, "r-xp", 0, file, "libx.so")
         count = len(frames)
         builder.add_pages(pid, range(1, count + 1), frames, [5] * count)

@@ -3,8 +3,8 @@
 from samepage.analysis.page_map import CopiedRun, FilePage, page_maps
 from samepage.analysis.sharing import Sharing
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import FrameKind, PageFlags
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
+from samepage.snapshot.kinds import FrameKind, PageFlags
 from tests.analysis.sample import sample
 
 
@@ -25,7 +25,7 @@ def test_copies_are_told_in_runs_and_by_process() -> None:
     builder = SnapshotBuilder("model")
     file = builder.add_file(1, 1, "/lib/x")
     for pid in (1, 2):
-        builder.add_process(pid)
+        builder.add_process(Process(pid))
         for start in (0x10, 0x20):  # two copies of a page in one process are one process
             builder.add_vma(pid, start << 12, (start + 8) << 12, "rw-p", 0, file, "/lib/x")
         pages = [0x13, 0x14, 0x17, 0x23] if pid == 1 else [0x14, 0x15]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samepage.analysis import counting
 from samepage.analysis.counting import Count, Scope
 from samepage.analysis.sharing import Mapper, Sharing, Usage
-from samepage.snapshot import tables
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import FrameKind, PageFlags
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
+from samepage.snapshot.kinds import FrameKind, PageFlags
 from tests.analysis.sample import sample
 
 
@@ -42,8 +42,8 @@ def test_a_process_is_counted_page_by_page(sharing: Sharing) -> None:
     assert (b.usage.private_clean, b.usage.private_dirty) == (1, 2)  # 13; 22 23
     assert (c.usage.rss, c.pss, c.usage.uss) == (3, 3, 3)
     assert (c.usage.private_clean, c.usage.private_dirty, c.usage.anonymous) == (2, 1, 0)
-    assert [p.exit_code for p in sharing.processes] == [0, 3, None]
-    assert [(p.minor_faults, p.major_faults) for p in sharing.processes] == [
+    assert [use.process.exit_code for use in sharing.processes] == [0, 3, None]
+    assert [(use.process.minor_faults, use.process.major_faults) for use in sharing.processes] == [
         (12, 1),
         (9, 0),
         (4, 2),
@@ -61,29 +61,29 @@ def test_the_whole_system_counts_in_its_scope() -> None:
 
 
 def test_a_vma_has_the_numbers_of_smaps(sharing: Sharing) -> None:
-    text, data, heap, vvar, vdso = sharing.vmas(1)
+    text, data, heap, vvar, vdso = sharing.vmas(0)
     half = (4096 << 12) // 2
-    assert text.usage == Usage(3, 2, 0, 1, 0, 0, 0, 0, 0, 0, 2 * half + (4096 << 12))
+    assert text.usage == Usage(2, 0, 1, 0, 3, 0, 0, 0, 0, 0, 2 * half + (4096 << 12))
+    assert text.pss == 2
     assert text.usage.pss_kib == 8
     assert (data.usage.rss, data.usage.anonymous, data.usage.pss_kib) == (2, 1, 8)
     assert (heap.usage.rss, heap.usage.zero, heap.usage.pss_kib) == (1, 1, 2)
     assert vvar.usage.rss == 0
     assert (vdso.usage.rss, vdso.usage.pss_kib) == (1, 2)
-    assert [vma.pages for vma in sharing.vmas(1)] == [4, 2, 3, 1, 2]
-    assert sharing.vmas(4) == []
+    assert [(vma.end - vma.start) >> 12 for vma in sharing.vmas(0)] == [4, 2, 3, 1, 2]
 
 
 def test_pss_of_a_vma_is_rounded_as_the_kernel_does_it() -> None:
     builder = SnapshotBuilder("model")
     for pid in (1, 2, 3):
-        builder.add_process(pid)
+        builder.add_process(Process(pid))
         builder.add_vma(pid, 4096, 8192, "r--p", 0, -1, "")
         builder.add_pages(pid, [1], [5], [1])
     builder.add_frames([5], [FrameKind.ANON], [-1], [0], [3], [0])
     sharing = Sharing(builder.build())
     # 4096 * 4096 / 3 = 5592405.33: each third loses a bit, and KiB are cut off
-    assert sharing.vmas(1)[0].usage.kernel_pss == 5592405
-    assert sharing.vmas(1)[0].usage.pss_kib == 1
+    assert sharing.vmas(0)[0].usage.kernel_pss == 5592405
+    assert sharing.vmas(0)[0].usage.pss_kib == 1
     assert sharing.processes[0].pss == Fraction(1, 3)
 
 
@@ -92,12 +92,13 @@ def test_a_file_knows_who_maps_and_who_copied_it(sharing: Sharing) -> None:
     assert libc.mapped_pages == 4 + 3
     assert libc.frames == 5  # 10 11 12 13 15
     assert libc.cached_frames == 6  # and 14
-    assert libc.copied_pages == 3
-    assert libc.degrees == {1: 3, 2: 2}
+    assert (libc.copied_pages, libc.copied_frames) == (3, 3)
+    assert sharing.degrees[0] == {1: 3, 2: 2}
     assert libc.saved_pages == 2
-    assert libc.mappers == (Mapper(1, 6, 4, 1), Mapper(2, 6, 3, 2))
-    assert (copy.frames, copy.mappers) == (2, (Mapper(3, 4, 2, 0),))
-    assert (shm.frames, shm.copied_pages, shm.degrees) == (1, 0, {1: 1})
+    assert sharing.mappers[0] == [Mapper(1, 6, 4, 1), Mapper(2, 6, 3, 2)]
+    assert (libc.processes, copy.processes) == (2, 1)
+    assert (copy.frames, sharing.mappers[1]) == (2, [Mapper(3, 4, 2, 0)])
+    assert (shm.frames, shm.copied_pages, sharing.degrees[2]) == (1, 0, {1: 1})
 
 
 def test_the_totals_say_what_sharing_saves(sharing: Sharing) -> None:
@@ -116,7 +117,7 @@ def test_the_totals_say_what_sharing_saves(sharing: Sharing) -> None:
 
 def test_without_frame_numbers_only_what_is_known_is_told() -> None:
     builder = SnapshotBuilder("live")
-    builder.add_process(1)
+    builder.add_process(Process(1))
     builder.add_vma(1, 4096, 5 * 4096, "r--p", 0, -1, "")
     once = PageFlags.PRESENT | PageFlags.EXCLUSIVE
     builder.add_pages(1, [1, 2, 3], [0, 0, 0], [once, PageFlags.PRESENT, 5])
@@ -145,7 +146,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     frames = draw(st.integers(1, 12))
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=frames, max_size=frames))
     for pid in range(1, draw(st.integers(1, 5)) + 1):
-        builder.add_process(pid)
+        builder.add_process(Process(pid))
         start = 1
         for size in draw(st.lists(st.integers(1, 6), max_size=4)):
             file = draw(st.sampled_from([-1, *files]))
@@ -172,7 +173,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 def test_the_identities_hold(snapshot: Snapshot, scope: Scope, batch: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # the result must not depend on where a batch ends
-        patch.setattr(tables.Snapshot.page_batches, "__defaults__", (batch,))
+        patch.setattr(counting, "_PAGES_AT_ONCE", batch)
         sharing = Sharing(snapshot, scope)
     pss = sum((process.pss for process in sharing.processes), Fraction(0))
     if scope is Scope.GROUP:
@@ -184,14 +185,17 @@ def test_the_identities_hold(snapshot: Snapshot, scope: Scope, batch: int) -> No
         usage = process.usage
         assert usage.uss <= process.pss <= usage.rss
         assert usage.rss == usage.uss + usage.shared_clean + usage.shared_dirty
-        vmas = [sharing.vmas(process.pid)]
+        vmas = sharing.vmas(process.number)
+        assert process.pss == sum(vma.pss for vma in vmas)
         for name in ("rss", "shared_dirty", "private_clean", "anonymous", "swap", "kernel_pss"):
-            assert getattr(usage, name) == sum(getattr(v.usage, name) for v in vmas[0])
+            assert getattr(usage, name) == sum(getattr(v.usage, name) for v in vmas)
         # rounding down loses less than 1/4096 byte a page
         assert 0 <= process.pss * 4096 * 4096 - usage.kernel_pss < max(usage.rss, 1)
     for file in sharing.files:
-        assert file.mapped_pages == sum(mapper.pages for mapper in file.mappers)
-        assert file.frames == sum(file.degrees.values()) <= file.cached_frames
+        assert file.mapped_pages == sum(by.pages for by in sharing.mappers[file.number])
+        assert file.processes == len(sharing.mappers[file.number])
+        degrees = sharing.degrees[file.number].values()
+        assert file.frames == sum(degrees) <= file.cached_frames
     assert (sharing.counted.vmas[:, Count.RSS] >= 0).all()
     assert sharing.totals.saved_pages >= 0
 

@@ -27,7 +27,7 @@ def test_link_prints_objects_and_bindings(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_link_json_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["link", "/bin/true", "--json"]) == 0
+    assert run(["link", "/bin/true", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [os.path.basename(item["path"]) for item in document["objects"]] == [
         "true",
@@ -113,7 +113,7 @@ def test_cost_and_its_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pages at load" in capsys.readouterr().out
     assert run(["cost", LIBZ, "--budget", "0"]) == 1
     assert "over the budget of 0" in capsys.readouterr().err
-    assert run(["cost", LIBZ, "--json", "--budget", "1000"]) == 0
+    assert run(["cost", LIBZ, "-f", "json", "--budget", "1000"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document[0]["pages"]["copied"] >= 1
     page_map = document[0]["page_map"]
@@ -151,7 +151,7 @@ def test_every_key_of_json_is_documented(
     documented = {
         name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"[a-z_]+", code)
     }
-    for line in ("link /bin/ls --json", "link /bin/true --check --json", f"cost {LIBZ} --json"):
+    for line in ("link /bin/ls -f json", "link /bin/true --check -f json", f"cost {LIBZ} -f json"):
         assert run(line.split(" ")) == 0
         found = keys(json.loads(capsys.readouterr().out))
         assert found <= documented, found - documented

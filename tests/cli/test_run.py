@@ -146,7 +146,7 @@ def test_stop_at_entry_and_main_is_before_the_program_prints() -> None:
 
 
 def test_timeline_tells_events_in_their_order() -> None:
-    lines = run("--timeline", "true").stderr.splitlines()
+    lines = run("-f", "timeline", "true").stderr.splitlines()
     assert "event" in lines[0]
     assert any("copy-on-write" in line and "libc.so.6" in line for line in lines)
     assert [int(line.split()[0]) for line in lines[1:]] == list(range(len(lines) - 1))

@@ -1,12 +1,13 @@
 """`samepage top`: by Textual's pilot, and in a real terminal."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,11 +17,14 @@ pytest.importorskip("textual", reason="Textual is not installed (the extra samep
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
-from samepage.live.capture import read_system
-from samepage.live.summary import Summary
+from samepage.analysis.sharing import Sharing
+from samepage.live.capture import capture
+from samepage.records import fields
 from samepage.report import top_views
 from samepage.report.top_app import TopApp
 from samepage.report.top_views import View
+from samepage.snapshot.columns import Frames, Snapshot
+from tests.analysis.sample import sample
 
 SIZE = (80, 24)
 
@@ -39,6 +43,10 @@ def frames_are_visible() -> bool:
     with open("/proc/self/pagemap", "rb") as pagemap:
         pagemap.seek(id(object) // 4096 * 8)
         return int.from_bytes(pagemap.read(8), "little") & ((1 << 55) - 1) != 0
+
+
+def source(pids: list[int]) -> Callable[[], Snapshot]:
+    return lambda: capture(pids)
 
 
 async def loaded(app: TopApp, pilot: Pilot[None]) -> None:
@@ -63,7 +71,7 @@ def place(app: TopApp) -> str:
 
 @pytest.mark.asyncio
 async def test_processes_are_shown_sorted_and_reversed(sleepers: list[int]) -> None:
-    app = TopApp(sleepers)
+    app = TopApp(source(sleepers))
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
         assert sorted(column(app, 1)) == sorted(map(str, sleepers))
@@ -78,7 +86,7 @@ async def test_processes_are_shown_sorted_and_reversed(sleepers: list[int]) -> N
 
 @pytest.mark.asyncio
 async def test_the_filter_narrows_while_it_is_typed(sleepers: list[int]) -> None:
-    app = TopApp(sleepers)
+    app = TopApp(source(sleepers))
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
         await pilot.press("slash", *"1001")
@@ -93,7 +101,7 @@ async def test_the_filter_narrows_while_it_is_typed(sleepers: list[int]) -> None
 @pytest.mark.asyncio
 @pytest.mark.skipif(not frames_are_visible(), reason="frame numbers need CAP_SYS_ADMIN")
 async def test_a_process_is_opened_down_to_its_pages(sleepers: list[int]) -> None:
-    app = TopApp(sleepers[:1])
+    app = TopApp(source(sleepers[:1]))
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
         await pilot.press("enter")
@@ -117,7 +125,7 @@ async def test_a_process_is_opened_down_to_its_pages(sleepers: list[int]) -> Non
 
 @pytest.mark.asyncio
 async def test_a_file_is_opened_down_to_its_frames(sleepers: list[int]) -> None:
-    app = TopApp(sleepers)
+    app = TopApp(source(sleepers))
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
         await pilot.press("f")
@@ -125,56 +133,71 @@ async def test_a_file_is_opened_down_to_its_frames(sleepers: list[int]) -> None:
         await pilot.press("enter")
         assert "processes" in place(app)
         await pilot.press("u")
-        assert column(app, 0) == [str(os.getuid())]
+        assert column(app, 0) == [pwd.getpwuid(os.getuid()).pw_name]
 
 
 def test_without_frames_nothing_is_said_of_them(sleepers: list[int]) -> None:
-    capture = read_system(sleepers)
-    capture.frames_visible = False
-    summary = Summary(capture)
+    snapshot = capture(sleepers)
+    frames = snapshot.frames
+    snapshot.frames = Frames(*(getattr(frames, name)[:0] for name in fields(frames)))
+    snapshot.pages.frame[:] = 0
+    sharing = Sharing(snapshot)
 
     def shown(view: View, title: str) -> set[str]:
         number = [column.title for column in view.columns].index(title)
         return {view.columns[number].show(row.values[number]) for row in view.rows}
 
-    files = top_views.files(summary)
+    files = top_views.files(sharing)
     assert shown(files, "FRAMES") == shown(files, "SAVED") == {"?"}
     assert shown(files, "MAPPED") != {"?"}
-    users = top_views.users(summary)
-    assert shown(users, "OWN") == shown(users, "FRAMES") == {"?"}
-    assert all("0 frames" not in row.opens(summary).title for row in files.rows if row.opens)
+    users = top_views.users(sharing)
+    assert shown(users, "FREED") == shown(users, "FRAMES") == {"?"}
+    assert all("0 frames" not in row.opens(sharing).title for row in files.rows if row.opens)
 
 
 @pytest.mark.asyncio
 async def test_it_refreshes_and_keeps_the_cursor(sleepers: list[int]) -> None:
-    app = TopApp(sleepers, interval=0.2)
+    app = TopApp(source(sleepers), interval=0.2)
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
         await pilot.press("down")
         chosen = app._cursors[-1]
-        first = app._summary
+        first = app._sharing
         for _ in range(400):
             await pilot.pause(0.05)
-            if app._summary is not first:
+            if app._sharing is not first:
                 break
-        assert app._summary is not first
+        assert app._sharing is not first
         cursor = table(app).cursor_row
         assert str(table(app).get_row_at(cursor)[1]) == chosen
         await pilot.press("space")
         await pilot.pause(0.5)
-        paused = app._summary
+        paused = app._sharing
         await pilot.pause(0.6)
-        assert app._summary is paused
+        assert app._sharing is paused
 
 
 @pytest.mark.asyncio
 async def test_everything_fits_80_columns(sleepers: list[int]) -> None:
-    app = TopApp(sleepers)
+    app = TopApp(source(sleepers))
     async with app.run_test(size=SIZE) as pilot:
         await loaded(app, pilot)
-        for key in ("p", "f", "c", "u", "p", "enter", "enter"):
+        for key in ("p", "f", "g", "c", "u", "p", "enter", "enter"):
             await pilot.press(key)
             assert table(app).max_scroll_x == 0, key
+
+
+@pytest.mark.asyncio
+async def test_a_model_run_is_shown_once() -> None:
+    app = TopApp(sample, interval=None)
+    async with app.run_test(size=SIZE) as pilot:
+        await loaded(app, pilot)
+        assert column(app, 0) == ["a -x", "b", "c"]
+        assert "one snapshot" in str(app.query_one("#sums", Static).render())
+        await pilot.press("enter")
+        assert column(app, 0)[0] == "000000100000"
+        await pilot.press("g")
+        assert column(app, 0) == ["/bin/a", "/bin/b", "/bin/c"]
 
 
 def test_without_a_terminal_it_says_so() -> None:

@@ -25,7 +25,7 @@ NO_LIVE = why_no_frames()
 def story() -> Any:
     """The whole story once, by way of the command line and its JSON."""
     result = subprocess.run(
-        [*PROGRAM, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [*PROGRAM, "-f", "json"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     assert result.stderr == ""
     return json.loads(result.stdout)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from live_processes import KEYS, group_members, needs_frames, read_smaps
 
-from samepage.live.accounting import account
-from samepage.live.capture import read_system
+from samepage.analysis.sharing import Sharing
+from samepage.live.capture import capture
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 Start = Callable[[str], int]
@@ -128,29 +128,32 @@ def assert_equal_to_smaps(pids: list[int]) -> None:
 
 def _differences_from_smaps(pids: list[int]) -> dict[int, object]:
     """Return what differs, by the number of the VMA."""
-    capture = read_system(pids)
-    assert [process.pid for process in capture.processes] == pids
-    sums = account(capture)
-    smaps = [read_smaps(pid) for pid in pids]
-    assert len(capture.vmas) == sum(len(vmas) for vmas in smaps)
+    snapshot = capture(pids)
+    snapshot.check()
+    assert [process.pid for process in snapshot.processes] == pids
+    sharing = Sharing(snapshot)
     differences: dict[int, object] = {}
-    for vma in range(len(capture.vmas)):
-        kernel = smaps[capture.vmas.process[vma]][int(capture.vmas.start[vma])]
-        columns = (
-            sums.rss,
-            sums.shared_clean,
-            sums.shared_dirty,
-            sums.private_clean,
-            sums.private_dirty,
-            sums.anonymous,
-            sums.swapped,
-        )
-        ours = [int(sums.pss_kb[vma]), *(int(column[vma]) * 4 for column in columns)]
-        theirs = [kernel[key] for key in KEYS]
-        if ours != theirs:
-            name = capture.vmas.mappings[capture.vmas.mapping[vma]].name
-            pairs = zip(ours, theirs, strict=True)
-            differences[vma] = (name, dict(zip(KEYS, pairs, strict=True)))
+    for number, pid in enumerate(pids):
+        smaps = read_smaps(pid)
+        vmas = sharing.vmas(number)
+        assert len(vmas) == len(smaps)
+        for vma in vmas:
+            usage = vma.usage
+            columns = (
+                usage.rss,
+                usage.shared_clean,
+                usage.shared_dirty,
+                usage.private_clean,
+                usage.private_dirty,
+                usage.anonymous,
+                usage.swap,
+            )
+            ours = [usage.pss_kib, *(pages * 4 for pages in columns)]
+            theirs = [smaps[vma.start][key] for key in KEYS]
+            if ours != theirs:
+                pairs = zip(ours, theirs, strict=True)
+                difference = dict(zip(KEYS, pairs, strict=True))
+                differences[vma.number] = (vma.mapping.name, difference)
     return differences
 
 
@@ -168,19 +171,19 @@ def test_transparent_huge_pages(stopped_program: Start) -> None:
     leader = stopped_program(HUGE)
     pids = group_members(leader)
     assert_equal_to_smaps(pids)
-    capture = read_system(pids)
-    huge = (capture.pages.flags & PageFlags.HUGE) != 0
+    snapshot = capture(pids)
+    huge = (snapshot.pages.flags & PageFlags.HUGE) != 0
     assert huge.sum() >= 2 * 3 * 512  # the parent's last three, and the child's, at least
 
 
 def test_zero_pages_are_present_and_in_no_sum(stopped_program: Start) -> None:
     pid = stopped_program(ZERO)
     assert_equal_to_smaps([pid])
-    capture = read_system([pid])
-    zero = capture.frames.kind == FrameKind.ZERO
+    snapshot = capture([pid])
+    zero = snapshot.frames.kind == FrameKind.ZERO
     assert zero.sum() == 1
     row = int(zero.nonzero()[0][0])
-    assert (capture.pages.frame == row).sum() >= 63
+    assert (snapshot.pages.frame == row).sum() >= 63
 
 
 def test_pages_given_up_by_madv_free_are_clean(stopped_program: Start) -> None:
@@ -232,7 +235,7 @@ def swap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_pages_in_swap_and_back_from_it(swap: None, stopped_program: Start) -> None:
     pid = stopped_program(SWAPPED)
     assert_equal_to_smaps([pid])
-    assert account(read_system([pid])).swapped.sum() >= 200
+    assert Sharing(capture([pid])).totals.swapped_pages >= 200
 
 
 def test_shared_memory_that_was_read_first_and_then_written(stopped_program: Start) -> None:
@@ -285,12 +288,12 @@ def test_hugetlb_pages_are_told_apart_and_not_resident(
     pid = stopped_program(HUGETLB)
     assert_equal_to_smaps([pid])
     for all_flags in (True, False):
-        capture = read_system([pid], all_flags=all_flags)
-        assert (capture.frames.kind == FrameKind.HUGETLB).sum() == 2 * 512
+        snapshot = capture([pid], all_flags=all_flags)
+        assert (snapshot.frames.kind == FrameKind.HUGETLB).sum() == 2 * 512
 
 
 def test_pages_merged_by_ksm(stopped_program: Start) -> None:
     pid = stopped_program(KSM)
     assert_equal_to_smaps([pid])
-    capture = read_system([pid])
-    assert (capture.frames.kind == FrameKind.KSM).sum() == 4
+    snapshot = capture([pid])
+    assert (snapshot.frames.kind == FrameKind.KSM).sum() == 4

@@ -5,14 +5,13 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from proc_tree import PRESENT, ProcTree, maps_line
 
 from samepage.live import background
 from samepage.live.background import BackgroundCollector
-from samepage.live.capture import read_system
-from samepage.live.system import Capture
+from samepage.live.capture import capture
+from samepage.snapshot.columns import Snapshot
 
 PIDS = range(10, 40)
 
@@ -26,29 +25,30 @@ def tree(tmp_path: Path) -> ProcTree:
     return tree
 
 
-def contents(capture: Capture) -> tuple[list[int], list[int], list[int]]:
-    frames = np.append(capture.frames.frame, 0)[capture.pages.frame]
-    vpages = capture.pages.vpages(0, len(capture.pages))
-    return [process.pid for process in capture.processes], vpages.tolist(), frames.tolist()
+def contents(snapshot: Snapshot) -> tuple[list[int], list[int], list[int]]:
+    every = slice(0, len(snapshot.pages))
+    frames = snapshot.frame_numbers(every)
+    vpages = snapshot.pages.vpages(every.start, every.stop)
+    return [process.pid for process in snapshot.processes], vpages.tolist(), frames.tolist()
 
 
 def test_it_collects_what_this_process_would(tree: ProcTree) -> None:
-    expected = read_system(PIDS, proc=tree.proc)
+    expected = capture(PIDS, proc=tree.proc)
     collector = BackgroundCollector(PIDS, proc=tree.proc)
-    capture = read_system(PIDS, proc=tree.proc, collector=collector)
-    assert contents(capture) == contents(expected)
-    assert capture.tally.captured == len(PIDS)
+    snapshot = capture(PIDS, proc=tree.proc, collector=collector)
+    assert contents(snapshot) == contents(expected)
+    assert snapshot.meta["processes_captured"] == str(len(PIDS))
 
 
 def test_what_was_read_is_cut_out_of_the_file(
     tree: ProcTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "_RELEASE", 4096)
-    expected = read_system(PIDS, proc=tree.proc)
+    expected = capture(PIDS, proc=tree.proc)
     collector = BackgroundCollector(PIDS, proc=tree.proc)
     file = os.dup(collector._file)
-    capture = read_system(PIDS, proc=tree.proc, collector=collector)
-    assert contents(capture) == contents(expected)
+    snapshot = capture(PIDS, proc=tree.proc, collector=collector)
+    assert contents(snapshot) == contents(expected)
     assert os.fstat(file).st_blocks * 512 < os.fstat(file).st_size
     os.close(file)
 
@@ -62,6 +62,6 @@ def test_a_child_that_is_killed_is_replaced(tree: ProcTree) -> None:
     os.kill(collector._child, signal.SIGKILL)
     (base / "cgroup").unlink()
     (base / "cgroup").write_bytes(b"0::/\n")
-    capture = read_system(PIDS, proc=tree.proc, collector=collector)
-    assert contents(capture) == contents(read_system(PIDS, proc=tree.proc))
-    assert capture.tally.captured == len(PIDS)
+    snapshot = capture(PIDS, proc=tree.proc, collector=collector)
+    assert contents(snapshot) == contents(capture(PIDS, proc=tree.proc))
+    assert snapshot.meta["processes_captured"] == str(len(PIDS))

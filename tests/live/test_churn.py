@@ -4,8 +4,8 @@ import subprocess
 import sys
 import time
 
-from samepage.live.capture import capture, read_system
-from samepage.live.summary import Summary
+from samepage.analysis.sharing import Sharing
+from samepage.live.capture import capture
 
 CHURN = """
 import mmap, os, sys
@@ -29,12 +29,13 @@ def test_a_system_in_motion_is_read_without_error() -> None:
     try:
         captures = 0
         while time.monotonic() < end:
-            summary = Summary(read_system())
-            assert summary.total.frames <= summary.total.rss or not summary.total.frames
-            assert summary.processes
-            assert summary.files
-            # The snapshot proves all of its invariants when it is built.
-            assert capture().processes.num_rows > 3
+            snapshot = capture()
+            snapshot.check()
+            assert len(snapshot.processes) > 3
+            sharing = Sharing(snapshot)
+            assert sharing.totals.frames <= sharing.totals.resident_pages
+            assert sharing.processes
+            assert sharing.files
             captures += 1
         assert captures
     finally:

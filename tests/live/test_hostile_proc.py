@@ -13,10 +13,15 @@ from samepage.abi.pagemap import Kpf
 from samepage.analysis.sharing import Sharing
 from samepage.errors import SamepageError
 from samepage.live import patience
-from samepage.live.capture import capture, read_system
+from samepage.live.capture import capture
 from samepage.live.maps import MapsParser
 from samepage.live.procfs import Tally
+from samepage.snapshot.columns import Snapshot
 from samepage.snapshot.kinds import FrameKind
+
+
+def vpages(snapshot: Snapshot) -> list[int]:
+    return snapshot.pages.vpages(0, len(snapshot.pages)).tolist()
 
 
 @pytest.fixture
@@ -30,24 +35,20 @@ def test_pages_are_read_without_the_ioctl(tree: ProcTree) -> None:
     tree.frame(7, 1, Kpf.ANON | Kpf.SWAPBACKED)
     tree.frame(9, 3, 0)
     snapshot = capture(proc=tree.proc)
-    assert snapshot.pages["vpage"].to_pylist() == [0x400, 0x402, 0x403]
-    assert snapshot.pages["frame"].to_pylist() == [7, 0, 9]
-    assert snapshot.frames["kind"].to_pylist() == [FrameKind.ANON, FrameKind.FILE]
-    assert snapshot.frames["mapcount"].to_pylist() == [1, 3]
-    process = snapshot.processes.to_pylist()[0]
-    assert (process["comm"], process["argv"], process["uid"]) == (
-        "a (b) c",
-        ["a", "b c"],
-        os.getuid(),
-    )
-    assert (process["ppid"], process["minor_faults"], process["major_faults"]) == (1, 70, 8)
+    assert vpages(snapshot) == [0x400, 0x402, 0x403]
+    assert snapshot.frame_numbers(slice(0, 3)).tolist() == [7, 0, 9]
+    assert snapshot.frames.kind.tolist() == [FrameKind.ANON, FrameKind.FILE]
+    assert snapshot.frames.mapcount.tolist() == [1, 3]
+    (process,) = snapshot.processes
+    assert (process.comm, process.argv, process.uid) == ("a (b) c", ("a", "b c"), os.getuid())
+    assert (process.ppid, process.minor_faults, process.major_faults) == (1, 70, 8)
 
 
 def test_a_short_pagemap_is_counted_and_keeps_what_it_has(tree: ProcTree) -> None:
     tree.process(10, maps_line(0x400000, 0x800000), {0x400: PRESENT | 7})
-    result = read_system(proc=tree.proc)
+    result = capture(proc=tree.proc)
     assert len(result.pages) == 1
-    assert result.tally.changed == 1
+    assert result.meta["processes_changed"] == "1"
 
 
 def test_a_reservation_of_terabytes_is_not_read_page_by_page(tree: ProcTree) -> None:
@@ -60,7 +61,7 @@ def test_a_reservation_of_terabytes_is_not_read_page_by_page(tree: ProcTree) -> 
     )
     os.truncate(base / "pagemap", (end >> 12) * 8)
     started = time.monotonic()
-    assert len(read_system(proc=tree.proc).pages) == 1
+    assert len(capture(proc=tree.proc).pages) == 1
     assert time.monotonic() - started < 5
 
 
@@ -69,8 +70,8 @@ def test_pages_outside_of_all_mappings_are_left_out_and_counted(tree: ProcTree) 
     maps = maps_line(0x400000, 0x401000) + maps_line(0x403000, 0x404000)
     tree.process(10, maps, {vpage: PRESENT | vpage for vpage in range(0x400, 0x404)})
     snapshot = capture(proc=tree.proc)
-    assert snapshot.pages["vpage"].to_pylist() == [0x400, 0x403]
-    assert snapshot.meta_dict()["processes_changed"] == "1"
+    assert vpages(snapshot) == [0x400, 0x403]
+    assert snapshot.meta["processes_changed"] == "1"
 
 
 def test_an_anonymous_page_that_is_freed_meanwhile_is_no_page_of_a_file(tree: ProcTree) -> None:
@@ -80,14 +81,14 @@ def test_an_anonymous_page_that_is_freed_meanwhile_is_no_page_of_a_file(tree: Pr
     tree.frame(7, 0, 0)
     tree.frame(9, 1, 0)
     snapshot = capture(proc=tree.proc)
-    assert snapshot.frames["kind"].to_pylist() == [FrameKind.ANON, FrameKind.FILE]
-    assert snapshot.frames["file"].to_pylist() == [-1, 0]
+    assert snapshot.frames.kind.tolist() == [FrameKind.ANON, FrameKind.FILE]
+    assert snapshot.frames.file.tolist() == [-1, 0]
     assert Sharing(snapshot).totals.copied_pages == 1
 
 
 def test_a_mapping_that_is_there_twice_is_read_once(tree: ProcTree) -> None:
     tree.process(10, 2 * maps_line(0x400000, 0x402000), {0x401: PRESENT | 7})
-    assert capture(proc=tree.proc).pages["vpage"].to_pylist() == [0x401]
+    assert vpages(capture(proc=tree.proc)) == [0x401]
 
 
 def test_a_process_that_cannot_be_read_is_counted(tree: ProcTree) -> None:
@@ -95,9 +96,9 @@ def test_a_process_that_cannot_be_read_is_counted(tree: ProcTree) -> None:
     for pid, target in ((11, "/dev/null/none"), (12, "maps")):
         (tree.path / str(pid)).mkdir()
         (tree.path / str(pid) / "maps").symlink_to(target)  # ENOTDIR, ELOOP
-    result = read_system(proc=tree.proc)
+    result = capture(proc=tree.proc)
     assert [process.pid for process in result.processes] == [10]
-    assert result.tally.denied == 2
+    assert result.meta["processes_denied"] == "2"
 
 
 def test_a_kernel_thread_that_cannot_be_read_has_no_memory(tree: ProcTree) -> None:
@@ -106,8 +107,8 @@ def test_a_kernel_thread_that_cannot_be_read_has_no_memory(tree: ProcTree) -> No
         (tree.path / str(pid) / "maps").symlink_to("/dev/null/none")
         fields = ["S", *["0"] * 19, str(size), *["0"] * 29]  # vsize is the 23rd of proc(5)
         (tree.path / str(pid) / "stat").write_text(f"{pid} (k) {' '.join(fields)}\n")
-    tally = read_system(proc=tree.proc).tally
-    assert (tally.denied, tally.without_memory) == (1, 1)
+    meta = capture(proc=tree.proc).meta
+    assert (meta["processes_denied"], meta["processes_without_memory"]) == ("1", "1")
 
 
 def test_processes_that_vanish_half_way_are_counted(tree: ProcTree) -> None:
@@ -115,10 +116,10 @@ def test_processes_that_vanish_half_way_are_counted(tree: ProcTree) -> None:
         base = tree.process(pid, maps_line(0x400000, 0x401000), {0x400: PRESENT | 7})
         if missing:
             (base / missing).unlink()
-    result = read_system(proc=tree.proc)
+    result = capture(proc=tree.proc)
     assert [process.pid for process in result.processes] == [13]
-    assert result.tally.vanished == 3
-    assert result.tally.captured == 1
+    assert result.meta["processes_vanished"] == "3"
+    assert result.meta["processes_captured"] == "1"
 
 
 def test_a_process_that_blocks_its_readers_is_given_up(
@@ -209,13 +210,13 @@ def test_every_line_of_a_kernel_is_understood(lines: list[tuple[int, int, bytes]
     tally = Tally()
     parser = MapsParser(tally)
     parser.add([(3, b"".join(text for _, _, text in kept))])
-    vmas = parser.vmas()
-    assert [
-        (s >> 12, e >> 12) for s, e in zip(vmas.start.tolist(), vmas.end.tolist(), strict=True)
-    ] == [(start, end) for start, end, _ in kept]
+    _, starts, ends, mappings = parser.vmas()
+    assert [(s >> 12, e >> 12) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)] == [
+        (start, end) for start, end, _ in kept
+    ]
     assert tally.malformed == 0
     for row, (_, _, text) in enumerate(kept):
-        mapping = vmas.mappings[vmas.mapping[row]]
+        mapping = parser.mappings[mappings[row]]
         written = text.split(b" ", 4)[4].split(b" ", 1)[1].strip(b" ")[:-1]
         assert mapping.name.encode("utf-8", "surrogateescape") == written.lstrip(b" ")
 
@@ -241,8 +242,8 @@ def test_no_content_of_proc_breaks_a_capture(
         base = tree.process(pid, b"".join(lines), pages)
         for name in ("stat", "cgroup", "cmdline"):
             (base / name).write_bytes(noise)
-    # Building the snapshot checks all of its invariants.
     snapshot = capture(proc=tree.proc)
-    assert snapshot.processes.num_rows + int(
-        snapshot.meta_dict()["processes_without_memory"]
-    ) + int(snapshot.meta_dict()["processes_vanished"]) == len(processes)
+    snapshot.check()
+    assert len(snapshot.processes) + int(snapshot.meta["processes_without_memory"]) + int(
+        snapshot.meta["processes_vanished"]
+    ) == len(processes)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from live_processes import needs_frames
 
-from samepage.live.capture import read_system
-from samepage.live.inodes import File
-from samepage.live.summary import Summary
+from samepage.analysis.lost_sharing import lost_sharing
+from samepage.analysis.sharing import Sharing
+from samepage.live.capture import capture
+from samepage.snapshot.columns import File
 
 Start = Callable[[str], int]
 MAP = """
@@ -28,7 +29,7 @@ pytestmark = needs_frames
 
 
 def files_of(pid: int) -> dict[str, File]:
-    return {file.path: file for file in read_system([pid]).files}
+    return {file.path: file for file in capture([pid]).files}
 
 
 def test_deleted_files_and_names_that_look_like_it(stopped_program: Start, tmp_path: Path) -> None:
@@ -58,14 +59,13 @@ def test_a_library_replaced_by_an_upgrade_is_lost_sharing(
         "maps.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)); sum(maps[-1][::4096])"
     )
     pid = stopped_program(MAP.format(paths=[str(library)], then=then))
-    lost = Summary(read_system([pid])).lost
+    lost = lost_sharing(Sharing(capture([pid])))
     pages = (len(content) + 4095) // 4096
-    mine = [each for each in lost if each.files[0].file.build_id]
+    mine = [each for each in lost if str(library) in [twin.use.file.path for twin in each.twins]]
     assert len(mine) == 1
     # The system's own libc is a third inode with that content.
-    assert {row.file.path for row in mine[0].files} >= {str(library)}
-    assert any(row.file.deleted for row in mine[0].files)
-    assert mine[0].saved >= pages
+    assert any(twin.use.file.deleted for twin in mine[0].twins)
+    assert mine[0].saved_frames >= pages
 
 
 @pytest.fixture
@@ -106,10 +106,9 @@ def test_one_layer_under_two_overlay_mounts_is_one_file(
 ) -> None:
     paths = [str(point / "data") for point in overlays]
     pid = stopped_program(MAP.format(paths=paths, then=""))
-    capture = read_system([pid])
-    found = [row for row in Summary(capture).files if row.file.path in paths]
+    found = [use for use in Sharing(capture([pid])).files if use.file.path in paths]
     pages = (200000 + 4095) // 4096
-    assert [(row.mapped, row.frames) for row in found] == [(2 * pages, pages)]
+    assert [(use.mapped_pages, use.frames) for use in found] == [(2 * pages, pages)]
 
 
 def test_a_file_is_looked_at_through_the_mapping_when_its_path_leads_elsewhere(

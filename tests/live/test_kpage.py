@@ -7,9 +7,9 @@ import pytest
 from proc_tree import FILE, PRESENT, ProcTree, maps_line
 
 from samepage.abi.pagemap import Kpf
-from samepage.live.capture import read_system
+from samepage.live.capture import capture
 from samepage.live.kpage import read_flags
-from samepage.snapshot.kinds import FrameKind
+from samepage.snapshot.kinds import FrameKind, PageFlags
 
 
 @pytest.fixture
@@ -68,6 +68,6 @@ def test_all_pages_of_a_large_folio_of_shared_memory_are_shared_memory_and_dirty
         tree.frame(frame, 2, Kpf.COMPOUND_TAIL | Kpf.THP | Kpf.MMAP)
     pages = {0x400 + page: PRESENT | FILE | 16 + page for page in range(4)}
     tree.process(10, maps_line(0x400000, 0x404000, "rw-s 00000000 00:01 5 /dev/shm/x"), pages)
-    frames = read_system(proc=tree.proc).frames
-    assert set(frames.kind.tolist()) == {FrameKind.SHMEM}
-    assert frames.dirty.all()
+    snapshot = capture(proc=tree.proc)
+    assert set(snapshot.frames.kind.tolist()) == {FrameKind.SHMEM}
+    assert ((snapshot.pages.flags & PageFlags.DIRTY) != 0).all()

@@ -11,10 +11,10 @@ from live_processes import needs_frames
 from proc_tree import PRESENT, ProcTree, maps_line
 
 from samepage.abi.pagemap import Kpf
+from samepage.analysis.sharing import Sharing
 from samepage.live import ksm
-from samepage.live.capture import capture, read_system
-from samepage.live.summary import Summary
-from samepage.report.live_text import live_text
+from samepage.live.capture import capture
+from samepage.report.text import notes
 from samepage.snapshot.kinds import FrameKind
 
 PLAIN = Kpf.ANON | Kpf.SWAPBACKED | Kpf.LRU | Kpf.KSM
@@ -45,8 +45,8 @@ def add(tree: ProcTree, pid: int, frames: list[list[int]], merged: list[int | No
 
 
 def kinds(tree: ProcTree) -> dict[int, FrameKind]:
-    frames = read_system(proc=tree.proc).frames
-    return {int(f): FrameKind(k) for f, k in zip(frames.frame, frames.kind, strict=True)}
+    frames = capture(proc=tree.proc).frames
+    return {int(f): FrameKind(k) for f, k in zip(frames.number, frames.kind, strict=True)}
 
 
 @needs_frames
@@ -86,7 +86,7 @@ def test_clean_and_large_frames_are_not_merged(tree: ProcTree) -> None:
     tree.frame(9, 1, MERGED | Kpf.THP | Kpf.COMPOUND_TAIL)
     add(tree, 10, [[6, 8, 9]], [None])
     assert set(kinds(tree).values()) == {FrameKind.ANON}
-    assert read_system(proc=tree.proc).ksm_unknown == 0
+    assert capture(proc=tree.proc).meta["frames_ksm_or_not_unknown"] == "0"
 
 
 def test_smaps_decides_where_all_or_none_of_a_vma_are_merged(tree: ProcTree) -> None:
@@ -108,13 +108,13 @@ def test_what_smaps_leaves_open_is_reported_as_unknown(tree: ProcTree) -> None:
         tree.frame(frame, 1, MERGED)
     add(tree, 10, [[5, 6, 7]], [1])
     assert set(kinds(tree).values()) == {FrameKind.ANON}
-    summary = Summary(read_system(proc=tree.proc), tree.proc)
-    text = "\n".join(live_text(summary, 5))
-    assert "merged by KSM: ? of 12 KiB (this kernel marks all anonymous pages" in text
-    assert capture(proc=tree.proc).meta_dict()["frames_ksm_or_not_unknown"] == "3"
+    snapshot = capture(proc=tree.proc)
+    text = "\n".join(notes(Sharing(snapshot)))
+    assert "Merged by KSM: ? of 12 KiB (this kernel marks all anonymous pages" in text
+    assert snapshot.meta["frames_ksm_or_not_unknown"] == "3"
 
 
 def test_a_smaps_without_the_field_decides_nothing(tree: ProcTree) -> None:
     tree.frame(5, 1, MERGED)
     add(tree, 10, [[5]], [None])
-    assert read_system(proc=tree.proc).ksm_unknown == 1
+    assert capture(proc=tree.proc).meta["frames_ksm_or_not_unknown"] == "1"

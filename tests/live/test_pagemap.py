@@ -10,11 +10,12 @@ from proc_tree import PRESENT, ProcTree, maps_line
 
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.abi.pagemap import Kpf
-from samepage.live.capture import read_system
+from samepage.live.capture import capture
 from samepage.live.maps import MapsParser
 from samepage.live.pagemap import Scanner, ScanUnsupported, end_of_memory
-from samepage.live.pages import Pages
 from samepage.live.procfs import Tally
+from samepage.snapshot.columns import Vmas, place
+from samepage.snapshot.pages import Pages
 
 VSYSCALL = maps_line(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, "--xp 00000000 00:00 0 [vsyscall]")
 LAYOUTS = {
@@ -49,9 +50,9 @@ def test_programs_at_the_usual_addresses_of_a_processor(layout: str, tmp_path: P
     tree.process(10, maps, pages)
     for frame in (7, 8, 9):
         tree.frame(frame, 1, Kpf.ANON | Kpf.SWAPBACKED)
-    capture = read_system(proc=tree.proc)
-    assert (capture.last - capture.first).tolist() == [2, 1, 0]
-    assert capture.tally.changed == 0
+    snapshot = capture(proc=tree.proc)
+    assert np.diff(snapshot.bounds).tolist() == [2, 1, 0]
+    assert snapshot.meta["processes_changed"] == "0"
 
 
 def test_virtual_pages_of_five_levels_keep_their_order() -> None:
@@ -67,7 +68,7 @@ def test_virtual_pages_of_five_levels_keep_their_order() -> None:
     parser = MapsParser(Tally())
     lines = maps_line(5 << 12, 8 << 12) + maps_line(high << 12, high + 2 << 12) + VSYSCALL
     parser.add([(0, lines), (1, maps_line(5 << 12, 9 << 12))])
-    first, last = pages.slices(parser.vmas())
+    first, last = place(Vmas(*parser.vmas(), []), pages)
     assert first.tolist() == [0, 3, 5, 5]
     assert last.tolist() == [3, 5, 5, 9]
 

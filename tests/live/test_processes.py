@@ -1,15 +1,23 @@
 """Names, users and containers as the kernel and the runtimes write them."""
 
+import io
 import os
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from samepage.errors import SamepageError
+from samepage.live.capture import capture
 from samepage.live.processes import find_container, parse_cgroup, parse_stat
 from samepage.live.procfs import read_file
 from samepage.live.select import find_processes
+from samepage.report import print_report
+from samepage.report.tables import Terminal
 
 ID = "0123456789abcdef" * 4
 
@@ -74,3 +82,37 @@ def test_processes_are_found_by_pid_and_by_name() -> None:
         find_processes(["4194305"])
     with pytest.raises(SamepageError, match="no process is called nothing-like-this"):
         find_processes(["nothing-like-this"])
+
+
+@pytest.fixture
+def titled() -> Iterator[int]:
+    """A process that wrote a title over its first argument, as puma and nginx do."""
+    title = "puma 6.4.3 (tcp://127.0.0.1:9292/x) [shop]"
+    sleep = os.path.realpath(shutil.which("sleep") or "")
+    with subprocess.Popen([title, "1000"], executable=sleep) as process:
+        for _ in range(1000):
+            if os.readlink(f"/proc/{process.pid}/exe") == sleep:
+                break
+            time.sleep(0.005)
+        yield process.pid
+        process.kill()
+
+
+def test_a_process_with_a_title_is_found_by_its_title_and_its_executable(
+    titled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_processes(["puma"]) == [titled]
+    assert titled in find_processes(["sleep"])
+    # Called through a link, as ruby is one to ruby3.1.
+    (tmp_path / "dozer").symlink_to(os.readlink(f"/proc/{titled}/exe"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert titled in find_processes(["dozer"])
+    with pytest.raises(SamepageError):
+        find_processes(["x) [shop]x"])
+
+
+def test_a_title_with_slashes_is_printed_from_its_beginning(titled: int) -> None:
+    stream = io.StringIO()
+    print_report(capture([titled]), Terminal(stream, 80))
+    (row,) = (line for line in stream.getvalue().splitlines() if str(titled) in line.split())
+    assert row.startswith("puma 6.4.3 (tcp://127.0")

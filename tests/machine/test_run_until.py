@@ -65,21 +65,21 @@ def test_the_timeline_names_functions_and_files_that_are_unmapped_by_then() -> N
     for name in ("true", "echo"):
         machine.run(machine.spawn([name]))
     snapshot = machine.snapshot()
-    paths = snapshot.files["path"].to_pylist()
-    events = snapshot.events.to_pylist()
+    paths = [file.path for file in snapshot.files]
+    events = snapshot.events
     libc = next(path for path in paths if path.endswith("/libc.so.6"))
     symbols = SymbolsByAddress(ElfFile.open(libc))
-    named = [event for event in events if event["symbol"]]
+    named = [event for event in events if event.symbol]
     assert named
     base = machine.guests[0].base_of("libc.so.6")
     checked = 0
     for event in named:
-        place = symbols.at(event["ip"] - base) if event["pid"] == machine.guests[0].pid else None
-        if place is not None and event["ip"] > base:
-            assert event["symbol"] == place.name
+        place = symbols.at(event.ip - base) if event.pid == machine.guests[0].pid else None
+        if place is not None and event.ip > base:
+            assert event.symbol == place.name
             checked += 1
     assert checked
-    assert "/etc/ld.so.cache" in {paths[e["file"]] for e in events if e["file"] >= 0}
-    assert all(e["ip"] == 0 for e in events if e["order"] < 5)
-    first = next(e for e in events if e["pid"] == machine.guests[1].pid)
-    assert first["ip"] == 0  # exec is the machine's, not the other program's
+    assert "/etc/ld.so.cache" in {paths[event.file] for event in events if event.file >= 0}
+    assert all(event.ip == 0 for event in events if event.order < 5)
+    first = next(event for event in events if event.pid == machine.guests[1].pid)
+    assert first.ip == 0  # exec is the machine's, not the other program's

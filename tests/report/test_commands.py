@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from samepage.cli.main import run
-from samepage.snapshot import store
+from samepage.snapshot import parquet
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
 from tests.analysis.sample import sample
 
 PROGRAM = [sys.executable, "-c", "from samepage.cli.main import main; main()"]
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("saved") / "snapshot"
-    store.write(sample(), directory)
+    parquet.write(sample(), directory)
     return str(directory)
 
 
@@ -49,12 +49,17 @@ def test_report_tells_of_one_file(saved: str, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("option", "start"),
-    [("--format=json", "{"), ("--format=html", "<!DOCTYPE"), ("--timeline", " order")],
+    [
+        ("--format=json", "{"),
+        ("--format=html", "<!DOCTYPE"),
+        ("-f timeline", " order"),
+        ("-f prometheus", "# HELP samepage_processes"),
+    ],
 )
 def test_report_prints_every_form(
     saved: str, option: str, start: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["report", saved, option]) == 0
+    assert run(["report", saved, *option.split()]) == 0
     assert capsys.readouterr().out.startswith(start)
 
 
@@ -70,7 +75,18 @@ def test_report_writes_a_file(saved: str, tmp_path: pathlib.Path) -> None:
         (["report", "/"], "samepage: /: not a snapshot (no meta.parquet)\n"),
         (["report", "/etc/passwd"], "samepage: /etc/passwd: not a snapshot (a snapshot is a"),
         (["diff", "/", "/"], "samepage: /: not a snapshot (no meta.parquet)\n"),
-        (["report", "/", "--timeline", "-f", "json"], "samepage: --timeline is a format of its"),
+        (
+            ["report", "/", "-f", "snapshot"],
+            "samepage: a snapshot is a directory: name one with -o",
+        ),
+        (
+            ["report", "/", "-f", "top", "-o", "x"],
+            "samepage: top is for the terminal: leave out -o",
+        ),
+        (
+            ["diff", "/", "/", "-o", "x.html"],
+            "samepage: cannot tell the format of x.html: use .txt",
+        ),
     ],
 )
 def test_what_is_no_snapshot_is_told_in_one_line(
@@ -86,7 +102,7 @@ def test_what_is_no_snapshot_is_told_in_one_line(
 def test_diff_tells_by_its_status_if_asked(
     saved: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write(Snapshot.empty(), tmp_path / "empty")
+    parquet.write(Snapshot.empty(), tmp_path / "empty")
     assert run(["diff", saved, saved, "--exit-code"]) == 0
     assert run(["diff", saved, str(tmp_path / "empty")]) == 0
     assert run(["diff", saved, str(tmp_path / "empty"), "--exit-code", "-f", "json"]) == 1
@@ -122,11 +138,11 @@ def test_an_encoding_that_lacks_a_name_is_no_error(
     form: str, shown: str, tmp_path: pathlib.Path
 ) -> None:
     builder = SnapshotBuilder("model")
-    builder.add_process(1, argv=["a"])
+    builder.add_process(Process(1, argv=("a",)))
     builder.add_vma(1, 0x1000, 0x2000, "r--p", 0, builder.add_file(1, 2, "/lib/grö漢.so"), "")
     builder.add_pages(1, [1], [9], [5])
     builder.add_frames([9], [1], [0], [0], [1], [0])
-    store.write(builder.build(), tmp_path / "snapshot")
+    parquet.write(builder.build(), tmp_path / "snapshot")
     done = subprocess.run(
         [*PROGRAM, "report", tmp_path / "snapshot", "-f", form],
         capture_output=True,

@@ -5,8 +5,8 @@ import json
 
 from samepage.analysis.diff import diff
 from samepage.report.diff import answer, print_diff, write_json
-from samepage.report.tables import console_for
-from samepage.snapshot.tables import Snapshot
+from samepage.report.tables import Terminal
+from samepage.snapshot.columns import Snapshot
 from tests.analysis.sample import sample
 
 
@@ -19,7 +19,7 @@ def test_no_difference_is_said_in_a_line() -> None:
 def test_what_changed_is_listed_within_the_width() -> None:
     for width in (40, 80, 200):
         stream = io.StringIO()
-        print_diff(diff(Snapshot.empty(), sample()), console_for(stream, width))
+        print_diff(diff(Snapshot.empty(), sample()), Terminal(stream, width))
         lines = stream.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert "3 new, 0 lost" in " ".join(" ".join(lines).split())

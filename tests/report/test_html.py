@@ -10,7 +10,7 @@ from samepage.analysis.sharing import Sharing
 from samepage.report.html import write
 from samepage.report.page_svg import COLUMNS, MOST_CELLS, css_class, picture
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Process, Snapshot
 from tests.analysis.sample import sample
 
 VOID = {"meta", "rect"}
@@ -77,8 +77,8 @@ def test_the_answer_and_the_numbers_are_there() -> None:
 def test_names_are_escaped() -> None:
     name = '</title><script>alert("1")</script>&amp;'
     builder = SnapshotBuilder("live", host=name)
-    builder.add_process(1, argv=[name], container=name)
-    builder.add_process(2)
+    builder.add_process(Process(1, argv=(name,), container=name))
+    builder.add_process(Process(2))
     file = builder.add_file(1, 1, name)
     builder.add_vma(1, 4096, 8192, "r--p", 0, file, name)
     builder.add_pages(1, [1], [9], [5])

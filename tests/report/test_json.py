@@ -10,7 +10,7 @@ import pytest
 from samepage.analysis.counting import Scope
 from samepage.analysis.sharing import Sharing
 from samepage.report.json import document, schema, write
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 from tests.analysis.sample import LIBC, sample
 
 

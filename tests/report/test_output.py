@@ -7,9 +7,10 @@ import threading
 import pytest
 
 from samepage.errors import SamepageError
-from samepage.report import format_of, write_report
+from samepage.report import write_report
+from samepage.report.forms import PROMETHEUS, REPORTS, SNAPSHOT, TEXT_OR_JSON, choose
 from samepage.report.output import replacing
-from samepage.snapshot import store
+from samepage.snapshot import parquet
 from tests.analysis.sample import sample
 
 
@@ -58,7 +59,11 @@ def test_the_suffix_tells_the_format(tmp_path: pathlib.Path) -> None:
         write_report(sample(), tmp_path / name)
         assert (tmp_path / name).read_text().startswith(start)
     write_report(sample(), tmp_path / "dir")
-    assert store.is_snapshot(tmp_path / "dir")
-    assert format_of("x.d/") == "snapshot"
+    assert parquet.is_snapshot(tmp_path / "dir")
+    assert choose("x.d/", None, REPORTS) is SNAPSHOT
+    assert choose("x.prom", None, REPORTS) is PROMETHEUS
+    assert choose("x.json", "prometheus", REPORTS) is PROMETHEUS
     with pytest.raises(SamepageError, match=r"cannot tell the format of x\.pdf"):
-        format_of("x.pdf")
+        choose("x.pdf", None, REPORTS)
+    with pytest.raises(SamepageError, match=r"cannot tell the format of x: use \.txt \.json$"):
+        choose("x", None, TEXT_OR_JSON)

@@ -1,7 +1,7 @@
 """The timeline: a line for each event."""
 
 from samepage.report.timeline import HEADER, lines
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Snapshot
 from tests.analysis.sample import sample
 
 

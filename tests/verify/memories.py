@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.columns import Process, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
-from samepage.snapshot.tables import Snapshot
 
 DIRTY = int(PageFlags.DIRTY)
 PRESENT = int(PageFlags.PRESENT)
@@ -39,7 +39,7 @@ class Memory:
         }
         for pid, vmas in self.vmas.items():
             minor, major = self.faults.get(pid, (0, 0))
-            builder.add_process(pid, minor_faults=minor, major_faults=major)
+            builder.add_process(Process(pid, minor_faults=minor, major_faults=major))
             for start, end, perms, offset, name in vmas:
                 builder.add_vma(
                     pid, start << 12, end << 12, perms, offset, files.get(name, -1), name

@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from samepage.snapshot.builder import SnapshotBuilder
+from samepage.snapshot.columns import Process, Snapshot
 from samepage.snapshot.kinds import FrameKind
-from samepage.snapshot.tables import Snapshot
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import DifferenceKind
 from tests.verify.memories import DIRTY, PRESENT, Frame, Memory, memories
@@ -171,7 +171,7 @@ def test_removed_files_are_told_apart_by_their_place() -> None:
 
     def memory(first: str, second: str, *, crossed: bool = False) -> Snapshot:
         builder = SnapshotBuilder("model")
-        builder.add_process(10, minor_faults=0, major_faults=0)
+        builder.add_process(Process(10, minor_faults=0, major_faults=0))
         base = 50 if first == second else 0
         files = [
             builder.add_file(1, base + number, name, deleted=True)

@@ -95,7 +95,7 @@ def test_a_state_file_is_kept_and_used(
     monkeypatch.setattr(corpus_module, "verify_group", _fake)
     listed, state = tmp_path / "c", tmp_path / "state.json"
     listed.write_text("a\ncrash\n")
-    arguments = ["verify", "--json", "--corpus", str(listed), "--state", str(state)]
+    arguments = ["verify", "-f", "json", "--corpus", str(listed), "--state", str(state)]
     assert run(arguments) == 2
     capsys.readouterr()
     kept = json.loads(state.read_text())["results"]

@@ -18,7 +18,7 @@ from samepage.lab.live_side import LiveSide
 from samepage.lab.scenario import Scenario
 from samepage.lab.side import observe
 from samepage.verify.corpus import read_corpus
-from samepage.verify.group import Options, Outcome, frames_are_told, verify_group
+from samepage.verify.group import Options, Outcome, verify_group
 from samepage.verify.lines import tell_record
 from samepage.verify.record import to_record
 
@@ -35,7 +35,7 @@ def _why_not() -> str | None:
         observation = observe(LiveSide(), Scenario([["true"]], ENVIRONMENT, timeout=20))
     except (SamepageError, OSError) as error:
         return f"programs cannot be observed here: {error}"
-    if not frames_are_told(observation.snapshot):
+    if not observation.snapshot.frames_visible:
         return "the kernel tells no frame numbers (root sees them)"
     return None
 

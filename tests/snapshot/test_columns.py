@@ -1,16 +1,19 @@
 """A snapshot that breaks an invariant is refused, and the table and row are named."""
 
-import array
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from samepage.errors import SamepageError
+from samepage.snapshot import parquet
 from samepage.snapshot.builder import SnapshotBuilder
-from samepage.snapshot.schema import TABLES
-from samepage.snapshot.tables import Snapshot
+from samepage.snapshot.columns import Event, Process, Snapshot
+
+Change = Callable[[Any], Any]
 
 
 def small() -> Snapshot:
@@ -18,32 +21,46 @@ def small() -> Snapshot:
     builder = SnapshotBuilder("model", kernel="test")
     lib = builder.add_file(1, 11, "/lib/libx.so", size=4096 * 9, build_id="ab")
     for pid in (20, 10):
-        builder.add_process(pid, argv=["prog", str(pid)], comm="prog", exe="/bin/prog")
+        builder.add_process(
+            Process(
+                pid,
+                argv=(
+                    "prog",
+                    str(pid),
+                ),
+                comm="prog",
+                exe="/bin/prog",
+            )
+        )
         builder.add_vma(pid, 0x8000, 0x9000, "rw-p", 0, -1, "[heap]")
         builder.add_vma(pid, 0x1000, 0x3000, "r-xp", 0x7000, lib, "/lib/libx.so")
         builder.add_pages(pid, [8, 1], [100 + pid, 50], [1, 5])
     builder.add_frames([120, 110, 50], [2, 2, 1], [-1, -1, lib], [0, 0, 7], [1, 1, 2], [0, 0, 0])
-    builder.add_event(1, 10, "mmap", address=0x1000, pages=2, file=lib, index=7)
+    builder.add_event(Event(1, 10, "mmap", address=0x1000, pages=2, file=lib, page=7))
     return builder.build()
 
 
-def replaced(table: str, row: int, column: str, value: Any) -> Snapshot:
-    """Return `small()` with one value of one table changed."""
-    tables = small().tables()
-    rows = tables[table].to_pylist()
-    rows[row][column] = value
-    tables[table] = pa.Table.from_pylist(rows, schema=TABLES[table])
-    return Snapshot(**tables)
+def complaint(directory: pathlib.Path, table: str, change: Change) -> str:
+    """Return what is said of `small()` when one of its tables in files was changed."""
+    parquet.write(small(), directory)
+    path = directory / f"{table}.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(SamepageError) as caught:
+        parquet.read(directory)
+    return caught.value.message
 
 
 def test_builder_sorts_every_table() -> None:
     snapshot = small()
-    assert snapshot.processes["pid"].to_pylist() == [10, 20]
-    assert snapshot.vmas["start"].to_pylist() == [0x1000, 0x8000] * 2
-    assert snapshot.pages["pid"].to_pylist() == [10, 10, 20, 20]
-    assert snapshot.pages["vpage"].to_pylist() == [1, 8, 1, 8]
-    assert snapshot.pages["frame"].to_pylist() == [50, 110, 50, 120]
-    assert snapshot.frames["frame"].to_pylist() == [50, 110, 120]
+    assert [process.pid for process in snapshot.processes] == [10, 20]
+    assert snapshot.vmas.start.tolist() == [0x1000, 0x8000] * 2
+    pages = snapshot.pages
+    assert pages.processes(0, len(pages)).tolist() == [0, 0, 1, 1]
+    assert pages.vpages(0, len(pages)).tolist() == [1, 8, 1, 8]
+    assert snapshot.frame_numbers(slice(0, 4)).tolist() == [50, 110, 50, 120]
+    assert snapshot.frames.number.tolist() == [50, 110, 120]
+    assert snapshot.frames.mapped.tolist() == [2, 1, 1]
+    assert snapshot.bounds.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_builder_interns_files_by_device_and_inode() -> None:
@@ -51,24 +68,13 @@ def test_builder_interns_files_by_device_and_inode() -> None:
     first = builder.add_file(1, 2, "/a")
     assert builder.add_file(1, 2, "/hard/link") == first
     assert builder.add_file(3, 2, "/a") != first
-    assert builder.build().files["path"].to_pylist() == ["/a", "/a"]
-
-
-def test_builder_takes_arrays_without_copying_them() -> None:
-    builder = SnapshotBuilder("live")
-    builder.add_process(1)
-    builder.add_vma(1, 0x1000, 0x5000, "rw-p", 0, -1, "")
-    vpages = np.array([1, 2], dtype=np.uint64)
-    builder.add_pages(1, vpages, array.array("Q", [5, 6]), array.array("H", [1, 1]))
-    builder.add_frames([5, 6], [2, 2], [-1, -1], [0, 0], [1, 1], [0, 0])
-    built = builder.build().pages["vpage"].chunk(0).to_numpy()
-    assert np.shares_memory(built, vpages)
+    assert [file.path for file in builder.build().files] == ["/a", "/a"]
 
 
 def test_builder_keeps_bytes_that_are_not_utf8_visible() -> None:
     builder = SnapshotBuilder("live")
     builder.add_file(1, 1, b"/tmp/\xff\xe4".decode("utf-8", "surrogateescape"))
-    assert builder.build().files["path"].to_pylist() == [r"/tmp/\xff\xe4"]
+    assert builder.build().files[0].path == r"/tmp/\xff\xe4"
 
 
 def test_builder_refuses_columns_of_different_lengths() -> None:
@@ -107,25 +113,29 @@ def test_unimplemented_syscalls_are_kept() -> None:
         ("processes", 1, "comm", None, "table processes, row 1: comm is null"),
         ("events", 0, "pid", 9, "table events, row 0: pid 9"),
         ("events", 0, "file", 9, "table events, row 0: file 9"),
-        ("meta", 0, "key", "x", "table meta has no row 'version'"),
-        ("meta", 2, "key", "unimplemented_syscall:x", "table meta, row 2: unimplemented_syscall:x"),
+        ("meta", 0, "key", "x", "meta.parquet: damaged: no version"),
+        ("meta", 1, "key", "x", "table meta has no row 'source'"),
+        ("meta", 2, "key", "unimplemented_syscall:x", "table meta: unimplemented_syscall:x"),
         ("meta", 2, "key", "source", "table meta, row 2: key 'source' occurs twice"),
     ],
 )
 def test_a_broken_invariant_names_table_and_row(
-    table: str, row: int, column: str, value: Any, message: str
+    tmp_path: pathlib.Path, table: str, row: int, column: str, value: Any, message: str
 ) -> None:
-    with pytest.raises(SamepageError) as caught:
-        replaced(table, row, column, value).check()
-    assert message in caught.value.message
+    def change(before: pa.Table) -> pa.Table:
+        rows = before.to_pylist()
+        rows[row][column] = value
+        return pa.Table.from_pylist(rows, schema=before.schema)
+
+    assert message in complaint(tmp_path / "s", table, change)
 
 
-def test_a_missing_column_and_a_wrong_type_are_named() -> None:
-    tables = small().tables()
-    tables["files"] = tables["files"].drop_columns(["ino"])
-    with pytest.raises(SamepageError, match="table files has no column ino"):
-        Snapshot(**tables).check()
-    tables = small().tables()
-    tables["files"] = tables["files"].set_column(2, "ino", pa.array([11], pa.int8()))
-    with pytest.raises(SamepageError, match="column ino is int8, not uint64"):
-        Snapshot(**tables).check()
+def test_a_missing_column_and_a_wrong_type_are_named(tmp_path: pathlib.Path) -> None:
+    def without(before: pa.Table) -> pa.Table:
+        return before.drop_columns(["ino"])
+
+    def other(before: pa.Table) -> pa.Table:
+        return before.set_column(2, "ino", pa.array([11], pa.int8()))
+
+    assert "table files has no column ino" in complaint(tmp_path / "s", "files", without)
+    assert "column ino is int8, not uint64" in complaint(tmp_path / "s", "files", other)

@@ -1,4 +1,4 @@
-"""A snapshot on disk: one Parquet file per table, in a directory that changes as a whole.
+"""A directory of files that changes as a whole.
 
 Somebody may read the directory while it is written again (a report over a capture that a
 timer repeats), and a writer may be killed at any instant, or the disk be full. So:
@@ -27,49 +27,28 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 from samepage.abi.fcntl import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE
 from samepage.errors import SamepageError
-from samepage.snapshot.check import check_types
-from samepage.snapshot.schema import SCHEMA_VERSION, TABLES, TOLD
-from samepage.snapshot.tables import Snapshot
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_ADDED = {"processes": ("start_time",), "vmas": TOLD}
-"""Columns that files of the same version may lack, since they were added later: all null then."""
 
-ROW_GROUP = 1 << 18
-"""Rows that are encoded at once: the writer's memory is some multiple of them."""
+@contextlib.contextmanager
+def replacing(directory: str | os.PathLike[str], names: Sequence[str]) -> Iterator[str]:
+    """Give a new directory that takes the place of `directory` when the block ends without error.
 
-
-def write(
-    snapshot: Snapshot,
-    directory: str | os.PathLike[str],
-    *,
-    pages: Iterable[pa.RecordBatch] | None = None,
-) -> None:
-    """Write the snapshot to `directory`, replacing a snapshot that is there, as a whole.
-
-    `pages` takes the place of the snapshot's own table, which may be empty then: batches of it
-    that are made as they are written. They are not checked; who makes them answers for them.
-
-    Raises `SamepageError` if it cannot be written (the old one is then untouched), or if
-    `directory` holds something that is not a snapshot.
+    `names` are the files that may be in it: one that holds any other is not replaced. Raises
+    `SamepageError` if it cannot be written; the old one is then untouched.
     """
     target = os.path.realpath(directory)
     try:
-        _refuse_other_contents(target)
+        _refuse_other_contents(target, names)
         _remove_leftovers(target)
         with _temporary_sibling(target) as temporary:
-            for name, table in snapshot.tables().items():
-                batches = pages if name == "pages" and pages is not None else table.to_batches()
-                _write_table(table.schema, batches, os.path.join(temporary, f"{name}.parquet"))
+            yield temporary
             _fsync(temporary)
             _swap(temporary, target)
             _fsync(os.path.dirname(target))
@@ -79,38 +58,19 @@ def write(
         ) from error
 
 
-def read(directory: str | os.PathLike[str]) -> Snapshot:
-    """Return the snapshot in `directory`, checked.
+@contextlib.contextmanager
+def reading(
+    directory: str | os.PathLike[str], names: Sequence[str]
+) -> Iterator[dict[str, IO[bytes]]]:
+    """Open the files of these names of one and the same directory; the first one marks it.
 
-    Raises `SamepageError` if it is missing, is no snapshot, lacks a table, was written by a
-    newer samepage, or is damaged; the message names the file.
+    Raises `SamepageError` if the directory or one of them is missing, or cannot be opened.
     """
-    shown = os.fspath(directory)
     with contextlib.ExitStack() as stack:
-        files = _open_tables(os.path.realpath(directory), shown, stack)
-        meta = _read_table(files["meta"], "meta", shown)
-        _check_version(meta, shown)
-        tables = {
-            name: meta if name == "meta" else _read_table(file, name, shown)
-            for name, file in files.items()
-        }
-    snapshot = Snapshot(**tables)
-    try:
-        snapshot.check()
-    except SamepageError as error:
-        raise SamepageError(f"{shown}: damaged {error.message}") from error
-    return snapshot
+        yield _open_files(os.path.realpath(directory), os.fspath(directory), names, stack)
 
 
-def is_snapshot(directory: str | os.PathLike[str]) -> bool:
-    """Tell whether `directory` looks like a snapshot: it has the `meta` table."""
-    return os.path.isfile(os.path.join(directory, "meta.parquet"))
-
-
-# Writing
-
-
-def _refuse_other_contents(target: str) -> None:
+def _refuse_other_contents(target: str, names: Sequence[str]) -> None:
     """A directory of somebody's own files must not be swapped away and removed."""
     try:
         entries = os.listdir(target)
@@ -118,7 +78,7 @@ def _refuse_other_contents(target: str) -> None:
         return
     except NotADirectoryError:
         raise SamepageError(f"cannot write snapshot {target}: it is a file") from None
-    foreign = sorted(set(entries) - {f"{name}.parquet" for name in TABLES})
+    foreign = sorted(set(entries) - set(names))
     if foreign:
         raise SamepageError(
             f"cannot write snapshot {target}: it holds {foreign[0]!r}, which is not part of a "
@@ -170,37 +130,6 @@ def _remove_leftovers(target: str) -> None:
             pass  # its writer lives
         finally:
             os.close(lock)
-
-
-def _write_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: str) -> None:
-    """Write one Parquet file, with a checksum on every page, down to the disk."""
-    deltas = {name for name in ("vpage", "frame") if name in schema.names}
-    with open(path, "wb") as file:
-        with pq.ParquetWriter(
-            file,
-            schema,
-            compression="zstd",
-            use_dictionary=[name for name in schema.names if name not in deltas],
-            column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
-            write_page_checksum=True,
-        ) as writer:
-            for rows in _row_groups(batches):
-                writer.write_table(pa.Table.from_batches(rows, schema), row_group_size=ROW_GROUP)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Yield the batches, small ones together: the pages of one process are seldom a row group."""
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        if waiting and rows + batch.num_rows > ROW_GROUP:
-            yield waiting
-            waiting, rows = [], 0
-        waiting.append(batch)
-        rows += batch.num_rows
-    yield waiting
 
 
 def _swap(temporary: str, target: str) -> None:
@@ -276,28 +205,25 @@ def _is_same(descriptor: int, path: str) -> bool:
         return False
 
 
-# Reading
-
-
-def _open_tables(target: str, shown: str, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Open every table's file of one and the same directory."""
+def _open_files(
+    target: str, shown: str, names: Sequence[str], stack: contextlib.ExitStack
+) -> dict[str, IO[bytes]]:
     while True:
         try:
             with contextlib.ExitStack() as attempt:
                 directory = _open_directory(target, shown, attempt)
                 try:
-                    names = dict.fromkeys(["meta", *TABLES])  # without meta it is no snapshot
-                    files = {name: _open_table(directory, name, attempt) for name in names}
+                    files = {name: _open_file(directory, name, attempt) for name in names}
                 except FileNotFoundError as error:
                     if not _is_same(directory, target) and os.path.exists(target):
                         continue  # swapped out and removed under our hands
-                    if error.filename == "meta.parquet":
-                        raise SamepageError(f"{shown}: not a snapshot (no meta.parquet)") from None
+                    if error.filename == names[0]:
+                        raise SamepageError(f"{shown}: not a snapshot (no {names[0]})") from None
                     raise SamepageError(f"{shown}: {error.filename} is missing") from None
                 stack.push(attempt.pop_all())
                 return files
         except OSError as error:
-            name = error.filename if str(error.filename).endswith(".parquet") else ""
+            name = error.filename if error.filename in names else ""
             raise SamepageError(
                 f"cannot read snapshot {os.path.join(shown, name) if name else shown}: "
                 f"{error.strerror or error}"
@@ -319,40 +245,7 @@ def _open_directory(target: str, shown: str, stack: contextlib.ExitStack) -> int
     raise SamepageError(f"{shown}: no such snapshot")
 
 
-def _open_table(directory: int, name: str, stack: contextlib.ExitStack) -> Any:
+def _open_file(directory: int, name: str, stack: contextlib.ExitStack) -> IO[bytes]:
     # O_NONBLOCK: a pipe that somebody put there must not make us wait for ever
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    descriptor = os.open(f"{name}.parquet", flags, dir_fd=directory)
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)
     return stack.enter_context(os.fdopen(descriptor, "rb"))
-
-
-def _read_table(file: Any, name: str, shown: str) -> pa.Table:
-    path = os.path.join(shown, f"{name}.parquet")
-    try:
-        table = pq.ParquetFile(file, page_checksum_verification=True).read()
-        for column in _ADDED.get(name, ()):
-            if column not in table.column_names:
-                kind = TABLES[name].field(column).type
-                table = table.append_column(column, pa.nulls(table.num_rows, kind))
-        columns = [column for column in TABLES[name].names if column in table.column_names]
-        table = table.select(columns).replace_schema_metadata(None)
-        table.validate(full=name not in ("pages", "frames"))
-        check_types(name, table)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SamepageError(f"{path}: damaged: {reason}") from error
-    except SamepageError as error:
-        raise SamepageError(f"{path}: {error.message.removeprefix('snapshot: ')}") from error
-    return table
-
-
-def _check_version(meta: pa.Table, shown: str) -> None:
-    values = dict(zip(meta["key"].to_pylist(), meta["value"].to_pylist(), strict=True))
-    version = values.get("version", "")
-    if not version.isdecimal():
-        raise SamepageError(f"{shown}/meta.parquet: damaged: no version")
-    if int(version) > SCHEMA_VERSION:
-        raise SamepageError(
-            f"{shown}: a snapshot of version {version}, written by a newer samepage; this one "
-            f"reads up to version {SCHEMA_VERSION}: upgrade samepage"
-        )
