@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import ENTRY_SIZE, Kpf
-from samepage.live.arrays import distinct
+from samepage.snapshot.arrays import distinct
 
 GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
