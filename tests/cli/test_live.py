@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from samepage.abi.pagemap import Kpf
 from samepage.report.tables import cell_len
 from tests.live.live_processes import read_smaps
+from tests.live.proc_tree import FILE, PRESENT, ProcTree, maps_line
 
 NOBODY = 65534
 
@@ -67,26 +69,22 @@ def test_the_whole_system_fits_80_columns() -> None:
     assert max(map(cell_len, lines)) <= 80
 
 
-@needs_frames
 def test_live_and_report_of_one_capture_print_the_same(tmp_path: Path) -> None:
-    # The processes are stopped, but others map the same libraries, and come and go.
-    processes = [subprocess.Popen(["sleep", str(1000 + n)]) for n in range(6)]
-    try:
-        for process in processes:
-            wait_for_program(process.pid, "sleep")
-        pids = [str(process.pid) for process in processes]
-        for _ in range(20):
-            live = samepage("live", *pids, "--top", "0").stdout
-            assert samepage("live", *pids, "-o", f"{tmp_path}/s/").returncode == 0
-            saved = samepage("report", f"{tmp_path}/s", "--top", "0").stdout
-            if live == saved:
-                break
-        assert live == saved
-        assert "PROCESS" in live
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    # A /proc of files stands still: other processes of this machine would not.
+    tree = ProcTree(tmp_path / "proc")
+    for pid in range(10, 20):
+        maps = maps_line(0x400000, 0x403000, "r-xp 00000000 08:01 5 /lib/x.so")
+        maps += maps_line(0x500000, 0x502000)
+        pages = {0x400: PRESENT | FILE | 7, 0x401: PRESENT | FILE | 8, 0x500: PRESENT | 100 + pid}
+        tree.process(pid, maps, pages)
+        tree.frame(100 + pid, 1 + pid % 3, Kpf.ANON | Kpf.SWAPBACKED)
+    for frame in (7, 8):
+        tree.frame(frame, 30, 0)
+    live = samepage("live", "--proc", tree.proc, "--top", "0").stdout
+    assert samepage("live", "--proc", tree.proc, "-o", f"{tmp_path}/s/").returncode == 0
+    assert live == samepage("report", f"{tmp_path}/s", "--top", "0").stdout
+    assert "10 processes with" in live
+    assert "/lib/x.so" in live
 
 
 @needs_frames

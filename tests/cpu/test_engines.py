@@ -15,8 +15,7 @@ ROOT = Path(samepage.__file__).parent
 def test_a_machine_and_its_snapshot_name_the_engine_that_ran(name):
     machine = Machine("64M", engine=name)
     assert machine.engine == name
-    meta = machine.snapshot().meta.to_pylist()
-    assert {"key": "engine", "value": name} in meta
+    assert machine.snapshot().meta["engine"] == name
 
 
 def test_an_engine_that_is_not_there_is_an_error_of_one_line():

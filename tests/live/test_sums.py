@@ -22,7 +22,10 @@ def test_smaps_gives_the_same_sums_without_frames(
         "time.sleep(0.2)\nprint('ready', flush=True)\ntime.sleep(1000)"
     )
     pids = group_members(stopped_program(code))
-    for _ in range(10):
+    left: set[tuple[int, ...]] | None = None
+    # Other programs of the machine map the same libraries, and come and go, which changes a Pss.
+    # What is really wrong is wrong each time.
+    for _ in range(60):
         snapshot = capture(pids)
         rows, kernel = sums_by_smaps(snapshot)
         assert rows.tolist() == list(range(len(snapshot.vmas)))
@@ -30,10 +33,11 @@ def test_smaps_gives_the_same_sums_without_frames(
         ours = Sharing(snapshot).counted.vmas[:, columns]
         ours[:, -1] >>= 22  # smaps prints Pss in KiB
         kernel[:, -1] >>= 22
-        unequal = np.argwhere(ours != kernel).tolist()
-        if not unequal:
+        found = set(map(tuple, np.argwhere(ours != kernel).tolist()))
+        left = found if left is None else left & found
+        if not left:
             return
-    raise AssertionError(unequal)
+    raise AssertionError(left)
 
 
 def test_what_is_left_unread_changes_no_sum(stopped_program: Callable[[str], int]) -> None:
@@ -54,13 +58,16 @@ time.sleep(1000)
 """
     pids = group_members(stopped_program(code))
     columns = [Count.RSS, Count.ANONYMOUS, Count.SWAP, Count.ZERO, Count.PSS]
-    for _ in range(10):
+    left: set[tuple[int, ...]] | None = None
+    for _ in range(60):  # as above
         exact, quick = (
             Sharing(capture(pids, all_flags=flags)).counted.vmas for flags in (True, False)
         )
         private = (exact[:, 2:4].sum(axis=1), quick[:, 2:4].sum(axis=1))
         unequal = np.argwhere(exact[:, columns] != quick[:, columns]).tolist()
         unequal += np.argwhere(private[0] != private[1]).tolist()
-        if not unequal:
+        found = set(map(tuple, unequal))
+        left = found if left is None else left & found
+        if not left:
             return
-    raise AssertionError(unequal)
+    raise AssertionError(left)
