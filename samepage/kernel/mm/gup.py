@@ -1,4 +1,4 @@
-"""Faulting pages in ahead of their use (`populate_vma_page_range` in mm/gup.c).
+"""Faulting pages in ahead of their use, and finding the frame of one (mm/gup.c).
 
 MAP_POPULATE, mlock and MADV_POPULATE_* walk over a range and do for each page that is not
 there what an access would do, counted as a fault each. A page that fault-around mapped on
@@ -38,6 +38,22 @@ def fault_in_range(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool
             continue
         if write and not pte_dirty(entry):
             _mark_dirty(mm, slot, entry)
+
+
+def get_user_page(mm: AddressSpace, address: int, *, write: bool) -> int:
+    """The frame behind an address, faulted in if need be, so that it can be written to if
+    `write` (`get_user_pages_fast`). Raises `SysError(EFAULT)` and `OutOfFrames`."""
+    vma = mm.vmas.find(address)
+    needed = VmFlags.WRITE if write else VmFlags.READ
+    if vma is None or not vma.flags & needed or vma.flags & (VmFlags.IO | VmFlags.PFNMAP):
+        raise SysError(errno.EFAULT)
+    words, page = mm.frames.ram.words, address & PAGE_MASK
+    slot = mm.table.slot(page)
+    if not slot or not words[slot] or (write and not words[slot] & Pte.WRITE):
+        if fault_page(mm, vma, page, write) not in RESOLVED:
+            raise SysError(errno.EFAULT)
+        slot = mm.table.slot(page)
+    return (words[slot] & Pte.FRAME) >> PAGE_SHIFT
 
 
 def _mark_dirty(mm: AddressSpace, slot: int, entry: int) -> None:

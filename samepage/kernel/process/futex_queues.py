@@ -3,8 +3,9 @@
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.records import field, record
 
-Key = tuple[object, int]
-"""A futex: its address space and address, or its file and offset if the memory is shared."""
+Key = tuple[object, int, bool]
+"""A futex: its address space and address, or its file and offset if it is in a file's page;
+and whether it is private to the process."""
 
 
 @record(eq=False)
@@ -13,6 +14,15 @@ class Ticket:
 
     bitset: int
     woken: bool = False
+
+
+@record(frozen=True)
+class Waiter:
+    """One of the futexes that `futex_waitv` waits for (`struct futex_waitv`)."""
+
+    address: int
+    value: int
+    private: bool
 
 
 @record(eq=False)

@@ -22,12 +22,12 @@ from samepage.kernel.process.task import Interrupted, Task, Wait
 
 
 def lock(
-    task: Task, address: int, deadline: int | None, *, only_try: bool
+    task: Task, address: int, deadline: int | None, *, only_try: bool, private: bool
 ) -> Generator[Wait, None, int]:
     """FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI. Raises `SysError`: EDEADLK, ESRCH if the owner does not
     exist, EAGAIN if only tried, ETIMEDOUT, EFAULT, EINVAL."""
     queues = task.kernel.futexes.inheriting
-    key = futex_key(task.mm, address)
+    key = futex_key(task.mm, address, private=private, write=True)
     word = get_u32(task.mm, address)
     owner = word & FUTEX_TID_MASK
     if owner == task.tid:
@@ -55,11 +55,11 @@ def lock(
     return 0
 
 
-def unlock(task: Task, address: int) -> int:
+def unlock(task: Task, address: int, *, private: bool) -> int:
     """FUTEX_UNLOCK_PI. Raises `SysError`: EPERM if the thread is not the owner."""
     if get_u32(task.mm, address) & FUTEX_TID_MASK != task.tid:
         raise SysError(errno.EPERM)
-    key = futex_key(task.mm, address)
+    key = futex_key(task.mm, address, private=private, write=True)
     queue = task.kernel.futexes.inheriting.get(key)
     if queue:
         _hand_over(task, key, queue[0], 0)

@@ -270,6 +270,127 @@ TEST(futex_requeue_and_wake_op) {
         pthread_join(threads[i], NULL);
 }
 
+#define FUTEX(word, operation, value, value2, other, value3)                                   \
+    SHOW(syscall(SYS_futex, word, operation, (long)(value), (long)(value2), other, (long)(value3)))
+
+TEST(futex_calls_check_what_they_are_given) {
+    struct timespec soon = {0, 1000000};
+    int *none = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int *ro = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int *file = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, open("/proc/self/exe", O_RDONLY), 0);
+    int w[2] = {0, 0}, *high = (int *)(1L << 60), first = *file;
+    int *places[] = {w, w + 1, none, ro, file, high, NULL};
+    for (int i = 0; i < 7; i++)
+        for (int private = 0; private <= FUTEX_PRIVATE_FLAG; private += FUTEX_PRIVATE_FLAG) {
+            printf("place %d %d\n", i, private);
+            FUTEX(places[i], FUTEX_WAKE | private, 1, 0, NULL, 0);
+            FUTEX(places[i], FUTEX_WAKE_BITSET | private, 1, 0, NULL, 0);
+            FUTEX(places[i], FUTEX_WAIT | private, 0, &soon, NULL, 0);
+            FUTEX(places[i], FUTEX_WAIT | private, first, &soon, NULL, 0);
+            FUTEX(w, FUTEX_REQUEUE | private, 1, 1, places[i], 0);
+            FUTEX(places[i], FUTEX_REQUEUE | private, 1, 1, w, 0);
+            FUTEX(places[i], FUTEX_CMP_REQUEUE | private, 1, 1, w, 0);
+            FUTEX(w, FUTEX_CMP_REQUEUE | private, 1, 1, places[i], 1);
+            FUTEX(w, FUTEX_WAKE_OP | private, 1, 1, places[i],
+                  FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0));
+            FUTEX(places[i], FUTEX_WAKE_OP | private, 1, 1, w + 1,
+                  FUTEX_OP(FUTEX_OP_ADD, -3, FUTEX_OP_CMP_LT, -5));
+            FUTEX(places[i], FUTEX_UNLOCK_PI | private, 0, 0, NULL, 0);
+        }
+    printf("%d %d\n", w[0], w[1]);
+    FUTEX(w, FUTEX_CMP_REQUEUE, -1, 0, w + 1, 0);
+    FUTEX(w, FUTEX_CMP_REQUEUE, 0, -1, w + 1, 0);
+    FUTEX(w, FUTEX_REQUEUE, -1, 0, none, 0);
+    FUTEX(w, FUTEX_REQUEUE, 1, 1, (char *)w + 2, 0);
+    FUTEX(w, FUTEX_WAKE_OP, 1, 1, w + 1, FUTEX_OP(7, 1, FUTEX_OP_CMP_EQ, 0));
+    FUTEX(w, FUTEX_WAKE_OP, 1, 1, w + 1, FUTEX_OP(FUTEX_OP_SET, 9, 9, 0));
+    printf("%d %d\n", w[0], w[1]);
+    FUTEX(w, FUTEX_WAIT | FUTEX_CLOCK_REALTIME, 1, &soon, NULL, 0);
+    FUTEX(w, FUTEX_WAKE | FUTEX_CLOCK_REALTIME, 1, 0, NULL, 0);
+    FUTEX(w, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 0, &soon, NULL, -1);
+}
+
+static void *wait_shared(void *argument) {
+    syscall(SYS_futex, argument, FUTEX_WAIT, 0, NULL, NULL, 0);
+    return argument;
+}
+
+static void *wait_private(void *argument) {
+    syscall(SYS_futex, argument, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+    return argument;
+}
+
+TEST(private_and_shared_futexes_are_not_the_same) {
+    static int word;
+    pthread_t threads[5];
+    for (int i = 0; i < 5; i++)
+        pthread_create(&threads[i], NULL, i < 2 ? wait_shared : wait_private, &word);
+    pause_ms(20);
+    FUTEX(&word, FUTEX_WAKE_PRIVATE, 0, 0, NULL, 0);
+    FUTEX(&word, FUTEX_WAKE_PRIVATE, -1, 0, NULL, 0);
+    FUTEX(&word, FUTEX_WAKE, 10, 0, NULL, 0);
+    FUTEX(&word, FUTEX_WAKE_PRIVATE, 10, 0, NULL, 0);
+    for (int i = 0; i < 5; i++)
+        pthread_join(threads[i], NULL);
+}
+
+struct waitv {
+    uint64_t value, address;
+    uint32_t flags, reserved;
+};
+
+static uint32_t many[4];
+static void *wait_for_one_of(void *argument) {
+    struct waitv v[4];
+    (void)argument;
+    for (int i = 0; i < 4; i++)
+        v[i] = (struct waitv){0, (uintptr_t)&many[i], 2 | (i & 1) << 7, 0};
+    return (void *)syscall(449, v, 4, 0, NULL, 0);
+}
+
+TEST(futex_waitv_waits_for_one_of_several) {
+    struct timespec when = {0, 0}, bad = {0, 2000000000};
+    uint32_t word = 1;
+    struct waitv v = {2, (uintptr_t)&word, 2 | 128, 0};
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    v.value = 1;
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_REALTIME));
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_BOOTTIME));
+    SHOW(syscall(449, &v, 1, 0, NULL + 8, CLOCK_REALTIME));
+    SHOW(syscall(449, &v, 1, 0, &bad, CLOCK_REALTIME));
+    SHOW(syscall(449, &v, 0, 0, &when, CLOCK_MONOTONIC));
+    SHOW(syscall(449, &v, 129, 0, &when, CLOCK_MONOTONIC));
+    SHOW(syscall(449, NULL, 1, 0, &when, CLOCK_MONOTONIC));
+    SHOW(syscall(449, 8L, 1, 0, &when, CLOCK_MONOTONIC));
+    SHOW(syscall(449, &v, 1, 1, &when, CLOCK_MONOTONIC));
+    uint32_t flags[] = {0, 1, 2, 3, 128, 130, 131, 256 | 2, 64 | 2};
+    for (int i = 0; i < sizeof flags / sizeof *flags; i++) {
+        v.flags = flags[i];
+        SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    }
+    v = (struct waitv){1, (uintptr_t)&word, 2, 1};
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    v = (struct waitv){1L << 32 | 1, (uintptr_t)&word, 2, 0};
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    v = (struct waitv){1, (uintptr_t)&word + 1, 2, 0};
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    v = (struct waitv){1, 8, 2, 0};
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    v.flags = 130;
+    SHOW(syscall(449, &v, 1, 0, &when, CLOCK_MONOTONIC));
+    for (int i = 0; i < 4; i++) {
+        pthread_t thread;
+        void *which;
+        pthread_create(&thread, NULL, wait_for_one_of, NULL);
+        pause_ms(20);
+        FUTEX(&many[i], FUTEX_WAKE | (~i & 1) << 7, 9, 0, NULL, 0);
+        FUTEX(&many[i], FUTEX_WAKE | (i & 1) << 7, 9, 0, NULL, 0);
+        pthread_join(thread, &which);
+        printf("woken by %ld\n", (long)which);
+    }
+}
+
 static void *fork_here(void *argument) {
     CHILD(printf("child has its local %d\n", local); _exit(local));
     return argument;
