@@ -5,17 +5,24 @@ about to run user code (see `deliver`). A task that waits in a system call is wo
 the scheduler.
 """
 
+import errno
+
+from samepage.abi.resource import Rlimit
 from samepage.abi.signal import (
     CLD_CONTINUED,
     SA_NOCLDSTOP,
+    SI_TIMER,
     SIG_DFL,
     SIG_IGN,
     SIGCHLD,
     SIGCONT,
     SIGKILL,
+    SIGRTMIN,
 )
+from samepage.kernel.errors import SysError
 from samepage.kernel.process.sigset import (
     STOP_BY_DEFAULT,
+    PendingSignals,
     SigInfo,
     bit,
     lowest,
@@ -32,15 +39,33 @@ def may_signal(sender: Process, target: Process) -> bool:
 
 
 def send_to_process(process: Process, info: SigInfo) -> None:
-    """Make a signal pending for a whole process."""
+    """Make a signal pending for a whole process. Raises as `_queue`."""
     if process.threads and _prepare(process, info, process.leader.blocked):
-        process.pending.add(info)
+        _queue(process, process.pending, info)
 
 
 def send_to_task(task: Task, info: SigInfo) -> None:
-    """Make a signal pending for one thread (`tgkill`)."""
+    """Make a signal pending for one thread (`tgkill`). Raises as `_queue`."""
     if task.state is not TaskState.ZOMBIE and _prepare(task.process, info, task.blocked):
-        task.pending.add(info)
+        _queue(task.process, task.pending, info)
+
+
+def _queue(process: Process, pending: PendingSignals, info: SigInfo) -> None:
+    """Queue a signal, as far as RLIMIT_SIGPENDING allows it (`__send_signal_locked`).
+
+    The limit does not hold for what the kernel and `kill` send of the old signals, nor for
+    timers, which have their records from the start. Where there is no room for the record, the
+    signal is still pending, but a real-time one with a value is refused: only then raises
+    `SysError(EAGAIN)`.
+    """
+    realtime = info.signal >= SIGRTMIN
+    limited = (realtime or info.code < 0) and info.code != SI_TIMER and info.signal != SIGKILL
+    if not limited or process.sig_queued < process.limit(Rlimit.SIGPENDING):
+        pending.add(info)
+    elif realtime and info.code < 0:
+        raise SysError(errno.EAGAIN)
+    else:
+        pending.mark(info.signal)
 
 
 def force_signal(task: Task, info: SigInfo) -> None:

@@ -137,6 +137,13 @@ class PendingSignals:
         self.mask = 0
         self._queue: list[SigInfo] = []
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def mark(self, signal: int) -> None:
+        """Make a signal pending without the record of what it carries."""
+        self.mask |= bit(signal)
+
     def add(self, info: SigInfo) -> None:
         """Make a signal pending."""
         if info.signal < SIGRTMIN and self.mask & bit(info.signal):
@@ -166,7 +173,7 @@ class PendingSignals:
                 del self._queue[at]
                 break
         else:
-            raise AssertionError("mask and queue of pending signals disagree")
+            info = SigInfo(signal)  # there was no room for the record (`collect_signal`)
         if not any(other.signal == signal for other in self._queue):
             self.mask &= ~bit(signal)
         return info

@@ -3,7 +3,7 @@ kernel/exit.c)."""
 
 from collections.abc import ItemsView, Iterator, ValuesView
 
-from samepage.kernel.process.task import Process, Task, Usage
+from samepage.kernel.process.task import Process, Task
 
 
 class ProcessTable:
@@ -82,12 +82,8 @@ class ProcessTable:
         return True
 
     def reap(self, process: Process) -> None:
-        """Forget a zombie, whose parent takes over what it used (`release_task`)."""
+        """Forget a zombie (`release_task`)."""
         self.remove(process)
         parent = process.parent
         if parent is not None and process in parent.children:
             parent.children.remove(process)
-            faults, nested = process.total_faults(), process.children_usage
-            own = Usage(process.cpu_time_ns, process.peak_rss_pages, faults.minor, faults.major)
-            parent.children_usage.add(own)
-            parent.children_usage.add(nested)

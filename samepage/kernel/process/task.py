@@ -160,6 +160,10 @@ class Process:
             return "t"
         return self.leader.letter if self.threads else TaskState.ZOMBIE.value
 
+    def thread_state(self, tid: int) -> str:
+        """One letter for a thread; a first thread that has ended before the others is a zombie."""
+        return (self.threads[tid].state if tid in self.threads else TaskState.ZOMBIE).value
+
     @property
     def tids(self) -> list[int]:
         """The thread ids; a zombie is its own last thread."""
@@ -239,6 +243,14 @@ class Process:
         """A thread's mode of seccomp, and its number of filters."""
         found = self.threads[tid].seccomp if tid in self.threads else None
         return (found.mode, len(found.filters)) if found else (0, 0)
+
+    @property
+    def sig_queued(self) -> int:
+        """The signals that wait in queues of the same user's processes
+        (UCOUNT_RLIMIT_SIGPENDING)."""
+        mine = [p for p in self.kernel.processes.values() if p.cred.uid == self.cred.uid]
+        queues = [p.pending for p in mine] + [t.pending for p in mine for t in p.threads.values()]
+        return sum(map(len, queues))
 
     def sig_pending(self, tid: int) -> int:
         """The set of signals pending for one thread."""

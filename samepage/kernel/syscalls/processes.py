@@ -32,7 +32,9 @@ from samepage.kernel.syscalls.table import I32, syscall
 from samepage.kernel.syscalls.usermem import base_path, read_path, read_strings
 
 _WNOHANG, _WUNTRACED, _WEXITED, _WCONTINUED, _WNOWAIT = 1, 2, 4, 8, 0x0100_0000
+_WAIT_FLAGS = 0xE000_0000  # __WNOTHREAD, __WALL, __WCLONE
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
+_LOWEST_IDENT = {_P_ALL: -1 << 31, _P_PID: 1, _P_PGID: 0, _P_PIDFD: 0}
 _SIGNAL_MASK = 0xFF
 _CLONE_ARGS_SIZE, _KNOWN_CLONE_ARGS = 64, 88
 """Of `struct clone_args`: the first version, and all that is known today (bytes)."""
@@ -163,8 +165,10 @@ def _content(path: Path) -> Mapping:
 @syscall(Sys.WAIT4)
 def sys_wait4(task: Task, pid: I32, status: int, options: I32, usage: int) -> SyscallResult:
     """`wait4(2)`."""
-    if options & ~(_WNOHANG | _WUNTRACED | _WCONTINUED | 0xE000_0000):
+    if options & ~(_WNOHANG | _WUNTRACED | _WCONTINUED | _WAIT_FLAGS):
         raise SysError(errno.EINVAL)
+    if pid == -1 << 31:
+        raise SysError(errno.ESRCH)
     return _wait4(task, pid, status, options, usage)
 
 
@@ -178,7 +182,7 @@ def _wait4(
     if status:
         put_u32(task.mm, status, word)
     if usage:
-        copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
+        copy_to_user(task.mm, usage, pack_rusage(_usage_of_both(child)))
     _consume(task, child)
     return child.pid
 
@@ -221,6 +225,7 @@ def _reportable(child: Process, options: int) -> int | None:
 
 def _consume(task: Task, child: Process) -> None:
     if child.exit_status is not None:
+        task.process.children_usage.add(_usage_of_both(child))
         task.kernel.processes.reap(child)
     else:
         child.stop_report = 0
@@ -231,13 +236,14 @@ def sys_waitid(
     task: Task, which: I32, ident: I32, info: int, options: I32, usage: int
 ) -> SyscallResult:
     """`waitid(2)`."""
-    if which not in (_P_ALL, _P_PID, _P_PGID, _P_PIDFD):
+    news = _WEXITED | _WUNTRACED | _WCONTINUED
+    if options & ~(_WNOHANG | _WNOWAIT | news | _WAIT_FLAGS) or not options & news:
+        raise SysError(errno.EINVAL)
+    if ident < _LOWEST_IDENT.get(which, ident + 1):
         raise SysError(errno.EINVAL)
     if which == _P_PIDFD:
         target = task.process.files.get_as(ident, PidFd, errno.EBADF).process
         which, ident = _P_PID, target.pid
-    if not options & (_WEXITED | _WUNTRACED | _WCONTINUED):
-        raise SysError(errno.EINVAL)
     pid = -1 if which == _P_ALL else ident if which == _P_PID else -ident
     return _waitid(task, pid, info, options, usage)
 
@@ -254,7 +260,7 @@ def _waitid(
     if info:
         copy_to_user(task.mm, info, pack_siginfo(_child_info(child, word)))
     if usage:
-        copy_to_user(task.mm, usage, pack_rusage(usage_of(child)))
+        copy_to_user(task.mm, usage, pack_rusage(_usage_of_both(child)))
     if not options & _WNOWAIT:
         _consume(task, child)
     return 0
@@ -277,6 +283,13 @@ def usage_of(process: Process) -> Usage:
     faults = process.total_faults()
     peak = max(process.peak_rss_pages, process.mm.rss_pages if process.mm is not None else 0)
     return Usage(process.cpu_time_ns, peak, faults.minor, faults.major)
+
+
+def _usage_of_both(process: Process) -> Usage:
+    """What a process has used, and its children that it has waited for (RUSAGE_BOTH)."""
+    usage = usage_of(process)
+    usage.add(process.children_usage)
+    return usage
 
 
 def pack_rusage(usage: Usage) -> bytes:

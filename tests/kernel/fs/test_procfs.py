@@ -61,13 +61,14 @@ def machine(tree):
         files.install(vfs.open(ctx, path, os.O_RDONLY))
     process = SimpleNamespace(
         pid=7, ppid=1, pgid=7, sid=1, comm="prog", state="R", mm=mm, files=files,
+        thread_state=lambda tid: "R",
         exe=vfs.lookup(ctx, b"/big"), fs=ctx,
         cred=Credentials(), tids=[7, 8], auxv=b"\6" + bytes(15), limits={},
         nice=0, policy=(0, 0), start_time_ns=10**9, utime_ns=0, stime_ns=0, exit_status=0,
         total_faults=lambda: mm.faults, thread_faults=lambda tid: mm.faults,
         children_faults=FaultCounts(), children_time_ns=0, exited=False, personality=0,
         no_new_privs=False, seccomp_state=lambda tid: (0, 0), sig_shared_pending=0,
-        sig_pending=lambda tid: 0, sig_blocked=lambda tid: 0,
+        sig_pending=lambda tid: 0, sig_blocked=lambda tid: 0, sig_queued=0,
         sig_ignored=1 << 12, sig_caught=2,
     )  # fmt: skip
     vfs.proc.kernel = SimpleNamespace(

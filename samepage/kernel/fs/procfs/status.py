@@ -84,7 +84,7 @@ def status(process: ProcessView, tid: int) -> str:
     if not process.exited:
         lines.append(f"Umask:\t{process.fs.umask:04o}")
     lines += [
-        f"State:\t{STATES[process.state]}",
+        f"State:\t{STATES[process.thread_state(tid)]}",
         f"Tgid:\t{process.pid}",
         "Ngid:\t0",
         f"Pid:\t{tid}",
@@ -116,12 +116,11 @@ def status(process: ProcessView, tid: int) -> str:
             ("CapAmb", 0),
         ]
     )
-    pending = process.sig_pending(tid).bit_count() + process.sig_shared_pending.bit_count()
     mode, filters = process.seccomp_state(tid)
     pending_limit = process.limits.get(Rlimit.SIGPENDING, (0, 0))[0]
     lines += [
         f"Threads:\t{len(process.tids)}",
-        f"SigQ:\t{pending}/{pending_limit}",
+        f"SigQ:\t{process.sig_queued}/{pending_limit}",
         *signals,
         f"NoNewPrivs:\t{int(process.no_new_privs)}",
         f"Seccomp:\t{mode}",
@@ -179,7 +178,7 @@ def stat(process: ProcessView, tid: int, whole: bool) -> str:
     rss_limit = process.limits.get(Rlimit.RSS, (RLIM_INFINITY, RLIM_INFINITY))[0]
     policy, rt_priority = process.policy
     before = [
-        f"{tid} ({escape_comm(process.comm)}) {process.state}",
+        f"{tid} ({escape_comm(process.comm)}) {process.thread_state(tid)}",
         process.ppid,
         process.pgid,
         process.sid,

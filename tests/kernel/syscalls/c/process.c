@@ -45,6 +45,51 @@ TEST(wait_nohang_returns_zero_while_the_child_runs) {
     show_end(child);
 }
 
+TEST(wait_checks_what_it_is_given) {
+    CHILD(_exit(0));
+    SHOW(waitpid(INT_MIN, NULL, 0));
+    SHOW(waitpid(INT_MIN + 1, NULL, 0));
+    SHOW(kill(INT_MIN, 0));
+    SHOW(waitid(P_PID, 0, NULL, WEXITED));
+    SHOW(waitid(P_PID, -1, NULL, WEXITED));
+    SHOW(waitid(P_PGID, -1, NULL, WEXITED));
+    SHOW(waitid(P_PGID, 0, NULL, WEXITED));
+    SHOW(waitid(P_ALL, -5, NULL, WEXITED));
+    SHOW(waitid(3 /* P_PIDFD */, -1, NULL, WEXITED));
+    SHOW(waitid(3 /* P_PIDFD */, 99, NULL, WEXITED));
+    SHOW(waitid(3 /* P_PIDFD */, 1, NULL, WEXITED));
+    SHOW(waitid(4, 1, NULL, WEXITED));
+    SHOW(waitid(P_ALL, 0, NULL, WEXITED | 0x10));
+    SHOW(waitid(P_ALL, 0, NULL, WNOHANG));
+}
+
+static void use_much(void) {
+    char *p = mmap(NULL, 64 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long i = 0; i < 64 << 20; i += PAGE)
+        p[i] = 1;
+}
+
+TEST(usage_of_children_counts_those_that_were_waited_for) {
+    struct rusage usage;
+    for (int way = 0; way < 3; way++) {
+        signal(SIGCHLD, way == 1 ? SIG_IGN : SIG_DFL);
+        pid_t child = fork();
+        if (!child) {
+            if (way == 2) {  /* the child's child */
+                CHILD(use_much());
+                _exit(0);
+            }
+            use_much();
+            _exit(0);
+        }
+        memset(&usage, 0, sizeof usage);
+        SHOW(wait4(child, NULL, 0, &usage) == child);
+        printf("waited for: %d %d\n", usage.ru_maxrss > 32 << 10, usage.ru_minflt > 10000);
+        getrusage(RUSAGE_CHILDREN, &usage);
+        printf("children: %d %d\n", usage.ru_maxrss > 32 << 10, (int)(usage.ru_minflt / 16000));
+    }
+}
+
 TEST(waitid_fills_siginfo) {
     pid_t child = fork();
     if (!child)

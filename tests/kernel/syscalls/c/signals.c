@@ -1,5 +1,26 @@
 /* Sending, blocking, catching and waiting for signals. */
 #include "oracle.h"
+
+TEST(the_queue_of_signals_has_a_limit) {
+    sigset_t set;
+    siginfo_t info = {0};
+    int seen = 0;
+    sigfillset(&set);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    struct rlimit limit = {0, 0};
+    SHOW(setrlimit(RLIMIT_SIGPENDING, &limit));
+    SHOW(syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGRTMIN));
+    SHOW(syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGUSR2));
+    SHOW(sigqueue(getpid(), SIGRTMIN, (union sigval){5}));
+    SHOW(sigqueue(getpid(), SIGHUP, (union sigval){5}));
+    SHOW(kill(getpid(), SIGRTMIN + 1));
+    SHOW(kill(getpid(), SIGUSR1));
+    struct timespec none = {0, 0};
+    int got;
+    while ((got = sigtimedwait(&set, &info, &none)) > 0)
+        printf("%d code %d from %d value %d\n", got, info.si_code, info.si_pid == getpid(),
+               info.si_value.sival_int);
+}
 #include <pthread.h>
 #include <setjmp.h>
 #include <ucontext.h>

@@ -233,6 +233,33 @@ TEST(robust_mutexes_tell_of_a_dead_owner) {
     SHOW(pthread_mutex_lock(robust) == ENOTRECOVERABLE);
 }
 
+static int tids[3];
+static void *sleep_in_futex(void *argument) {
+    tids[(long)argument] = syscall(SYS_gettid);
+    syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, turn, NULL, NULL, 0);
+    return NULL;
+}
+
+static char state_of(int tid) {
+    char path[64], state = '?';
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    FILE *file = fopen(path, "r");
+    if (file && fscanf(file, "%*d %*s %c", &state) != 1)
+        state = '!';
+    fclose(file);
+    return state;
+}
+
+TEST(each_thread_has_its_own_state) {
+    pthread_t thread;
+    for (long i = 0; i < 3; i++) {
+        pthread_create(&thread, NULL, sleep_in_futex, (void *)i);
+        pause_ms(20);
+    }
+    printf("%c%c%c %c\n", state_of(tids[0]), state_of(tids[1]), state_of(tids[2]),
+           state_of(getpid()));
+}
+
 TEST(futexes_work_between_processes) {
     int *word = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t child = fork();
