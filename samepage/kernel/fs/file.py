@@ -116,6 +116,11 @@ class OpenFile:
         return None
 
     @property
+    def unlinked(self) -> bool:
+        """Whether no name is left of it."""
+        return self.inode.nlink == 0
+
+    @property
     def write_sealed(self) -> bool:
         """Whether new writable shared mappings and writes are forbidden for good."""
         return self.inode.write_sealed

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
             """The path as it is now (`d_path`)."""
 
         @property
+        def unlinked(self) -> bool:
+            """Whether no name is left of it."""
+
+        @property
         def write_sealed(self) -> bool:
             """Whether new writable shared mappings are forbidden for good."""
 

@@ -19,7 +19,7 @@ from samepage.abi.signal import (
     SIGSTOP,
 )
 from samepage.arch import REG_PC, REG_RESULT, REG_SYSCALL, SYSCALL_SIZE
-from samepage.kernel.process.exit import do_group_exit
+from samepage.kernel.process.exit import end_by_signal
 from samepage.kernel.process.sigframe import FrameFault, setup_rt_frame
 from samepage.kernel.process.signal import force_signal, notify_parent_cldstop
 from samepage.kernel.process.sigset import (
@@ -104,7 +104,7 @@ def _deliver_signals(task: Task, restart: bool) -> None:
         if action.handler == SIG_IGN:
             continue
         if action.handler == SIG_DFL:
-            _default_action(task, signal)
+            _default_action(task, info)
             continue
         if restart and action.flags & SA_RESTART:
             _restart_syscall(task)
@@ -126,8 +126,8 @@ def _deliver_signals(task: Task, restart: bool) -> None:
         task.blocked, task.saved_mask = task.saved_mask, None
 
 
-def _default_action(task: Task, signal: int) -> None:
-    process = task.process
+def _default_action(task: Task, info: SigInfo) -> None:
+    process, signal = task.process, info.signal
     if signal in IGNORED_BY_DEFAULT:
         return
     if signal in STOP_BY_DEFAULT:
@@ -135,7 +135,7 @@ def _default_action(task: Task, signal: int) -> None:
         return
     if signal in SYNCHRONOUS or signal == SIGKILL:
         task.killed_by = signal
-    do_group_exit(task, signal)
+    end_by_signal(task, info)
 
 
 def _stop(process: Process, signal: int) -> None:

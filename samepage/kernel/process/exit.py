@@ -5,16 +5,19 @@ that a tracer holds at its exit keeps its memory as its last instruction left it
 `release_memory`.
 """
 
-from samepage.abi.signal import CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
+from samepage.abi.resource import Rlimit
+from samepage.abi.signal import CLD_DUMPED, CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u32, get_u64, put_u32
 from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
 from samepage.kernel.process.signal import send_to_process
-from samepage.kernel.process.sigset import SigInfo
+from samepage.kernel.process.sigset import CORE_BY_DEFAULT, SigInfo
 from samepage.kernel.process.task import Process, Task, TaskState
 from samepage.kernel.process.timers import Timers
 
 _ROBUST_LIST_LIMIT = 2048
+CORE_DUMPED = 0x80
+"""The bit of a wait status beside the signal (WCOREDUMP)."""
 
 
 def do_exit(task: Task, code: int) -> None:
@@ -32,6 +35,18 @@ def do_group_exit(task: Task, status: int) -> None:
     """End the whole process with a wait status word (`do_group_exit`)."""
     kill_other_threads(task)
     _end_process(task, status)
+
+
+def end_by_signal(task: Task, info: SigInfo) -> None:
+    """End the process by a signal, with a core dump if it is one for that and the limits allow
+    it (`get_signal`)."""
+    status = info.signal
+    if status in CORE_BY_DEFAULT and task.process.limit(Rlimit.CORE):
+        from samepage.kernel.process.coredump import do_coredump  # few processes have one
+
+        if do_coredump(task, info):
+            status |= CORE_DUMPED
+    do_group_exit(task, status)
 
 
 def kill_other_threads(task: Task) -> None:
@@ -105,12 +120,12 @@ def _notify_parent(process: Process) -> None:
             process.kernel.processes.reap(process)
         return
     status = process.exit_status or 0
-    killed = status & 0x7F
+    killed, dumped = status & 0x7F, status & CORE_DUMPED
     action = parent.actions[SIGCHLD]
     if process.exit_signal:
         info = SigInfo(
             process.exit_signal,
-            CLD_KILLED if killed else CLD_EXITED,
+            CLD_DUMPED if dumped else CLD_KILLED if killed else CLD_EXITED,
             process.pid,
             process.cred.uid,
             killed or status >> 8,

@@ -14,7 +14,7 @@ import struct
 
 from samepage.abi.signal import SIGKILL, SIGSYS, SYS_SECCOMP
 from samepage.arch import ARCH, REG_RESULT, Sys
-from samepage.kernel.process.exit import do_exit, do_group_exit
+from samepage.kernel.process.exit import do_exit, end_by_signal
 from samepage.kernel.process.seccomp_filter import SECCOMP_DATA, Action, Filter, Seccomp, evaluate
 from samepage.kernel.process.signal import force_signal
 from samepage.kernel.process.sigset import SigInfo
@@ -53,7 +53,7 @@ def permits(task: Task, registers: list[int]) -> bool:
     number = registers[0] & _WORD
     if not task.seccomp.filters:
         if number not in _STRICT_CALLS:
-            _end(task, SIGKILL, thread_only=True)
+            _end(task, SigInfo(SIGKILL), thread_only=True)
         return number in _STRICT_CALLS
     signed = number - (1 << 32) if number >> 31 else number
     pc = task.kernel.cpu.pc
@@ -69,12 +69,13 @@ def permits(task: Task, registers: list[int]) -> bool:
         refused = min(answer & _DATA, _MAX_ERRNO) if action == Action.ERRNO else errno.ENOSYS
         task.kernel.cpu.write(REG_RESULT, -refused & (1 << 64) - 1)
         task.syscall_number = -1
-    elif action == Action.TRAP:
-        info = SigInfo(SIGSYS, SYS_SECCOMP, status=answer & _DATA, address=pc, value=signed)
+        return False
+    info = SigInfo(SIGSYS, SYS_SECCOMP, status=answer & _DATA, address=pc, value=signed)
+    if action == Action.TRAP:
         task.syscall_number = -1
         force_signal(task, info)
     else:
-        _end(task, SIGSYS, thread_only=action == Action.KILL_THREAD)
+        _end(task, info, thread_only=action == Action.KILL_THREAD)
     return False
 
 
@@ -84,9 +85,9 @@ def _severity(answer: int) -> int:
     return action - (1 << 32) if action >> 31 else action
 
 
-def _end(task: Task, signal: int, *, thread_only: bool) -> None:
+def _end(task: Task, info: SigInfo, *, thread_only: bool) -> None:
     if thread_only and len(task.process.threads) > 1:
         do_exit(task, 0)
         return
-    task.killed_by = signal
-    do_group_exit(task, signal)
+    task.killed_by = info.signal
+    end_by_signal(task, info)

@@ -10,6 +10,7 @@ from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.abi.sched import Clone
 from samepage.abi.signal import (
     CLD_CONTINUED,
+    CLD_DUMPED,
     CLD_EXITED,
     CLD_KILLED,
     CLD_STOPPED,
@@ -24,6 +25,7 @@ from samepage.kernel.fs.path import Path
 from samepage.kernel.mm.uaccess import copy_from_user, copy_to_user, put_u32
 from samepage.kernel.process.clone import do_clone
 from samepage.kernel.process.exec import do_execve
+from samepage.kernel.process.exit import CORE_DUMPED
 from samepage.kernel.process.pidfd import PidFd
 from samepage.kernel.process.sigframe import pack_siginfo
 from samepage.kernel.process.sigset import SigInfo, bit
@@ -272,7 +274,8 @@ def _child_info(child: Process, word: int) -> SigInfo:
     elif word & 0xFF == 0x7F:
         code, status = CLD_STOPPED, word >> 8
     elif word & 0x7F:
-        code, status = CLD_KILLED, word & 0x7F
+        code = CLD_DUMPED if word & CORE_DUMPED else CLD_KILLED
+        status = word & 0x7F
     else:
         code, status = CLD_EXITED, word >> 8
     return SigInfo(SIGCHLD, code, child.pid, child.cred.uid, status)

@@ -60,6 +60,7 @@ class OpenFile:
 
     shown_name = ""
     write_sealed = False
+    unlinked = False
 
     def __init__(self) -> None:
         self.ra = FileRa()
