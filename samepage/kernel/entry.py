@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from types import GeneratorType
 
 from samepage.abi.signal import SIGKILL, SIGSEGV
 from samepage.arch import REG_PC, SYSCALL_SIZE, Access, Sys, syscall_name
@@ -128,7 +127,7 @@ class Entry:
             return
         try:
             result = handler.call(task, registers)
-            if type(result) is GeneratorType:
+            if not isinstance(result, int):
                 try:
                     task.wait = next(result)
                 except StopIteration as done:

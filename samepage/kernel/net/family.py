@@ -8,13 +8,13 @@ socket of it is wanted, as `request_module("net-pf-...")` does it: few programs 
 from __future__ import annotations
 
 import errno
-import importlib
 
 from samepage.kernel.errors import SysError
 from samepage.kernel.net.socket import SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_TYPE_MASK, Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from samepage.kernel.fs.vfs import Vfs
@@ -41,10 +41,18 @@ if TYPE_CHECKING:
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 SOCKFS_MAGIC = 0x534F434B
-FAMILIES = {AF_UNIX: ("samepage.kernel.net.unix", "UnixFamily")}
-"""AF_* -> the module of a family, and its class: made with the `Network` and the `Vfs`."""
 NO_PAIRS = (AF_INET, AF_INET6)
 """Families that Linux has, but no pairs of (`sock_no_socketpair`)."""
+
+
+def _unix(network: Network, vfs: Vfs) -> Family:
+    from samepage.kernel.net.unix import UnixFamily
+
+    return UnixFamily(network, vfs)
+
+
+FAMILIES: dict[int, Callable[[Network, Vfs], Family]] = {AF_UNIX: _unix}
+"""AF_* -> what makes the family of a machine, and loads its module."""
 
 
 class Network:
@@ -84,9 +92,7 @@ class Network:
         if number not in FAMILIES:
             raise SysError(errno.EAFNOSUPPORT)
         if number not in self._families:
-            module, name = FAMILIES[number]
-            made: Family = getattr(importlib.import_module(module), name)(self, self._vfs)
-            self._families[number] = made
+            self._families[number] = FAMILIES[number](self, self._vfs)
         return self._families[number]
 
 

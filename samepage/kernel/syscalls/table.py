@@ -19,7 +19,7 @@ from samepage.records import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     from samepage.kernel.process.task import SyscallResult, Task
 
@@ -85,7 +85,7 @@ class Handler:
     n_arguments: int
     converters: tuple[tuple[int, Callable[[int], int]], ...]
 
-    def call(self, task: Task, registers: list[int]) -> Any:
+    def call(self, task: Task, registers: list[int]) -> SyscallResult:
         """Do it; `registers` are the number and the six arguments."""
         arguments = registers[1 : 1 + self.n_arguments]
         for index, convert in self.converters:

@@ -10,7 +10,6 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from samepage.elf.dynamic import Tag
 from samepage.linker.inprocess.process import ProcessMemory
@@ -32,7 +31,7 @@ def call_array(memory: ProcessMemory, link: LinkMap, one: Tag, array: Tag, size:
     if single is not None:
         functions.insert(len(functions) if is_fini else 0, link.base + single)
     arguments = [] if is_fini else _main_arguments()
-    prototype: Callable[[int], Any] = (
+    prototype: Callable[[int], Callable[..., None]] = (
         ctypes.CFUNCTYPE(None)
         if is_fini
         else ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -42,7 +41,7 @@ def call_array(memory: ProcessMemory, link: LinkMap, one: Tag, array: Tag, size:
             prototype(function)(*arguments)
 
 
-def _main_arguments() -> list[Any]:
+def _main_arguments() -> list[object]:
     """argc, argv and environ, which constructors get as `main` does."""
     argv = [os.fsencode(argument) for argument in sys.orig_argv]
     array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
@@ -51,5 +50,5 @@ def _main_arguments() -> list[Any]:
     return [len(argv), ctypes.addressof(array), environ.value]
 
 
-_ALIVE: list[Any] = []
+_ALIVE: list[object] = []
 """What a constructor may have kept a pointer to."""

@@ -6,10 +6,10 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from samepage.abi.elf import SegmentFlags
 from samepage.abi.pagemap import Pm
+from samepage.elf.header import ProgramHeader
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE
 
@@ -46,7 +46,7 @@ def pages_of(link: LinkMap) -> Iterator[PageState]:
                 )
 
 
-def _part(flags: int, offset: int, relro: Any) -> str:
+def _part(flags: int, offset: int, relro: ProgramHeader | None) -> str:
     if flags & SegmentFlags.X:
         return "text"
     if not flags & SegmentFlags.W:

@@ -13,7 +13,6 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import GeneratorType
 
 from samepage.arch import ARGUMENTS, REG_PC, REG_RESULT, REG_SP
 from samepage.kernel.boot import Kernel
@@ -67,7 +66,7 @@ class UserSide:
             handler = find_handler(number)
             assert handler is not None, f"the kernel has no system call {number}"
             result = handler.call(self.task, registers)
-            if isinstance(result, GeneratorType):
+            if not isinstance(result, int):
                 next(result)
                 result.close()
                 raise SysError(errno.EAGAIN)

@@ -99,8 +99,12 @@ def gather(mm: AddressSpace, vma: Vma) -> MemSizeStats:
             stats.locked += pss
         if dirty:
             stats.pss_dirty += pss
-        place = ("private" if mapcount == 1 else "shared") + ("_dirty" if dirty else "_clean")
-        setattr(stats, place, getattr(stats, place) + PAGE_SIZE)
+        if mapcount == 1:
+            stats.private_dirty += PAGE_SIZE if dirty else 0
+            stats.private_clean += 0 if dirty else PAGE_SIZE
+        else:
+            stats.shared_dirty += PAGE_SIZE if dirty else 0
+            stats.shared_clean += 0 if dirty else PAGE_SIZE
     return stats
 
 
