@@ -2,7 +2,7 @@
 
 `vfs.Vfs` is the way in; the modules below it, from the ground up:
 
-- `stat`, `context`: what `stat` tells, and who asks.
+- `stat`, `context`: what `stat` reports, and for whom.
 - `inode`, `path`, `file`: the three objects of Linux's VFS. An inode is a file, a `Path` is
   a name of it (Linux's dentry), an `OpenFile` is an open file description.
 - `mapping`: the content of a regular file, as the page cache sees it.

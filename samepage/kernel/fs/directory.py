@@ -90,7 +90,7 @@ class Directory(DirectoryBase):
 
     @property
     def size(self) -> int:
-        """What the host says, 4096 for a new one."""
+        """What the host reports, 4096 for a new one."""
         return self.host_size
 
     def lookup(self, name: bytes) -> Inode | None:

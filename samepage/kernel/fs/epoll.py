@@ -1,6 +1,6 @@
 """epoll: a set of files to wait for (fs/eventpoll.c).
 
-The set is looked through when somebody asks. An edge-triggered entry is reported only if
+The set is looked through when a task waits or polls. An edge-triggered entry is reported only if
 something happened to its file since the last time, which the file counts (`wakeups`). As in
 Linux, that may be more often than necessary, and is never too seldom; a file that does not
 count is reported whenever it is ready.

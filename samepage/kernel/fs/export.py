@@ -3,7 +3,7 @@
 The form is that of an OCI image layer, which is overlayfs' own idea in plain files: new and
 changed files as they are, a removed name as an empty file `.wh.NAME`, and `.wh..wh..opq` in
 a directory that was made anew where the host has one. Only file content, symbolic links,
-FIFOs, permission bits and times are written. Owners are those of whoever runs samepage, and
+FIFOs, permission bits and times are written. The owner is the user who runs samepage, and
 the set-user-id bits are dropped: a guest must not be able to leave a privileged program on
 the host. Devices and sockets are left out. Of the names that a changed file has on the host,
 those are written that a guest has looked up.
@@ -29,7 +29,7 @@ def export_changes(root: Path, target: str, skip: Collection[Inode] = ()) -> int
     """Write all changes below `root` (not those in other mounts) to the new directory
     `target`; return how many names were written. `skip` are inodes to leave out.
 
-    Raises `FileExistsError` if `target` exists, `OSError` as the host says.
+    Raises `FileExistsError` if `target` exists, `OSError` as the host does.
     """
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists already")

@@ -170,6 +170,6 @@ class FdTable:
 
     @property
     def size(self) -> int:
-        """The table's length as /proc/PID/status tells it: a power of two from 64 on
+        """The table's length as /proc/PID/status shows it: a power of two from 64 on
         (`FDSize`); new processes start with 256 in practice."""
         return max(256, 1 << max(self._files, default=0).bit_length())

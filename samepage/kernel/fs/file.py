@@ -1,7 +1,7 @@
 """Open files: what a file descriptor refers to (`struct file`).
 
 Nothing here ever waits. Where Linux would block (an empty pipe, nothing on stdin), the
-method raises `SysError(EAGAIN)` whatever O_NONBLOCK says; the system-call layer decides
+method raises `SysError(EAGAIN)` with or without O_NONBLOCK; the system-call layer decides
 whether to wait and try again.
 """
 
@@ -182,7 +182,7 @@ class OpenFile:
         return self._read_at(length, offset)
 
     def pwrite(self, data: bytes, offset: int) -> int:
-        """Write at `offset`; with O_APPEND at the end all the same, as Linux does it."""
+        """Write at `offset`; with O_APPEND at the end of the file, as in Linux."""
         self._check_positional(offset)
         if not self.writable:
             raise SysError(errno.EBADF)

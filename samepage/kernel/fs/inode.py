@@ -1,6 +1,6 @@
 """Inodes: what a file is, whatever names it has.
 
-An `Inode` holds the attributes; a subclass says what the file does. The content of a regular
+An `Inode` holds the attributes; a subclass has what the file does. The content of a regular
 file is a thing apart, `inode.mapping` (Linux's `i_mapping`): it has the cached pages, and a
 copy-up exchanges it while the inode, its number and its open files stay.
 """
@@ -37,7 +37,7 @@ the host's numbers."""
 class Superblock:
     """One mounted file system, as its inodes know it.
 
-    `clock` tells the time in nanoseconds since the epoch. `statfs` gives its figures.
+    `clock` returns the time in nanoseconds since the epoch. `statfs` gives its figures.
     """
 
     dev: int
@@ -97,12 +97,12 @@ class Inode:
 
     @property
     def size(self) -> int:
-        """The length in bytes, as `st_size` tells it."""
+        """The length in bytes, as `st_size` shows it."""
         return 0
 
     @property
     def blocks(self) -> int:
-        """Allocated blocks of 512 bytes; a host file's as the host tells them."""
+        """Allocated blocks of 512 bytes; a host file's as the host reports them."""
         return self.host_blocks
 
     @property
@@ -121,7 +121,7 @@ class Inode:
         return stat.S_ISLNK(self.mode)
 
     def stat(self) -> Stat:
-        """All attributes, as `fstat` tells them (`generic_fillattr`)."""
+        """All attributes, as `fstat` returns them (`generic_fillattr`)."""
         if self.btime == ASK_HOST and self.host is not None:
             self.btime = self.sb.birth_time(self.host)
         return Stat(

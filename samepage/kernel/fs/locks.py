@@ -29,7 +29,7 @@ END = 1 << 63
 class RecordLock:
     """Bytes [start, end) locked by `owner`: a table of descriptors, or an open file.
 
-    `pid` is what F_GETLK tells: -1 for an open file's lock.
+    `pid` is what F_GETLK reports: -1 for an open file's lock.
     """
 
     owner: LockOwner

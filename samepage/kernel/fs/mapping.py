@@ -11,7 +11,7 @@ Three kinds of storage stand behind a page that is not cached:
 A copy-up makes a new mapping with the same device and inode number. Memory mappings made
 before it keep the old one, as in overlayfs ("changes to the file are not reflected in the
 memory mapping", Documentation/filesystems/overlayfs.rst). Unlike overlayfs the copy is lazy:
-no page is duplicated before somebody uses it.
+no page is duplicated before it is used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Mapping(MappedFile):
 class MemoryMapping(Mapping):
     """Content that lives only in the page cache.
 
-    `keep` says whether a name or an open file keeps it; without one it goes with the last
+    `keep` returns whether a name or an open file keeps it; without one it goes with the last
     memory mapping (`PageCache.release`).
     """
 
@@ -85,7 +85,7 @@ class MemoryMapping(Mapping):
     def cut(self, size: int) -> None:
         """The file is about to end at `size`: nothing above comes from storage again."""
 
-    # A page in the cache may be a hole that somebody has read. Content is in those pages
+    # A page in the cache may be a hole that was read. Content is in those pages
     # whose frames are in `written` (`PageCache.written`).
 
     def blocks(self, written: Container[int]) -> int:
@@ -137,7 +137,7 @@ class HostMapping(Mapping):
         return CopiedMapping(self, keep, empty=empty)
 
     def blocks(self, written: Container[int]) -> int:
-        """Blocks of 512 bytes, as the host tells them."""
+        """Blocks of 512 bytes, as the host reports them."""
         return self._n_blocks
 
     def read_backing(self, offset: int, buffers: list[memoryview]) -> int:

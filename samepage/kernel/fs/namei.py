@@ -31,7 +31,7 @@ class LastKind(enum.Enum):
 
 @record
 class Last:
-    """Where a walk ended. `child` is None if the name does not exist; `slash` says that
+    """Where a walk ended. `child` is None if the name does not exist; `slash` is true if
     slashes followed the name, so that it must be a directory."""
 
     parent: Path
@@ -52,7 +52,7 @@ def walk(
 ) -> Last:
     """Walk `path`, from `base` (default: the working directory) if it is relative.
 
-    `follow` says whether a symbolic link at the end is followed; with slashes after it
+    `follow` is whether a symbolic link at the end is followed; with slashes after it
     `slash_follows` decides instead (false for calls that make and remove names).
     Raises `SysError`: ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG.
     """

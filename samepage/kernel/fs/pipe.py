@@ -151,7 +151,7 @@ class Fifo(Inode):
     def open(self, path: Path, flags: int) -> OpenFile:
         """Open an end, or both (`fifo_open`).
 
-        A FIFO's file says by `opening` whether it must wait for the other end; a pipe
+        A FIFO's file has in `opening` whether it must wait for the other end; a pipe
         without a name, opened by /proc/PID/fd, never waits. Raises `SysError(ENXIO)` for
         O_WRONLY | O_NONBLOCK on a FIFO without a reader.
         """

@@ -1,4 +1,4 @@
-"""What `stat`, `statx` and `statfs` tell, and how they lay it out in memory."""
+"""What `stat`, `statx` and `statfs` report, and how they lay it out in memory."""
 
 import os
 import struct

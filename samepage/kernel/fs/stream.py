@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class HostStream(Inode):
     """A file that the host gave to samepage, by one or more descriptors.
 
-    `host_fd` is the one that tells its attributes. `mapping` is the content for mmap if it
+    `host_fd` is the one that its attributes are read from. `mapping` is the content for mmap if it
     is a regular file of the guest's tree.
     """
 
@@ -148,7 +148,7 @@ class HostStreamFile(OpenFile):
         return self.pos
 
     def poll(self) -> int:
-        """What the host's poll says."""
+        """What the host's poll reports."""
         if self.seekable:
             return POLL_ALWAYS
         found = self._events(select.POLLIN | select.POLLOUT)

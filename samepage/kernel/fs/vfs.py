@@ -6,7 +6,7 @@
     /proc        the model's processes
     /sys         what programs ask about the CPU
 
-Paths are bytes, as on Linux. Each call gets the caller's `FsContext` first, which says
+Paths are bytes, as on Linux. Each call gets the caller's `FsContext` first:
 where `/` and `.` are and who asks.
 """
 
@@ -59,7 +59,7 @@ FIRST_MODEL_DEVICE = os.makedev(0, 1000)
 class Vfs(Tree):
     """All files of one machine.
 
-    `host_root` is the directory of the host that guests see as `/`; `clock` tells the time
+    `host_root` is the directory of the host that guests see as `/`; `clock` returns the time
     in ns since the epoch; `seed` decides what /dev/urandom gives.
 
     Raises `SysError` if `host_root` is no readable directory.
@@ -229,7 +229,7 @@ class Vfs(Tree):
     def open(
         self, ctx: FsContext, path: bytes, flags: int, mode: int = 0, base: Path | None = None
     ) -> OpenFile:
-        """`openat`. The file's `opening` says whether the descriptor must still wait (a
+        """`openat`. The file's `opening` is whether the descriptor must still wait (a
         FIFO without its other end). Raises `SysError`."""
         if flags & os.O_PATH:
             return self._open_path(ctx, path, flags, base)

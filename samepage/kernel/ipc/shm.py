@@ -86,7 +86,7 @@ class Segment:
 
 
 class SharedMemory:
-    """The segments of one machine (`struct ipc_ids`). `clock` tells the time in ns since the
+    """The segments of one machine (`struct ipc_ids`). `clock` returns the time in ns since the
     epoch, `n_frames` how much memory there is. Errors are raised as `SysError`."""
 
     def __init__(self, cache: PageCache, n_frames: int, clock: Callable[[], int]) -> None:

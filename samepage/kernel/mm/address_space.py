@@ -68,7 +68,7 @@ RSS_OF_KIND = tuple(_RSS_OF)
 
 
 class EventKind(enum.Enum):
-    """What the timeline tells."""
+    """What the timeline records."""
 
     MMAP = "mmap"
     MUNMAP = "munmap"
@@ -191,7 +191,7 @@ class AddressSpace:
         self.special_pages: dict[tuple[str, int], int] = {}
         """(name, page index) -> frame, for `[vdso]` and its like."""
         self.executable: ExecutableFile | None = None
-        """The program's file, which nobody may write to meanwhile (`exe_file`)."""
+        """The program's file, which cannot be opened for writing meanwhile (`exe_file`)."""
         cache.spaces[self] = None
 
     def set_executable(self, file: ExecutableFile | None) -> None:
@@ -298,7 +298,7 @@ class AddressSpace:
         return found
 
     def release_file(self, vma: Vma) -> None:
-        """Tell the cache that a VMA is gone: memory and files without a name end with the
+        """Report to the cache that a VMA is gone: memory and files without a name end with the
         last."""
         if vma.file is not None:
             self.cache.release(vma.file)

@@ -10,7 +10,7 @@ names of those in Linux's mm/memory.c, which are the specification:
       |- not present, shared write   do_shared_fault     the cached page itself
       `- present, read-only, write   do_wp_page          reuse if the only owner, else copy
 
-Whoever runs out of frames in here gets `OutOfFrames`; then no entry has changed, and the
+`OutOfFrames` is raised where no frame is left; then no entry has changed, and the
 access may be tried again once there is memory.
 """
 
@@ -352,7 +352,7 @@ def do_shared_fault(mm: AddressSpace, vma: Vma, page: int) -> FaultResult:
 def do_wp_page(mm: AddressSpace, vma: Vma, page: int, slot: int) -> FaultResult:
     """A write to a page that is mapped read-only.
 
-    A shared mapping becomes writable. A private anonymous page that nobody else holds is
+    A shared mapping becomes writable. A private anonymous page that is held only here is
     reused in place (`wp_can_reuse_anon_folio`); anything else is copied.
     """
     frames = mm.frames

@@ -172,7 +172,7 @@ def _cold(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
 
 
 def _pageout(mm: AddressSpace, vma: Vma, start: int, end: int) -> None:
-    """Take clean file pages that nobody else maps out of memory. Anonymous memory stays,
+    """Take clean file pages that no other process maps out of memory. Anonymous memory stays,
     since there is no swap."""
     _cold(mm, vma, start, end)
     cache, frames = mm.cache, mm.frames

@@ -121,7 +121,7 @@ def _move_many(mm: AddressSpace, address: int, length: int, flags: int, target: 
 def _mremap_to(
     mm: AddressSpace, vma: Vma, address: int, old: int, new: int, flags: int, target: int
 ) -> int:
-    """Move to where the caller, or DONTUNMAP, says (`mremap_to`)."""
+    """Move to where the caller, or DONTUNMAP, demands (`mremap_to`)."""
     if flags & MremapFlags.FIXED:
         do_munmap(mm, target, new)
     if new < old:

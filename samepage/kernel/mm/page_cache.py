@@ -6,8 +6,8 @@ one brought in, whatever name it used. `read` and `write` use the same frames as
 the two always agree.
 
 The host's page cache is warm for files that are in use, and so is the model's: a page
-counts as cached already (`resident`) although its frame is filled only when somebody
-looks at it. Exceptions: a machine booted `cold`; pages that the host itself does not have
+counts as cached already (`resident`) although its frame is filled only when it is
+looked at. Exceptions: a machine booted `cold`; pages that the host itself does not have
 (`residency`, where a comparison with the host wants that); and pages that the model's own
 kernel has dropped. Those are read as Linux does it, with readahead and as major faults.
 """
@@ -38,7 +38,7 @@ _SHMEM = int(FrameKind.SHMEM)
 
 
 class PageCache:
-    """File pages in RAM. `owner` tells for each cached frame the inode and the index.
+    """File pages in RAM. `owner` has for each cached frame the inode and the index.
 
     Invariants: `owner[pfn] == (inode, index)` if and only if `inode.pages[index] == pfn`;
     the cache holds one reference to each of its frames; `dirty`, `written` and `marked` are
@@ -89,11 +89,11 @@ class PageCache:
         return bool(self._warm_among(inode, [index]))
 
     def _warm_among(self, inode: MappedFile, indices: list[int]) -> list[int]:
-        """Those of the pages, which have no frame, that count as cached all the same."""
+        """Those of the pages, which have no frame, that count as cached."""
         if self.cold or inode.shmem:
             return []
         dropped = self._dropped.get(inode, {})
-        # What follows is a hole in a file of the guest's own, at which nobody has looked.
+        # What follows is a hole in a file of the guest's own, which was never looked at.
         backed = inode.backed
         known = self.residency.get((inode.dev, inode.ino))
         return [
@@ -267,7 +267,7 @@ class PageCache:
         return pfn or self.get(inode, index)
 
     def mark_dirty(self, pfn: int) -> None:
-        """Somebody has changed a page (`folio_mark_dirty`)."""
+        """A page was changed (`folio_mark_dirty`)."""
         self.dirty.add(pfn)
         self.written.add(pfn)
 
@@ -313,7 +313,7 @@ class PageCache:
             self._dropped.setdefault(inode, {}).update(dict.fromkeys(inside, _NOT_RECLAIMED))
 
     def drop(self, inode: MappedFile, index: int) -> None:
-        """Take a page out of the cache; its frame is freed once nobody maps it."""
+        """Take a page out of the cache; its frame is freed once no entry maps it."""
         pfn = inode.pages.pop(index)
         del self.owner[pfn]
         self.dirty.discard(pfn)

@@ -2,7 +2,7 @@
 
 Reading one page costs a disk about as much as reading thirty, so Linux guesses. Each open
 file description keeps the last window (`FileRa`, `struct file_ra_state`). A page at its
-far end is marked (PG_readahead): whoever reaches it starts the next window, in time. Two
+far end is marked (PG_readahead): a task that reaches it starts the next window, in time. Two
 guesses matter here: `read` sees a sequence grow and doubles the window
 (`page_cache_sync_ra`), and a fault reads *around* its page, or, in an executable mapping,
 onwards from it (`do_sync_mmap_readahead`). Source: mm/readahead.c and mm/filemap.c of
@@ -95,7 +95,7 @@ def read_miss(cache: PageCache, inode: MappedFile, ra: FileRa, index: int, wante
 
 
 def reached_mark(cache: PageCache, inode: MappedFile, ra: FileRa, index: int, wanted: int) -> None:
-    """Somebody reached the marked page `index`: read the next window
+    """A task reached the marked page `index`: read the next window
     (`page_cache_async_ra`)."""
     cache.marked.discard(inode.pages[index])
     limit = cache.ra_pages

@@ -56,7 +56,7 @@ class Thrashing:
         return self._in_vain > self._limit
 
     def over(self) -> None:
-        """Somebody was killed: what follows has a new chance."""
+        """A process was killed: what follows has a new chance."""
         self._in_vain = 0
 
 

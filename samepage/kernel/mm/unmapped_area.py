@@ -57,8 +57,8 @@ def get_unmapped_area(
 ) -> int:
     """Choose the address of a new mapping of `length` bytes (page-aligned).
 
-    `file` is the inode, and `offset` its byte offset; without a file, `shared` says that
-    the memory will be, and `zero_device` that it is a mapping of /dev/zero, which is
+    `file` is the inode, and `offset` its byte offset; without a file, `shared` is whether
+    the memory will be, and `zero_device` is whether it is a mapping of /dev/zero, which is
     placed as a file is (since Linux 6.18). `low` is MAP_32BIT.
 
     Raises `SysError(ENOMEM)` if nothing fits.

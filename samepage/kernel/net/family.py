@@ -1,7 +1,7 @@
 """Address families: who makes sockets, and what an address means to them
 (`struct net_proto_family` and what net/socket.c does with it).
 
-A family is one module with a class that does what `Family` says. It is loaded when the first
+A family is one module with a class that has the methods of `Family`. It is loaded when the first
 socket of it is wanted, as `request_module("net-pf-...")` does it: few programs have sockets.
 """
 

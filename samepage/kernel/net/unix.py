@@ -272,7 +272,7 @@ class UnixSocket(Socket):
         references to the files. Raises `SysError` with EAGAIN, EINVAL or ENOTCONN.
         """
         if not self._queue:
-            # Linux tells the end of datagrams only to those who wait for one.
+            # Linux reports the end of datagrams only to a task that waits for one.
             waits = self.kind != SOCK_DGRAM or not self.nonblocking
             if self._hung_up or (self._read_closed and waits):
                 return Message(b""), 0

@@ -4,8 +4,8 @@
 The file `core` in the working directory is an ELF file without sections. Its first segment has
 notes: registers, signal and name of the process, its auxiliary vector, which files it had
 mapped. One segment for each VMA follows, of which as much is in the file as `coredump_filter`
-says by default: what the process wrote, shared memory without a name, and the first page of a
-mapped ELF file, by which debuggers tell which file it was. A page that is not there is a hole;
+selects by default: what the process wrote, shared memory without a name, and the first page of a
+mapped ELF file, by which debuggers recognize the file. A page that is not there is a hole;
 looking at it faults nothing in.
 """
 
@@ -57,7 +57,7 @@ class _TooLarge(Exception):
 
 def do_coredump(task: Task, info: SigInfo) -> bool:
     """Dump the process of `task`, which is current, for a signal; whether there is a file
-    (`do_coredump`). It ends where RLIMIT_CORE does, and is a core dump all the same."""
+    (`do_coredump`). It ends where RLIMIT_CORE does, and is a core dump even so."""
     process = task.process
     limit = process.limit(Rlimit.CORE)
     if process.dumpable != 1 or limit < PAGE_SIZE:

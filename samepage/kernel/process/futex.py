@@ -184,7 +184,7 @@ def wake_op(
 
 def _change_word(mm: AddressSpace, address: int, operation: int) -> bool:
     """`futex_atomic_op_inuser`: two numbers of 12 bits with a sign, an operation (with the
-    first one as a power of two, if bit 3 says so) and a comparison."""
+    first one as a power of two, with bit 3) and a comparison."""
     argument = _signed(operation >> 12, 12)
     if operation >> 28 & 8:
         argument = 1 << (argument & 31)

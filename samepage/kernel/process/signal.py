@@ -110,7 +110,7 @@ def _continue(process: Process) -> None:
 
 
 def notify_parent_cldstop(process: Process, code: int, status: int) -> None:
-    """Tell the parent that its child has stopped or continued (`do_notify_parent_cldstop`)."""
+    """Notify the parent that its child has stopped or continued (`do_notify_parent_cldstop`)."""
     parent = process.parent
     if parent is not None and not parent.actions[SIGCHLD].flags & SA_NOCLDSTOP:
         info = SigInfo(SIGCHLD, code, process.pid, process.cred.uid, status)

@@ -240,11 +240,11 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
             sender = socket.family.format(received.sender) if received.sender else b""
             copy_to_user(task.mm, name, sender[:name_length])
             put_u32(task.mm, message + 8, len(sender))
-        used, told = _write_rights(task, received.files, control, control_length, flags)
-        told |= flags & _MSG_CMSG_CLOEXEC
+        used, reported = _write_rights(task, received.files, control, control_length, flags)
+        reported |= flags & _MSG_CMSG_CLOEXEC
         if full > len(received.data):
-            told |= _MSG_TRUNC
-        put_struct(task.mm, message + 40, "<QI", used, told)
+            reported |= _MSG_TRUNC
+        put_struct(task.mm, message + 40, "<QI", used, reported)
         return full if flags & _MSG_TRUNC else len(received.data)
 
     return until_ready(task, socket, attempt, nonblocking=bool(flags & _MSG_DONTWAIT))
@@ -253,20 +253,20 @@ def sys_recvmsg(task: Task, fd: I32, message: int, flags: I32) -> SyscallResult:
 def _write_rights(
     task: Task, files: tuple[OpenFile, ...], control: int, room: int, flags: int
 ) -> tuple[int, int]:
-    """Give the files that came along descriptors, as far as there is room to tell them
-    (`scm_detach_fds`); return the bytes used, and MSG_CTRUNC if not all were told."""
+    """Give the files that came along descriptors, as far as there is room to report them
+    (`scm_detach_fds`); return the bytes used, and MSG_CTRUNC if not all were reported."""
     fds: list[int] = []
     for file in files:
         if control and 16 + 4 * (len(fds) + 1) <= room:
             fds.append(task.process.files.install(file, bool(flags & _MSG_CMSG_CLOEXEC)))
         file.put()
-    told = _MSG_CTRUNC if len(fds) < len(files) else 0
+    reported = _MSG_CTRUNC if len(fds) < len(files) else 0
     if not fds:
-        return 0, told
+        return 0, reported
     size = 16 + 4 * len(fds)
     header = struct.pack("<Qii", size, _SOL_SOCKET, _SCM_RIGHTS)
     copy_to_user(task.mm, control, header + struct.pack(f"<{len(fds)}i", *fds))
-    return min((size + 7) & ~7, room), told
+    return min((size + 7) & ~7, room), reported
 
 
 @syscall(Sys.GETSOCKNAME)
