@@ -171,6 +171,18 @@ class SignalFrame:
 
 
 @record(frozen=True)
+class CoreDump:
+    """What core dumps have of a thread."""
+
+    registers: tuple[int, ...]
+    pack: Callable[[tuple[int, ...], int], bytes]
+    """From the values of `registers`, and the number of the system call in progress (-1 if there
+    is none): `elf_gregset_t`."""
+    fpu_size: int
+    """Bytes of the floating-point area that NT_PRFPREG has."""
+
+
+@record(frozen=True)
 class Traps:
     """Exceptions of the processor, by their numbers (`CpuStop.vector`)."""
 
@@ -203,4 +215,5 @@ class Arch:
     registers: Registers
     syscalls: SyscallTable
     signal_frame: SignalFrame
+    core_dump: CoreDump
     traps: Traps

@@ -3,6 +3,7 @@
 from samepage.abi.auxv import Aux
 from samepage.abi.elf import ElfMachine
 from samepage.arch.arch import Arch
+from samepage.arch.x86_64.coredump import CORE_DUMP
 from samepage.arch.x86_64.layout import LAYOUT
 from samepage.arch.x86_64.paging import PAGING
 from samepage.arch.x86_64.registers import REGISTERS
@@ -20,5 +21,6 @@ X86_64 = Arch(
     registers=REGISTERS,
     syscalls=SYSCALLS,
     signal_frame=SIGNAL_FRAME,
+    core_dump=CORE_DUMP,
     traps=TRAPS,
 )

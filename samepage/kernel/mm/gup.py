@@ -49,11 +49,11 @@ def get_user_page(mm: AddressSpace, address: int, *, write: bool) -> int:
         raise SysError(errno.EFAULT)
     words, page = mm.frames.ram.words, address & PAGE_MASK
     slot = mm.table.slot(page)
-    if not slot or not words[slot] or (write and not words[slot] & Pte.WRITE):
+    if not slot or not words[slot] or (write and not pte_write(words[slot])):
         if fault_page(mm, vma, page, write) not in RESOLVED:
             raise SysError(errno.EFAULT)
         slot = mm.table.slot(page)
-    return (words[slot] & Pte.FRAME) >> PAGE_SHIFT
+    return pte_pfn(words[slot])
 
 
 def _mark_dirty(mm: AddressSpace, slot: int, entry: int) -> None:

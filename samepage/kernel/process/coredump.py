@@ -15,12 +15,9 @@ import errno
 import os
 import struct
 
-from samepage.abi.elf import EHDR64, NHDR, PHDR64, ElfMachine, ElfType, SegmentType
+from samepage.abi.elf import EHDR64, NHDR, PHDR64, ElfType, SegmentType
 from samepage.abi.resource import RLIM_INFINITY, Rlimit
-from samepage.cpu.fxsave import fxsave
-from samepage.cpu.paging import Pte
-from samepage.cpu.ram import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
-from samepage.cpu.registers import Reg
+from samepage.arch import ARCH, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, pte_pfn
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.uaccess import copy_from_user_partly
@@ -38,17 +35,13 @@ CORE_NAME = b"core"
 _PN_XNUM = 0xFFFF
 _NT_PRSTATUS, _NT_PRFPREG, _NT_PRPSINFO, _NT_AUXV = 1, 2, 3, 6
 _NT_SIGINFO, _NT_FILE = 0x53494749, 0x46494C45
-_PRSTATUS = struct.Struct("<iiiHxxQQiiii8q27Qixxxx")
-"""Signal, its sets, ids, times, the registers, and whether there is FPU state."""
+_PRSTATUS = struct.Struct("<iiiHxxQQiiii8q")
+"""`struct elf_prstatus` up to the registers: signal, its sets, ids, times."""
+_FPVALID = struct.pack("<ixxxx", 1)
+"""What follows the registers: there is FPU state."""
 _PRPSINFO = struct.Struct("<bcbbxxxxQIIiiii16s80s")
 """State, flags, owner, ids, name and arguments."""
-_USER_CS, _USER_DS = 0x33, 0x2B
-_GENERAL = (
-    *(Reg.R15, Reg.R14, Reg.R13, Reg.R12, Reg.RBP, Reg.RBX, Reg.R11, Reg.R10),
-    *(Reg.R9, Reg.R8, Reg.RAX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI),
-)
-"""The first registers of `struct user_regs_struct`, in its order."""
-_WORD = (1 << 64) - 1
+_CORE = ARCH.core_dump
 
 
 class _TooLarge(Exception):
@@ -155,7 +148,7 @@ class _Dump:
 def _header(count: int) -> bytes:
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     sizes = EHDR64.size, PHDR64.size, count, 0, 0, 0
-    return EHDR64.pack(ident, ElfType.CORE, ElfMachine.X86_64, 1, 0, EHDR64.size, 0, 0, *sizes)
+    return EHDR64.pack(ident, ElfType.CORE, ARCH.elf_machine, 1, 0, EHDR64.size, 0, 0, *sizes)
 
 
 def _note(kind: int, data: bytes) -> bytes:
@@ -190,7 +183,7 @@ def _page(mm: AddressSpace, vma: Vma, address: int) -> bytes | None:
     """What a page holds, None for one that is not there (`get_dump_page`)."""
     slot = mm.table.slot(address)
     entry = mm.frames.ram.words[slot] if slot else 0
-    pfn = (entry & Pte.FRAME) >> PAGE_SHIFT
+    pfn = pte_pfn(entry)
     if not entry and vma.file is not None and vma.index(address) << PAGE_SHIFT < vma.file.size:
         pfn = mm.cache.get(vma.file, vma.index(address))
     if not pfn or pfn == mm.frames.zero_pfn:
@@ -201,18 +194,7 @@ def _page(mm: AddressSpace, vma: Vma, address: int) -> bytes | None:
 def _thread(task: Task, info: SigInfo) -> tuple[bytes, bytes]:
     """`struct elf_prstatus` and the FPU state of a thread, whose registers the CPU holds."""
     cpu, process = task.kernel.cpu, task.process
-    registers = [
-        *(cpu.read(register) for register in _GENERAL),
-        task.syscall_number & _WORD,
-        cpu.read(Reg.RIP),
-        _USER_CS,
-        cpu.read(Reg.EFLAGS),
-        cpu.read(Reg.RSP),
-        _USER_DS,
-        cpu.read(Reg.FS_BASE),
-        cpu.read(Reg.GS_BASE),
-        *(0, 0, 0, 0),
-    ]
+    registers = tuple(cpu.read(register) for register in _CORE.registers)
     us, children_us = process.cpu_time_ns // 1000, process.children_usage.cpu_time_ns // 1000
     status = _PRSTATUS.pack(
         info.signal,
@@ -227,10 +209,9 @@ def _thread(task: Task, info: SigInfo) -> tuple[bytes, bytes]:
         process.sid,
         *(*divmod(us, 1_000_000), 0, 0),
         *(*divmod(children_us, 1_000_000), 0, 0),
-        *registers,
-        1,
     )
-    return status, bytes(fxsave(cpu))
+    status += _CORE.pack(registers, task.syscall_number) + _FPVALID
+    return status, cpu.read_fpu()[: _CORE.fpu_size]
 
 
 def _psinfo(process: Process) -> bytes:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator, Iterable
 
-from samepage.arch import PAGE_SHIFT, PAGE_SIZE
+from samepage.arch import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.address_space import AddressSpace
 from samepage.kernel.mm.gup import get_user_page
 from samepage.kernel.mm.uaccess import get_u32, put_u32
-from samepage.kernel.mm.unmapped_area import TASK_SIZE
 from samepage.kernel.process.futex_queues import FutexQueues, Key, Ticket, Waiter
 from samepage.kernel.process.task import Interrupted, Task, Wait
 

@@ -30,7 +30,7 @@ def new_process(
     process.limits.update(limits)
     process.files.limit = process.limit(Rlimit.NOFILE)
     process.start_time_ns = kernel.clock.monotonic()
-    task = Task(pid, process, None)
+    task = Task(pid, process, kernel.cpu.save())
     process.threads[pid] = task
     kernel.processes.add(process)
     return task

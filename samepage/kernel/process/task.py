@@ -31,8 +31,7 @@ from samepage.records import field, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from samepage.cpu.engine import Registers
     from samepage.kernel.process.seccomp_filter import Seccomp
     from samepage.kernel.process.services import Services
 
@@ -162,7 +161,9 @@ class Process:
 
     def thread_state(self, tid: int) -> str:
         """One letter for a thread; a first thread that has ended before the others is a zombie."""
-        return (self.threads[tid].state if tid in self.threads else TaskState.ZOMBIE).value
+        if self.tracing_stop:
+            return "t"
+        return self.threads[tid].letter if tid in self.threads else TaskState.ZOMBIE.value
 
     @property
     def tids(self) -> list[int]:
@@ -328,7 +329,7 @@ class Task:
 
     tid: int
     process: Process
-    registers: Any
+    registers: Registers
     state: TaskState = TaskState.RUNNABLE
     stopped: bool = False
     """Stopped by a signal (JOBCTL_STOPPED): it does not run until SIGCONT or SIGKILL."""
