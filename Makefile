@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.locked
 
-.PHONY: demo setup test lint format bench images lock clean
+.PHONY: demo setup test lint format bench images verify-kernels live-aarch64 lock clean
 
 demo: setup
 	@$(BIN)/samepage demo
@@ -43,6 +43,15 @@ bench: setup
 # The README's pictures, from real runs on this machine.
 images: setup
 	$(BIN)/python docs/images/make.py
+
+# The counts of the live side, and the model, on the other kernels of Debian 12, in QEMU; and the live
+# side on arm64. Not a part of `make test`: they download kernels and take an hour (docs/kernels.md).
+verify-kernels: setup
+	$(BIN)/python -m kernels live --kernel 6.1 --kernel 6.12
+	$(BIN)/python -m kernels verify --kernel 6.1 --kernel 6.12
+
+live-aarch64: setup
+	$(BIN)/python -m kernels live --architecture arm64 --kernel 6.1 --kernel 6.12
 
 # Resolves the newest versions that pyproject.toml admits and pins them with their hashes.
 lock: setup

@@ -45,8 +45,8 @@ def test_commands_and_targets_exist(name: str) -> None:
     code = "\n".join(a or b for a, b in re.findall(r"`([^`\n]+)`|^ {4}(\S.*)$", text, re.MULTILINE))
     for command in re.findall(r"^(?:\.venv/bin/)?samepage ([a-z]+)", code, re.MULTILINE):
         assert command in COMMANDS, command
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for target in re.findall(r"^make ([a-z]+)", code, re.MULTILINE):
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"^make ([a-z0-9-]+)", code, re.MULTILINE):
         assert target in targets, target
 
 

@@ -2,6 +2,7 @@
 
 from samepage.cli.arguments import Parser, add_output
 from samepage.cli.blas import use_one_thread
+from samepage.cli.processor import need_models_processor
 from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 
@@ -24,6 +25,7 @@ def command(output: str | None, form: str | None, no_live: bool) -> None:
     first call into the library, in the second program, after a write, and at their ends.
     With a C compiler, a second pair follows whose functions are known by name.
     """
+    need_models_processor("demo")
     chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.demo.story import tell_story

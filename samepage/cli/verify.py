@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from samepage.cli.arguments import Parser, add_output, add_programs, number
 from samepage.cli.blas import use_one_thread
+from samepage.cli.processor import need_models_processor
 from samepage.errors import SamepageError
 from samepage.lab.commands import join_commands, split_commands
 from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
@@ -100,6 +101,7 @@ def command(
     Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
     the first program.
     """
+    need_models_processor("verify")
     chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.lab.environment import ENVIRONMENT

@@ -3,13 +3,15 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from live_processes import KEYS, group_members, needs_frames, read_smaps
 
 from samepage.analysis.sharing import Sharing
 from samepage.live.capture import capture
-from samepage.snapshot.kinds import FrameKind, PageFlags
+from samepage.live.pagemap import Scanner, ScanUnsupported, end_of_memory
+from samepage.snapshot.kinds import FrameFlags, FrameKind, PageFlags
 
 Start = Callable[[str], int]
 pytestmark = needs_frames
@@ -54,12 +56,30 @@ HUGE = """
 import mmap, os, time
 area = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 area.madvise(mmap.MADV_HUGEPAGE)
-area[:: 4096] = b"h" * len(area[::4096])
+area[:: 4096] = b"h" * (len(area) >> 12)  # without a read before: that maps the huge zero page
 if os.fork() == 0:
     area[0] = 1
     time.sleep(1000)
 time.sleep(0.2)
 print("ready", flush=True)
+time.sleep(1000)
+"""
+
+HUGE_SHMEM = """
+import mmap, os, time
+setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+try:
+    before = open(setting).read().partition("[")[2].partition("]")[0]
+    open(setting, "w").write("advise")
+    area = mmap.mmap(-1, 8 << 20)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    area[:: 4096] = b"h" * (len(area) >> 12)
+    open(setting, "w").write(before)
+    smaps = open("/proc/self/smaps").read()
+    huge = "ShmemPmdMapped:     8192 kB" in smaps or "ShmemPmdMapped:     6144 kB" in smaps
+    print("ready" if huge else "no huge pages of shared memory", flush=True)
+except OSError as error:
+    print("no huge pages of shared memory:", error, flush=True)
 time.sleep(1000)
 """
 
@@ -126,6 +146,16 @@ def assert_equal_to_smaps(pids: list[int]) -> None:
     raise AssertionError(left)
 
 
+def scans_pagemap() -> bool:
+    """Whether the kernel has PAGEMAP_SCAN, which shows what huge entries map (Linux 6.7)."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        try:
+            Scanner().scan(pagemap.fileno(), end_of_memory(Path("/proc/self/maps").read_bytes()))
+        except ScanUnsupported:
+            return False
+    return True
+
+
 def _differences_from_smaps(pids: list[int]) -> dict[int, object]:
     """Return what differs, by the number of the VMA."""
     snapshot = capture(pids)
@@ -172,8 +202,17 @@ def test_transparent_huge_pages(stopped_program: Start) -> None:
     pids = group_members(leader)
     assert_equal_to_smaps(pids)
     snapshot = capture(pids)
-    huge = (snapshot.pages.flags & PageFlags.HUGE) != 0
-    assert huge.sum() >= 2 * 3 * 512  # the parent's last three, and the child's, at least
+    if scans_pagemap():
+        huge = (snapshot.pages.flags & PageFlags.HUGE) != 0
+        assert huge.sum() >= 2 * 3 * 512  # the parent's last three, and the child's, at least
+
+
+def test_huge_pages_of_shared_memory_are_shared_memory_and_dirty(stopped_program: Start) -> None:
+    pid = stopped_program(HUGE_SHMEM)
+    assert_equal_to_smaps([pid])
+    frames = capture([pid]).frames
+    huge = (frames.kind == FrameKind.SHMEM) & ((frames.flags & FrameFlags.THP) != 0)
+    assert huge.sum() >= 3 * 512
 
 
 def test_zero_pages_are_present_and_in_no_sum(stopped_program: Start) -> None:
