@@ -82,8 +82,8 @@ def command(
     from samepage.linker.secure import is_secure
     from samepage.report.linking import Details, link_document, link_text
 
-    config = LinkerConfig.from_environment(environment)
-    config = replace(config, bind_now=config.bind_now or now, secure=is_secure(file))
+    config = LinkerConfig.from_environment(environment, secure=is_secure(file))
+    config = replace(config, bind_now=config.bind_now or now)
     linker = Linker(ImageMemory(), config, keep_going=True)
     result = linker.link(file)
     document = link_document(linker, result)

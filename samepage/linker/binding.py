@@ -26,7 +26,7 @@ from samepage.abi.elf import (
     STV_INTERNAL,
     STV_PROTECTED,
 )
-from samepage.elf.layout import I64
+from samepage.elf.layout import I64, U8, Bools
 from samepage.elf.strings import NamePool
 from samepage.linker.lookup import Lookup
 from samepage.linker.maps import LinkMap
@@ -91,9 +91,12 @@ class Binder:
     unique symbol comes first.
     """
 
-    def __init__(self, maps: list[LinkMap]) -> None:
-        """`maps` in load order; `LinkMap.index` are indices into it."""
+    def __init__(self, maps: list[LinkMap], by_version: bool = True) -> None:
+        """`maps` in load order; `LinkMap.index` are indices into it. Without `by_version`, as
+        in musl, a reference takes any definition that is not hidden.
+        """
         self._maps = maps
+        self._by_version = by_version
         self.versions = VersionNumbers()
         self._unique = UniqueSymbols()
         self._tables = SymbolTables([], self.versions)
@@ -145,7 +148,7 @@ class Binder:
         rows = found.rows[chosen]
         owners = tables.owners(rows)
         first = np.array([_shared(link) is not link.scopes for link in found.links])
-        query = make_query(tables, rows, owners, found.classes[chosen], first[owners])
+        query = self._query(tables, rows, owners, found.classes[chosen], first[owners])
         scope = self._scope(scopes)
         definitions = Lookup(tables, scope, query).definitions()
         unique = tables.symbols(definitions).binds == STB_GNU_UNIQUE
@@ -155,6 +158,12 @@ class Binder:
         found.definitions[chosen] = definitions
         bound_to_unique: I64 = chosen[unique]
         return bound_to_unique
+
+    def _query(
+        self, tables: SymbolTables, rows: I64, owners: I64, classes: U8, own_first: Bools
+    ) -> Query:
+        query = make_query(tables, rows, owners, classes, own_first)
+        return query if self._by_version else query.without_versions()
 
     def _protected(self, query: Query, scope: Scope, definitions: I64) -> I64:
         """References to an object's own protected symbols, which stay in the object."""
@@ -234,7 +243,7 @@ class Binder:
         own = tables.at[link.index]
         rows, owners = references.symbols[which] + tables.first[own], np.full(len(which), own)
         first = np.full(len(which), _shared(link) is not link.scopes)
-        query = make_query(tables, rows, owners, references.classes[which], first)
+        query = self._query(tables, rows, owners, references.classes[which], first)
         lookup = Lookup(tables, self._scope(_shared(link)), query)
         definers: list[list[LinkMap]] = [[] for _ in which]
         for reference, row in zip(*(column.tolist() for column in lookup.definers()), strict=True):

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from samepage.linker.rules import HOST, LdsoRules, rules_for
+
 _LEVELS = (
     (
         "x86-64-v2",
@@ -64,8 +66,8 @@ class HardwareCapabilities:
         return cls(tuple(levels), platform, names)
 
     @classmethod
-    def host(cls) -> "HardwareCapabilities":
-        """Those of the CPU that this process runs on."""
+    def host(cls, masked: Iterable[str] = ()) -> "HardwareCapabilities":
+        """Those of the CPU that this process runs on, without some of its flags."""
         fields: dict[str, str] = {}
         with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
             for line in cpuinfo:
@@ -73,16 +75,23 @@ class HardwareCapabilities:
                 if not line.strip():
                     break
                 fields[name.strip()] = value.strip()
-        return cls.from_flags(fields.get("flags", "").split(), fields.get("vendor_id", ""))
+        present = set(fields.get("flags", "").split()).difference(masked)
+        return cls.from_flags(present, fields.get("vendor_id", ""))
 
-    def subdirectories(self) -> list[str]:
+    def subdirectories(self, rules: LdsoRules | None = None) -> list[str]:
         """What is appended to a search directory, in order; the last is the empty string."""
-        return list(_subdirectories(self))
+        rules = rules or rules_for(HOST)
+        return list(_subdirectories(self, rules.hwcaps_subdirectories, rules.legacy_hwcaps))
 
 
 @cache
-def _subdirectories(capabilities: HardwareCapabilities) -> tuple[str, ...]:
-    result = [f"glibc-hwcaps/{level}/" for level in capabilities.levels]
+def _subdirectories(
+    capabilities: HardwareCapabilities, by_level: bool, legacy: bool
+) -> tuple[str, ...]:
+    levels = capabilities.levels if by_level else ()
+    result = [f"glibc-hwcaps/{level}/" for level in levels]
+    if not legacy:
+        return (*result, "")
     # `tls` is the most significant name, then the platform, then the capabilities; every
     # subset of the names is a path, counted downwards in binary.
     names = ["tls", capabilities.platform, *capabilities.names]

@@ -13,7 +13,7 @@ from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
-from samepage.linker.order import sort_maps
+from samepage.linker.order import sort_by_moving, sort_maps
 from samepage.linker.protected import check_protected
 from samepage.linker.references import Bindings, Entries, References
 from samepage.linker.relocate import (
@@ -87,8 +87,7 @@ class Linker:
         keep_going: bool = False,
     ) -> None:
         self.memory = memory
-        self.config = config or LinkerConfig.from_environment()
-        self.loader = Loader(memory, self.config)
+        self.loader = Loader(memory, config or LinkerConfig.from_environment())
         self.resolve_ifunc = resolve_ifunc
         self._keep_going = keep_going
         self.errors: list[str] = []
@@ -100,6 +99,11 @@ class Linker:
         self.on_relocated: Callable[[LinkMap, LinkResult], None] | None = None
         """Called for each object before its RELRO range is protected: `Relocated.foreign`
         has the words that are the loader's to fill in."""
+
+    @property
+    def config(self) -> LinkerConfig:
+        """The settings, with what the program's own loader makes of them."""
+        return self.loader.config
 
     def load(self, path: str) -> LinkResult:
         """Map the program and all its libraries; nothing is bound or relocated yet.
@@ -122,10 +126,11 @@ class Linker:
         on_missing = self._on_missing if self._keep_going else None
         search_list = loader.load_dependencies(program, preloads, on_missing=on_missing)
         # All objects are known: a version that a library lacks is reported before a symbol.
-        for error in check_versions(
-            loader.maps, loader.asked, self._missing, loader.rules, loader.warnings
-        ):
-            self._complain(error)
+        if loader.rules.libc == "glibc":
+            for error in check_versions(
+                loader.maps, loader.asked, self._missing, loader.rules, loader.warnings
+            ):
+                self._complain(error)
         # Every object searches the program's list; its own first if it is symbolic.
         for link in loader.maps:
             own = [[link]] if link.object.dynamic.symbolic else []
@@ -136,7 +141,7 @@ class Linker:
         return LinkResult(
             maps=loader.maps,
             search_list=search_list,
-            sorted=sort_maps(search_list),
+            sorted=self._sort(search_list),
             tls=tls,
             bindings=None,
             relocated={},
@@ -145,9 +150,14 @@ class Linker:
             errors=self.errors,
         )
 
+    def _sort(self, search_list: list[LinkMap]) -> list[LinkMap]:
+        if self.loader.rules.sorts_depth_first and self.config.dynamic_sort == 2:
+            return sort_maps(search_list)
+        return sort_by_moving(search_list)
+
     def bind(self, result: LinkResult) -> Binder:
         """Find a definition for every reference of every object."""
-        self.binder = Binder(result.maps)
+        self.binder = Binder(result.maps, by_version=self.loader.rules.libc == "glibc")
         links = self.relocation_order(result)
         result.bindings = self.binder.bind(links)
         lazy = [self.is_lazy(link) for link in links]
@@ -172,7 +182,7 @@ class Linker:
                 adjust_dynamic(self.memory, link, result.relocated[link])
         interpreter = self.loader.interpreter
         if interpreter is not None:
-            relocate_relative(self.memory, interpreter, result.relocated[interpreter])
+            self._relocate_relative(interpreter, result.relocated[interpreter])
 
     def relocate(self, result: LinkResult) -> None:
         """Relocate every object, and write-protect what is RELRO."""
@@ -200,8 +210,11 @@ class Linker:
                 self.on_lazy(link, result)
         with WritableText(self.memory, link):
             if link is not self.loader.interpreter:
-                relocate_relative(self.memory, link, done)
+                self._relocate_relative(link, done)
             symbolic.relocate(number, done, self.resolve_ifunc)
+
+    def _relocate_relative(self, link: LinkMap, done: Relocated) -> None:
+        relocate_relative(self.memory, link, done, packed=self.loader.rules.packs_relative)
 
     def link(self, path: str) -> LinkResult:
         """Load, bind and relocate the program at `path`.
@@ -210,7 +223,8 @@ class Linker:
         """
         result = self.load(path)
         self.bind(result)
-        self.bootstrap(result)
+        # musl adds the base each time that it reads a dynamic section.
+        self.bootstrap(result, adjust=self.loader.rules.libc == "glibc")
         self.relocate(result)
         return result
 

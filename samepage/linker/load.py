@@ -18,6 +18,7 @@ from samepage.elf.header import ElfError
 from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import Memory, OpenFile
+from samepage.linker.musl import MUSL, PATH_FILE, MuslNames, MuslSearch, configure, is_musl
 from samepage.linker.rules import HOST, LdsoRules, rules_for, rules_of
 from samepage.linker.search import LinkerConfig, Search
 from samepage.linker.segments import map_segments, plan, plan_of_kernel
@@ -63,8 +64,6 @@ class Loader:
             reason = "not a dynamic object"
         elif interpreter_path is None and file.object.dynamic.flags_1 & DynamicFlags1.PIE:
             reason = "statically linked: it relocates itself, without ld.so"
-        elif interpreter_path is not None and "/ld-musl-" in interpreter_path:
-            reason = f"started by musl's {interpreter_path}, which is not ld.so"
         if reason:
             self.memory.close(file)
             raise LinkError(f"{path}: {reason}", 2)
@@ -74,16 +73,29 @@ class Loader:
         name = interpreter_path or DEFAULT_INTERPRETER
         try:
             file = self._open(name)
-            self.rules = rules_of(file.object.elf)
+            self.follow(MUSL if is_musl(name) else rules_of(file.object.elf))
             interpreter = self._map(file, name, MapKind.LIBRARY, None, by_kernel=True)
         except LinkError:
             if interpreter_path:
                 raise
             return program  # a library may be linked on a system without glibc
+        if is_musl(name):
+            self.config = configure(self.memory.read_text(PATH_FILE), self.config)
+            self.follow_musl(interpreter)
         self.asked.setdefault(interpreter.object.soname or name, interpreter)
         interpreter.identity = None  # `_dl_rtld_map` has none: found by name only
         self.interpreter = interpreter
         return program
+
+    def follow(self, rules: LdsoRules) -> None:
+        """Load by the rules of the program's own ld.so."""
+        self.rules = self.search.rules = rules
+
+    def follow_musl(self, libc: LinkMap) -> None:
+        """Load as musl does, whose loader is its libc."""
+        self.search = MuslSearch(self.memory, self.config)
+        self.follow(MUSL)
+        self.by_name = MuslNames(libc)
 
     def _open(self, path: str) -> OpenFile:
         try:

@@ -7,12 +7,41 @@ front of what has been written once all of its dependencies are done: reverse po
 The program always stays first. Constructors run from the end of the list.
 
 A loop instead of recursion: the depth of a hostile chain of libraries is unbounded.
-Source: `_dl_sort_maps_dfs`, `dfs_traversal` of glibc 2.36.
+
+Before 2.35, and with `glibc.rtld.dynamic_sort=1`, each object moves behind the last one that
+needs it until none has to move, where cycles are broken by counting how often an object has
+been looked at. Source: `_dl_sort_maps_dfs`, `dfs_traversal` and `_dl_sort_maps_original` of
+glibc 2.36.
 """
 
 from collections.abc import Iterator
 
 from samepage.linker.maps import LinkMap
+
+
+def sort_by_moving(maps: list[LinkMap]) -> list[LinkMap]:
+    """`maps` in the order of `_dl_sort_maps_original`. The first object keeps its place."""
+    rest = list(maps[1:])
+    count = len(rest)
+    seen = [0] * count
+    at = 0
+    while at < count:
+        seen[at] += 1
+        current = rest[at]
+        users = (k for k in range(count - 1, at, -1) if current in rest[k].needed)
+        last = next(users, None)
+        if last is None:
+            at += 1
+            seen[at:] = [0] * (count - at)
+            continue
+        rest.insert(last, rest.pop(at))
+        if seen[at + 1] > count - at:
+            # It has come back too often: a cycle, which is left as it is.
+            at += 1
+            seen[at:] = [0] * (count - at)
+            continue
+        seen.insert(last, seen.pop(at))
+    return [*maps[:1], *rest]
 
 
 def sort_maps(maps: list[LinkMap], force_first: bool = True) -> list[LinkMap]:

@@ -65,6 +65,11 @@ class Query:
             newest=self.newest,
         )
 
+    def without_versions(self) -> "Query":
+        """The same references, which want no version."""
+        nothing = np.zeros(len(self), np.int32)
+        return replace(self, version=nothing, exact=np.zeros(len(self), np.bool_), newest=True)
+
     def as_class(self, kind: TypeClass) -> "Query":
         """The same references in another class."""
         return replace(self, classes=np.full(len(self), kind, np.uint8))

@@ -120,15 +120,17 @@ def set_up_lazy(link: LinkMap, done: Relocated) -> None:
     done.foreign[link.base + got + 16] = Foreign.RESOLVER
 
 
-def relocate_relative(memory: Memory, link: LinkMap, done: Relocated) -> None:
-    """DT_RELR, and the leading relative entries of DT_RELA.
+def relocate_relative(
+    memory: Memory, link: LinkMap, done: Relocated, *, packed: bool = True
+) -> None:
+    """DT_RELR (if it is known: `packed`), and the leading relative entries of DT_RELA.
 
     The type of the latter is not looked at, as ld.so does not: DT_RELACOUNT vouches.
     """
     tables = link.object.relocations
     target = StoreRange.of(link)
     base = np.uint64(link.base)
-    if len(tables.relr) and link.base:
+    if packed and link.base and len(tables.relr):
         done.stored.append((link.base, tables.relr))
         for part in _parts(tables.relr):
             offsets = target.offsets(part)

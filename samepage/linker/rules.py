@@ -27,6 +27,8 @@ class LdsoRules:
     """The rules of one version of ld.so."""
 
     version: Version
+    libc: str
+    """"glibc", or "musl" for the rules of musl's loader (`samepage.linker.musl`)."""
     checks_p_align: bool
     """Before 2.35: p_align has to be a multiple of the page size, and p_vaddr and p_offset of
     a PT_LOAD agree modulo p_align. Since then only modulo the page size (163f625cf9)."""
@@ -67,6 +69,7 @@ def rules_for(version: Version) -> LdsoRules:
     """The rules of a version of glibc."""
     return LdsoRules(
         version=version,
+        libc="glibc",
         checks_p_align=version < (2, 35),
         aligns_segments=version >= (2, 35),
         names_dynamic_section=version >= (2, 35),

@@ -30,6 +30,8 @@ from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import Memory, OpenFile
+from samepage.linker.rules import HOST, rules_for
+from samepage.linker.tunables import parse_tunables
 
 DEFAULT_DIRECTORIES = (
     "/lib/x86_64-linux-gnu/",
@@ -76,13 +78,22 @@ class LinkerConfig:
     preload_file: str = "/etc/ld.so.preload"
     static_tls_surplus: int = 1664
     """Static TLS for libraries that dlopen loads, from the glibc.rtld.* tunables."""
+    dynamic_sort: int = 2
+    """glibc.rtld.dynamic_sort."""
 
     @classmethod
-    def from_environment(cls, environment: dict[str, str] | None = None) -> "LinkerConfig":
+    def from_environment(
+        cls, environment: dict[str, str] | None = None, *, secure: bool = False
+    ) -> "LinkerConfig":
         """What a program gets that is started with `environment` (by default, ours)."""
         if environment is None:
             environment = dict(os.environ)
+        tunables = parse_tunables("" if secure else environment.get("GLIBC_TUNABLES", ""))
         return cls(
+            secure=secure,
+            capabilities=HardwareCapabilities.host(tunables.masked),
+            static_tls_surplus=tunables.static_tls_surplus,
+            dynamic_sort=tunables.dynamic_sort,
             library_path=environment.get("LD_LIBRARY_PATH", ""),
             preload=environment.get("LD_PRELOAD", ""),
             audit=environment.get("LD_AUDIT", ""),
@@ -106,7 +117,7 @@ class Search:
     def __init__(self, memory: Memory, config: LinkerConfig) -> None:
         self._memory = memory
         self._config = config
-        self._subdirectories = config.capabilities.subdirectories()
+        self.rules = rules_for(HOST)
         self._cache: LibraryCache | None = None
         self._missing: set[str] = set()
         self._existing: set[str] = set()
@@ -204,7 +215,8 @@ class Search:
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
             self._cache = LibraryCache(self._memory.read_text(self._config.cache_path))
-        return self._cache.lookup(name, self._config.capabilities.levels)
+        levels = self._config.capabilities.levels if self.rules.hwcaps_subdirectories else ()
+        return self._cache.lookup(name, levels)
 
     def _in(self, name: str, directories: list[str], source: str) -> Iterator[tuple[str, str]]:
         """The file `name` in the directories and their subdirectories that may exist.
@@ -212,9 +224,13 @@ class Search:
         A file that is there and cannot be opened, for another reason than that it must not
         be read, ends it.
         """
+        subdirectories = self._config.capabilities.subdirectories(self.rules)
+        passed_over = [errno.ENOENT, errno.EACCES]
+        if self.rules.skips_no_directory:
+            passed_over.append(errno.ENOTDIR)
         for directory in directories:
             any_exists = False
-            for subdirectory in self._subdirectories:
+            for subdirectory in subdirectories:
                 full = directory + subdirectory
                 if full in self._missing:
                     continue
@@ -225,7 +241,7 @@ class Search:
                     exists = not full.startswith("/") or self._memory.is_directory(full)
                     (self._existing if exists else self._missing).add(full)
                 any_exists |= full in self._existing
-            if any_exists and self._errno not in (errno.ENOENT, errno.EACCES):
+            if any_exists and self._errno not in passed_over:
                 return
 
     def _try(self, name: str, path: str, source: str) -> OpenFile | None:

@@ -21,6 +21,7 @@ stays, as objects that nobody knows of may have its address.
 
 import ctypes
 import enum
+import os
 import struct
 import threading
 from collections import Counter
@@ -61,6 +62,7 @@ from samepage.linker.relocate import (
     protect_relro,
     relocate_relative,
 )
+from samepage.linker.rules import HOST, LdsoRules, rules_for
 from samepage.linker.search import LinkerConfig
 from samepage.linker.symbolic import SymbolicRelocation
 from samepage.linker.version_check import check_versions, missing_tables
@@ -150,12 +152,21 @@ class Library:
         return f"<Library {self.path} at {self.base:#x}>"
 
 
+def _own_rules() -> LdsoRules:
+    """The rules of the glibc that this process runs on."""
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    parts = version.split(".")
+    known = name == "glibc" and len(parts) > 1 and all(part.isdigit() for part in parts[:2])
+    return rules_for((int(parts[0]), int(parts[1]))) if known else rules_for(HOST)
+
+
 class Process:
     """This process as a namespace of our linker: what ld.so loaded, and what we did."""
 
     def __init__(self) -> None:
         self.memory = ProcessMemory()
         self.loader = Loader(self.memory, LinkerConfig.from_environment())
+        self.loader.follow(_own_rules())
         self._adopt()
         self._binder = Binder(self.loader.maps)
         self._open_count: Counter[LinkMap] = Counter()

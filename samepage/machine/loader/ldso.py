@@ -256,7 +256,7 @@ class LdsoState:
         self._user.store(self._ldso.globals_ro + GlobalRo.LAZY, _int(lazy))
         self._ro(GlobalRo.HWCAP, _HWCAP_X86_64, self._stack().auxv)
         self._ro(GlobalRo.HWCAP2, auxv[Aux.HWCAP2])
-        self._ro(GlobalRo.DSO_SORT_ALGO, 1)
+        self._ro(GlobalRo.DSO_SORT_ALGO, int(self._linker.config.dynamic_sort == 2))
         stack = self._result.maps[0].object.elf.segment(SegmentType.GNU_STACK)
         flags = stack.flags if stack is not None else 7
         self._user.store(self._ldso.globals + Global.STACK_FLAGS, _int(int(flags)))
@@ -341,8 +341,8 @@ class LdsoState:
         """The default directories for `dlopen`, with their subdirectories
         (`_dl_init_paths`).
         """
-        config, heap = self._linker.config, self._heap
-        subdirectories = [text.encode() for text in config.capabilities.subdirectories()]
+        config, heap, rules = self._linker.config, self._heap, self._linker.loader.rules
+        subdirectories = [text.encode() for text in config.capabilities.subdirectories(rules)]
         strings = heap.store(b"".join(subdirectories) + b"\0")
         table = b""
         for text in subdirectories:

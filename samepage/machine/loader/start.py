@@ -19,6 +19,7 @@ from samepage.arch import Sys
 from samepage.elf.dynamic import Tag
 from samepage.elf.header import ElfError
 from samepage.errors import SamepageError
+from samepage.linker import musl
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.link import Linker, LinkResult
@@ -28,7 +29,7 @@ from samepage.linker.messages import error_line, warning_line
 from samepage.linker.rules import rules_of
 from samepage.linker.search import LinkerConfig
 from samepage.machine.content import Contents
-from samepage.machine.loader import ldso, musl_search, tls
+from samepage.machine.loader import ldso, tls
 from samepage.machine.loader.code import Code
 from samepage.machine.loader.heap import Heap, map_anonymous
 from samepage.machine.loader.lazy import foreign_words, lazy_size, lazy_table
@@ -52,11 +53,11 @@ class BuiltinLoader:
         self.task = task = user.task
         self.memory = ProgramMemory(self.user, contents)
         self.auxv = parse_auxv(task.process.auxv)
-        config = LinkerConfig.from_environment(environment)
+        secure = bool(self.auxv.get(Aux.SECURE, 0))
+        config = LinkerConfig.from_environment(environment, secure=secure)
         self._config = replace(
             config,
             bind_now=config.bind_now or not lazy,
-            secure=bool(self.auxv.get(Aux.SECURE, 0)),
             capabilities=MODEL_CPU,
             cwd=os.fsdecode(task.kernel.vfs.getcwd(task.process.fs)),
         )
@@ -72,10 +73,8 @@ class BuiltinLoader:
                 self._start()
         except (LinkError, ElfError) as error:
             path = self.task.process.exe_path
-            if musl_search.is_musl(self._interpreter):
-                raise SamepageError(
-                    musl_search.message(self.name, path, error.message), 127
-                ) from None
+            if musl.is_musl(self._interpreter):
+                raise SamepageError(musl.message(self.name, path, error.message), 127) from None
             status = error.exit_status if isinstance(error, LinkError) else 127
             raise SamepageError(error_line(self.name, path, error), status) from None
         except OSError as error:
@@ -88,7 +87,7 @@ class BuiltinLoader:
         if interpreter is None:
             # The kernel starts it at its entry point, and so do we.
             self.user.jump(self.auxv[Aux.ENTRY])
-        elif musl_search.is_musl(interpreter):
+        elif musl.is_musl(interpreter):
             self._start_musl(program, interpreter)
         else:
             self._start_elf(program, interpreter)
@@ -122,14 +121,13 @@ class BuiltinLoader:
 
     def _start_musl(self, program: LinkMap, interpreter: str) -> None:
         """Start a program of musl, whose libc is its interpreter: the steps of `__dls3`."""
-        config = musl_search.configure(self.memory, self._config)
+        config = musl.configure(self.memory.read_file(musl.PATH_FILE), self._config)
         self.linker = Linker(self.memory, config, self.user.call)
         loader = self.linker.loader
-        loader.search = musl_search.MuslSearch(self.memory, config)
         libc = self._take_over(program, interpreter)
         if libc is None:
             raise LinkError(f"{interpreter}: cannot be used: No such file or directory")
-        loader.by_name = musl_search.MuslNames(libc)
+        loader.follow_musl(libc)
         state = MuslState(self.user, libc, self.auxv)
         result = self._map_libraries(program)
         state.layout(result)
@@ -207,7 +205,8 @@ class BuiltinLoader:
         link.identity = None  # `_dl_rtld_map` has none: it is found by name only
         link.index = 1
         loader.interpreter = link
-        loader.rules = rules_of(link.object.elf)
+        if not musl.is_musl(interpreter):
+            loader.follow(rules_of(link.object.elf))
         loader.maps.append(link)
         for name in (interpreter, link.object.soname):
             if name is not None:

@@ -1,7 +1,8 @@
-"""How musl finds libraries, and what it says when it does not.
+"""musl's loader: how it finds libraries, and what it writes when it does not.
 
-The search is LD_LIBRARY_PATH, then the DT_RUNPATH or DT_RPATH of the needing object and of
-those that needed it, then the directories of /etc/ld-musl-x86_64.path. Many names always
+It binds everything at once, looks at no versions but to pass hidden definitions over, and has
+no IFUNC. The search is LD_LIBRARY_PATH, then the DT_RUNPATH or DT_RPATH of the needing object
+and of those that needed it, then the directories of /etc/ld-musl-x86_64.path. Many names always
 mean libc itself. Source: `load_library`, `fixup_rpath` in ldso/dynlink.c of musl 1.2.3.
 """
 
@@ -12,19 +13,23 @@ from dataclasses import replace
 from samepage.elf.dynamic import Tag
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.maps import LinkMap
+from samepage.linker.rules import HOST, LdsoRules, rules_for
 from samepage.linker.search import LinkerConfig, Search
-from samepage.machine.loader.memory import ProgramMemory
 
-_PATH_FILE = "/etc/ld-musl-x86_64.path"
+PATH_FILE = "/etc/ld-musl-x86_64.path"
 _DEFAULT_PATH = "/lib:/usr/local/lib:/usr/lib"
 _LIBC_NAMES = re.compile(r"lib(c|pthread|rt|m|dl|util|xnet)\..*")
 
 
-class _NoSubdirectories(HardwareCapabilities):
-    """musl looks into the directories themselves only."""
-
-    def subdirectories(self) -> list[str]:
-        return [""]
+MUSL: LdsoRules = replace(
+    rules_for(HOST),
+    libc="musl",
+    hwcaps_subdirectories=False,
+    legacy_hwcaps=False,
+    refuses_indirect_access=False,
+    warns_of_protected=False,
+    asserts_versions=False,
+)
 
 
 class MuslSearch(Search):
@@ -61,9 +66,8 @@ def is_musl(interpreter: str | None) -> bool:
     return interpreter is not None and "/ld-musl-" in interpreter
 
 
-def configure(memory: ProgramMemory, config: LinkerConfig) -> LinkerConfig:
-    """What musl takes from its own files in place of ld.so's."""
-    text = memory.read_file(_PATH_FILE)
+def configure(text: bytes | None, config: LinkerConfig) -> LinkerConfig:
+    """What musl takes from its own file (`PATH_FILE`, with this text) in place of ld.so's."""
     path = _DEFAULT_PATH if text is None else text.decode("utf-8", "surrogateescape")
     directories = [part.rstrip("/") + "/" for part in re.split("[:\n]", path) if part]
     return replace(
@@ -71,7 +75,7 @@ def configure(memory: ProgramMemory, config: LinkerConfig) -> LinkerConfig:
         directories=tuple(directories),
         cache_path="",
         preload_file="",
-        capabilities=_NoSubdirectories((), "", ()),
+        capabilities=HardwareCapabilities((), "", ()),
         bind_now=True,
     )
 
