@@ -27,8 +27,10 @@ from itertools import pairwise
 import numpy as np
 
 from samepage.abi.elf import SHN_UNDEF, SHT_SYMTAB, SegmentFlags
+from samepage.analysis.cost_loading import load_problems
 from samepage.analysis.cost_tables import CostTables
 from samepage.analysis.savings import Saving, savings_of
+from samepage.elf.dynamic import DynamicFlags
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64, Table
 from samepage.elf.machines import Kind
@@ -65,6 +67,8 @@ class Cause:
     kind: Kind
     symbol: str
     count: int
+    holder: str = ""
+    """The object that holds the words, where `symbol` is what they point to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,12 @@ class Cost:
     pages: list[PageCost]
     relocations: dict[Kind, int]
     savings: list[Saving]
+    problems: list[str]
+    """What keeps it from being loaded, or is lost: a line each."""
+    tls_bytes: int
+    """Bytes of each thread."""
+    static_tls: bool
+    """Whether they have to be in the static block, whose surplus dlopen shares."""
 
     def count(self, state: PageState) -> int:
         """The number of pages in a state."""
@@ -126,6 +136,9 @@ def cost_of(library: DynamicObject, page_size: int = 4096) -> Cost:
             if count
         },
         savings=savings_of(tables),
+        problems=load_problems(library, page_size),
+        tls_bytes=library.tls.memsz if library.tls is not None else 0,
+        static_tls=DynamicFlags.STATIC_TLS in library.dynamic.flags,
     )
 
 
@@ -222,16 +235,20 @@ def _causes(tables: CostTables) -> dict[int, list[Cause]]:
     names = _Names(tables.library, tables.sections)
     pages, entries = tables.stores(tables.places, tables.widths)
     kinds, symbols = tables.kinds[entries], tables.symbols[entries]
-    owners = np.where(symbols > 0, -1 - symbols, names.owner(tables.places[entries]))
-    order = np.lexsort((owners, kinds, pages))
-    columns = np.stack([pages[order], kinds[order].astype(np.int64), owners[order]])
+    holders = names.owner(tables.places[entries])
+    targets = np.where(symbols > 0, -1 - symbols, holders)
+    order = np.lexsort((holders, targets, kinds, pages))
+    columns = np.stack(
+        [column[order] for column in (pages, kinds.astype(np.int64), targets, holders)]
+    )
     starts = np.flatnonzero(np.any(np.diff(columns, axis=1, prepend=-(1 << 62)) != 0, axis=0))
     counts = np.diff(np.append(starts, columns.shape[1]))
     result: dict[int, list[Cause]] = {}
-    for (page, kind, owner), count in zip(
+    for (page, kind, target, holder), count in zip(
         columns[:, starts].T.tolist(), counts.tolist(), strict=True
     ):
-        result.setdefault(page, []).append(Cause(Kind(kind), names.name(owner), count))
+        held = names.name(holder) if target != holder else ""
+        result.setdefault(page, []).append(Cause(Kind(kind), names.name(target), count, held))
     for causes in result.values():
         causes.sort(key=lambda cause: -cause.count)
     return result

@@ -69,6 +69,13 @@ class CostTables:
         return len({*pages.tolist(), *(address // self.page_size for address in others)})
 
 
+def copied_pages(library: DynamicObject, page_size: int = 4096) -> int:
+    """The pages that loading a library copies in each process."""
+    tables = CostTables(library, page_size)
+    others = [address for address, _ in tables.others]
+    return tables.copied(tables.places, tables.widths, others)
+
+
 def _no_symbol(library: DynamicObject) -> Table:
     return np.zeros(1, library.elf.layout.sym)
 

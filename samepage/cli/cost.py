@@ -12,7 +12,13 @@ from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add("libraries", nargs="+", metavar="LIBRARY", help="Shared libraries, or programs.")
+    add(
+        "libraries",
+        nargs="+",
+        metavar="LIBRARY",
+        help="Shared libraries, or programs; wheels, and directories with all below them: then "
+        "what copies most pages comes first.",
+    )
     add("--map", action="store_true", dest="page_map", help="Show every page: state and sections.")
     add_output(parser, TEXT_OR_JSON)
     add(
@@ -48,18 +54,19 @@ def command(
     chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
     from samepage.analysis.cost import cost_of
-    from samepage.elf.object import DynamicObject
+    from samepage.elf.walk import open_objects
     from samepage.report.cost import cost_document, cost_text
 
-    costs = []
+    costs, status = [], 0
     for path in libraries:
         try:
-            library = DynamicObject.open(path)
-        except OSError as error:
-            raise SamepageError(f"{path}: {error.strerror}") from None
-        if not len(library.dynamic.entries):
-            raise SamepageError(f"{path}: not a dynamic object")
-        costs.append(cost_of(library, page_size))
+            costs += [cost_of(library, page_size) for library in open_objects(path)]
+        except SamepageError as error:
+            # The others are shown.
+            print(f"samepage: {error.message}", file=sys.stderr)
+            status = 2
+    if len(costs) > len(libraries):
+        costs.sort(key=lambda cost: (-cost.copied, cost.path))
     with writing(output, chosen) as stream:
         if chosen is JSON:
             stream.write(json.dumps([cost_document(cost) for cost in costs], indent=1) + "\n")
@@ -75,4 +82,4 @@ def command(
             f"over the budget of {budget}",
             file=sys.stderr,
         )
-    return 1 if over else 0
+    return status or int(bool(over))

@@ -16,9 +16,24 @@ def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add(
-        "file",
+        "files",
+        nargs="+",
         metavar="FILE",
-        help="A program or shared library; a mere name that is no file here is looked up in PATH.",
+        help="Programs or shared libraries; a mere name that is no file here is looked up in "
+        "PATH. Of a directory, all that is below it. Several are shown as --tree.",
+    )
+    add("--tree", action="store_true", help="Show what each FILE needs, as a tree.")
+    add(
+        "--missing",
+        action="store_true",
+        help="Show only what will not be found: libraries, versions, and symbols, also those of "
+        "lazy binding. Exit status 1 if there is anything.",
+    )
+    add(
+        "--unused",
+        action="store_true",
+        help="Show only the libraries that FILE needs for nothing, as ldd -u does. Exit status 1 "
+        "if there are any.",
     )
     add("--trail", action="store_true", help="Show every file that the search tried.")
     add("--bindings", action="store_true", help="Show each symbol's definition, and why that one.")
@@ -52,7 +67,10 @@ def arguments(parser: Parser) -> None:
 
 
 def command(
-    file: str,
+    files: list[str],
+    tree: bool,
+    missing: bool,
+    unused: bool,
     trail: bool,
     bindings: bool,
     pages: bool,
@@ -63,7 +81,7 @@ def command(
     timeout: float,
     extra: list[str],
 ) -> int:
-    """Show what ld.so does with FILE: search, load order, bindings, relocations.
+    """Show what ld.so (or musl's loader) does with FILE: search, load order, bindings, relocations.
 
     Like ldd and LD_DEBUG, but no code of FILE or its libraries is run. LD_LIBRARY_PATH,
     LD_PRELOAD and LD_BIND_NOW count as they would for the program, from the environment or
@@ -71,8 +89,12 @@ def command(
     """
     chosen = choose(output, form, TEXT_OR_JSON)
     environment = {**os.environ, **_variables(extra)}
-    if "/" not in file and not os.path.exists(file):
-        file = shutil.which(file) or file
+    if tree or missing or unused or len(files) > 1 or os.path.isdir(files[0]):
+        if check or trail or bindings or pages:
+            raise SamepageError("--check, --trail, --bindings and --pages take one FILE")
+        view = "missing" if missing else "unused" if unused else "tree"
+        return _many(files, environment, view, chosen, output, now=now)
+    file = _path(files[0])
     if check:
         return _check(file, environment, timeout, chosen, output)
     use_one_thread()
@@ -92,6 +114,68 @@ def command(
     else:
         _print(link_text(document, Details(trail, bindings, pages)), chosen, output)
     return 1 if result.errors else 0
+
+
+def _path(file: str) -> str:
+    """A mere name that is no file here is looked up in PATH."""
+    return file if "/" in file or os.path.exists(file) else shutil.which(file) or file
+
+
+def _many(
+    files: list[str],
+    environment: dict[str, str],
+    view: str,
+    form: Form,
+    output: str | None,
+    *,
+    now: bool,
+) -> int:
+    """Show one view of each of several files. What they share is read once.
+
+    A file that cannot be linked at all is reported on stderr, and the others are shown.
+    """
+    use_one_thread()
+    from samepage.elf.object import DynamicObject
+    from samepage.elf.walk import find_files
+    from samepage.linker.image import ImageMemory
+    from samepage.linker.link import Linker
+    from samepage.linker.search import LinkerConfig
+    from samepage.linker.secure import is_secure
+    from samepage.report.link_tree import missing_text, tree_document, tree_text, unused_text
+
+    parsed: dict[tuple[int, int], DynamicObject] = {}
+    documents, status = [], 0
+    for file in (found for name in files for found in find_files(_path(name))):
+        config = LinkerConfig.from_environment(environment, secure=is_secure(file))
+        config = replace(config, bind_now=config.bind_now or now)
+        linker = Linker(ImageMemory(parsed=parsed), config, keep_going=True)
+        try:
+            result = linker.load(file)
+            linker.bind(result)
+        except SamepageError as error:
+            print(f"samepage: {error.message}", file=sys.stderr)
+            status = 2
+            continue
+        document = tree_document(result, with_pages=view == "tree")
+        bad = {
+            "tree": document["errors"],
+            "missing": document["errors"] or document["undefined_later"],
+            "unused": document["unused"],
+        }
+        status = status or int(bool(bad[view]))
+        documents.append(document)
+    with writing(output, form) as stream:
+        if form is JSON:
+            stream.write(json.dumps(documents, indent=1) + "\n")
+            return status
+        for document in documents:
+            texts = {
+                "tree": tree_text(document, color=stream.isatty()),
+                "missing": missing_text(document),
+                "unused": unused_text(document),
+            }
+            stream.writelines(line + "\n" for line in texts[view])
+    return status
 
 
 def _check(

@@ -18,6 +18,7 @@ import numpy as np
 from samepage.abi.mman import MapFlags, Prot
 from samepage.arch import ELF_ET_DYN_BASE, mmap_base
 from samepage.elf.layout import I64, U8, U64
+from samepage.elf.object import DynamicObject
 from samepage.linker.arena import Arena
 from samepage.linker.memory import PAGE, HostFiles, OpenFile
 
@@ -156,7 +157,12 @@ def _zeros(length: int) -> U8:
 class ImageMemory(HostFiles):
     """A `Memory` that only exists as arrays. `maps` are its regions by address."""
 
-    def __init__(self, place: Placer | None = None) -> None:
+    def __init__(
+        self,
+        place: Placer | None = None,
+        parsed: dict[tuple[int, int], DynamicObject] | None = None,
+    ) -> None:
+        super().__init__(parsed)
         self._place = place or TopDownPlacer()
         self._arena = Arena()
         self._starts: list[int] = []

@@ -48,6 +48,10 @@ class LinkResult:
     trail: list[Attempt]
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    missing: list[tuple[LinkMap, str]] = field(default_factory=list)
+    """Libraries that were not found: who needs which name."""
+    undefined_later: list[tuple[LinkMap, str]] = field(default_factory=list)
+    """Functions that lazy binding will not find when they are called first."""
 
     @property
     def entries(self) -> Mapping[LinkMap, Entries]:
@@ -91,7 +95,7 @@ class Linker:
         self.resolve_ifunc = resolve_ifunc
         self._keep_going = keep_going
         self.errors: list[str] = []
-        self._missing: set[str] = set()
+        self._missing: list[tuple[LinkMap, str]] = []
         self.binder: Binder | None = None
         self.on_lazy: Callable[[LinkMap, LinkResult], None] | None = None
         """Called for each object that is bound lazily before it is relocated: from then on
@@ -127,8 +131,9 @@ class Linker:
         search_list = loader.load_dependencies(program, preloads, on_missing=on_missing)
         # All objects are known: a version that a library lacks is reported before a symbol.
         if loader.rules.libc == "glibc":
+            missing = {name for _, name in self._missing}
             for error in check_versions(
-                loader.maps, loader.asked, self._missing, loader.rules, loader.warnings
+                loader.maps, loader.asked, missing, loader.rules, loader.warnings
             ):
                 self._complain(error)
         # Every object searches the program's list; its own first if it is symbolic.
@@ -148,6 +153,7 @@ class Linker:
             trail=loader.search.trail,
             warnings=loader.warnings,
             errors=self.errors,
+            missing=self._missing,
         )
 
     def _sort(self, search_list: list[LinkMap]) -> list[LinkMap]:
@@ -161,7 +167,10 @@ class Linker:
         links = self.relocation_order(result)
         result.bindings = self.binder.bind(links)
         lazy = [self.is_lazy(link) for link in links]
-        for link, name in result.bindings.undefined(lazy):
+        now = result.bindings.undefined(lazy)
+        everything = result.bindings.undefined([False] * len(lazy)) if any(lazy) else now
+        result.undefined_later = [item for item in everything if item not in now]
+        for link, name in now:
             message = f"{link.name}: symbol lookup error: undefined symbol: {name}"
             self._complain(LinkError(message))
         rules = self.loader.rules
@@ -245,8 +254,8 @@ class Linker:
             order.append(interpreter)
         return order
 
-    def _on_missing(self, _: LinkMap, name: str, error: LinkError) -> None:
-        self._missing.add(name)
+    def _on_missing(self, link: LinkMap, name: str, error: LinkError) -> None:
+        self._missing.append((link, name))
         self.errors.append(error.message)
 
     def _complain(self, error: LinkError) -> None:

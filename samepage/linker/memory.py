@@ -96,7 +96,13 @@ class Memory(Protocol):
 
 
 class HostFiles:
-    """The calls of a `Memory` that only look at files: here those of the host."""
+    """The calls of a `Memory` that only look at files: here those of the host.
+
+    `parsed` may be one for several links: then what they have in common is read once.
+    """
+
+    def __init__(self, parsed: dict[tuple[int, int], DynamicObject] | None = None) -> None:
+        self._parsed = parsed
 
     def open(self, path: str) -> OpenFile:
         """Open a file of the host and map it read-only, for its tables.
@@ -106,11 +112,16 @@ class HostFiles:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(fd)
-            found = DynamicObject(ElfFile.from_fd(fd, path))
+            identity = status.st_dev, status.st_ino
+            found = self._parsed.get(identity) if self._parsed is not None else None
+            if found is None:
+                found = DynamicObject(ElfFile.from_fd(fd, path))
+            if self._parsed is not None:
+                self._parsed[identity] = found
         except BaseException:
             os.close(fd)
             raise
-        return OpenFile(path, fd, (status.st_dev, status.st_ino), found, status.st_mode)
+        return OpenFile(path, fd, identity, found, status.st_mode)
 
     def close(self, file: OpenFile) -> None:
         if file.fd >= 0:

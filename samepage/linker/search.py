@@ -119,8 +119,8 @@ class Search:
         self._config = config
         self.rules = rules_for(HOST)
         self._cache: LibraryCache | None = None
-        self._missing: set[str] = set()
-        self._existing: set[str] = set()
+        self._missing: set[tuple[int, str]] = set()
+        self._existing: set[tuple[int, str]] = set()
         self._paths: dict[tuple[int, Tag], list[str]] = {}
         self._library_path: list[str] | None = None
         self._errno = errno.ENOENT
@@ -230,17 +230,19 @@ class Search:
             passed_over.append(errno.ENOTDIR)
         for directory in directories:
             any_exists = False
-            for subdirectory in subdirectories:
-                full = directory + subdirectory
-                if full in self._missing:
+            # Two subdirectories may have one name (the platform is a capability, too): ld.so
+            # does not notice, and tries a file in each.
+            for place in enumerate(directory + subdirectory for subdirectory in subdirectories):
+                _, full = place
+                if place in self._missing:
                     continue
                 yield full + name, source
                 # Only a failed attempt gets here, and only then ld.so looks. A relative
                 # directory may be another one next time, and always counts as existing.
-                if full not in self._existing:
+                if place not in self._existing:
                     exists = not full.startswith("/") or self._memory.is_directory(full)
-                    (self._existing if exists else self._missing).add(full)
-                any_exists |= full in self._existing
+                    (self._existing if exists else self._missing).add(place)
+                any_exists |= place in self._existing
             if any_exists and self._errno not in passed_over:
                 return
 

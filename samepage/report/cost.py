@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from samepage.analysis.cost import Cost, PageCost, PageState
+from samepage.analysis.cost import Cause, Cost, PageCost, PageState
 from samepage.elf.machines import MACHINES
 from samepage.report.sizes import count, printable
 
@@ -25,6 +25,9 @@ def cost_document(cost: Cost) -> dict[str, Any]:
         "page_size": cost.page_size,
         "pages": {state.name.lower(): cost.count(state) for state in PageState},
         "relro_pages": cost.relro,
+        "problems": cost.problems,
+        "tls_bytes": cost.tls_bytes,
+        "static_tls": cost.static_tls,
         "relocations": {kind.name: number for kind, number in cost.relocations.items()},
         "page_map": [_page(page) for page in cost.pages],
         "savings": [
@@ -48,7 +51,12 @@ def _page(page: PageCost) -> dict[str, Any]:
         "relro": page.relro,
         "sections": list(page.sections),
         "causes": [
-            {"kind": cause.kind.name, "symbol": cause.symbol, "count": cause.count}
+            {
+                "kind": cause.kind.name,
+                "symbol": cause.symbol,
+                "holder": cause.holder or None,
+                "count": cause.count,
+            }
             for cause in page.causes
         ],
         "other_stores": list(page.other_stores),
@@ -66,6 +74,11 @@ def cost_text(cost: Cost, *, page_map: bool, top: int) -> Iterator[str]:
     yield f"  shared for good: {count(cost.count(PageState.SHARED), 'page')}"
     kinds = ", ".join(f"{number} {kind.name}" for kind, number in cost.relocations.items())
     yield f"  relocations: {kinds or 'none'}"
+    if cost.tls_bytes:
+        where = ", in the static block, of whose surplus dlopen takes them" * cost.static_tls
+        yield f"  thread-local: {count(cost.tls_bytes, 'byte')} of each thread{where}"
+    for problem in cost.problems:
+        yield f"  {printable(problem)}"
     yield from _causes(cost, top)
     if cost.savings:
         yield "  what would lower it:"
@@ -83,20 +96,30 @@ def cost_text(cost: Cost, *, page_map: bool, top: int) -> Iterator[str]:
 
 def _causes(cost: Cost, top: int) -> Iterator[str]:
     """The symbols that make the most pages private, with their numbers of pages."""
-    pages: Counter[tuple[str, str]] = Counter()
-    words: Counter[tuple[str, str]] = Counter()
+    on: dict[tuple[str, str, str], set[int]] = {}
+    words: Counter[tuple[str, str, str]] = Counter()
     for page in cost.pages:
         for cause in page.causes:
-            pages[cause.kind.name, cause.symbol] += 1
-            words[cause.kind.name, cause.symbol] += cause.count
+            symbol = "optional hooks (_ITM_*, __gmon_start__)" if _is_hook(cause) else cause.symbol
+            key = (cause.kind.name, symbol, cause.holder)
+            on.setdefault(key, set()).add(page.address)
+            words[key] += cause.count
+    pages = {key: len(addresses) for key, addresses in on.items()}
     ordered = sorted(pages, key=lambda key: (-pages[key], -words[key], key))
     shown = ordered[: top or None]
     if shown:
         yield "  what causes it (pages it is on, words):"
-    for kind, symbol in shown:
-        yield f"    {pages[kind, symbol]:5} {words[kind, symbol]:7}  {kind} {printable(symbol)}"
+    for key in shown:
+        kind, symbol, holder = key
+        inside = f" in {printable(holder)}" if holder and holder not in (".got", ".got.plt") else ""
+        yield f"    {pages[key]:5} {words[key]:7}  {kind} {printable(symbol)}{inside}"
     if len(ordered) > len(shown):
         yield f"    and {count(len(ordered) - len(shown), 'more symbol')} (--top 0 shows all)"
+
+
+def _is_hook(cause: Cause) -> bool:
+    """Whether it is one of the weak references that the compiler's start-up files bring along."""
+    return cause.symbol.startswith("_ITM_") or cause.symbol == "__gmon_start__"
 
 
 def _map(cost: Cost) -> Iterator[str]:

@@ -35,6 +35,9 @@ def link_document(linker: Linker, result: LinkResult) -> dict[str, Any]:
         "program": result.maps[0].name,
         "errors": result.errors,
         "warnings": result.warnings,
+        "undefined_later": [
+            {"needed_by": link.name, "symbol": name} for link, name in result.undefined_later
+        ],
         "objects": [_object(link, linker, result) for link in result.maps],
         "search_order": [link.name for link in result.search_list],
         "constructor_order": [link.name for link in result.init_order],
@@ -118,6 +121,11 @@ def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
     yield f"{document['program']}: {count(len(objects), 'object')}"
     for message in dict.fromkeys((*document["errors"], *document["warnings"])):
         yield f"  {printable(message)}"
+    for item in document["undefined_later"]:
+        yield (
+            f"  {printable(item['needed_by'])}: undefined when it is called first: "
+            f"{printable(item['symbol'])}"
+        )
     yield ""
     yield f"{'BASE':>14}  OBJECT, in load order"
     for item in objects:
