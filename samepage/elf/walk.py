@@ -23,7 +23,10 @@ _ARCHIVES = {
 
 
 def find_files(path: str) -> Iterator[str]:
-    """The file `path`, or the dynamic objects below a directory: by path, each file once."""
+    """The file `path`, or the dynamic objects below a directory: by path, each file once.
+
+    Raises `SamepageError` for a directory without any.
+    """
     if not os.path.isdir(path):
         yield path
         return
@@ -41,6 +44,8 @@ def find_files(path: str) -> Iterator[str]:
                 continue
             seen.add(identity)
             yield file
+    if not seen:
+        raise SamepageError(f"{path}: no program or library below it")
 
 
 def open_objects(path: str) -> Iterator[DynamicObject]:
@@ -53,8 +58,12 @@ def open_objects(path: str) -> Iterator[DynamicObject]:
             yield DynamicObject.open(file)
         return
     try:
-        with open(path, "rb") as stream:
-            start = stream.read(16)
+        # A FIFO has no bytes, and is not waited for.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            start = os.read(fd, 16)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise SamepageError(f"{path}: {error.strerror}") from None
     if start.startswith(b"PK\x03\x04"):
@@ -70,6 +79,7 @@ def open_objects(path: str) -> Iterator[DynamicObject]:
 
 
 def _in_wheel(path: str) -> Iterator[DynamicObject]:
+    is_empty = True
     try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
@@ -78,6 +88,9 @@ def _in_wheel(path: str) -> Iterator[DynamicObject]:
                         continue
                 found = DynamicObject.from_bytes(archive.read(name), f"{path}:{name}")
                 if len(found.dynamic.entries):
+                    is_empty = False
                     yield found
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise SamepageError(f"{path}: {error}") from None
+    if is_empty:
+        raise SamepageError(f"{path}: no library in it")

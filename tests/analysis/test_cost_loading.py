@@ -10,7 +10,7 @@ import pytest
 
 from samepage.analysis.cost import cost_of
 from samepage.analysis.cost_loading import load_problems
-from samepage.cli.main import main as run
+from samepage.cli.main import run
 from samepage.elf.object import DynamicObject
 from tests.linker.workshop import Workshop
 

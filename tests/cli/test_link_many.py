@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samepage.analysis.cost import cost_of
-from samepage.cli.main import main as run
+from samepage.cli.main import run
 from samepage.elf.object import DynamicObject
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
