@@ -26,11 +26,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from samepage.abi.elf import SHN_UNDEF, SHT_SYMTAB, SegmentFlags
+from samepage.abi.elf import SHN_UNDEF, SHT_SYMTAB, DynamicFlags, SegmentFlags
 from samepage.analysis.cost_loading import load_problems
 from samepage.analysis.cost_tables import CostTables
 from samepage.analysis.savings import Saving, savings_of
-from samepage.elf.dynamic import DynamicFlags
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64, U64, Table
 from samepage.elf.machines import Kind
@@ -138,7 +137,7 @@ def cost_of(library: DynamicObject, page_size: int = 4096) -> Cost:
         savings=savings_of(tables),
         problems=load_problems(library, page_size),
         tls_bytes=library.tls.memsz if library.tls is not None else 0,
-        static_tls=DynamicFlags.STATIC_TLS in library.dynamic.flags,
+        static_tls=bool(library.dynamic.flags & DynamicFlags.STATIC_TLS),
     )
 
 
