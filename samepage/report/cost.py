@@ -8,6 +8,7 @@ from typing import Any
 from samepage.analysis.cost import Cause, Cost, PageCost, PageState
 from samepage.elf.machines import MACHINES
 from samepage.report.sizes import count, printable
+from samepage.report.symbols import readable
 
 _MARKS = {
     PageState.SHARED: ".",
@@ -111,8 +112,8 @@ def _causes(cost: Cost, top: int) -> Iterator[str]:
         yield "  what causes it (pages it is on, words):"
     for key in shown:
         kind, symbol, holder = key
-        inside = f" in {printable(holder)}" if holder and holder not in (".got", ".got.plt") else ""
-        yield f"    {pages[key]:5} {words[key]:7}  {kind} {printable(symbol)}{inside}"
+        inside = f" in {readable(holder)}" if holder and holder not in (".got", ".got.plt") else ""
+        yield f"    {pages[key]:5} {words[key]:7}  {kind} {readable(symbol)}{inside}"
     if len(ordered) > len(shown):
         yield f"    and {count(len(ordered) - len(shown), 'more symbol')} (--top 0 shows all)"
 

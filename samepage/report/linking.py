@@ -16,6 +16,7 @@ from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.relocate import relro_range
 from samepage.report.sizes import count, printable
+from samepage.report.symbols import readable
 from samepage.verify.linking import Comparison
 
 
@@ -189,9 +190,9 @@ def _bindings(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "BINDINGS"
     for binding in document["bindings"]:
-        version = f"@{binding['version']}" if binding["version"] else ""
+        version = f"@{printable(binding['version'])}" if binding["version"] else ""
         yield (
-            f"{printable(binding['needed_by'])}: {printable(binding['symbol'] + version)} -> "
+            f"{printable(binding['needed_by'])}: {readable(binding['symbol'])}{version} -> "
             f"{printable(binding['provided_by'] or 'nothing')} ({binding['why']})"
         )
 
