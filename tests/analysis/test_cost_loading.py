@@ -90,7 +90,7 @@ def test_wheels_and_archives(
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(library, "a/liba.so")
         archive.writestr("a/__init__.py", "")
-    assert run(["cost", "--json", str(wheel), library]) == 0
+    assert run(["cost", "-f", "json", str(wheel), library]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["path"] == f"{wheel}:a/liba.so"
     assert first["pages"] == second["pages"]
@@ -106,6 +106,6 @@ def test_directories_come_largest_first(
     workshop.library("many/libsmall.so", "int a(void){return 1;}", "-nostdlib")
     table = ", ".join(["&target"] * 5000)
     workshop.library("many/libwide.so", f"static int target; int *t[] = {{{table}}};")
-    assert run(["cost", "--json", str(tmp_path / "many")]) == 0
+    assert run(["cost", "-f", "json", str(tmp_path / "many")]) == 0
     costs = json.loads(capsys.readouterr().out)
     assert [Path(item["path"]).name for item in costs] == ["libwide.so", "libsmall.so"]

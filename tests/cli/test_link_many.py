@@ -44,7 +44,7 @@ def test_a_tree_has_each_object_once(
     capsys: pytest.CaptureFixture[str], workshop: Workshop
 ) -> None:
     path = program(workshop)
-    assert run(["link", "--tree", "--json", path]) == 0
+    assert run(["link", "--tree", "-f", "json", path]) == 0
     (document,) = json.loads(capsys.readouterr().out)
     listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
     theirs = set(re.findall(r"(/\S+) \(0x", listed))
@@ -114,7 +114,7 @@ def test_a_directory_is_all_that_is_below(
 ) -> None:
     program(workshop)
     (workshop.directory / "text").write_text("no ELF file")
-    assert run(["link", str(workshop.directory), "--json"]) == 0
+    assert run(["link", str(workshop.directory), "-f", "json"]) == 0
     files = [Path(item["file"]).name for item in json.loads(capsys.readouterr().out)]
     assert files == ["libdeep.so", "libidle.so", "libmid.so", "program"]
 
