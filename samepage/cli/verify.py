@@ -1,10 +1,13 @@
 """`samepage verify`: the model against the live kernel, page by page."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from samepage import records
 from samepage.cli.arguments import Parser, add_output, add_programs, number
 from samepage.cli.blas import use_one_thread
 from samepage.cli.processor import need_models_processor
@@ -14,7 +17,8 @@ from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
 if TYPE_CHECKING:
     from samepage.lab.commands import Commands
-    from samepage.verify.group import Options
+    from samepage.lab.observation import Observation
+    from samepage.verify import group
     from samepage.verify.record import Record
 
 AGREES, DIFFERS, UNTRIED = 0, 1, 2
@@ -72,6 +76,24 @@ def arguments(parser: Parser) -> None:
         help="Compare two live runs: what differs there, no model can predict.",
     )
     add(
+        "--record",
+        metavar="FILE",
+        help="Compare nothing: keep in FILE what the live kernel has in memory (root).",
+    )
+    add(
+        "--with-files",
+        choices=("none", "programs", "all"),
+        default="none",
+        help="With --record: the contents of which mapped files to keep as well, for machines "
+        "that do not have the same ones (default: %(default)s).",
+    )
+    add(
+        "--against",
+        metavar="FILE",
+        help="Compare the model with the recording FILE instead of this kernel: on any "
+        "machine, and without root.",
+    )
+    add(
         "--env",
         action="append",
         default=[],
@@ -81,57 +103,116 @@ def arguments(parser: Parser) -> None:
     )
 
 
-def command(
-    words: list[str],
-    corpus: str | None,
-    state: str | None,
-    jobs: int,
-    output: str | None,
-    form: str | None,
-    stop: str,
-    cold: bool,
-    timeout: float,
-    attempts: int,
-    shown: int,
-    against_kernel: bool,
-    extra: list[str],
-) -> int:
+@records.record(frozen=True)
+class Options:
+    """The command line; what each option means is in its help text."""
+
+    words: list[str]
+    corpus: str | None
+    state: str | None
+    jobs: int
+    output: str | None
+    form: str | None
+    stop: str
+    cold: bool
+    timeout: float
+    attempts: int
+    shown: int
+    against_kernel: bool
+    record: str | None
+    with_files: str
+    against: str | None
+    extra: list[str]
+
+
+def command(options: Options) -> int:
     """Run programs live and on the model, and compare their memory page by page.
 
     Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
-    the first program.
+    the first program. A recording has its own programs, environment and instant.
+
+        samepage verify true ::: uname -a
+        samepage verify --record here.recording true ::: uname -a
+        samepage verify --against here.recording
     """
     need_models_processor("verify")
-    chosen = choose(output, form, TEXT_OR_JSON)
+    choose(options.output, options.form, TEXT_OR_JSON)  # no run is for nothing
     use_one_thread()
+    from samepage.verify.corpus import read_corpus
+
+    sources = (options.words, options.corpus, options.against)
+    if sum(map(bool, sources)) != 1 or (options.against and options.record):
+        raise SamepageError("give programs to compare, or --corpus FILE, or --against FILE")
+    if options.against:
+        groups, how = _recorded(options)
+        return _compare(groups, how, options)
+    groups = read_corpus(options.corpus) if options.corpus else [split_commands(options.words)]
+    if options.record:
+        return _record(groups, options)
+    return _compare(groups, _how(options), options)
+
+
+def _how(options: Options) -> group.Options:
+    """How groups are compared."""
     from samepage.lab.environment import ENVIRONMENT
     from samepage.stop_at import StopAt
-    from samepage.verify.corpus import read_corpus
-    from samepage.verify.group import Options
+    from samepage.verify import group
 
-    if bool(words) == bool(corpus):
-        raise SamepageError("give programs to compare, or --corpus FILE")
-    options = Options(
-        {**ENVIRONMENT, **_variables(extra)},
-        StopAt(stop),
-        cold=cold,
-        timeout=timeout,
+    return group.Options(
+        {**ENVIRONMENT, **_variables(options.extra)},
+        StopAt(options.stop),
+        cold=options.cold,
+        timeout=options.timeout,
         timeline=True,
-        against_kernel=against_kernel,
-        shown=shown,
-        attempts=attempts,
+        against_kernel=options.against_kernel,
+        shown=options.shown,
+        attempts=options.attempts,
     )
-    if corpus:
-        records = _run(read_corpus(corpus), options, jobs, state)
+
+
+def _recorded(options: Options) -> tuple[list[Commands], group.Options]:
+    """The groups of a recording, and how they are compared with it."""
+    from samepage.lab.recording import read_recording
+
+    assert options.against is not None
+    recording, how = read_recording(options.against), _how(options)
+    scenario = recording.scenario
+    how.env, how.stop_at, how.cold = scenario.env, scenario.stop_at, scenario.cold
+    how.recording, how.recording_name = recording, options.against
+    return [commands for commands, _ in recording.groups], how
+
+
+def _record(groups: Sequence[Commands], options: Options) -> int:
+    from samepage.lab.recorded_files import Keep
+    from samepage.lab.recording import encode
+    from samepage.report.output import replacing
+    from samepage.verify import truth
+
+    def on_result(commands: Commands, seen: Observation) -> None:
+        print(f"recorded: {join_commands(commands)}: {len(seen.pids)} processes", flush=True)
+
+    keep = Keep(options.with_files)
+    recording = truth.record(groups, _how(options), keep=keep, on_result=on_result)
+    assert options.record is not None
+    with replacing(options.record) as stream:
+        stream.buffer.write(encode(recording))
+    return AGREES
+
+
+def _compare(groups: Sequence[Commands], how: group.Options, options: Options) -> int:
+    if len(groups) == 1 and not options.corpus:
+        results = [_one(groups[0], how)]
     else:
-        records = [_one(split_commands(words), options)]
-    with writing(output, chosen) as stream:
+        results = _run(groups, how, options.jobs, options.state)
+    many = bool(options.corpus) or len(groups) > 1
+    chosen = choose(options.output, options.form, TEXT_OR_JSON)
+    with writing(options.output, chosen) as stream:
         if chosen is JSON:
-            json.dump({"results": records}, stream, indent=2)
+            json.dump({"results": results}, stream, indent=2)
             stream.write("\n")
         else:
-            _print(records, stream, shown=shown, summary=bool(corpus))
-    return _status(records)
+            _print(results, stream, shown=options.shown, summary=many)
+    return _status(results)
 
 
 def _variables(extra: Sequence[str]) -> dict[str, str]:
@@ -142,7 +223,7 @@ def _variables(extra: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _one(commands: "Commands", options: "Options") -> "Record":
+def _one(commands: Commands, options: group.Options) -> Record:
     from samepage.verify.group import verify_group
     from samepage.verify.record import to_record
 
@@ -150,8 +231,8 @@ def _one(commands: "Commands", options: "Options") -> "Record":
 
 
 def _run(
-    groups: "Sequence[Commands]", options: "Options", jobs: int, state: str | None
-) -> "list[Record]":
+    groups: Sequence[Commands], options: group.Options, jobs: int, state: str | None
+) -> list[Record]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -173,7 +254,7 @@ def _run(
     ) as progress:
         task = progress.add_task("comparing", total=len(groups))
 
-        def on_result(record: "Record") -> None:
+        def on_result(record: Record) -> None:
             progress.advance(task)
             line = join_commands(record["commands"])
             if record["outcome"] != Outcome.AGREES.value and line not in known:
@@ -189,7 +270,7 @@ def _run(
             _save(state, done)
 
 
-def _load(state: str | None) -> "dict[str, Record]":
+def _load(state: str | None) -> dict[str, Record]:
     if state is None or not os.path.exists(state):
         return {}
     try:
@@ -200,7 +281,7 @@ def _load(state: str | None) -> "dict[str, Record]":
         raise SamepageError(f"{state}: not a state file of samepage verify: {error}") from error
 
 
-def _save(state: str | None, done: "dict[str, Record]") -> None:
+def _save(state: str | None, done: dict[str, Record]) -> None:
     from samepage.report.output import replacing
 
     if state is not None:
@@ -208,7 +289,7 @@ def _save(state: str | None, done: "dict[str, Record]") -> None:
             json.dump({"results": done}, stream)
 
 
-def _print(records: "list[Record]", stream: TextIO, *, shown: int, summary: bool) -> None:
+def _print(records: list[Record], stream: TextIO, *, shown: int, summary: bool) -> None:
     from samepage.verify.group import Outcome
     from samepage.verify.lines import tell_excluded, tell_record, tell_summary
 
@@ -223,7 +304,7 @@ def _print(records: "list[Record]", stream: TextIO, *, shown: int, summary: bool
             print(line, file=stream)
 
 
-def _status(records: "list[Record]") -> int:
+def _status(records: list[Record]) -> int:
     from samepage.verify.group import Outcome
 
     outcomes = {record["outcome"] for record in records}

@@ -29,7 +29,7 @@ from samepage.kernel.process.scheduler import Scheduler
 from samepage.kernel.process.table import ProcessTable
 from samepage.kernel.process.timeline import timeline_event
 from samepage.kernel.process.tracer import Tracers
-from samepage.kernel.process.vdso import Vdso, host_image
+from samepage.kernel.process.vdso import Vdso
 from samepage.kernel.stop_request import StopRequest
 
 TYPE_CHECKING = False
@@ -63,8 +63,7 @@ class Kernel:
         self._random = random.Random(config.seed)
         self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)
         self.net = Network(self.vfs)
-        image = host_image()
-        self.vdso = Vdso(image, self.frames) if image else None
+        self.vdso = Vdso(config.vdso, self.frames) if config.vdso else None
         self.futexes = FutexQueues()
         self.shm = SharedMemory(self.cache, self.ram.n_frames, self.clock.realtime)
         self.processes = ProcessTable()

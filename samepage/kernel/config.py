@@ -2,6 +2,7 @@
 
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
+from samepage.kernel.vdso_image import VdsoImage
 from samepage.records import record
 
 TIME_SLICE = 256
@@ -40,3 +41,5 @@ class KernelConfig:
     """AT_MINSIGSTKSZ."""
     xstate_size: int = 0
     """Bytes of registers in a signal frame, if more than the engine's CPU saves."""
+    vdso: VdsoImage | None = None
+    """What is mapped into every program; None for no vDSO."""

@@ -55,3 +55,19 @@ def readahead_pages(path: str) -> int:
             return int(file.read()) // 4
     except (OSError, ValueError):
         return 0
+
+
+_CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+
+
+def this_cpu() -> dict[str, str]:
+    """What /proc/cpuinfo prints of the first CPU: who made it, and its features."""
+    found: dict[str, str] = {}
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, colon, value = line.partition(":")
+            if not colon:
+                break
+            if name.strip() in _CPU_FIELDS:
+                found[name.strip()] = value.strip()
+    return found

@@ -62,7 +62,7 @@ class ModelSide:
         self.scenario = scenario
         self.machine = Machine(
             options.ram,
-            root=options.root,
+            root=scenario.host.root or options.root,
             cold=options.cold,
             seed=options.seed,
             timeline=options.timeline,
@@ -73,6 +73,7 @@ class ModelSide:
             time_slice=1 if self._whole_trees else TIME_SLICE,
             readahead=scenario.host.readahead or VM_READAHEAD_PAGES,
             xstate_size=scenario.host.xstate_size,
+            host=scenario.host.kernel,
         )
         _take_over(self.machine, scenario.host)
         if self._whole_trees:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from samepage.live.folios import Folios
+    from samepage.machine.host import Host
 
     Resident = npt.NDArray[np.bool_]
     """For each page of a file, whether the page cache holds it."""
@@ -58,13 +59,16 @@ class HostState:
     `folios` are a file's large folios in the page cache; `resident` says which pages of a
     file are cached: files that are not in it are cached whole. `readahead` is how many pages
     the host reads ahead, `xstate_size` how many bytes of registers its CPU saves in a signal
-    frame; 0 where it is not known.
+    frame; 0 where it is not known. `root` is the directory that holds its files, "" for that of
+    the machine's options; `kernel` is None for that of this system.
     """
 
     folios: Mapping[str, Folios] = MappingProxyType({})
     resident: Mapping[str, Resident] = MappingProxyType({})
     readahead: int = 0
     xstate_size: int = 0
+    root: str = ""
+    kernel: Host | None = None
 
 
 @record(frozen=True)

@@ -26,8 +26,6 @@ from samepage.kernel.config import TIME_SLICE, KernelConfig
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.file import OpenFile
-from samepage.kernel.fs.hostcalls import sysctl
-from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
 from samepage.kernel.process import init
@@ -41,6 +39,7 @@ from samepage.kernel.stop_request import LimitReached
 from samepage.machine.debugger import Condition, Debugger
 from samepage.machine.frame import FrameInfo
 from samepage.machine.guest import Guest
+from samepage.machine.host import Host, this_host
 from samepage.machine.watchdog import watch
 from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 
@@ -74,7 +73,8 @@ class Machine:
     calls a task may make while others could run; `readahead` how many pages of a file are read
     ahead at most; `xstate_size` how many bytes of registers the host's CPU saves in a signal
     frame, if more than the engine's does. `engine` names what executes the programs'
-    instructions (`samepage.cpu.engines.NAMES`).
+    instructions (`samepage.cpu.engines.NAMES`). `host` is the kernel whose names and
+    vDSO programs find (default: that of this system).
 
     Raises `SamepageError` if there is not enough RAM, `root` is no directory, the engine cannot
     be used, or cannot count instructions that are to be limited.
@@ -96,6 +96,7 @@ class Machine:
         readahead: int = VM_READAHEAD_PAGES,
         xstate_size: int = 0,
         engine: str = engines.DEFAULT,
+        host: Host | None = None,
     ) -> None:
         size = parse_size(ram)
         if size < MIN_RAM:
@@ -104,7 +105,7 @@ class Machine:
             raise SamepageError(f"a timeout of {timeout} seconds is not above 0")
         if epoch_ns is not None and epoch_ns < 0:
             raise SamepageError(f"the time of day {epoch_ns} ns is before 1970")
-        host = os.uname()
+        host = host or this_host()
         config = KernelConfig(
             epoch_ns=time.time_ns() if epoch_ns is None else epoch_ns,
             ram=size,
@@ -117,11 +118,12 @@ class Machine:
             time_slice=time_slice,
             readahead=readahead,
             xstate_size=xstate_size,
-            min_sigstack_size=_host_auxv().get(Aux.MINSIGSTKSZ, 2048),
-            mmap_min_addr=sysctl("vm/mmap_min_addr", MMAP_MIN_ADDR),
-            hostname=host.nodename,
+            min_sigstack_size=host.min_sigstack_size,
+            mmap_min_addr=host.mmap_min_addr,
+            hostname=host.hostname,
             release=host.release,
             version=host.version,
+            vdso=host.vdso,
         )
         try:
             self.kernel = Kernel(config, partial(engines.make_engine, engine))
@@ -443,14 +445,6 @@ def _explain(error: BaseException, name: bytes) -> BaseException:
     if isinstance(error, OutOfFrames):
         return SamepageError(f"{text}: out of memory: the machine's RAM is too small", 126)
     return error
-
-
-def _host_auxv() -> dict[int, int]:
-    try:
-        with open("/proc/self/auxv", "rb") as file:
-            return parse_auxv(file.read())
-    except OSError:
-        return {}
 
 
 def _host_limits() -> dict[int, tuple[int, int]]:

@@ -11,6 +11,9 @@ from samepage.lab.keys import Key, describe_key
 from samepage.lab.live_side import LiveSide
 from samepage.lab.model_side import ModelSide
 from samepage.lab.observation import Observation
+from samepage.lab.recorded_files import place
+from samepage.lab.recorded_side import RecordedSide
+from samepage.lab.recording import Recording
 from samepage.lab.scenario import MachineOptions, Scenario, replace
 from samepage.lab.side import observe
 from samepage.stop_at import StopAt
@@ -43,6 +46,8 @@ class Options:
     first live run differs from the model and a further one does not, those two runs differ
     from each other. The verdict is that of the run that agrees, and says that it was not
     the first; nothing is overlooked in any run.
+
+    `recording` takes the place of the live kernel; `recording_name` is its file's name.
     """
 
     env: Mapping[str, str]
@@ -53,6 +58,8 @@ class Options:
     against_kernel: bool = False
     shown: int = 10
     attempts: int = 5
+    recording: Recording | None = None
+    recording_name: str = ""
 
     def scenario(self, commands: Commands) -> Scenario:
         """What both sides run for a group."""
@@ -113,7 +120,7 @@ def _verify(commands: Commands, options: Options) -> Verdict:
                 )
             return verdict
         first = first or verdict
-        if options.against_kernel:
+        if options.against_kernel or options.recording is not None:
             break
     assert first is not None
     return first
@@ -121,6 +128,8 @@ def _verify(commands: Commands, options: Options) -> Verdict:
 
 def _verify_once(commands: Commands, options: Options) -> Verdict:
     scenario = options.scenario(commands)
+    if options.recording is not None:
+        return _against_recording(scenario, options.recording, options)
     kernel = observe(LiveSide(), scenario)
     other = LiveSide() if options.against_kernel else ModelSide()
     try:
@@ -129,6 +138,14 @@ def _verify_once(commands: Commands, options: Options) -> Verdict:
         side = "second run" if options.against_kernel else "model"
         raise SamepageError(f"{side}: {error.message}") from error
     return judge(commands, model, kernel, options.shown)
+
+
+def _against_recording(scenario: Scenario, recording: Recording, options: Options) -> Verdict:
+    with place(recording) as (root, notes):
+        kernel = observe(RecordedSide(recording, root, options.recording_name), scenario)
+        kernel.notes += notes
+        model = observe(ModelSide(), replace(scenario, host=kernel.host))
+    return judge(scenario.commands, model, kernel, options.shown)
 
 
 def judge(commands: Commands, model: Observation, kernel: Observation, shown: int) -> Verdict:

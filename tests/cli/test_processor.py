@@ -4,24 +4,22 @@ import os
 
 import pytest
 
-from samepage.cli import demo, verify
+from samepage.cli.main import run
 from samepage.cli.processor import need_models_processor
-from samepage.errors import SamepageError
 
 FIELDS = ("Linux", "host", "6.1.0", "#1", "aarch64")
 
 
-def test_another_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("argv", [["verify", "true"], ["demo"]], ids=lambda argv: argv[0])
+def test_another_processor_is_named(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(FIELDS))
-    calls = {
-        "verify": lambda: verify.command(
-            ["true"], None, None, 1, None, None, "exit", False, 1.0, 1, 1, False, []
-        ),
-        "demo": lambda: demo.command(None, None, True),
-    }
-    for name, call in calls.items():
-        with pytest.raises(SamepageError, match=rf"^{name} compares .* this one is aarch64"):
-            call()
+    assert run(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"samepage: {argv[0]} compares ")
+    assert "this one is aarch64" in error
+    assert error.count("\n") == 1
 
 
 def test_the_models_own_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
