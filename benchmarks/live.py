@@ -286,9 +286,11 @@ _READ = "read(place)"
 
 _MEASURE = """
 import resource, sys, time
+from samepage.analysis.lost_sharing import lost_sharing
+from samepage.analysis.sharing import Sharing
 from samepage.live.capture import capture
-
-pid = int(sys.argv[1])
+{imports}
+pid, place = int(sys.argv[1]), sys.argv[2]
 begun = time.perf_counter()
 kept = {code}
 print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
