@@ -725,6 +725,22 @@ static long wait_in(int call, int fd) {
     return -2;
 }
 
+/* Wait until a process is asleep in a call, however busy the machine is. */
+static void until_asleep(pid_t pid) {
+    char path[40], text[400], *end;
+    sprintf(path, "/proc/%d/stat", pid);
+    for (int i = 0; i < 5000; i++) {
+        int fd = open(path, O_RDONLY);
+        ssize_t length = read(fd, text, sizeof text - 1);
+        close(fd);
+        text[length > 0 ? length : 0] = 0;
+        end = strrchr(text, ')');
+        if (end && end[2] == 'S')
+            return;
+        pause_ms(1);
+    }
+}
+
 /* What each call does whose thread is stopped in it, and continued: few end with EINTR. */
 TEST(calls_that_a_stop_interrupts) {
     for (int call = 0; call < N_CALLS; call++) {
@@ -744,7 +760,7 @@ TEST(calls_that_a_stop_interrupts) {
             _exit(0);
         }
         printf("call %d\n", call);
-        pause_ms(30);
+        until_asleep(child);
         kill(child, SIGSTOP);
         waitpid(child, &status, WUNTRACED);
         show_status(status);
@@ -774,7 +790,7 @@ TEST(a_handler_of_sigcont_ends_the_call) {
             SHOW(read(ends[0], &byte, 1));
             _exit(0);
         }
-        pause_ms(30);
+        until_asleep(child);
         kill(child, SIGSTOP);
         waitpid(child, &status, WUNTRACED);
         show_status(status);
