@@ -12,6 +12,7 @@ the second reading was written to between two events that were recorded.
 """
 
 import contextlib
+import os
 import selectors
 import time
 from collections.abc import Mapping, Sequence
@@ -80,12 +81,18 @@ def follow(pids: Sequence[int], seconds: float, *, epoch: float = 0.0) -> Follow
         session.enable()
         start = time.monotonic()
         code = {pid: functions.areas(pid) for pid in tree}
-        before, areas = _frames(tree)
+        before, areas = _frames(tree, missing)
+        if not before:
+            raise SamepageError(
+                "none of these processes may be read: "
+                + ("; ".join(missing) or "they have ended, or are kernel threads")
+            )
+        unreadable = set(tree) - set(before)
         rearmer = stack.enter_context(_Rearmer(keeper, list(before), missing)) if keeper else None
         with contextlib.suppress(KeyboardInterrupt):
             _pass_time(start + seconds, epoch, rearmer)
         tree_after = _family([*tree, *pids])
-        after, areas_after = _frames(tree_after)
+        after, areas_after = _frames([pid for pid in tree_after if pid not in unreadable], missing)
         areas.update(areas_after)
         for pid in after:
             code[pid] = functions.areas(pid) or code.get(pid, [])
@@ -166,28 +173,37 @@ class _Rearmer:
         self.epochs += 1
 
 
-def _frames(pids: Sequence[int]) -> tuple[dict[int, Frames], dict[int, list[MapsLine]]]:
+def _frames(
+    pids: Sequence[int], missing: list[str]
+) -> tuple[dict[int, Frames], dict[int, list[MapsLine]]]:
+    """Read the processes that live and may be read; a line in `missing` names each other."""
     scanner = Scanner()
     frames, areas = {}, {}
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        try:
             areas[pid], frames[pid] = read_private_frames(pid, scanner)
+        except PermissionError:
+            missing.append(f"process {pid}: its memory map may not be read")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return frames, areas
 
 
 def _family(pids: Sequence[int]) -> list[int]:
-    """These processes, as far as they live, and all their descendants, ascending."""
+    """These processes, as far as they live, and all their descendants, ascending; without this
+    one and what it starts, which may be among them."""
     children: dict[int, list[int]] = {}
     alive = set(list_pids("/proc"))
     for pid in alive:
         children.setdefault(_ppid(pid), []).append(pid)
+    alive.discard(os.getpid())
     found: set[int] = set()
     todo = [pid for pid in pids if pid in alive]
     while todo:
         pid = todo.pop()
         if pid not in found:
             found.add(pid)
-            todo += children.get(pid, [])
+            todo += (child for child in children.get(pid, []) if child in alive)
     return sorted(found)
 
 

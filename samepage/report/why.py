@@ -56,7 +56,7 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
         "seconds": round(seen.seconds, 3),
         "epochs": seen.epochs,
         "processes": [{"pid": pid, "name": name} for pid, name in seen.processes],
-        "complete": why.complete,
+        "complete": why.complete and not seen.missing,
         "all_writers": why.all_writers,
         "copied_pages": why.copied,
         "unshared_pages": why.unshared,
@@ -95,7 +95,9 @@ def _words(why: Why, seen: Observation) -> list[str]:
         f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not in the frame of the "
         "parent any more",
     ]
-    if why.complete:
+    if why.complete and seen.missing:
+        lines.append("complete: only for what could be seen, where a write explains every page")
+    elif why.complete:
         lines.append("complete: yes, a recorded write explains every one of them")
     else:
         lines.append(

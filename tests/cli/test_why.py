@@ -172,3 +172,21 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
     assert run.returncode == 2
     assert message in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_process_that_may_not_be_read_is_one_line(needs_events: None) -> None:
+    # A kernel thread has no memory map; pid 1 of a sandbox may be closed even to root.
+    try:
+        Path("/proc/1/maps").read_bytes()
+    except PermissionError:
+        run = subprocess.run(
+            [sys.executable, "-m", "samepage", "why", "1", "--for", "100ms"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert run.returncode in (0, 2)
+        assert "internal error" not in run.stderr
+        assert "process 1: its memory map may not be read" in run.stdout + run.stderr
+    else:
+        pytest.skip("every process may be read here")
