@@ -46,8 +46,10 @@ class Flag(enum.IntFlag):
     INHERIT = 1 << 1
     EXCLUDE_KERNEL = 1 << 5
     EXCLUDE_HV = 1 << 6
+    MMAP = 1 << 8
     COMM = 1 << 9
     TASK = 1 << 13
+    MMAP_DATA = 1 << 17
     SAMPLE_ID_ALL = 1 << 18
     EXCLUDE_CALLCHAIN_KERNEL = 1 << 21
     MMAP2 = 1 << 23
@@ -59,11 +61,16 @@ class RecordType:
     """`enum perf_event_type`."""
 
     LOST = 2
+    COMM = 3
+    EXIT = 4
     FORK = 7
     SAMPLE = 9
+    MMAP2 = 10
     LOST_SAMPLES = 13
 
 
+MISC_COMM_EXEC = 1 << 13
+"""`PERF_RECORD_MISC_COMM_EXEC`: the name is new because of an execve."""
 HEADER_SIZE = 8
 """sizeof(struct perf_event_header): type u32, misc u16, size u16."""
 DATA_HEAD, DATA_TAIL = 1024, 1032

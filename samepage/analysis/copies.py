@@ -1,20 +1,24 @@
 """Which pages have left sharing, and whether the writes that were seen explain all of them.
 
-"The frame changed" is no sign of a copy: the kernel moves pages (compaction, migration). A page of
-a process has left sharing if it was in the same frame as its parent's before, and is not now.
-Either of the two has written; a write of one of them explains it.
+"The frame changed" is no sign of a copy: the kernel moves pages (compaction, migration). A page
+has left sharing in one of two ways:
+
+- after a fork: it was in the same frame as its parent's before, and is not now. Either of the
+  two has written; a write of one of them explains it.
+- from a file: it is an anonymous page in a private mapping of a file, and was the file's page,
+  or absent, before.
 
 A process that was forked meanwhile has no "before": what its parent had then is what it was born
 with. Pages that its parent did not have are first touches of each, and were never shared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from samepage.snapshot.writes import Frames, Pages, WriteKind, WriteTable
+from samepage.snapshot.writes import Area, Frames, Pages, WriteKind, WriteTable
 
 _PAGE_BITS = np.uint64(44)
 
@@ -37,24 +41,28 @@ def find_unshared(
     after: Mapping[int, Frames],
     parents: Mapping[int, int],
     writes: WriteTable,
+    execs: Set[int] = frozenset(),
 ) -> Unshared:
-    """Compare each process with its parent, at both instants. Processes without a parent in
-    `after` are compared with nobody."""
-    key = _Keys(writes.pid, np.array([*after, *parents.values()], np.uint32))
+    """Compare each process with its parent and its files, at both instants.
+
+    `execs`: processes that have executed another program meanwhile, and so share nothing with
+    their parent. Those without a parent in `after` are compared with none.
+    """
+    key = _Keys(writes.pid, np.array([*after, *parents, *parents.values()], np.uint32))
     keys = np.unique(key(writes.pid, writes.page))
     pids, pages, explained = [], [], []
     for pid, frames in after.items():
-        parent = parents.get(pid, 0)
-        if parent not in after or parent not in before:
-            continue
-        of_parent_before = before[parent].at(frames.page)
-        was = before[pid].at(frames.page) if pid in before else of_parent_before
-        of_parent = after[parent].at(frames.page)
-        shared_then = (was == of_parent_before) & (was >= 0)
-        apart_now = (of_parent >= 0) & (frames.frame.astype(np.int64) != of_parent)
-        found = frames.page[shared_then & apart_now]
-        seen = _is_in(key(np.full(len(found), pid, np.uint32), found), keys)
-        seen |= _is_in(key(np.full(len(found), parent, np.uint32), found), keys)
+        parent = 0 if pid in execs else parents.get(pid, 0)
+        born = _at_start(pid, before, parents, execs)
+        of_parent = after.get(parent)
+        left = _left_file(frames, born, of_parent)
+        parent_born = _at_start(parent, before, parents, execs)
+        if of_parent and born and parent_born:
+            left |= _left_parent(frames, born, of_parent, parent_born)
+        found = frames.page[left]
+        seen = np.zeros(len(found), np.bool_)
+        for writer in _lineage(pid, parents):
+            seen |= _is_in(key(np.full(len(found), writer, np.uint32), found), keys)
         pids.append(np.full(len(found), pid, np.uint32))
         pages.append(found)
         explained.append(seen)
@@ -65,12 +73,55 @@ def find_unshared(
     )
 
 
+def _at_start(
+    pid: int, before: Mapping[int, Frames], parents: Mapping[int, int], execs: Set[int]
+) -> Frames | None:
+    """What a process had at the first reading, or was born with since; None if not known."""
+    for ancestor in _lineage(pid, parents):
+        if ancestor in execs:
+            return None
+        if ancestor in before:
+            return before[ancestor]
+    return None
+
+
+def _left_parent(
+    frames: Frames, born: Frames, of_parent: Frames, parent_born: Frames
+) -> npt.NDArray[np.bool_]:
+    was = born.at(frames.page)
+    shared_then = (was >= 0) & (was == parent_born.at(frames.page))
+    parent_frame = of_parent.at(frames.page)
+    return np.asarray(
+        shared_then & (parent_frame >= 0) & (parent_frame != frames.frame.astype(np.int64))
+    )
+
+
+def _left_file(
+    frames: Frames, born: Frames | None, of_parent: Frames | None
+) -> npt.NDArray[np.bool_]:
+    """Own copies of file pages that were none at the start, and are not the parent's."""
+    left = frames.own_copy.copy()
+    if born:
+        left &= ~born.own_copies_at(frames.page)
+    if of_parent:
+        left &= of_parent.at(frames.page) != frames.frame.astype(np.int64)
+    return left
+
+
+def _lineage(pid: int, parents: Mapping[int, int]) -> list[int]:
+    """A process and those it descends from, as far as they are known."""
+    found = [pid]
+    while (parent := parents.get(found[-1], 0)) and parent not in found:
+        found.append(parent)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """One function and what it did to sharing.
 
     `copied`: pages of which it made the copy. `touched`: copied pages that it wrote to at all.
-    `saved`: copied pages that nobody else wrote to: what removing it would save. All count
+    `saved`: copied pages that no other wrote to: what removing it would save. All count
     (process, page); `processes` those in which it touched any.
     """
 
@@ -90,7 +141,7 @@ def find_causes(writes: WriteTable, labels: npt.NDArray[np.int32] | None = None)
     """
     if labels is None:
         labels = np.arange(len(writes.functions), dtype=np.int32)
-    copies = writes.kind == WriteKind.COPY
+    copies = writes.copies
     key = _Keys(writes.pid)
     every = key(writes.pid, writes.page)
     copied_keys = np.unique(every[copies])
@@ -116,8 +167,41 @@ def find_causes(writes: WriteTable, labels: npt.NDArray[np.int32] | None = None)
 
 def copied_pages(writes: WriteTable) -> int:
     """How many (process, page) were copied, each once."""
-    copies = writes.kind == WriteKind.COPY
+    copies = writes.copies
     return len(np.unique(_Keys(writes.pid)(writes.pid[copies], writes.page[copies])))
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedArea:
+    """How many pages (process, page) of one kind of memory were copied, in how many processes;
+    `file_pages`: how many different pages of its file, 0 for memory without one."""
+
+    area: Area
+    pages: int
+    file_pages: int
+    processes: int
+
+
+def copied_areas(writes: WriteTable) -> list[CopiedArea]:
+    """The memory that was copied, most pages first."""
+    copies = writes.copies
+    rows = np.stack(
+        [
+            writes.area[copies].astype(np.int64),
+            writes.pid[copies].astype(np.int64),
+            writes.page[copies].astype(np.int64),
+            writes.file_page[copies],
+        ],
+        1,
+    )
+    rows = np.unique(rows, axis=0)
+    found = []
+    for number in np.unique(rows[:, 0]).tolist():
+        mine = rows[rows[:, 0] == number]
+        file_pages = np.unique(mine[mine[:, 3] >= 0, 3])
+        processes = np.unique(mine[:, 1])
+        found.append(CopiedArea(writes.areas[number], len(mine), len(file_pages), len(processes)))
+    return sorted(found, key=lambda area: (-area.pages, area.area.name))
 
 
 class _Keys:

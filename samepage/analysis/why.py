@@ -1,17 +1,24 @@
 """Why pages left sharing: the answer of `samepage why`, from what was recorded.
 
-The saving of a cause is the number of copied pages to which nobody else wrote. With first writers
-alone (no epochs) that is an upper bound: whoever wrote later would have copied the page as
-well. So an answer says which of the two it is.
+The saving of a cause is the number of copied pages to which no other cause wrote. With first
+writers alone (no epochs) that is an upper bound: whoever wrote later would have copied the page
+as well. So an answer says which of the two it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from samepage.analysis.cause_classes import CauseClass, classes_of
-from samepage.analysis.copies import Cause, copied_pages, find_causes, find_unshared
+from samepage.analysis.copies import (
+    Cause,
+    CopiedArea,
+    copied_areas,
+    copied_pages,
+    find_causes,
+    find_unshared,
+)
 from samepage.snapshot.writes import Frames, Function, WriteTable
 
 
@@ -22,7 +29,7 @@ class Why:
     `copied`: pages copied; `unshared`: pages that left their parent's frame, of which
     `unexplained` have no write; `lost`: events that were dropped. `by_class` and
     `by_function` list causes, largest saving first; a cause's `function` is an index of
-    `classes` or `functions`.
+    `classes` or `functions`. `by_area`: which memory was copied.
     """
 
     copied: int
@@ -35,6 +42,7 @@ class Why:
     functions: list[Function]
     by_class: list[Cause]
     by_function: list[Cause]
+    by_area: list[CopiedArea]
 
     @property
     def complete(self) -> bool:
@@ -49,10 +57,11 @@ def explain(
     writes: WriteTable,
     *,
     all_writers: bool,
+    execs: Set[int] = frozenset(),
 ) -> Why:
     """Compute the answer. `all_writers`: pages were protected again, so that `writes` holds
-    later writers too."""
-    unshared = find_unshared(before, after, parents, writes)
+    later writers too. `execs`: processes that executed another program meanwhile."""
+    unshared = find_unshared(before, after, parents, writes, execs)
     classes, class_of = classes_of(writes.functions)
     labels = np.array(class_of, np.int32)
     return Why(
@@ -66,4 +75,5 @@ def explain(
         writes.functions,
         find_causes(writes, labels),
         find_causes(writes),
+        copied_areas(writes),
     )

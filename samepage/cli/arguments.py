@@ -66,6 +66,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+        self.after_dashes = ""
+        """The name of the value that takes all words after "--", if the command starts them."""
 
     def format_help(self) -> str:
         # argparse makes a formatter for each option, to check it. Only the one that prints
@@ -85,6 +87,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse a command line. Raises `SamepageError`, or `SystemExit` after --help."""
+        if self.after_dashes:
+            at = argv.index("--") if "--" in argv else len(argv)
+            arguments = self.parse_intermixed_args(argv[:at])
+            setattr(arguments, self.after_dashes, list(argv[at + 1 :]))
+            return arguments
         if not any(action.nargs in FOREIGN for action in self._get_positional_actions()):
             return self.parse_intermixed_args(argv)
         arguments = self.parse_args(argv)

@@ -1,11 +1,40 @@
 """`samepage why`: who un-shares the memory of running processes."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from samepage.cli.arguments import Parser, add_output, add_top, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.records import record
 from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
 
+if TYPE_CHECKING:
+    from samepage.lab.targets import Target
+
 _MIN_EPOCH = 0.01
+_DURATION = "10s"
+
+
+@record
+class Options:
+    """The command line."""
+
+    targets: list[str]
+    started: list[str]
+    cgroup: list[str]
+    unit: list[str]
+    duration: str | None
+    epoch: str | None
+    what_if: list[str]
+    fail_over: float | None
+    form: str | None
+    output: str | None
+    top: int
+
+
+USAGE = "[OPTION]... [PID|NAME]...\n       samepage why [OPTION]... -- COMMAND [ARG]..."
 
 
 def arguments(parser: Parser) -> None:
@@ -13,16 +42,32 @@ def arguments(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "targets",
-        nargs="+",
+        nargs="*",
         metavar="PID|NAME",
         help="The processes; what they have forked and fork meanwhile belongs to them.",
+    )
+    parser.after_dashes = "started"
+    add(
+        "--cgroup",
+        action="append",
+        metavar="PATH",
+        default=[],
+        help="The processes of a cgroup and those below it: a directory, or a path as "
+        "/proc/PID/cgroup prints it.",
+    )
+    add(
+        "--unit",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="The processes of a systemd unit (nginx, or nginx.service).",
     )
     add(
         "--for",
         dest="duration",
         metavar="TIME",
-        default="10s",
-        help="How long to watch, as 500ms, 30s, 5m (default: %(default)s); Ctrl-C ends it early.",
+        help=f"How long to watch, as 500ms, 30s, 5m (default: {_DURATION}, or until a started "
+        "COMMAND ends); Ctrl-C ends it early, with the answer.",
     )
     add(
         "--epoch",
@@ -30,6 +75,14 @@ def arguments(parser: Parser) -> None:
         help="Protect written pages again each TIME (100ms, say), so that later writers are "
         "found too, and savings are no upper bounds. Costs the processes a fault for each page "
         "that they write to in an epoch.",
+    )
+    add(
+        "--what-if",
+        action="append",
+        metavar="CAUSE",
+        default=[],
+        help="Show what would stay shared without a cause (gc, refcount, cpython.gc) or "
+        "functions (a name or a pattern, gc_*); use it with --epoch.",
     )
     add(
         "--fail-over",
@@ -41,48 +94,79 @@ def arguments(parser: Parser) -> None:
     add_top(parser)
 
 
-def command(
-    targets: list[str],
-    duration: str,
-    epoch: str | None,
-    fail_over: float | None,
-    form: str | None,
-    output: str | None,
-    top: int,
-) -> int:
+def command(options: Options) -> int:
     """Show who writes to the memory that processes share since a fork, and what it costs.
 
-    Watches the processes and all that they fork. A page that one of them writes to is copied:
-    the answer names the functions that write, groups them by cause, and shows what each cause's
-    end would save. It needs root, and x86-64.
+    Watches the processes and all that they fork; after "--" follows a command to start and watch
+    from its first instruction on. A page that one of them writes to is copied: the answer names
+    the functions that write, groups them by cause, and shows what each cause's end would save.
+    It needs root, and x86-64.
     """
-    chosen = choose(output, form, TEXT_OR_JSON)
-    seconds = _seconds("--for", duration)
-    again = _seconds("--epoch", epoch) if epoch is not None else 0.0
-    if epoch is not None and again < _MIN_EPOCH:
-        raise SamepageError(f"--epoch {epoch}: less than 10ms leaves the processes no time to run")
+    chosen = choose(options.output, options.form, TEXT_OR_JSON)
+    default = f"{1 << 20}h" if options.started else _DURATION
+    seconds = _seconds("--for", options.duration or default)
+    epoch = _seconds("--epoch", options.epoch) if options.epoch is not None else 0.0
+    if options.epoch is not None and epoch < _MIN_EPOCH:
+        raise SamepageError(
+            f"--epoch {options.epoch}: less than 10ms leaves the processes no time to run"
+        )
     use_one_thread()
+    from samepage.analysis.what_if import what_if
     from samepage.analysis.why import explain
     from samepage.lab.follow import follow
-    from samepage.live.select import find_processes
     from samepage.report.tables import Terminal
     from samepage.report.why import Observation, print_why, write_json, write_text
     from samepage.snapshot.columns import PAGE_SIZE
 
-    found = follow(find_processes(targets), seconds, epoch=again)
+    with _target(options) as target:
+        found = follow(target, seconds, epoch=epoch)
     answer = explain(
-        found.before, found.after, found.parents, found.writes, all_writers=found.epochs > 0
+        found.before,
+        found.after,
+        found.parents,
+        found.writes,
+        all_writers=found.epochs > 0,
+        execs=found.execs,
     )
-    seen = Observation(sorted(found.names.items()), found.seconds, found.epochs, found.missing)
-    with writing(output, chosen) as stream:
+    suppositions = [what_if(answer, found.writes, pattern) for pattern in options.what_if]
+    seen = Observation(
+        sorted(found.names.items()), found.seconds, found.epochs, found.missing, suppositions
+    )
+    with writing(options.output, chosen) as stream:
         if chosen is JSON:
             write_json(answer, seen, stream)
-        elif output is not None:
+        elif options.output is not None:
             write_text(answer, seen, stream)
         else:
-            print_why(answer, seen, Terminal(stream), top=top or None)
+            print_why(answer, seen, Terminal(stream), top=options.top or None)
     copied = answer.copied * PAGE_SIZE / (1 << 20)
-    return int(fail_over is not None and copied > fail_over)
+    return int(options.fail_over is not None and copied > options.fail_over)
+
+
+@contextlib.contextmanager
+def _target(options: Options) -> Iterator["Target"]:
+    """What to follow. Raises `SamepageError` unless exactly one kind was chosen."""
+    from samepage.lab.targets import Cgroups, Command, Family
+    from samepage.live.cgroup_paths import find_cgroup, find_unit
+    from samepage.live.select import find_processes
+
+    cgroups = [find_cgroup(path) for path in options.cgroup]
+    cgroups += [find_unit(name) for name in options.unit]
+    if bool(options.targets) + bool(options.started) + bool(cgroups) != 1:
+        raise SamepageError(
+            "name processes, or --cgroup or --unit, or a command to start after --, "
+            "one of these (see samepage why --help)"
+        )
+    if options.started:
+        started = Command(options.started)
+        try:
+            yield started
+        finally:
+            started.end()
+    elif cgroups:
+        yield Cgroups(cgroups)
+    else:
+        yield Family(find_processes(options.targets))
 
 
 def _seconds(option: str, text: str) -> float:

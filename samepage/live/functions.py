@@ -6,8 +6,6 @@ names would be worse than none.
 """
 
 import os
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samepage.elf.eh_frame import CodeRanges
@@ -21,20 +19,27 @@ _UNKNOWN = Function("", "")
 
 @dataclass(frozen=True, slots=True)
 class CodeArea:
-    """One mapping: addresses and `offset` in bytes, the inode that maps shows, the name."""
+    """One mapping: addresses and `offset` in bytes, rights, the inode that maps shows, the
+    name."""
 
     start: int
     end: int
+    perms: str
     offset: int
     inode: int
     name: str
+
+    @property
+    def private(self) -> bool:
+        """Whether a write gives the process a copy."""
+        return self.perms[3] == "p"
 
 
 class Functions:
     """Names of instructions. Each file's tables are read once."""
 
     def __init__(self) -> None:
-        self._files: dict[tuple[int, str], _Code | None] = {}
+        self._files: dict[tuple[int, str], _Code] = {}
 
     def areas(self, pid: int) -> list[CodeArea]:
         """The mappings of a process, ascending; none if it is gone."""
@@ -42,26 +47,28 @@ class Functions:
         try:
             with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
                 for line in file:
-                    span, _, offset, _, inode, *name = line.rstrip("\n").split(None, 5)
+                    span, perms, offset, _, inode, *name = line.rstrip("\n").split(None, 5)
                     start, end = (int(number, 16) for number in span.split("-"))
                     path = name[0] if name else ""
-                    found.append(CodeArea(start, end, int(offset, 16), int(inode), path))
+                    found.append(CodeArea(start, end, perms, int(offset, 16), int(inode), path))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return found
         return found
 
-    def at(self, pid: int, areas: Sequence[CodeArea], address: int) -> Function:
-        """The function that holds an instruction of a process."""
-        place = bisect_right(areas, address, key=lambda area: area.start) - 1
-        if place < 0 or address >= areas[place].end:
+    def at(self, pid: int, area: CodeArea | None, address: int) -> Function:
+        """The function of an instruction of a process, which lies in `area`."""
+        if area is None:
             return _UNKNOWN
-        area = areas[place]
         if not area.inode:
             return Function("", area.name)
         key = (area.inode, area.name)
-        if key not in self._files:
-            self._files[key] = _open(f"/proc/{pid}/root{area.name}", area.inode)
-        code = self._files[key]
+        code = self._files.get(key)
+        if code is None:
+            # The second is for a process that has ended.
+            for path in (f"/proc/{pid}/root{area.name}", area.name):
+                code = code or _open(path, area.inode)
+            if code is not None:
+                self._files[key] = code
         name = code.name(address - area.start + area.offset) if code else ""
         return Function(name, area.name)
 

@@ -7,18 +7,18 @@ import numpy.typing as npt
 
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.abi.pagemap import ENTRY_SIZE, Pm
-from samepage.live.one_process import MapsLine, read_vmas
+from samepage.live.one_process import read_vmas
 from samepage.live.pagemap import Scanner, ScanUnsupported, end_of_memory, ranges_from_maps
 from samepage.live.procfs import read_file
-from samepage.snapshot.writes import Frames
+from samepage.snapshot.writes import Area, Frames
 
 _MOST = 1 << 16
 """Entries for one read: half a megabyte."""
 
 
-def read_private_frames(pid: int, scanner: Scanner) -> tuple[list[MapsLine], Frames]:
-    """Read one process (root: frame numbers are 0 for others): all its areas, ascending, and
-    the present pages of the private ones. Raises `OSError`; ESRCH or ENOENT if it is gone."""
+def read_private_frames(pid: int, scanner: Scanner) -> Frames:
+    """Read one process (root: frame numbers are 0 for others): the present pages of
+    its private areas. Raises `OSError`; ESRCH or ENOENT if it is gone."""
     vmas = list(read_vmas(pid))
     maps = read_file(f"/proc/{pid}/maps")
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
@@ -33,14 +33,15 @@ def read_private_frames(pid: int, scanner: Scanner) -> tuple[list[MapsLine], Fra
     private = [v for v in vmas if v.perms[3] == "p"]
     starts = np.array([v.start // HOST_PAGE_SIZE for v in private], np.uint64)
     ends = np.array([v.end // HOST_PAGE_SIZE for v in private], np.uint64)
-    wanted = entries & np.uint64(Pm.PRESENT) != 0
-    if len(private):
-        place = np.searchsorted(starts, pages, "right") - 1
-        wanted &= (place >= 0) & (pages < ends[place])
-    else:
-        wanted[:] = False
-    frames = entries[wanted] & np.uint64(Pm.PFRAME)
-    return vmas, Frames(pages[wanted], frames)
+    of_file = np.array([Area(v.name).is_file for v in private], np.bool_)
+    place = np.searchsorted(starts, pages, "right") - 1
+    inside = place >= 0
+    inside[inside] &= pages[inside] < ends[place[inside]]
+    wanted = inside & (entries & np.uint64(Pm.PRESENT) != 0)
+    swapped = int((inside & (entries & np.uint64(Pm.SWAP) != 0)).sum())
+    pages, entries, place = pages[wanted], entries[wanted], place[wanted]
+    own_copy = of_file[place] & (entries & np.uint64(Pm.FILE) == 0)
+    return Frames(pages, entries & np.uint64(Pm.PFRAME), own_copy, swapped)
 
 
 def _read(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from samepage.analysis.copies import Cause
+from samepage.analysis.what_if import WhatIf
 from samepage.analysis.why import Why
 from samepage.report.sizes import count, size
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
@@ -18,12 +19,14 @@ VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What was looked at: `processes` as (pid, command name), for `seconds`, with so many
-    `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen."""
+    `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen;
+    `suppositions` are the answers to --what-if."""
 
     processes: Sequence[tuple[int, str]]
     seconds: float
     epochs: int
     missing: Sequence[str] = ()
+    suppositions: Sequence[WhatIf] = ()
 
 
 def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | None) -> None:
@@ -39,6 +42,15 @@ def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | Non
         for cause in why.by_function
     ]
     terminal.print_table(_columns(why, "FUNCTION"), functions[:top], "Functions that write")
+    areas = [
+        [size(area.pages), f"{area.pages:,}", f"{area.processes:,}", str(area.area)]
+        for area in why.by_area
+    ]
+    terminal.print_table(
+        [Column("COPIED"), Column("PAGES"), Column("PROCESSES", 2), Column("MEMORY", cut=Cut.PATH)],
+        areas[:top],
+        "Memory that was copied",
+    )
     for line in _remedies(why):
         terminal.print(line)
 
@@ -63,6 +75,14 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
         "unexplained_pages": why.unexplained,
         "lost_events": why.lost,
         "missing": list(seen.missing),
+        "what_if": [
+            {
+                "cause": supposition.pattern,
+                "saved_pages": supposition.saved,
+                "left_pages": supposition.left,
+            }
+            for supposition in seen.suppositions
+        ],
         "causes": [
             {
                 "cause": why.classes[cause.function].id,
@@ -82,6 +102,15 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
             for cause in why.by_function
         ],
     }
+    document["memory"] = [
+        {
+            "name": area.area.name,
+            "copied_pages": area.pages,
+            "file_pages": area.file_pages or None,
+            "processes": area.processes,
+        }
+        for area in why.by_area
+    ]
     json.dump(document, stream, indent=1)
     stream.write("\n")
 
@@ -92,8 +121,8 @@ def _words(why: Why, seen: Observation) -> list[str]:
         f"{count(len(seen.processes), 'process', 'processes')} "
         f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}), {seen.seconds:.1f} s",
         f"{count(why.copied, 'page')} ({size(why.copied)}) were copied on write; "
-        f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not in the frame of the "
-        "parent any more",
+        f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not shared any more with the "
+        "parent or the file",
     ]
     if why.complete and seen.missing:
         lines.append("complete: only for what could be seen, where a write explains every page")
@@ -109,6 +138,13 @@ def _words(why: Why, seen: Observation) -> list[str]:
             "Only the first writer of each page is known: a saving is an upper bound, since "
             "others may have written later (--epoch finds them)"
         )
+    bound = "" if why.all_writers else "at most "
+    lines += (
+        f"without {supposition.pattern}: {bound}{count(supposition.saved, 'page')} "
+        f"({size(supposition.saved)}) more would be shared, and {supposition.left:,} copied "
+        "all the same"
+        for supposition in seen.suppositions
+    )
     return [*lines, *(f"not seen: {line}" for line in seen.missing)]
 
 

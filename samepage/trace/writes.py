@@ -25,6 +25,7 @@ from samepage.abi.perf_event import SW_PAGE_FAULTS_MIN, EventType, Flag, Sample
 from samepage.snapshot.writes import WriteKind
 from samepage.trace.perf.decode import Records
 from samepage.trace.perf.event import EventSpec
+from samepage.trace.perf.tasks import TASK_FLAGS
 from samepage.trace.perf.tracefs import Tracepoint
 
 USER_FAULT, KERNEL_FAULT = "exceptions:page_fault_user", "exceptions:page_fault_kernel"
@@ -40,7 +41,7 @@ _FINISHED_ROW, _FAULT_ROW, _ALLOC_ROW = 2, 0, 1
 class Writes:
     """One element per write fault, in the order of time.
 
-    `pid`, `tid`: u4. `time`: u8, ns of the perf clock. `page`: u8, the virtual page number
+    `pid`, `tid`: u4. `time`: u8, ns of CLOCK_MONOTONIC. `page`: u8, the virtual page number
     (address >> page shift). `address`, `ip`: u8. `kind`: u1, `WriteKind`. `from_kernel`: bool,
     the kernel wrote for a system call. `frame`: i8, the frame that was allocated, or -1.
     `lost` counts records that the kernel had to drop: with any, the list is not complete.
@@ -81,7 +82,7 @@ def write_events(tracepoints: dict[str, Tracepoint]) -> list[EventSpec]:
             EventType.SOFTWARE,
             SW_PAGE_FAULTS_MIN,
             Sample.IP | Sample.TID | Sample.TIME | Sample.ADDR,
-            Flag.EXCLUDE_HV,
+            Flag.EXCLUDE_HV | TASK_FLAGS,
         )
     )
     return specs

@@ -1,5 +1,7 @@
 """Copies, causes and savings, by cases that can be counted by hand and against a slow rule."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from samepage.analysis.cause_classes import KERNEL_WRITES, classes_of, classify
 from samepage.analysis.copies import copied_pages, find_causes, find_unshared
 from samepage.analysis.why import explain
-from samepage.snapshot.writes import KERNEL, Frames, Function, WriteKind, WriteTable
+from samepage.snapshot.writes import COPIES, KERNEL, Area, Frames, Function, WriteKind, WriteTable
 
 COPY, REUSE, FIRST = WriteKind.COPY, WriteKind.REUSE, WriteKind.FIRST_TOUCH
 
@@ -16,21 +18,31 @@ COPY, REUSE, FIRST = WriteKind.COPY, WriteKind.REUSE, WriteKind.FIRST_TOUCH
 def table(*rows: tuple[int, int, WriteKind, int], functions: int = 4, lost: int = 0) -> WriteTable:
     columns = zip(*rows, strict=True) if rows else ([],) * 4
     pid, page, kind, function = (list(column) for column in columns)
+    numbers = np.array(page, np.uint64)
+    none = np.full(len(numbers), -1, np.int64)
     return WriteTable(
         np.array(pid, np.uint32),
-        np.array(page, np.uint64),
+        numbers,
         np.array(kind, np.uint8),
         np.array(function, np.int32),
+        np.zeros(len(numbers), np.int32),
+        none,
+        numbers << np.uint64(12),
+        np.zeros(len(numbers), np.uint64),
+        np.zeros(len(numbers), np.uint32),
+        none,
         [Function(f"f{number}", "/lib/x.so") for number in range(functions)],
+        [Area("")],
         lost,
     )
 
 
-def frames(**pages: int) -> Frames:
+def frames(own_copies: Collection[int] = (), **pages: int) -> Frames:
     numbers = sorted((int(name[1:]), frame) for name, frame in pages.items())
     return Frames(
         np.array([page for page, _ in numbers], np.uint64),
         np.array([frame for _, frame in numbers], np.uint64),
+        np.array([page in own_copies for page, _ in numbers], np.bool_),
     )
 
 
@@ -106,7 +118,7 @@ ROWS = st.lists(
 @settings(deadline=None)
 @given(ROWS)
 def test_causes_are_those_of_a_plain_count(rows: list[tuple[int, int, WriteKind, int]]) -> None:
-    copied = {(pid, page) for pid, page, kind, _ in rows if kind is COPY}
+    copied = {(pid, page) for pid, page, kind, _ in rows if kind in COPIES}
     writers: dict[tuple[int, int], set[int]] = {}
     for pid, page, kind, function in rows:
         if (pid, page) in copied and kind is not FIRST:
@@ -159,3 +171,35 @@ def test_classes_are_listed_once() -> None:
     classes, numbers = classes_of(functions)
     assert numbers == [0, 1, 0]
     assert classes[1] is KERNEL_WRITES
+
+
+def test_an_own_copy_of_a_file_page_left_the_file() -> None:
+    before = {1: frames(p1=10, p2=20)}
+    after = {1: frames((1, 2, 3), p1=11, p2=20, p3=30)}
+    found = find_unshared(before, after, {}, table((1, 1, COPY, 0), (1, 3, WriteKind.FILE_COPY, 0)))
+    assert found.page.tolist() == [1, 2, 3], "page 3 was absent"
+    assert found.explained.tolist() == [True, False, True]
+
+
+def test_own_copies_from_before_or_of_the_parent_have_not_left_now() -> None:
+    before = {1: frames((1,), p1=10), 2: frames((1,), p1=10)}
+    after = {1: frames((1,), p1=10), 2: frames((1,), p1=10), 3: frames((1,), p1=10)}
+    assert len(find_unshared(before, after, {2: 1, 3: 2}, table())) == 0
+
+
+def test_what_was_executed_shares_nothing_with_the_parent() -> None:
+    before = {1: frames(p1=10), 2: frames(p1=10)}
+    after = {1: frames(p1=10), 2: frames((7,), p1=15, p7=70)}
+    writes = table((2, 7, WriteKind.FILE_COPY, 0))
+    assert find_unshared(before, after, {2: 1}, writes, {2}).page.tolist() == [7]
+
+
+def test_a_grandchild_is_explained_by_whoever_wrote_before_its_fork() -> None:
+    before = {1: frames(p1=10)}
+    after = {1: frames(p1=10), 2: frames(p1=11), 3: frames(p1=12)}
+    writes = table((2, 1, COPY, 0), (3, 1, COPY, 0))
+    found = find_unshared(before, after, {2: 1, 3: 2}, writes)
+    assert sorted(found.pid.tolist()) == [2, 3]
+    assert found.explained.all()
+    only_child = find_unshared(before, after, {2: 1, 3: 2}, table((2, 1, COPY, 0)))
+    assert only_child.explained.all(), "the copy of 2 may be the one that 3 got"

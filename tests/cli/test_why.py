@@ -1,19 +1,18 @@
 """`samepage why` on real prefork servers: complete answers, and savings that come true."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samepage.errors import SamepageError
 from samepage.trace.keeper import Keeper
-from samepage.trace.perf.tracefs import find_tracepoints
+from tests.cli.watching import Watcher, needs_events
 
 SERVER = """
 import gc, os, sys, time
@@ -64,59 +63,25 @@ def server(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             os.killpg(process.pid, 9)
 
 
-def why(process: "subprocess.Popen[str]", output: Path, *options: str) -> dict[str, object]:
+def why(process: "subprocess.Popen[str]", output: Path, *options: str) -> dict[str, Any]:
     """Watch the server while it works."""
     assert process.stdin is not None
     assert process.stdout is not None
-    command = [sys.executable, "-m", "samepage", "why", str(process.pid), "--for", "60s"]
-    watcher = subprocess.Popen([*command, "-o", output, *options], stderr=subprocess.PIPE)
-    until_armed(watcher)
+    watcher = Watcher([str(process.pid), *options], output)
+    watcher.until_armed()
     process.stdin.write("go\n")
     process.stdin.flush()
     assert process.stdout.readline() == "done\n"
-    time.sleep(0.5)
-    watcher.send_signal(2)
-    _, errors = watcher.communicate(timeout=60)
-    assert watcher.returncode == 0, errors
-    document = json.loads(output.read_text())
-    assert isinstance(document, dict)
-    return document
+    return watcher.finish()
 
 
-def until_armed(watcher: "subprocess.Popen[bytes]") -> None:
-    """Wait until it has read the first frames: it then sleeps, and has events open."""
-    end = time.monotonic() + 60
-    quiet = 0
-    while quiet < 5 and time.monotonic() < end:
-        try:
-            events = sum(
-                "perf_event" in os.readlink(f"/proc/{watcher.pid}/fd/{fd}")
-                for fd in os.listdir(f"/proc/{watcher.pid}/fd")
-            )
-            with open(f"/proc/{watcher.pid}/stat") as file:
-                sleeping = file.read().rpartition(")")[2].split()[0] == "S"
-        except OSError:
-            events, sleeping = 0, False
-        quiet = quiet + 1 if events and sleeping else 0
-        time.sleep(0.2)
-    assert watcher.poll() is None
+@pytest.fixture(scope="module", name="needs_events")
+def _needs_events() -> None:
+    needs_events()
 
 
-@pytest.fixture(scope="module")
-def needs_events() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("frame numbers and tracepoints need root")
-    try:
-        if len(find_tracepoints("exceptions:page_fault_user", "kmem:mm_page_alloc")) < 2:
-            pytest.skip("this kernel lacks the tracepoints")
-    except SamepageError as error:
-        pytest.skip(error.message)
-
-
-def of_cause(document: dict[str, object], name: str, key: str) -> int:
-    causes = document["causes"]
-    assert isinstance(causes, list)
-    return sum(cause[key] for cause in causes if cause["cause"] == name)
+def of_cause(document: dict[str, Any], name: str, key: str) -> int:
+    return sum(cause[key] for cause in document["causes"] if cause["cause"] == name)
 
 
 def test_every_copy_of_a_prefork_server_is_explained(needs_events: None, tmp_path: Path) -> None:
@@ -126,8 +91,6 @@ def test_every_copy_of_a_prefork_server_is_explained(needs_events: None, tmp_pat
     assert found["all_writers"] is False
     assert found["unexplained_pages"] == found["lost_events"] == 0
     unshared, copied = found["unshared_pages"], found["copied_pages"]
-    assert isinstance(unshared, int)
-    assert isinstance(copied, int)
     assert unshared > 1000
     assert copied >= unshared * 0.99
     assert of_cause(found, "cpython.gc", "first_written_pages") > unshared // 2
@@ -146,8 +109,6 @@ def test_the_saving_of_freezing_is_what_freezing_saves(needs_events: None, tmp_p
     with server("freeze") as process:
         frozen = why(process, tmp_path / "frozen.json")
     copied, truth = plain["copied_pages"], frozen["copied_pages"]
-    assert isinstance(copied, int)
-    assert isinstance(truth, int)
     predicted = copied - of_cause(plain, "cpython.gc", "saved_pages")
     assert copied > truth * 2, "freezing pays"
     assert abs(predicted - truth) <= truth * 0.05, (copied, predicted, truth)

@@ -16,10 +16,7 @@ import numpy.typing as npt
 
 from samepage.abi.perf_event import HEADER_SIZE, RecordType, Sample
 from samepage.trace.perf.event import EventSpec
-
-_FORK_BODY = np.dtype(
-    [("pid", "<u4"), ("ppid", "<u4"), ("tid", "<u4"), ("ptid", "<u4"), ("time", "<u8")]
-)
+from samepage.trace.perf.tasks import TASK_RECORDS
 
 
 @dataclass(slots=True)
@@ -29,12 +26,13 @@ class Records:
     `samples` maps the name of an event to a structured array, one element per record, with
     those of the fields `ip`, `pid`, `tid`, `time` (ns of the perf clock), `addr`, `cpu`,
     `raw` (its bytes), `abi`, `registers`, `stack` that its sample type asks for.
-    Records of one event that differ in size are separate arrays of the list. `forks` are
-    (pid, ppid, tid, ptid, time). `lost` counts records that the kernel dropped.
+    Records of one event that differ in size are separate arrays of the list. `tasks` are the
+    records (type, misc, body) that `samepage.trace.perf.tasks` reads. `lost` counts records
+    that the kernel dropped.
     """
 
     samples: dict[str, list[npt.NDArray[np.void]]] = field(default_factory=dict)
-    forks: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, _FORK_BODY))
+    tasks: list[tuple[int, int, bytes]] = field(default_factory=list)
     lost: int = 0
 
 
@@ -43,27 +41,27 @@ def decode(chunks: Iterable[bytes], specs: Mapping[int, EventSpec]) -> Records:
     contradict their own sizes: the kernel does not write such."""
     records = Records()
     samples: dict[str, list[npt.NDArray[np.void]]] = defaultdict(list)
-    forks: list[npt.NDArray[np.void]] = []
     for chunk in chunks:
         data = np.frombuffer(chunk, np.uint8)
         for (kind, size), offsets in _by_layout(chunk).items():
+            number, misc = kind & 0xFFFF_FFFF, kind >> 32
+            if number in TASK_RECORDS:
+                bodies = (chunk[at + HEADER_SIZE : at + size] for at in offsets)
+                records.tasks += ((number, misc, body) for body in bodies)
+                continue
             rows = data[np.asarray(offsets)[:, None] + np.arange(HEADER_SIZE, size)]
-            if kind == RecordType.SAMPLE:
+            if number == RecordType.SAMPLE:
                 _add_samples(rows, specs, samples)
-            elif kind == RecordType.FORK:
-                forks.append(_view(rows, _FORK_BODY))
-            elif kind == RecordType.LOST:
+            elif number == RecordType.LOST:
                 records.lost += int(rows[:, 8:16].copy().view("<u8").sum())
-            elif kind == RecordType.LOST_SAMPLES:
+            elif number == RecordType.LOST_SAMPLES:
                 records.lost += int(rows[:, :8].copy().view("<u8").sum())
     records.samples = dict(samples)
-    if forks:
-        records.forks = np.concatenate(forks)
     return records
 
 
 def _by_layout(chunk: bytes) -> dict[tuple[int, int], list[int]]:
-    """Where the records of each (type, size) begin."""
+    """Where the records of each (type and misc << 32, size) begin."""
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     # Sizes are multiples of 8: one word holds the header.
     words = memoryview(chunk).cast("Q")
@@ -73,7 +71,7 @@ def _by_layout(chunk: bytes) -> dict[tuple[int, int], list[int]]:
         size = header >> 48
         if size < HEADER_SIZE or size & 7:
             raise ValueError(f"a record of {size} bytes at {at * 8}")
-        found[header & 0xFFFF_FFFF, size].append(at * 8)
+        found[header & 0xFFFF_FFFF_FFFF, size].append(at * 8)
         at += size >> 3
     return found
 

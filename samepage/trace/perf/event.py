@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from dataclasses import dataclass
 
 from samepage.abi.perf_event import (
@@ -48,11 +49,11 @@ def perf_event_open(spec: EventSpec, target: int, cpu: int, *, cgroup: bool = Fa
     change (rights, descriptors).
     """
     sample = spec.sample | Sample.IDENTIFIER
-    flags = spec.flags | Flag.DISABLED | Flag.SAMPLE_ID_ALL
+    flags = spec.flags | Flag.DISABLED | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
     attr = struct.pack(
         "<IIQQQQQIIQQQQIiQIHH",
         *(spec.type, ATTR_SIZE_VER5, spec.config, 1, sample, 0, flags),
-        *(0, 0, 0, 0, 0, spec.registers, spec.stack, 0, 0, 0, 0, 0),
+        *(0, 0, 0, 0, 0, spec.registers, spec.stack, time.CLOCK_MONOTONIC, 0, 0, 0, 0),
     )
     buffer = ctypes.create_string_buffer(attr, ATTR_SIZE_VER5)
     fd: int = _LIBC.syscall(

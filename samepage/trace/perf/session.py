@@ -10,6 +10,7 @@ A thread of ours empties the rings. What it does not read in time is lost, and c
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -73,18 +74,23 @@ class Session:
                     self._open(tid, inherit=True)
         raise SamepageError("the processes start threads faster than they can be attached to")
 
-    def add_cgroup(self, directory: str) -> None:
-        """Record all processes of a cgroup (v2, or v1's perf_event hierarchy).
-
-        Raises `SamepageError`."""
+    def add_cgroup(self, directory: str) -> bool:
+        """Record all processes of a cgroup (v2, or v1's perf_event hierarchy); False if
+        events do not belong to its hierarchy. Raises `SamepageError`."""
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise SamepageError(f"{directory}: {error.strerror}") from error
         try:
+            self._need_descriptors(len(self._events) * len(_online_cpus()))
             self._open(fd, cgroup=True)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return False
         finally:
             os.close(fd)
+        return True
 
     def add_system(self) -> None:
         """Record every thread of the system (root)."""
