@@ -74,6 +74,13 @@ class MemfdFile(RegularFile):
         super().fallocate(mode, offset, length)
 
 
+class CreatedMemfd(MemfdFile):
+    """What memfd_create returns. It was not opened (`alloc_file_pseudo`), so it does not take the
+    write access that forbids execution; one opened by /proc/self/fd does."""
+
+    takes_write_access = False
+
+
 def make_memfd(sb: Superblock, name: bytes, flags: int) -> MemfdFile:
     """`memfd_create`. Raises `SysError(EINVAL)`; huge pages are not supported."""
     both = MFD_NOEXEC_SEAL | MFD_EXEC
@@ -86,4 +93,4 @@ def make_memfd(sb: Superblock, name: bytes, flags: int) -> MemfdFile:
     elif flags & MFD_ALLOW_SEALING:
         inode.seals = 0
     path = Path(inode, b"/memfd:" + name + b" (deleted)", mount_id=0)
-    return MemfdFile(path, os.O_RDWR | O_LARGEFILE)
+    return CreatedMemfd(path, os.O_RDWR | O_LARGEFILE)

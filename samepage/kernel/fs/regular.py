@@ -65,7 +65,7 @@ class Regular(Inode):
 
     def _is_kept(self) -> bool:
         """Whether a name or an open file keeps the content."""
-        return self.nlink > 0 or self.opened > 0
+        return self.nlink > 0 or self.opened > 0 or self.executing > 0
 
     @property
     def size(self) -> int:
@@ -118,12 +118,14 @@ class RegularFile(OpenFile):
 
     paged = True
     inode: Regular
+    takes_write_access = True
+    """Whether a program that it may write to cannot be executed meanwhile (`FMODE_WRITER`)."""
 
     def __init__(self, path: Path, flags: int) -> None:
         super().__init__(path, flags)
         self._mapping = self.inode.mapping
         self.inode.opened += 1
-        self.inode.writers += self.writable
+        self.inode.writers += self.writable and self.takes_write_access
 
     @property
     def mappable(self) -> Mapping:
@@ -224,5 +226,5 @@ class RegularFile(OpenFile):
     def release(self) -> None:
         """The last descriptor is gone; with it, maybe, a file without a name."""
         self.inode.opened -= 1
-        self.inode.writers -= self.writable
+        self.inode.writers -= self.writable and self.takes_write_access
         self.inode.dropped()

@@ -95,7 +95,7 @@ def do_execve(
     kernel = task.kernel
     executable = find_executable(task, filename, argv, base, opened, optional=not run_interpreter)
     # A program given by a descriptor is called after its file (since Linux 6.14).
-    name = os.fsencode(executable.image.path) if opened is not None else filename
+    name = _dentry_name(executable) if opened is not None else filename
     mm = kernel.new_address_space()
     mm.faults = task.faults
     try:
@@ -156,6 +156,12 @@ def find_executable(
     return Executable(
         file, image, loader, list(argv), scripts, needs_interpreter=wanted is not None
     )
+
+
+def _dentry_name(executable: Executable) -> bytes:
+    """The name of the file in its directory, which a file that was removed has still."""
+    name = os.fsencode(executable.image.path)
+    return name if executable.file.nlink else name.removesuffix(b" (deleted)")
 
 
 def _open_exec(

@@ -3,6 +3,8 @@
 #include <elf.h>
 #include <link.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 
 TEST(show_exec_state) {
     /* Run by the others below: prints what a program finds when it starts. */
@@ -157,4 +159,29 @@ TEST(files_about_memory_end_with_it_at_exec) {
             dup2(open(path, O_RDONLY), 0);
             execl("/usr/bin/wc", "wc", "-c", NULL));
     }
+}
+
+static int memory_with_this_program(void) {
+    int fd = memfd_create("program", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int self = open("/proc/self/exe", O_RDONLY);
+    while (sendfile(fd, self, NULL, 1 << 20) > 0)
+        ;
+    close(self);
+    return fd;
+}
+
+TEST(a_memfd_is_executed_while_its_first_descriptor_may_write) {
+    char *env[] = {(char *)"A=1", NULL};
+    SHOW(fcntl(memory_with_this_program(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW));
+    CHILD(fexecve(memory_with_this_program(), state, env); printf("%s\n", strerrorname_np(errno)));
+}
+
+TEST(a_memfd_that_was_opened_to_write_is_busy) {
+    char path[40];
+    int fd = memory_with_this_program();
+    sprintf(path, "/proc/self/fd/%d", fd);
+    int again = open(path, O_RDWR);
+    CHILD(fexecve(fd, state, environ); printf("%s\n", strerrorname_np(errno)));
+    close(again);
+    CHILD(fexecve(fd, state, environ); printf("%s\n", strerrorname_np(errno)));
 }
