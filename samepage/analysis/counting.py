@@ -1,11 +1,10 @@
-"""The one pass over all pages that every answer rests on.
+"""The pass over all pages that every answer rests on.
 
 The kernel counts for `/proc/PID/smaps` by walking one process's page table and asking each
 page how often it is mapped (`smaps_account` and `smaps_page_accumulate` in
-fs/proc/task_mmu.c). A snapshot has all page tables at once. What a page adds to a sum depends on
-few things: what its frame is, how often that is mapped, and whether the page is dirty. So the
-pages of each VMA are counted by these (`Cells`), and all sums, exact or rounded as the kernel
-does it, per VMA, process, file or group, are sums of cells.
+fs/proc/task_mmu.c). A snapshot has all page tables at once: each page is classified by what its
+frame is, whether that is mapped more than once, and whether the page is dirty, and the classes
+are counted for each VMA. Sums of processes, files and groups are sums of VMAs.
 
 The kernel's rules, kept here:
 
@@ -15,25 +14,23 @@ The kernel's rules, kept here:
 - A page is shared if it is mapped more than once, even if twice by the same process. (Two
   processes with one address space, as between vfork and exec, count as two that share it.)
 - A page's share of a frame is 4096 * 2^12 / mapcount, rounded down (PSS_SHIFT): a sum of
-  such shares is the kernel's Pss, which can be a little less than the exact one.
+  such shares is the kernel's Pss, which can be a little less than the exact one
+  (`samepage.analysis.shares`).
 """
 
 import enum
-import math
-from itertools import pairwise
-from operator import mul
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import PSS_SHIFT
 from samepage.records import record
-from samepage.snapshot.arrays import counted, ranked, summed
-from samepage.snapshot.columns import I32, I64, PAGE_SIZE, Marks, Snapshot
+from samepage.snapshot.arrays import ranges
+from samepage.snapshot.columns import I32, I64, PAGE_SIZE, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
-_PAGES_AT_ONCE = 1 << 18
+_PAGES_AT_ONCE = 1 << 15
 SHARE_OF_PAGE = PAGE_SIZE << PSS_SHIFT
 """The Pss of a page that is mapped once."""
 
@@ -52,18 +49,7 @@ class Scope(enum.Enum):
         return cls.SYSTEM if snapshot.source == "live" else cls.GROUP
 
 
-class PageClass(enum.IntEnum):
-    """What a page counts as."""
-
-    SHARED_FILE = 0
-    """Resident and not anonymous: of a file, of shared memory, or the kernel's own."""
-    ANONYMOUS = 1
-    ZERO = 2
-    HUGETLB = 3
-    SWAPPED = 4
-
-
-class Count(enum.IntEnum):
+class Count:
     """The columns of the counters; all in pages but PSS, in 1/4096 bytes."""
 
     SHARED_CLEAN = 0
@@ -80,28 +66,30 @@ class Count(enum.IntEnum):
     PSS = 10
 
 
-class Cells(NamedTuple):
-    """The pages of each VMA by what they are; columns of the same length, ascending by VMA.
+COLUMNS = 11
+"""How many columns `Count` names."""
 
-    Two cells may be of the same kind: what they hold is to be added up.
+
+class _Class:
+    """What a page counts as; the first six are resident.
+
+    A page of a class that is dirty is counted apart: its code is twice the class and one.
     """
 
-    vma: I64
-    page_class: I64
-    degree: I64
-    """How often the frame is mapped, 0 if that is not known."""
-    dirty: Marks
-    pages: I64
+    SHARED_FILE = 0
+    """Not anonymous: of a file, of shared memory, or the kernel's own."""
+    PRIVATE_FILE = 1
+    SHARED_ANONYMOUS = 2
+    PRIVATE_ANONYMOUS = 3
+    UNKNOWN_FILE = 4
+    UNKNOWN_ANONYMOUS = 5
+    ZERO = 6
+    HUGETLB = 7
+    SWAPPED = 8
+    NOTHING = 9
 
-    def take(self, wanted: Marks | slice) -> "Cells":
-        """Return some of the cells."""
-        numbers = (self.vma[wanted], self.page_class[wanted], self.degree[wanted])
-        return Cells(*numbers, self.dirty[wanted], self.pages[wanted])
 
-    def resident(self) -> Marks:
-        """Return which count in RSS."""
-        resident: Marks = self.page_class <= PageClass.ANONYMOUS
-        return resident
+_CODES = 20
 
 
 @record(eq=False)
@@ -112,12 +100,13 @@ class Counted:
     unknown; `mapped` and `degree` have an entry for each frame, and `degree >= mapped`.
     """
 
-    cells: Cells
     vmas: I64
     mapped: I32
     """How many resident pages of the snapshot have the frame."""
     degree: I32
     """By how many mappings the frame is divided."""
+    unaccounted: I64
+    """The numbers of the pages without a `struct page` that is accounted, ascending."""
     by_smaps: bool
     """No frame is known, and the sums are the kernel's own."""
 
@@ -130,103 +119,125 @@ def count(snapshot: Snapshot, scope: Scope) -> Counted:
     if scope is Scope.SYSTEM:
         # Counts are read after page tables; a process may have exited in between.
         degree = np.maximum(mapped, snapshot.frames.mapcount)
-    cells = _cells(snapshot, degree)
-    if unaccounted.any():
-        cells = cells.take(~unaccounted[cells.vma])
-    vmas = _sums(cells, len(snapshot.vmas))
+    vmas = _sums(*_classes(snapshot, degree, unaccounted))
     by_smaps = False
     if scope is Scope.SYSTEM and len(snapshot.smaps.vma):
         by_smaps = not len(snapshot.frames)
         _take_smaps(vmas, snapshot)
-    return Counted(cells, vmas, mapped, degree, by_smaps)
+    return Counted(vmas, mapped, degree, unaccounted, by_smaps)
 
 
-def _unaccounted(snapshot: Snapshot) -> Marks:
-    """Return which VMAs are mapped by frame number, without a `struct page`: [vvar]."""
-    mappings = snapshot.vmas.mappings
-    marks = np.array([mapping.name.startswith("[vvar") for mapping in mappings], dtype=bool)
-    return marks[snapshot.vmas.mapping]
+def pieces(bounds: I64) -> Iterator[tuple[slice, slice, I64]]:
+    """Yield the pages of groups in pieces: pages, groups, and how many of the pages each has.
 
-
-def _mapped(snapshot: Snapshot, unaccounted: Marks) -> I32:
-    frames = snapshot.frames
-    mapped = np.append(np.where(frames.resident(), frames.mapped, 0), 0).astype(np.int32)
-    for vma in np.flatnonzero(unaccounted).tolist():
-        first, last = snapshot.bounds[vma : vma + 2].tolist()
-        np.subtract.at(mapped, snapshot.pages.frame[first:last], np.int32(1))
-    return np.maximum(mapped[:-1], 0)
-
-
-_CLASS_BITS = 3
-_OTHERS = (
-    PageClass.SWAPPED,
-    *(degree << _CLASS_BITS | kind for degree in (0, 1) for kind in (0, 1)),
-)
-"""Keys of pages whose frame is not known: by the degree, which EXCLUSIVE shows if it is 1, and
-by whether they are anonymous."""
-
-
-def _cells(snapshot: Snapshot, degree: I32) -> Cells:
-    """Count the pages of each VMA by class, degree and dirtiness."""
-    pages, bounds, frames = snapshot.pages, snapshot.bounds, snapshot.frames
-    kind = frames.anonymous() * np.int64(PageClass.ANONYMOUS)
-    kind[frames.kind == FrameKind.ZERO] = PageClass.ZERO
-    kind[frames.kind == FrameKind.HUGETLB] = PageClass.HUGETLB
-    times = np.where(frames.resident(), degree, 0).astype(np.int64)
-    keys, rank = ranked(np.append(times << _CLASS_BITS | kind, _OTHERS))
-    # The last row, that of pages without a frame, is filled in where there are such.
-    code, others = (2 * rank[: len(frames) + 1]).astype(np.int32), 2 * rank[len(frames) :]
-    parts = []
-    for low in range(0, len(pages), _PAGES_AT_ONCE):
-        high = min(low + _PAGES_AT_ONCE, len(pages))
-        rows, flags = pages.frame[low:high], pages.flags[low:high]
-        codes = code[rows]
-        lone = np.flatnonzero(rows == len(frames))
-        if len(lone):
-            codes[lone] = others[_other(flags[lone])]
-        codes += (flags & np.uint16(PageFlags.DIRTY)) != 0
+    Group `g` has the pages `bounds[g]` to `bounds[g + 1]`; the bounds ascend.
+    """
+    first, last = int(bounds[0]), int(bounds[-1])
+    for low in range(first, last, _PAGES_AT_ONCE):
+        high = min(low + _PAGES_AT_ONCE, last)
         begin = int(np.searchsorted(bounds, low, side="right")) - 1
         end = int(np.searchsorted(bounds, high, side="left"))
         cuts = np.clip(bounds[begin : end + 1], low, high)
-        places = np.repeat(np.arange(end - begin) * (2 * len(keys)), cuts[1:] - cuts[:-1])
+        yield slice(low, high), slice(begin, end), cuts[1:] - cuts[:-1]
+
+
+def within(numbers: I64, part: slice) -> I64:
+    """Return which of these ascending numbers of pages are in a piece, counted from its first."""
+    low, high = np.searchsorted(numbers, (part.start, part.stop)).tolist()
+    inside: I64 = numbers[low:high] - part.start
+    return inside
+
+
+def _unaccounted(snapshot: Snapshot) -> I64:
+    """Return the pages of VMAs that are mapped by frame number, without `struct page`: [vvar]."""
+    mappings = snapshot.vmas.mappings
+    marks = np.array([mapping.name.startswith("[vvar") for mapping in mappings], dtype=bool)
+    vmas = np.flatnonzero(marks[snapshot.vmas.mapping])
+    return ranges(snapshot.bounds[vmas], snapshot.bounds[vmas + 1])
+
+
+def _mapped(snapshot: Snapshot, unaccounted: I64) -> I32:
+    frames = snapshot.frames
+    mapped = np.append(np.where(frames.resident(), frames.mapped, 0), 0).astype(np.int32)
+    np.subtract.at(mapped, snapshot.pages.frame[unaccounted], np.int32(1))
+    return np.maximum(mapped[:-1], 0)
+
+
+def _classes(snapshot: Snapshot, degree: I32, unaccounted: I64) -> tuple[I64, I64]:
+    """Return for each VMA how many pages of each code it has, and its Pss."""
+    pages, bounds = snapshot.pages, snapshot.bounds
+    code, share = _of_frames(snapshot, degree)
+    counts = np.zeros((len(snapshot.vmas), _CODES), dtype=np.int64)
+    pss = np.zeros(len(snapshot.vmas), dtype=np.int64)
+    for part, vmas, lengths in pieces(bounds):
+        rows, flags = pages.frame[part], pages.flags[part]
+        codes, shares = code[rows], share[rows]
+        lone = np.flatnonzero(rows == len(snapshot.frames))
+        if len(lone):
+            codes[lone], shares[lone] = _without_frame(flags[lone])
+        hidden = within(unaccounted, part)
+        codes[hidden], shares[hidden] = 2 * _Class.NOTHING, 0
+        codes += (flags & np.uint16(PageFlags.DIRTY)) != 0
+        places = np.repeat(np.arange(len(lengths)) * _CODES, lengths)
         places += codes
-        found, numbers = counted(places, (end - begin) * 2 * len(keys))
-        vma, code_of = np.divmod(found, 2 * len(keys))
-        parts.append((vma + begin, code_of, numbers))
-    nothing = np.empty(0, dtype=np.int64)
-    vma, code_of, numbers = map(np.concatenate, zip((nothing,) * 3, *parts, strict=True))
-    key = keys[code_of >> 1]
-    known = (1 << _CLASS_BITS) - 1
-    return Cells(vma, key & known, key >> _CLASS_BITS, (code_of & 1) != 0, numbers)
+        found = np.bincount(places, minlength=len(lengths) * _CODES)
+        counts[vmas] += found.reshape(-1, _CODES)
+        filled = np.flatnonzero(lengths)
+        ends = np.cumsum(lengths[filled])
+        pss[vmas.start + filled] += np.add.reduceat(shares, ends - lengths[filled])
+    return counts, pss
 
 
-def _other(flags: npt.NDArray[np.uint16]) -> I64:
-    """Return the place in `_OTHERS` of pages whose frame is not known."""
+def _of_frames(snapshot: Snapshot, degree: I32) -> tuple[npt.NDArray[np.uint8], I64]:
+    """Return the code of a clean page and its share, by its frame; last, of one without frame."""
+    frames = snapshot.frames
+    code = 2 * _Class.SHARED_ANONYMOUS * frames.anonymous().astype(np.uint8)
+    code += np.uint8(2 * _Class.PRIVATE_FILE) * (degree == 1)
+    unknown = degree == 0
+    code[unknown] = (code[unknown] >> 1) + 2 * _Class.UNKNOWN_FILE
+    code[frames.kind == FrameKind.ZERO] = 2 * _Class.ZERO
+    code[frames.kind == FrameKind.HUGETLB] = 2 * _Class.HUGETLB
+    known = frames.resident() & ~unknown
+    share = np.where(known, SHARE_OF_PAGE // np.maximum(degree, 1).astype(np.int64), 0)
+    return np.append(code, np.uint8(0)), np.append(share, 0)
+
+
+def _without_frame(flags: npt.NDArray[np.uint16]) -> tuple[I64, I64]:
+    """Return the codes of pages whose frame is not known, and their shares.
+
+    EXCLUSIVE shows that a page is mapped once.
+    """
     present, file, exclusive = (
         (flags & np.uint16(flag)) != 0
         for flag in (PageFlags.PRESENT, PageFlags.FILE, PageFlags.EXCLUSIVE)
     )
-    return np.where(present, 1 + 2 * exclusive + ~file, 0)
+    once = np.where(file, _Class.PRIVATE_FILE, _Class.PRIVATE_ANONYMOUS)
+    unknown = np.where(file, _Class.UNKNOWN_FILE, _Class.UNKNOWN_ANONYMOUS)
+    known = present & exclusive
+    classes = np.where(present, np.where(exclusive, once, unknown), _Class.SWAPPED)
+    return 2 * classes, known * np.int64(SHARE_OF_PAGE)
 
 
-def _sums(cells: Cells, vmas: int) -> I64:
-    """Add up the cells of each VMA: its row of `Count`."""
-    sums = np.zeros((vmas, len(Count)), dtype=np.int64)
-    resident = cells.resident()
-    known = resident & (cells.degree > 0)
-    corner = 2 * (cells.degree == 1) + cells.dirty  # the first four of `Count`
-    np.add.at(sums, (cells.vma[known], corner[known]), cells.pages[known])
-    shares = SHARE_OF_PAGE // np.maximum(cells.degree, 1) * cells.pages
-    np.add.at(sums[:, Count.PSS], cells.vma[known], shares[known])
-    for column, mask in (
-        (Count.RSS, resident),
-        (Count.ANONYMOUS, cells.page_class == PageClass.ANONYMOUS),
-        (Count.SWAP, cells.page_class == PageClass.SWAPPED),
-        (Count.ZERO, cells.page_class == PageClass.ZERO),
-        (Count.HUGETLB, cells.page_class == PageClass.HUGETLB),
-        (Count.UNKNOWN, resident & (cells.degree == 0)),
-    ):
-        np.add.at(sums[:, column], cells.vma[mask], cells.pages[mask])
+def _sums(counts: I64, pss: I64) -> I64:
+    """Return the row of `Count` of each VMA."""
+    sums = np.empty((len(counts), COLUMNS), dtype=np.int64)
+    of_class = counts[:, ::2] + counts[:, 1::2]
+    for column, first in ((Count.SHARED_CLEAN, 0), (Count.PRIVATE_CLEAN, 2)):
+        for dirty in (0, 1):
+            sums[:, column + dirty] = counts[:, first + dirty] + counts[:, first + dirty + 4]
+    sums[:, Count.RSS] = of_class[:, : _Class.ZERO].sum(axis=1)
+    sums[:, Count.ANONYMOUS] = (
+        of_class[:, _Class.SHARED_ANONYMOUS]
+        + of_class[:, _Class.PRIVATE_ANONYMOUS]
+        + of_class[:, _Class.UNKNOWN_ANONYMOUS]
+    )
+    sums[:, Count.SWAP] = of_class[:, _Class.SWAPPED]
+    sums[:, Count.ZERO] = of_class[:, _Class.ZERO]
+    sums[:, Count.HUGETLB] = of_class[:, _Class.HUGETLB]
+    sums[:, Count.UNKNOWN] = (
+        of_class[:, _Class.UNKNOWN_FILE] + of_class[:, _Class.UNKNOWN_ANONYMOUS]
+    )
+    sums[:, Count.PSS] = pss
     return sums
 
 
@@ -251,28 +262,3 @@ def _take_smaps(sums: I64, snapshot: Snapshot) -> None:
         pages = sums[rows, clean] + sums[rows, dirty]
         sums[rows, dirty] = np.clip(smaps[:, dirty], sums[rows, dirty], pages)
         sums[rows, clean] = pages - sums[rows, dirty]
-
-
-class Shares(NamedTuple):
-    """Exact Pss: a sum of pages, each divided by how often its frame is mapped.
-
-    All sums of one snapshot are over one common denominator, since adding fractions one by one
-    would reduce each sum anew.
-    """
-
-    numerators: list[int]
-    denominator: int
-
-
-def exact_shares(cells: Cells, group: I64, groups: int) -> Shares:
-    """Return the exact Pss in pages of each group; `group` numbers those of the cells."""
-    known = cells.resident() & (cells.degree > 0)
-    degrees, rank = ranked(cells.degree[known])
-    denominator = math.lcm(*degrees.tolist())
-    parts = [denominator // degree for degree in degrees.tolist()]
-    keys, pages = summed(group[known] * len(degrees) + rank, cells.pages[known])
-    number, degree = np.divmod(keys, max(len(degrees), 1))
-    cuts = np.searchsorted(number, np.arange(groups + 1)).tolist()
-    terms = list(map(mul, pages.tolist(), map(parts.__getitem__, degree.tolist())))
-    numerators = [sum(terms[low:high]) for low, high in pairwise(cuts)]
-    return Shares(numerators, denominator)

@@ -8,15 +8,21 @@ memory, and files without a name (deleted ones, memfd, shared anonymous memory) 
 them; System V segments, which maps shows as deleted, stay until somebody removes them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-from samepage.analysis.sharing import ProcessUse, Sharing, sum_fractions
+from samepage.analysis.shares import Share, together
+from samepage.analysis.sharing import ProcessUse, Sharing
 from samepage.snapshot.arrays import counted
 from samepage.snapshot.columns import Marks, Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 Key = Callable[[ProcessUse], str]
 
@@ -31,10 +37,16 @@ class GroupUse(NamedTuple):
     name: str
     processes: tuple[ProcessUse, ...]
     rss: int
-    pss: Fraction
+    share: Share
+    """The sum of their PSS."""
     frames: int
     own_frames: int
     freed_frames: int
+
+    @property
+    def pss(self) -> Fraction:
+        """The sum of their PSS, exactly."""
+        return self.share.exact()
 
 
 def by_program(use: ProcessUse) -> str:
@@ -58,7 +70,7 @@ def groups(sharing: Sharing, key: Key) -> list[GroupUse]:
     found = [
         _group(sharing, name, uses, bounds, goes) for name, uses in members(sharing, key).items()
     ]
-    return sorted(found, key=lambda group: (-group.pss, group.name))
+    return sorted(found, key=lambda group: (-group.share.near, group.name))
 
 
 def members(sharing: Sharing, key: Key) -> dict[str, list[ProcessUse]]:
@@ -91,7 +103,7 @@ def _group(
         name,
         tuple(uses),
         sum(use.usage.rss for use in uses),
-        sum_fractions(use.pss for use in uses),
+        together(use.share for use in uses),
         int(resident.sum()),
         int(own.sum()),
         int((own & goes[frames]).sum()),

@@ -11,14 +11,19 @@ What one inode would save: of each page of the file that is in memory in k of th
 k - 1 frames. Private copies (copy-on-write) would stay as they are.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
 
 from samepage.analysis.sharing import FileUse, Sharing
-from samepage.analysis.twins import Cause, Copy, causes
 from samepage.snapshot.arrays import distinct
 from samepage.snapshot.kinds import FrameKind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.analysis.twins import Cause
 
 
 class Twin(NamedTuple):
@@ -58,6 +63,8 @@ def lost_sharing(sharing: Sharing) -> list[LostSharing]:
 
 
 def _lost(sharing: Sharing, uses: list[FileUse]) -> LostSharing:
+    from samepage.analysis.twins import Copy, causes
+
     where = [_containers(sharing, use.number) for use in uses]
     copies = [
         Copy(use.file.dev, use.file.path, use.file.deleted, containers, use.cached_frames)

@@ -9,27 +9,23 @@ the number of frames: it is an exact fraction here. USS is what nothing else map
     the difference is what sharing saves
 """
 
-import math
-from collections.abc import Iterable
-from fractions import Fraction
+from __future__ import annotations
+
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.analysis.counting import (
-    SHARE_OF_PAGE,
-    Cells,
-    Count,
-    Counted,
-    Scope,
-    count,
-    exact_shares,
-)
-from samepage.snapshot.arrays import distinct, ranked, summed
+from samepage.analysis.counting import Count, Counted, Scope, count
+from samepage.analysis.shares import Share, exact_shares, kernel_shares, together
+from samepage.snapshot.arrays import distinct, ranges, ranked, summed
 from samepage.snapshot.columns import I64, File, Mapping, Process, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 _PIECE_BITS = 18
 """Pages are looked at so many (2^18) at a time."""
@@ -78,10 +74,15 @@ class VmaUse(NamedTuple):
     end: int
     mapping: Mapping
     usage: Usage
-    pss: Fraction
-    """In pages, as that of a process."""
+    share: Share
+    """Its PSS, as that of a process."""
     number: int
     """Its position in the snapshot."""
+
+    @property
+    def pss(self) -> Fraction:
+        """The PSS in pages, exactly."""
+        return self.share.exact()
 
 
 class ProcessUse(NamedTuple):
@@ -90,10 +91,15 @@ class ProcessUse(NamedTuple):
     process: Process
     virtual_pages: int
     usage: Usage
-    pss: Fraction
-    """In pages: exact, or as smaps has it where no frame is known; without `usage.unknown`."""
+    share: Share
+    """Its PSS: exact, or as smaps has it where no frame is known; without `usage.unknown`."""
     number: int
     """Its position in the snapshot."""
+
+    @property
+    def pss(self) -> Fraction:
+        """The PSS in pages, exactly."""
+        return self.share.exact()
 
 
 class Mapper(NamedTuple):
@@ -177,25 +183,21 @@ class Sharing:
     @cached_property
     def processes(self) -> list[ProcessUse]:
         """All processes by pid."""
-        owner = self.snapshot.vmas.process
-        number = len(self.snapshot.processes)
-        sums = np.zeros((number, len(Count)), dtype=np.int64)
-        np.add.at(sums, owner, self.counted.vmas)
-        virtual = np.zeros(number, dtype=np.int64)
-        np.add.at(virtual, owner, self.snapshot.vmas.pages())
+        snapshot = self.snapshot
+        # VMAs and pages ascend by process: what a process has is a range of each.
+        cuts = np.searchsorted(snapshot.vmas.process, np.arange(len(snapshot.processes) + 1))
+        sums = _sums_between(self.counted.vmas, cuts)
+        virtual = _sums_between(snapshot.vmas.pages(), cuts)
         usages = [Usage(*row) for row in sums.tolist()]
-        cells = self.counted.cells
-        pss = self._pss(usages, cells, owner[cells.vma].astype(np.int64))
-        columns = (self.snapshot.processes, virtual.tolist(), usages, pss)
-        rows = zip(*columns, range(number), strict=True)
-        return [ProcessUse(*row) for row in rows]
+        shares = self._shares(usages, snapshot.bounds[cuts])
+        columns = (snapshot.processes, virtual.tolist(), usages, shares, range(len(usages)))
+        return [ProcessUse(*row) for row in zip(*columns, strict=True)]
 
-    def _pss(self, usages: list[Usage], cells: Cells, group: I64) -> list[Fraction]:
-        """Return the PSS of what has these usages; `group` numbers those of the cells."""
+    def _shares(self, usages: list[Usage], bounds: I64) -> list[Share]:
+        """Return the PSS of what has these usages, and the pages between these bounds."""
         if self.counted.by_smaps:
-            return [Fraction(usage.kernel_pss, SHARE_OF_PAGE) for usage in usages]
-        shares = exact_shares(cells, group, len(usages))
-        return [Fraction(numerator, shares.denominator) for numerator in shares.numerators]
+            return kernel_shares([usage.kernel_pss for usage in usages]).all()
+        return exact_shares(self.snapshot, self.counted, bounds).all()
 
     @cached_property
     def totals(self) -> Totals:
@@ -227,9 +229,14 @@ class Sharing:
         )
 
     @cached_property
+    def share(self) -> Share:
+        """The PSS of all processes together."""
+        return together(process.share for process in self.processes)
+
+    @property
     def pss(self) -> Fraction:
         """The sum of the PSS of all processes, in pages."""
-        return sum_fractions(process.pss for process in self.processes)
+        return self.share.exact()
 
     @cached_property
     def files(self) -> list[FileUse]:
@@ -278,13 +285,11 @@ class Sharing:
         pieces = np.cumsum(lengths) >> _PIECE_BITS
         for piece in distinct(pieces).tolist():
             mine = pieces == piece
-            first, size = bounds[wanted[mine]], lengths[mine]
-            shift = np.repeat(first - np.cumsum(size) + size, size)
-            rows = pages.frame[shift + np.arange(len(shift))]
+            rows = pages.frame[ranges(bounds[wanted[mine]], bounds[wanted[mine] + 1])]
             copied = anonymous[rows]
-            of_file = np.repeat(file[wanted[mine]], size)[copied].astype(np.int64)
+            of_file = np.repeat(file[wanted[mine]], lengths[mine])[copied].astype(np.int64)
             found.append(distinct(of_file << 32 | rows[copied]))
-        return distinct(np.concatenate(found))
+        return found[-1] if len(found) <= 2 else distinct(np.concatenate(found))
 
     def _anon_huge_pages(self) -> int:
         pages, found = self.snapshot.pages, 0
@@ -326,16 +331,16 @@ class Sharing:
 
     def vmas(self, process: int) -> list[VmaUse]:
         """Return the VMAs of the process at this position, by address."""
-        vmas, cells = self.snapshot.vmas, self.counted.cells
+        vmas = self.snapshot.vmas
         mine = vmas.of(process)
         usages = [Usage(*row) for row in self.counted.vmas[mine].tolist()]
-        wanted = cells.take(slice(*np.searchsorted(cells.vma, (mine.start, mine.stop)).tolist()))
+        shares = self._shares(usages, self.snapshot.bounds[mine.start : mine.stop + 1])
         rows = zip(
             vmas.start[mine].tolist(),
             vmas.end[mine].tolist(),
             vmas.mapping[mine].tolist(),
             usages,
-            self._pss(usages, wanted, wanted.vma - mine.start),
+            shares,
             range(mine.start, mine.stop),
             strict=True,
         )
@@ -344,12 +349,11 @@ class Sharing:
         ]
 
 
-def sum_fractions(parts: Iterable[Fraction]) -> Fraction:
-    """Return the exact sum; 0 for none."""
-    # Over one common denominator: adding fractions one by one reduces each sum anew.
-    terms = list(parts)
-    common = math.lcm(*(term.denominator for term in terms))
-    return Fraction(sum(t.numerator * (common // t.denominator) for t in terms), common)
+def _sums_between(values: I64, cuts: I64) -> I64:
+    """Return the sum of the rows from each cut to the next one."""
+    total = np.zeros((len(values) + 1, *values.shape[1:]), dtype=np.int64)
+    np.cumsum(values, axis=0, out=total[1:])
+    return np.diff(total[cuts], axis=0)
 
 
 def _listed(columns: tuple[I64, I64]) -> tuple[list[int], list[int]]:

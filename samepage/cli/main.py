@@ -12,7 +12,6 @@ import contextlib
 import errno
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +28,10 @@ TRACEBACK = "SAMEPAGE_TRACEBACK"
 """The environment variable that asks for the traceback of a bug."""
 INTERNAL_ERROR = 70
 """`EX_SOFTWARE` of sysexits.h."""
+
+_KILLED = 128
+"""Added to the number of a signal: the status that shells report for a program it ended."""
+_SIGINT, _SIGPIPE = 2, 13  # signal(7); the module `signal` makes enumerations of all of them
 
 COMMANDS: dict[str, str] = {
     # name: the line that `samepage --help` shows
@@ -109,10 +112,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     except SamepageError as error:
         return _complain(error.message, error.exit_status)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _KILLED + _SIGINT
     except BrokenPipeError:
         _silence_stdout()
-        return 128 + signal.SIGPIPE
+        return _KILLED + _SIGPIPE
     except OSError as error:
         if error.errno == errno.ENOSPC or (error.errno == errno.EBADF and not _can_write()):
             _silence_stdout()

@@ -8,7 +8,6 @@ link to ruby3.1).
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 
 from samepage.errors import SamepageError
@@ -42,6 +41,8 @@ def _is_pid(target: str) -> bool:
 def _by_names(names: list[str], proc: str) -> set[int]:
     found: set[int] = set()
     missing = set(names)
+    import shutil  # which takes as long as all of the imports of this command's parser
+
     programs = {name: _inode(shutil.which(name) or "") for name in names if "/" not in name}
     ours = os.getpid()
     for pid in list_pids(proc):

@@ -22,12 +22,10 @@ import numpy as np
 from samepage.live.aliases import merge_aliases
 from samepage.live.collect import Batch
 from samepage.live.decode import PagesDecoder
-from samepage.live.dirty import settle_dirty
 from samepage.live.frame_finder import FoundFrames, FrameFinder
 from samepage.live.frame_table import FrameTable, classify
 from samepage.live.inodes import Door, describe_file, name_file
 from samepage.live.maps import MapsParser, MapsText
-from samepage.live.merged import settle_merged
 from samepage.live.pagemap import Range
 from samepage.live.patience import each_patiently
 from samepage.live.processes import parse_process
@@ -110,6 +108,9 @@ class CaptureBuilder:
 
             snapshot.smaps = sums_by_smaps(snapshot, self.proc)
         elif self.all_flags:
+            from samepage.live.dirty import settle_dirty
+            from samepage.live.merged import settle_merged
+
             settle_dirty(snapshot, table.uncertain, self.proc)
             unknown = settle_merged(snapshot, table.maybe_ksm, self.proc)
             meta["frames_ksm_or_not_unknown"] = str(unknown)

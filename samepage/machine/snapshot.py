@@ -120,7 +120,7 @@ def _add_frames(builder: SnapshotBuilder, machine: Machine, numbers: set[int]) -
             inode, index = owner
             file = builder.add_file(inode.dev, inode.ino, inode.shown_path, size=inode.size)
         kind = _KINDS.get(Kind(frames.kinds[pfn]), FrameKind.UNKNOWN)
-        flags = FrameFlags.DIRTY if pfn in cache.dirty else FrameFlags(0)
+        flags = FrameFlags.DIRTY if pfn in cache.dirty else 0
         row = (pfn, kind, file, index, frames.mapcount[pfn], flags)
         for column, value in zip(columns, row, strict=True):
             column.append(value)

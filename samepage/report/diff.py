@@ -113,7 +113,7 @@ def _process(use: ProcessUse | None) -> dict[str, Any] | None:
         "exe": process.exe,
         "argv": list(process.argv),
         "rss": use.usage.rss,
-        "pss": float(use.pss),
+        "pss": float(use.share),
         "uss": use.usage.uss,
         "minor_faults": process.minor_faults,
         "major_faults": process.major_faults,

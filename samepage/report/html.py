@@ -128,7 +128,7 @@ def _process_row(use: ProcessUse) -> list[str]:
     return [
         command_line(process),
         str(process.pid),
-        *(size(number) for number in (usage.rss, use.pss, usage.uss)),
+        *(size(number) for number in (usage.rss, use.share, usage.uss)),
         *(size(number) for number in (*divided, usage.hugetlb, usage.swap)),
         f"{process.minor_faults:,}",
         f"{process.major_faults:,}",
@@ -144,7 +144,7 @@ def _vma_row(vma: VmaUse) -> list[str]:
         f"{vma.mapping.offset:x}",
         size((vma.end - vma.start) >> PAGE_SHIFT),
         size(vma.usage.rss),
-        size(vma.pss),
+        size(vma.share),
         size(vma.usage.uss),
         size(vma.usage.anonymous),
     ]
@@ -156,7 +156,7 @@ def _group_row(sharing: Sharing, title: str, group: GroupUse) -> list[str]:
         size_if(visible, number) for number in (group.frames, group.own_frames, group.freed_frames)
     )
     name = group_name(sharing.snapshot, title, group)
-    return [name, str(len(group.processes)), size(group.rss), size(group.pss), *frames]
+    return [name, str(len(group.processes)), size(group.rss), size(group.share), *frames]
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:

@@ -9,7 +9,6 @@ of each are added up under the value `other`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import TextIO
 
 from samepage.analysis.groups import GroupUse, Key, by_container, by_user, groups
@@ -76,7 +75,7 @@ def _group(label: str, found: Sequence[GroupUse], limit: int, visible: bool) -> 
     if not found:
         return
     resident = _bounded([(group.name, group.rss * PAGE_SIZE) for group in found], limit)
-    proportional = _bounded([(group.name, _bytes(group.pss)) for group in found], limit)
+    proportional = _bounded([(group.name, _bytes(group)) for group in found], limit)
     yield from _labelled(f"{label}_resident_bytes", f"RSS by {label}.", label, resident)
     help_text = f"Proportional set size by {label}."
     yield from _labelled(f"{label}_proportional_bytes", help_text, label, proportional)
@@ -86,8 +85,8 @@ def _group(label: str, found: Sequence[GroupUse], limit: int, visible: bool) -> 
         yield from _labelled(f"{label}_own_bytes", help_text, label, own)
 
 
-def _bytes(pages: Fraction) -> int:
-    return int(pages * PAGE_SIZE)
+def _bytes(group: GroupUse) -> int:
+    return int(group.pss * PAGE_SIZE)
 
 
 def _bounded(samples: Sequence[tuple[str, int]], limit: int) -> Samples:

@@ -1,15 +1,16 @@
 """Numbers and names as people read them: IEC units, and nothing that moves the cursor."""
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fractions import Fraction
+    from typing import SupportsFloat
 
 _PAGE_SIZE = 4096
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def size(pages: "int | float | Fraction") -> str:
+def size(pages: SupportsFloat) -> str:
     """Return so many pages in IEC units: three or four digits, "0" for none and nothing else.
 
     >>> from fractions import Fraction
@@ -29,14 +30,15 @@ def size(pages: "int | float | Fraction") -> str:
     return f"{value:.0f} {_UNITS[unit]}" if exact else f"{value:.1f} {_UNITS[unit]}"
 
 
-def size_if(known: object, pages: "int | float | Fraction") -> str:
+def size_if(known: object, pages: SupportsFloat) -> str:
     """Return so many pages as `size` does, or "?" where the number is not known."""
     return size(pages) if known else "?"
 
 
-def growth(pages: "int | float | Fraction") -> str:
+def growth(pages: SupportsFloat) -> str:
     """Return a difference in pages with its sign, or "" for none."""
-    return ("+" if pages > 0 else "") + size(pages) if pages else ""
+    value = float(pages)
+    return ("+" if value > 0 else "") + size(value) if value else ""
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -10,7 +10,6 @@ import enum
 import os
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
@@ -169,6 +168,8 @@ def cell_len(text: str) -> int:
 
 
 def _columns_of(character: str) -> int:
+    import unicodedata
+
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -176,9 +177,13 @@ def _columns_of(character: str) -> int:
 
 def _start(words: str, width: int) -> str:
     """Return the longest start of `words` that fits, filled up with a space if need be."""
-    while cell_len(words) > width:
-        words = words[:-1]
-    return words + " " * (width - cell_len(words))
+    if words.isascii():
+        return words[:width].ljust(width)
+    used = length = 0
+    while length < len(words) and used + _columns_of(words[length]) <= width:
+        used += _columns_of(words[length])
+        length += 1
+    return words[:length] + " " * (width - used)
 
 
 def shortened(words: str, width: int, cut: Cut) -> str:
@@ -203,9 +208,13 @@ def shortened(words: str, width: int, cut: Cut) -> str:
 
 def _end(words: str, width: int) -> str:
     """Return the longest end of `words` that fits."""
-    while cell_len(words) > width:
-        words = words[max(1, (cell_len(words) - width) // 2) :]
-    return words
+    if words.isascii():
+        return words[max(0, len(words) - width) :]
+    first, used = len(words), 0
+    while first and used + _columns_of(words[first - 1]) <= width:
+        used += _columns_of(words[first - 1])
+        first -= 1
+    return words[first:]
 
 
 def _cell(cut: Cut | None, text: str, width: int) -> list[str]:

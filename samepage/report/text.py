@@ -13,7 +13,8 @@ from typing import TextIO
 from samepage.analysis.counting import Scope
 from samepage.analysis.groups import GroupUse, by_container, by_program, by_user, groups
 from samepage.analysis.lost_sharing import LostSharing, Twin, lost_sharing
-from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals, sum_fractions
+from samepage.analysis.shares import together
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
 from samepage.report.sizes import count, percent, printable, size, size_if
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
 from samepage.snapshot.columns import File, Process, Snapshot
@@ -79,7 +80,7 @@ def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
         )
     if sharing.scope is Scope.SYSTEM:
         lines.append(
-            f"Their fair share (PSS), counting all processes that run: {size(sharing.pss)}."
+            f"Their fair share (PSS), counting all processes that run: {size(sharing.share)}."
         )
     lines += _kinds_of_memory(totals)
     if lost:
@@ -185,7 +186,7 @@ def mapped_by(sharing: Sharing, use: FileUse, shown: int = FEW_PROCESSES) -> str
 
 def by_cost(uses: Iterable[ProcessUse]) -> list[ProcessUse]:
     """Return processes in the order of what they cost."""
-    return sorted(uses, key=lambda use: (-float(use.pss), -use.usage.rss, use.process.pid))
+    return sorted(uses, key=lambda use: (-use.share.near, -use.usage.rss, use.process.pid))
 
 
 def files_in_memory(sharing: Sharing) -> list[FileUse]:
@@ -222,7 +223,7 @@ def _print_processes(sharing: Sharing, terminal: Terminal, top: int | None) -> N
     rows = []
     for use in uses[:top]:
         process, usage = use.process, use.usage
-        costs = (use.pss, usage.uss, usage.rss, usage.anonymous)
+        costs = (use.share, usage.uss, usage.rss, usage.anonymous)
         rows.append(
             [
                 command_line(process),
@@ -237,8 +238,8 @@ def _print_processes(sharing: Sharing, terminal: Terminal, top: int | None) -> N
     terminal.print_table(_PROCESS_COLUMNS, rows)
     rest = uses[len(rows) :]
     if rest:
-        pss = sum_fractions(use.pss for use in rest)
-        _print_rest(terminal, len(rest), f" with a PSS of {size(pss)}")
+        pss = size(together(use.share for use in rest))
+        _print_rest(terminal, len(rest), f" with a PSS of {pss}")
 
 
 def _print_rest(terminal: Terminal, number: int, what: str = "") -> None:
@@ -301,7 +302,7 @@ def _print_groups(
         [
             group_name(sharing.snapshot, title, group),
             str(len(group.processes)),
-            size(group.pss),
+            size(group.share),
             size_if(visible, group.freed_frames),
             size_if(visible, group.own_frames),
             size_if(visible, group.frames),

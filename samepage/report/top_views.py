@@ -11,7 +11,6 @@ the stack. Nothing here knows of the terminal.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 
@@ -43,7 +42,7 @@ _FLAG_NAMES = (
 )
 
 Place = Callable[[Sharing], "View"]
-Value = int | Fraction | str
+Value = int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def _process_rows(uses: Iterable[ProcessUse]) -> list[Row]:
         Row(
             str(use.process.pid),
             (
-                *(command_line(use.process), use.process.pid, use.pss),
+                *(command_line(use.process), use.process.pid, float(use.share)),
                 *(use.usage.uss, use.usage.rss, use.usage.dirty),
             ),
             process(use.process.pid),
@@ -180,7 +179,7 @@ def _groups(sharing: Sharing, title: str, noun: str, key: Key) -> View:
         if group.name:
             shown = group_name(sharing.snapshot, title, group)
             frames = (group.freed_frames, group.frames) if visible else (_UNKNOWN, _UNKNOWN)
-            values = (shown, len(group.processes), group.pss, *frames, group.rss)
+            values = (shown, len(group.processes), float(group.share), *frames, group.rss)
             rows.append(Row(group.name, values, of(group.name, shown)))
     return View(title, columns, rows, 2)
 
@@ -202,7 +201,7 @@ def process(pid: int) -> Place:
             Row(
                 f"{vma.start:x}",
                 (
-                    *(vma.start, vma.mapping.perms, vma.usage.rss, vma.pss),
+                    *(vma.start, vma.mapping.perms, vma.usage.rss, float(vma.share)),
                     *(vma.usage.dirty, vma.mapping.name or "(anonymous)"),
                 ),
                 pages_of(pid, vma.start),

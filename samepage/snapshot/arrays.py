@@ -21,6 +21,16 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ordered[_heads(ordered)]
 
 
+def ranges(first: I64, end: I64) -> I64:
+    """Return all numbers from each `first` to its `end` (not included), one range behind another.
+
+    No range is backwards.
+    """
+    lengths = end - first
+    shift = first - np.cumsum(lengths) + lengths
+    return np.repeat(shift, lengths) + np.arange(int(lengths.sum()))
+
+
 def order_of(values: I64) -> I64:
     """Return where the smallest of the values is, then the next one, and so on.
 

@@ -21,7 +21,7 @@ class FrameKind(enum.IntEnum):
     HUGETLB = 7
 
 
-class PageFlags(enum.IntFlag):
+class PageFlags:
     """What is known of one virtual page of one process (a 16-bit set)."""
 
     PRESENT = 1
@@ -39,7 +39,7 @@ class PageFlags(enum.IntFlag):
     """Mapped by one entry of 2 MiB or more."""
 
 
-class FrameFlags(enum.IntFlag):
+class FrameFlags:
     """What is known of a frame (a 32-bit set)."""
 
     DIRTY = 1

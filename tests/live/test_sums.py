@@ -29,7 +29,7 @@ def test_smaps_gives_the_same_sums_without_frames(
         snapshot = capture(pids)
         rows, kernel = sums_by_smaps(snapshot)
         assert rows.tolist() == list(range(len(snapshot.vmas)))
-        columns = [Count[name.upper()] for name in SMAPS_SUMS]
+        columns = [getattr(Count, name.upper()) for name in SMAPS_SUMS]
         ours = Sharing(snapshot).counted.vmas[:, columns]
         ours[:, -1] >>= 22  # smaps prints Pss in KiB
         kernel[:, -1] >>= 22
