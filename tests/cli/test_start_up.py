@@ -1,4 +1,4 @@
-"""What `samepage run` must not import: each of these costs as much as a part of the program."""
+"""What `samepage run` and `live` must not import: each costs as much as a part of the command."""
 
 import os
 import subprocess
@@ -19,3 +19,19 @@ def test_a_run_without_a_report_imports_nothing_heavy() -> None:
     env = os.environ | {DEBUG_VARIABLE: ""}
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert result.stdout == "\n"
+
+
+LIVE = """
+import os, sys
+from samepage.cli.main import run
+run(["live", str(os.getpid()), "-o", os.devnull, "-f", "text"])
+heavy = {"dataclasses", "fractions", "pyarrow", "rich", "shutil", "signal", "unicorn"}
+print(*sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_the_tables_of_live_import_nothing_heavy_but_numpy() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LIVE], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "\n", result.stderr
