@@ -1,4 +1,4 @@
-"""The cost of several processes together: a program's, a container's, a user's.
+"""The cost of several processes together: a unit's, a container's, a user's, a program's.
 
 A group's frames are more than the sum of its USS: some are shared by its own processes only. So
 each group's frames are counted as one set: `frames` is the set's size, `own_frames` are those in
@@ -17,6 +17,7 @@ import numpy as np
 
 from samepage.analysis.shares import Share, together
 from samepage.analysis.sharing import ProcessUse, Sharing
+from samepage.groups.control_group import unit
 from samepage.snapshot.arrays import counted
 from samepage.snapshot.columns import Marks, Snapshot
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 Key = Callable[[ProcessUse], str]
+"""What group a process is in, "" for none."""
 
 
 class GroupUse(NamedTuple):
@@ -62,6 +64,56 @@ def by_container(use: ProcessUse) -> str:
 def by_user(use: ProcessUse) -> str:
     """Return a process's user, by number: a snapshot may be of another machine."""
     return str(use.process.uid)
+
+
+def by_unit(use: ProcessUse) -> str:
+    """Return a process's unit of systemd, the innermost one; "" if it is in none."""
+    return unit(use.process.cgroup)
+
+
+def by_pod(use: ProcessUse) -> str:
+    """Return a process's pod; "" if it is in none."""
+    return use.process.pod
+
+
+def by_tree(snapshot: Snapshot) -> Key:
+    """Return the key that is the pid of the root of a process's tree.
+
+    The root is the oldest ancestor whose parent is process 1, or is not in the snapshot.
+    """
+    parents = {process.pid: process.ppid for process in snapshot.processes}
+    roots: dict[int, int] = {}
+
+    def root(pid: int) -> int:
+        way = []
+        while pid not in roots:
+            parent = parents.get(pid, 0)
+            if parent <= 1 or parent not in parents or parent in way:
+                roots[pid] = pid
+            else:
+                way.append(pid)
+                pid = parent
+        for each in way:
+            roots[each] = roots[pid]
+        return roots[pid]
+
+    return lambda use: str(root(use.process.pid))
+
+
+def key_of(kind: str, snapshot: Snapshot) -> Key:
+    """Return the key of one of `KINDS`."""
+    return by_tree(snapshot) if kind == "tree" else _KEYS[kind]
+
+
+_KEYS: dict[str, Key] = {
+    "program": by_program,
+    "unit": by_unit,
+    "pod": by_pod,
+    "container": by_container,
+    "user": by_user,
+}
+KINDS = (*_KEYS, "tree")
+"""The ways in which processes are grouped."""
 
 
 def groups(sharing: Sharing, key: Key) -> list[GroupUse]:

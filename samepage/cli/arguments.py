@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from samepage.errors import SamepageError
-from samepage.report.forms import SNAPSHOT, TEXT, Form
+from samepage.report.forms import SNAPSHOT, TEXT, TOP, Form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +122,55 @@ def number(
         return value
 
     return convert
+
+
+class _Select(argparse.Action):
+    """Appends (kind, value) to `selection`; the kind is the option's name."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        kind = (option_string or "").removeprefix("--")
+        chosen = (kind, str(values))
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), chosen))
+
+
+def add_selection(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare which processes are meant: `targets`, and `selection` of options (`Selection.of`)."""
+    parser.add_argument("targets", nargs="*", metavar="PID|NAME", help=what)
+    for kind, value, text in (
+        ("cgroup", "PATH", "Processes in this control group or below it."),
+        ("unit", "NAME", "... of this unit of systemd; * and ? stand for parts of a name."),
+        ("pod", "NAME", "... of this pod, by name, NAMESPACE/NAME or id."),
+        ("container", "NAME", "... of this container, by the name it was given or its id."),
+        ("user", "NAME", "... of this user, by name or number."),
+        ("tree", "PID|NAME", "... this process and all that descend from it."),
+    ):
+        parser.add_argument(
+            f"--{kind}", action=_Select, dest="selection", default=(), metavar=value, help=text
+        )
+
+
+def add_by(parser: argparse.ArgumentParser) -> None:
+    """Declare `--by`: groups instead of processes."""
+    parser.add_argument(
+        "--by",
+        choices=("program", "unit", "pod", "container", "user", "tree"),
+        help="Group the processes; tree: by the process that all descend from.",
+    )
+
+
+def check_by(by: str | None, output: str | None, form: Form) -> None:
+    """Raise `SamepageError` if `--by` is asked of anything but text on the terminal, or top."""
+    if by is not None and (output is not None or form not in (TEXT, TOP)):
+        raise SamepageError(
+            "--by is for the terminal: leave out -o and -f (JSON and HTML have all groups)",
+            USAGE_ERROR,
+        )
 
 
 def add_top(parser: argparse.ArgumentParser, default: int = 20) -> None:

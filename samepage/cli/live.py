@@ -9,9 +9,19 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from samepage.cli.arguments import Parser, add_file, add_output, add_top, check_file
+from samepage.cli.arguments import (
+    Parser,
+    add_by,
+    add_file,
+    add_output,
+    add_selection,
+    add_top,
+    check_by,
+    check_file,
+)
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.groups.selection import Selection
 from samepage.live.background import BackgroundCollector
 from samepage.live.select import find_processes
 from samepage.report import put_report
@@ -23,16 +33,18 @@ if TYPE_CHECKING:
 
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
-    add = parser.add_argument
-    add("targets", nargs="*", metavar="PID|NAME", help="Processes; without any, all of them.")
+    add_selection(parser, "Processes; without any, all of them.")
+    add_by(parser)
     add_output(parser, REPORTS)
     add_file(parser)
     add_top(parser)
-    add("--proc", default="/proc", help=argparse.SUPPRESS)
+    parser.add_argument("--proc", default="/proc", help=argparse.SUPPRESS)
 
 
 def command(
     targets: list[str],
+    selection: tuple[tuple[str, str], ...],
+    by: str | None,
     output: str | None,
     form: str | None,
     file: str | None,
@@ -41,21 +53,24 @@ def command(
 ) -> None:
     """Show what the processes of this system share, from the kernel's own page tables.
 
-    Without arguments all processes are read. Frame numbers need root (CAP_SYS_ADMIN); without,
+    Without arguments all processes are read; with several kinds of options, those that are one of
+    each kind (nginx --user www-data). Frame numbers need root (CAP_SYS_ADMIN); without,
     the kernel's own sums (smaps) of your processes are shown.
     """
     chosen = choose(output, form, REPORTS)  # what is wrong is an error before the work
     check_file(file, output, chosen)
-    pids = find_processes(targets, proc) if targets else None
+    check_by(by, output, chosen)
+    wanted = Selection.of(targets, selection)
+    pids = find_processes(wanted, proc) if wanted else None
     collector = BackgroundCollector(pids, proc=proc)
     use_one_thread()
     from samepage.live.capture import capture
 
     snapshot = capture(pids, proc=proc, collector=collector, all_flags=chosen.exact)
-    if targets and not snapshot.processes:
+    if wanted and not snapshot.processes:
         raise SamepageError(_why_nothing(snapshot))
     missing = _what_is_missing(snapshot)
-    put_report(snapshot, chosen, output, top=top, file=file)
+    put_report(snapshot, chosen, output, top=top, file=file, by=by)
     if missing:
         print(f"samepage: {missing}", file=sys.stderr)
 

@@ -1,7 +1,17 @@
 """`samepage report DIR`: print a snapshot that was saved, in any form."""
 
-from samepage.cli.arguments import Parser, add_file, add_output, add_top, check_file
+from samepage.cli.arguments import (
+    Parser,
+    add_by,
+    add_file,
+    add_output,
+    add_selection,
+    add_top,
+    check_by,
+    check_file,
+)
 from samepage.cli.blas import use_one_thread
+from samepage.groups.selection import Selection
 from samepage.report import put_report
 from samepage.report.forms import REPORTS, choose
 
@@ -10,6 +20,8 @@ def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
     add("directory", metavar="DIRECTORY", help="A snapshot.")
+    add_selection(parser, "Processes of it; without any, all of them.")
+    add_by(parser)
     add_output(parser, REPORTS)
     add(
         "--scope",
@@ -23,6 +35,9 @@ def arguments(parser: Parser) -> None:
 
 def command(
     directory: str,
+    targets: list[str],
+    selection: tuple[tuple[str, str], ...],
+    by: str | None,
     output: str | None,
     form: str | None,
     scope: str | None,
@@ -36,9 +51,15 @@ def command(
     """
     chosen = choose(output, form, REPORTS)
     check_file(file, output, chosen)
+    check_by(by, output, chosen)
     use_one_thread()
     from samepage.analysis.counting import Scope
+    from samepage.analysis.select import select
     from samepage.snapshot import parquet
 
     snapshot = parquet.read(directory)
-    put_report(snapshot, chosen, output, scope=Scope(scope) if scope else None, top=top, file=file)
+    wanted = Selection.of(targets, selection)
+    if wanted:
+        snapshot = select(snapshot, wanted)
+    chosen_scope = Scope(scope) if scope else None
+    put_report(snapshot, chosen, output, scope=chosen_scope, top=top, file=file, by=by)

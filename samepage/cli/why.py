@@ -146,6 +146,7 @@ def command(options: Options) -> int:
 @contextlib.contextmanager
 def _target(options: Options) -> Iterator["Target"]:
     """What to follow. Raises `SamepageError` unless exactly one kind was chosen."""
+    from samepage.groups.selection import Selection
     from samepage.lab.targets import Cgroups, Command, Family
     from samepage.live.cgroup_paths import find_cgroup, find_unit
     from samepage.live.select import find_processes
@@ -166,7 +167,7 @@ def _target(options: Options) -> Iterator["Target"]:
     elif cgroups:
         yield Cgroups(cgroups)
     else:
-        yield Family(find_processes(options.targets))
+        yield Family(find_processes(Selection.of(options.targets)))
 
 
 def _seconds(option: str, text: str) -> float:

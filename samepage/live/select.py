@@ -1,62 +1,118 @@
-"""Which processes a command means: ids and names, found without reading any memory.
+"""Which processes a command means, found without reading any memory.
 
-A process is called by three names, and may have changed two of them: `comm`, the kernel's name,
-which a thread sets by prctl(PR_SET_NAME); `argv[0]`, which may be a title that the program wrote
-over its arguments ("puma 6.4.3 (tcp://127.0.0.1:9292) [shop]"); and its executable, which it
-cannot change, but which may have another file name than the one it was called by (ruby is a
-link to ruby3.1).
+`samepage.groups.selection` has the rules. Here is read what they ask for, and no more: a pid
+needs no other process, a name no control group.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from samepage.errors import SamepageError
+from samepage.groups.control_group import find_container
+from samepage.groups.selection import Selection, choose
+from samepage.live.container_names import ContainerNames
+from samepage.live.process_files import parse_cgroup, parse_stat
 from samepage.live.procfs import list_pids, read_file
 
 
-def find_processes(targets: Sequence[str], proc: str = "/proc") -> list[int]:
-    """Return the pids that `targets` name, ascending.
+class Candidate(NamedTuple):
+    """What is read of a process to choose it; what is not asked for is empty."""
 
-    A target of digits is a pid; anything else is the name of a program: the kernel's name of
-    the process or the first word of it, the file name or first word of its first argument, the
-    file name of its executable, or a name that PATH resolves to this executable. This process
-    itself is never found by name. Raises `SamepageError` if there is no such process.
+    pid: int
+    ppid: int = 0
+    argv: tuple[str, ...] = ()
+    comm: str = ""
+    exe: str = ""
+    uid: int = -1
+    cgroup: str = ""
+    container: str = ""
+    container_name: str = ""
+    pod: str = ""
+
+
+def find_processes(selection: Selection, proc: str = "/proc") -> list[int]:
+    """Return the pids of the processes that are asked for, ascending.
+
+    This process itself is found by its pid only. Raises `SamepageError` if there is no such
+    process.
     """
-    found: set[int] = set()
-    names = [target for target in targets if not _is_pid(target)]
-    for target in targets:
-        if _is_pid(target):
-            if not os.path.exists(f"{proc}/{target}/stat"):
-                raise SamepageError(f"there is no process {target}")
-            found.add(int(target))
-    if names:
-        found |= _by_names(names, proc)
-    return sorted(found)
+    targets = selection.values("target")
+    if all(map(_is_pid, targets)) and len(targets) == len(selection.wanted):
+        return sorted({_existing(target, proc) for target in targets})
+    import shutil  # which takes as long as all of the imports of this command's parser
+
+    programs = {
+        name: _inode(shutil.which(name) or "")
+        for name in (*targets, *selection.values("tree"))
+        if "/" not in name and not _is_pid(name)
+    }
+
+    def runs(name: str, pid: int) -> bool:
+        program = programs.get(name)
+        return program is not None and program == _inode(f"{proc}/{pid}/exe")
+
+    candidates = list(_candidates(selection, proc))
+    return choose(selection, candidates, user_number=user_number, runs=runs)
+
+
+def user_number(name: str) -> int | None:
+    """Return the number of a user of this machine by name, None if there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _candidates(selection: Selection, proc: str) -> Iterator[Candidate]:
+    named = not all(map(_is_pid, (*selection.values("target"), *selection.values("tree"))))
+    grouped = selection.asks("cgroup", "unit", "pod", "container")
+    names = ContainerNames(proc)
+    ours = os.getpid()
+    for pid in list_pids(proc):
+        if pid == ours and str(pid) not in selection.values("target"):
+            continue
+        base = f"{proc}/{pid}/"
+        found = Candidate(pid)
+        try:
+            if named:
+                found = _with_names(found, base)
+            if selection.asks("tree"):
+                found = found._replace(ppid=parse_stat(read_file(f"{base}stat"))[1])
+            if selection.asks("user"):
+                found = found._replace(uid=os.stat(base).st_uid)
+            if grouped:
+                cgroup = parse_cgroup(read_file(f"{base}cgroup"))
+                found = found._replace(cgroup=cgroup, container=find_container(cgroup))
+                if selection.asks("pod", "container"):
+                    name, pod = names.of(cgroup)
+                    found = found._replace(container_name=name, pod=pod)
+        except OSError:  # it has exited
+            continue
+        yield found
+
+
+def _with_names(found: Candidate, base: str) -> Candidate:
+    comm, title, exe = "", "", ""
+    try:
+        comm = read_file(f"{base}comm").decode("utf-8", "surrogateescape").removesuffix("\n")
+        title = read_file(f"{base}cmdline").decode("utf-8", "surrogateescape").partition("\0")[0]
+        exe = os.readlink(f"{base}exe")
+    except OSError:  # a kernel thread has no executable
+        pass
+    return found._replace(comm=comm, argv=(title,) if title else (), exe=exe)
+
+
+def _existing(pid: str, proc: str) -> int:
+    if not os.path.exists(f"{proc}/{pid}/stat"):
+        raise SamepageError(f"there is no process {pid}")
+    return int(pid)
 
 
 def _is_pid(target: str) -> bool:
     return target.isascii() and target.isdigit()
-
-
-def _by_names(names: list[str], proc: str) -> set[int]:
-    found: set[int] = set()
-    missing = set(names)
-    import shutil  # which takes as long as all of the imports of this command's parser
-
-    programs = {name: _inode(shutil.which(name) or "") for name in names if "/" not in name}
-    ours = os.getpid()
-    for pid in list_pids(proc):
-        if pid == ours:
-            continue
-        called = set(_names_of(f"{proc}/{pid}/"))
-        runs = _inode(f"{proc}/{pid}/exe") if any(programs.values()) else None
-        for name in names:
-            if name in called or (runs is not None and programs.get(name) == runs):
-                found.add(pid)
-                missing.discard(name)
-    if missing:
-        raise SamepageError(f"no process is called {sorted(missing)[0]}")
-    return found
 
 
 def _inode(path: str) -> tuple[int, int] | None:
@@ -66,21 +122,3 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _names_of(base: str) -> Iterator[str]:
-    for path in ("comm", "cmdline"):
-        try:
-            text = read_file(base + path).decode("utf-8", "surrogateescape")
-        except OSError:
-            continue
-        name = text.partition("\0")[0].rstrip("\n")
-        word = name.partition(" ")[0].removesuffix(":")
-        names = {name, word}
-        if path == "cmdline":  # a slash in the kernel's name separates nothing: kworker/0:1
-            names |= {name.rpartition("/")[2], word.rpartition("/")[2]}
-        yield from names - {""}  # a kernel thread has no arguments
-    try:
-        yield os.readlink(base + "exe").rpartition("/")[2]
-    except OSError:
-        pass

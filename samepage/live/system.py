@@ -8,6 +8,7 @@
 and of the whole when it has all, in this order:
 
     place       pages into VMAs; what lies outside is dropped
+    call        containers and pods by their names           samepage.live.container_names
     name        the frames, by kpagecount and kpageflags     samepage.live.frame_table
     inspect     each mapped inode once                       samepage.live.inodes
     merge       files that are one inode below overlays      samepage.live.aliases
@@ -21,6 +22,7 @@ import numpy as np
 
 from samepage.live.aliases import merge_aliases
 from samepage.live.collect import Batch
+from samepage.live.container_names import ContainerNames
 from samepage.live.decode import PagesDecoder
 from samepage.live.frame_finder import FoundFrames, FrameFinder
 from samepage.live.frame_table import FrameTable, classify
@@ -91,7 +93,7 @@ class CaptureBuilder:
         pages, found = self._pages.build(), self._finder.found()
         bounds, pages = self._place(vmas, pages, found)
         self._mark_huge(pages, found)
-        processes = self._kept(vmas, pages)
+        processes = self._named(self._kept(vmas, pages))
         order = order_of(found.number[1:]) + 1
         table = self._frames(pages, found, order)
         files = self._files(processes, vmas)
@@ -143,6 +145,15 @@ class CaptureBuilder:
         vmas.process = position[vmas.process]
         pages.run_process = position[pages.run_process]
         return [processes[number] for number in kept]
+
+    def _named(self, processes: list[Process]) -> list[Process]:
+        """Return the processes with the names of their containers and pods."""
+        names = ContainerNames(self.proc)
+        for number, process in enumerate(processes):
+            name, pod = names.of(process.cgroup)
+            if name or pod:
+                processes[number] = process._replace(container_name=text(name), pod=text(pod))
+        return processes
 
     def _place(self, vmas: Vmas, pages: Pages, found: FoundFrames) -> tuple[I64, Pages]:
         """Return the bounds of the VMAs, and the pages without those that lie in none."""

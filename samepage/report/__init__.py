@@ -32,11 +32,12 @@ def print_report(
     scope: Scope | None = None,
     top: int | None = 20,
     file: str | None = None,
+    by: str | None = None,
 ) -> None:
     """Print the report for people, on stdout if no terminal is given.
 
     `top` bounds the rows of each table, None prints all. `file` asks for the files whose path
-    ends in it instead; raises `SamepageError` if there is none.
+    ends in it instead; raises `SamepageError` if there is none. `by` groups the processes.
     """
     from samepage.analysis.sharing import Sharing
     from samepage.report.tables import Terminal
@@ -48,7 +49,7 @@ def print_report(
 
         print_files(sharing, file, terminal)
     else:
-        print_sharing(sharing, terminal, top=top)
+        print_sharing(sharing, terminal, top=top, by=by)
     terminal.stream.flush()  # an error of it is one of the command
 
 
@@ -78,6 +79,7 @@ def put_report(
     scope: Scope | None = None,
     top: int = 20,
     file: str | None = None,
+    by: str | None = None,
 ) -> None:
     """Do what `-o` and `-f` ask of a snapshot: write it, print it, or show it.
 
@@ -86,11 +88,11 @@ def put_report(
     if form is TOP:
         from samepage.report.top import watch
 
-        watch(lambda: snapshot)
+        watch(lambda: snapshot, first=by or "processes")
     elif form is TEXT and output is None:
         from samepage.report.tables import Terminal
 
-        print_report(snapshot, Terminal(stream), scope=scope, top=top or None, file=file)
+        print_report(snapshot, Terminal(stream), scope=scope, top=top or None, file=file, by=by)
     else:
         _write(snapshot, form, output, stream, scope)
 

@@ -15,6 +15,7 @@ from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
 from samepage.report.file_text import times_copied, times_mapped
+from samepage.report.group_text import TITLES, group_name, groupings
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
     answer,
@@ -22,8 +23,6 @@ from samepage.report.text import (
     command_line,
     file_name,
     files_in_memory,
-    group_name,
-    groupings,
     mapped_by,
     notes,
 )
@@ -87,11 +86,12 @@ def parts(sharing: Sharing) -> Iterable[str]:
     yield _origin(sharing)
     yield "<h2>Processes</h2>\n"
     yield from _processes(sharing)
-    for title, groups in groupings(sharing):
+    for kind, groups in groupings(sharing):
+        title = TITLES[kind]
         yield f"<h2>{title}</h2>\n"
         yield _table(
             [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames", "Freed by its end"],
-            [_group_row(sharing, title, group) for group in groups],
+            [_group_row(sharing, kind, group) for group in groups],
         )
     if lost:
         yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
@@ -150,12 +150,12 @@ def _vma_row(vma: VmaUse) -> list[str]:
     ]
 
 
-def _group_row(sharing: Sharing, title: str, group: GroupUse) -> list[str]:
+def _group_row(sharing: Sharing, kind: str, group: GroupUse) -> list[str]:
     visible = sharing.snapshot.frames_visible
     frames = (
         size_if(visible, number) for number in (group.frames, group.own_frames, group.freed_frames)
     )
-    name = group_name(sharing.snapshot, title, group)
+    name = group_name(sharing.snapshot, kind, group)
     return [name, str(len(group.processes)), size(group.rss), size(group.share), *frames]
 
 

@@ -9,10 +9,11 @@ import json
 from typing import Any, TextIO
 
 from samepage import __version__
-from samepage.analysis.groups import GroupUse, by_container, by_program, by_user, groups
+from samepage.analysis.groups import KINDS, GroupUse, groups, key_of
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Usage, VmaUse
+from samepage.groups.control_group import unit
 from samepage.snapshot.columns import PAGE_SIZE, UNIMPLEMENTED_PREFIX
 
 REPORT_VERSION = 1
@@ -57,9 +58,10 @@ def document(sharing: Sharing) -> dict[str, Any]:
         "totals": _totals(sharing, lost),
         "processes": [_process(sharing, use) for use in sharing.processes],
         "files": [_file(sharing, use, maps[use.number]) for use in sharing.files],
-        "programs": [_group(group) for group in groups(sharing, by_program)],
-        "containers": [_group(group) for group in groups(sharing, by_container)],
-        "users": [_group(group) for group in groups(sharing, by_user)],
+        **{
+            f"{kind}s": [_group(group) for group in groups(sharing, key_of(kind, sharing.snapshot))]
+            for kind in KINDS
+        },
         "lost_sharing": [_lost(each) for each in lost],
         "unimplemented_syscalls": sharing.snapshot.unimplemented_syscalls(),
     }
@@ -103,6 +105,9 @@ def _process(sharing: Sharing, use: ProcessUse) -> dict[str, Any]:
         "uid": process.uid,
         "cgroup": process.cgroup,
         "container": process.container,
+        "container_name": process.container_name,
+        "unit": unit(process.cgroup),
+        "pod": process.pod,
         "exit_code": process.exit_code,
         "minor_faults": process.minor_faults,
         "major_faults": process.major_faults,

@@ -11,7 +11,7 @@ of each are added up under the value `other`.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from samepage.analysis.groups import GroupUse, Key, by_container, by_user, groups
+from samepage.analysis.groups import GroupUse, Key, by_container, by_pod, by_unit, by_user, groups
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import ProcessUse, Sharing
 from samepage.report.sizes import printable
@@ -51,6 +51,8 @@ def _lines(sharing: Sharing, limit: int) -> Iterator[str]:
         yield from _metric("lost_sharing_bytes", help_text, lost * PAGE_SIZE)
     kinds: tuple[tuple[str, Key], ...] = (
         ("program", _by_name),
+        ("unit", by_unit),
+        ("pod", by_pod),
         ("container", by_container),
         ("user", by_user),
     )

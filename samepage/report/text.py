@@ -5,16 +5,15 @@ same for a model run, the running system and a snapshot that was saved: processe
 are sorted by what they cost, files by what their sharing saves.
 """
 
-import os
-import pwd
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from samepage.analysis.counting import Scope
-from samepage.analysis.groups import GroupUse, by_container, by_program, by_user, groups
+from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, Twin, lost_sharing
 from samepage.analysis.shares import together
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
+from samepage.report.group_text import grouping, groupings, print_groups
 from samepage.report.sizes import count, percent, printable, size, size_if
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
 from samepage.snapshot.columns import File, Process, Snapshot
@@ -37,17 +36,26 @@ def write(sharing: Sharing, stream: TextIO) -> None:
     print_sharing(sharing, Terminal(stream, None if stream.isatty() else FILE_WIDTH), top=None)
 
 
-def print_sharing(sharing: Sharing, terminal: Terminal, *, top: int | None = 20) -> None:
-    """Print the report; `top` bounds the rows of each table, None prints all."""
+def print_sharing(
+    sharing: Sharing, terminal: Terminal, *, top: int | None = 20, by: str | None = None
+) -> None:
+    """Print the report; `top` bounds the rows of each table, None prints all.
+
+    `by` asks for one kind of groups (`analysis.groups.KINDS`) in place of processes and the others.
+    """
     lost = lost_sharing(sharing)
     for line in answer(sharing, lost):
         terminal.print(line, "bold" if line.startswith("Sharing saves") else "")
     for line in notes(sharing):
         terminal.print(line, "note")
-    _print_processes(sharing, terminal, top)
-    _print_files(sharing, terminal, top)
-    for title, found in groupings(sharing):
-        _print_groups(sharing, title, found, terminal, top)
+    if by is not None:
+        _print_grouping(sharing, by, grouping(sharing, by), terminal, top)
+        _print_files(sharing, terminal, top)
+    else:
+        _print_processes(sharing, terminal, top)
+        _print_files(sharing, terminal, top)
+        for kind, found in groupings(sharing):
+            _print_grouping(sharing, kind, found, terminal, top)
     _print_lost(lost, terminal, top)
 
 
@@ -137,15 +145,6 @@ def incomplete(snapshot: Snapshot) -> list[tuple[int, str]]:
     return [(number, words) for number, words in counts if number]
 
 
-def groupings(sharing: Sharing) -> Iterator[tuple[str, list[GroupUse]]]:
-    """Yield a title and the groups of each way to group processes that shows something."""
-    kinds = (("Programs", by_program), ("Containers", by_container), ("Users", by_user))
-    for title, key in kinds:
-        found = {key(use) for use in sharing.processes}
-        if 1 < len(found) < len(sharing.processes):
-            yield title, groups(sharing, key)
-
-
 def command_line(process: Process) -> str:
     """Return how a process was called, or its name if it has no arguments (a kernel thread)."""
     return printable(" ".join(process.argv)) or f"[{printable(process.comm)}]"
@@ -154,17 +153,6 @@ def command_line(process: Process) -> str:
 def file_name(file: File) -> str:
     """Return a file's path as it is shown."""
     return printable(file.path) + (" (deleted)" if file.deleted else "")
-
-
-def group_name(snapshot: Snapshot, title: str, group: GroupUse) -> str:
-    """Return what a group is called; a user by name if the snapshot is of this machine."""
-    name = group.name
-    if title == "Users" and snapshot.meta.get("host") == os.uname().nodename:
-        try:
-            name = pwd.getpwuid(int(name)).pw_name
-        except KeyError:
-            pass
-    return printable(name) or "(none)"
 
 
 def mapped_by(sharing: Sharing, use: FileUse, shown: int = FEW_PROCESSES) -> str:
@@ -285,34 +273,12 @@ def _print_files(sharing: Sharing, terminal: Terminal, top: int | None) -> None:
         _print_rest(terminal, len(rest), f" with {size(sum(use.frames for use in rest))} of frames")
 
 
-def _print_groups(
-    sharing: Sharing, title: str, found: list[GroupUse], terminal: Terminal, top: int | None
+def _print_grouping(
+    sharing: Sharing, kind: str, found: list[GroupUse], terminal: Terminal, top: int | None
 ) -> None:
-    columns = [
-        Column(title[:-1].upper(), cut=Cut.PATH),
-        Column("PROCS", rank=4),
-        Column("PSS"),
-        Column("FREED"),
-        Column("OWN", rank=3),
-        Column("FRAMES", rank=1),
-        Column("RSS", rank=2),
-    ]
-    visible = sharing.snapshot.frames_visible
-    rows = [
-        [
-            group_name(sharing.snapshot, title, group),
-            str(len(group.processes)),
-            size(group.share),
-            size_if(visible, group.freed_frames),
-            size_if(visible, group.own_frames),
-            size_if(visible, group.frames),
-            size(group.rss),
-        ]
-        for group in found[:top]
-    ]
-    terminal.print_table(columns, rows)
-    if len(found) > len(rows):
-        _print_rest(terminal, len(found) - len(rows))
+    rest = print_groups(sharing, kind, found, terminal, top)
+    if rest:
+        _print_rest(terminal, rest)
 
 
 def _print_lost(lost: list[LostSharing], terminal: Terminal, top: int | None) -> None:

@@ -7,8 +7,12 @@ from samepage.errors import SamepageError
 from samepage.snapshot.columns import Snapshot
 
 
-def watch(source: Callable[[], Snapshot], interval: float | None = None) -> None:
+def watch(
+    source: Callable[[], Snapshot], interval: float | None = None, first: str = "processes"
+) -> None:
     """Show what `source` returns until the user leaves; again every `interval` seconds, or once.
+
+    `first` is the table to begin with: processes, files, or a kind of groups.
 
     Raises `SamepageError` without a terminal (Textual reads keys from stdin and draws on stderr),
     or without Textual.
@@ -21,4 +25,4 @@ def watch(source: Callable[[], Snapshot], interval: float | None = None) -> None
         if error.name is None or error.name.partition(".")[0] != "textual":
             raise
         raise SamepageError("top needs Textual: pip install 'samepage[top]'") from None
-    TopApp(source, interval=interval).run()
+    TopApp(source, interval=interval, first=first).run()

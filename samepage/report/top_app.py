@@ -42,9 +42,12 @@ class TopApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "go('processes')", "Procs"),
         Binding("f", "go('files')", "Files"),
-        Binding("g", "go('programs')", "Progs"),
-        Binding("c", "go('containers')", "Containers"),
-        Binding("u", "go('users')", "Users"),
+        Binding("g", "go('program')", "Progs"),
+        Binding("c", "go('container')", "Containers"),
+        Binding("u", "go('user')", "Users"),
+        Binding("n", "go('unit')", "Units", show=False),
+        Binding("o", "go('pod')", "Pods", show=False),
+        Binding("t", "go('tree')", "Trees", show=False),
         Binding("s", "sort", "Sort"),
         Binding("r", "reverse", "Flip", show=False),
         Binding("slash", "filter", "Filter", key_display="/"),
@@ -53,13 +56,22 @@ class TopApp(App[None]):
         Binding("q", "quit", "Quit"),
     ]
 
-    def __init__(self, source: Callable[[], Snapshot], *, interval: float | None = 2.0) -> None:
-        """Take snapshots from `source`, every so many seconds; None: only one."""
+    def __init__(
+        self,
+        source: Callable[[], Snapshot],
+        *,
+        interval: float | None = 2.0,
+        first: str = "processes",
+    ) -> None:
+        """Take snapshots from `source`, every so many seconds; None: only one.
+
+        `first` is the table to begin with (`top_views.PLACES`).
+        """
         super().__init__()
         self._source = source
         self._interval = interval
         self._sharing: Sharing | None = None
-        self._places: list[Place] = [top_views.processes]
+        self._places: list[Place] = [top_views.PLACES[first]]
         self._sorts: list[tuple[int, bool] | None] = [None]
         self._cursors: list[str | None] = [None]
         self._rows: list[Row] = []
@@ -199,7 +211,7 @@ class TopApp(App[None]):
 
     def action_go(self, name: str) -> None:
         """Show one of the tables to begin with."""
-        self._places = [getattr(top_views, name)]
+        self._places = [top_views.PLACES[name]]
         self._sorts = [None]
         self._cursors = [None]
         self._show()

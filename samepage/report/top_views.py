@@ -6,7 +6,7 @@ the stack. Nothing here knows of the terminal.
 
     processes -> a process: its VMAs -> a VMA: its pages
     files     -> a file: its frames in memory, how often each is mapped
-    programs, containers, users -> their processes
+    programs, units, pods, containers, users, trees -> their processes
 """
 
 from collections.abc import Callable, Iterable
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samepage.analysis.groups import Key, by_container, by_program, by_user, groups, members
+from samepage.analysis.groups import groups, key_of, members
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing
+from samepage.report.group_text import TITLES, group_name
 from samepage.report.sizes import count, printable, size_if
-from samepage.report.text import command_line, file_name, group_name
+from samepage.report.text import command_line, file_name
 from samepage.snapshot.columns import Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
@@ -145,43 +146,42 @@ def files(sharing: Sharing) -> View:
     return View("Files", columns, rows, 4)
 
 
-def programs(sharing: Sharing) -> View:
-    """The programs."""
-    return _groups(sharing, "Programs", "PROGRAM", by_program)
-
-
-def containers(sharing: Sharing) -> View:
-    """The containers that were recognised."""
-    return _groups(sharing, "Containers", "CONTAINER", by_container)
-
-
-def users(sharing: Sharing) -> View:
-    """The users."""
-    return _groups(sharing, "Users", "USER", by_user)
-
-
-def _groups(sharing: Sharing, title: str, noun: str, key: Key) -> View:
+def grouped(kind: str) -> Place:
+    """Return the place that shows the groups of a kind (`samepage.analysis.groups.KINDS`)."""
     columns = (
-        *(_name(noun), Column("PROCS", 6)),
+        *(_name(kind.upper()), Column("PROCS", 6)),
         *(_pages(title) for title in ("PSS", "FREED", "FRAMES", "RSS")),
     )
 
     def of(name: str, shown: str) -> Place:
         def place(sharing: Sharing) -> View:
-            rows = _process_rows(members(sharing, key).get(name, ()))
-            return View(f"Processes of {shown}", _PROCESS_COLUMNS, rows, 2)
+            found = members(sharing, key_of(kind, sharing.snapshot))
+            return View(
+                f"Processes of {shown}", _PROCESS_COLUMNS, _process_rows(found.get(name, ())), 2
+            )
 
         return place
 
-    visible = sharing.snapshot.frames_visible
-    rows = []
-    for group in groups(sharing, key):
-        if group.name:
-            shown = group_name(sharing.snapshot, title, group)
-            frames = (group.freed_frames, group.frames) if visible else (_UNKNOWN, _UNKNOWN)
-            values = (shown, len(group.processes), float(group.share), *frames, group.rss)
-            rows.append(Row(group.name, values, of(group.name, shown)))
-    return View(title, columns, rows, 2)
+    def place(sharing: Sharing) -> View:
+        visible = sharing.snapshot.frames_visible
+        rows = []
+        for group in groups(sharing, key_of(kind, sharing.snapshot)):
+            if group.name:
+                shown = group_name(sharing.snapshot, kind, group)
+                frames = (group.freed_frames, group.frames) if visible else (_UNKNOWN, _UNKNOWN)
+                values = (shown, len(group.processes), float(group.share), *frames, group.rss)
+                rows.append(Row(group.name, values, of(group.name, shown)))
+        return View(TITLES[kind], columns, rows, 2)
+
+    return place
+
+
+PLACES: dict[str, Place] = {
+    "processes": processes,
+    "files": files,
+    **{kind: grouped(kind) for kind in TITLES},
+}
+"""Where to begin."""
 
 
 def process(pid: int) -> Place:

@@ -78,6 +78,8 @@ class SnapshotBuilder:
                 exe=text(process.exe),
                 cgroup=text(process.cgroup),
                 container=text(process.container),
+                container_name=text(process.container_name),
+                pod=text(process.pod),
             )
         )
 

@@ -46,6 +46,8 @@ UNIMPLEMENTED_PREFIX = "unimplemented_syscall:"
 class Process(NamedTuple):
     """A process; `exit_code` is None while it runs.
 
+    `container` is "RUNTIME:ID", and `container_name` what people called it; `pod` is
+    "NAMESPACE/NAME", or the pod's id where it has no name; "" for none.
     `mnt_ns` is the inode of its mount namespace, `start_time` clock ticks from boot to its start,
     None if not known: a pid is given out again and again, the two together are not.
     """
@@ -63,6 +65,8 @@ class Process(NamedTuple):
     minor_faults: int = 0
     major_faults: int = 0
     start_time: int | None = None
+    container_name: str = ""
+    pod: str = ""
 
 
 class File(NamedTuple):

@@ -45,6 +45,7 @@ PROCESSES = pa.schema(
         ("exit_code", pa.int32()),  # null while it runs
         *((name, pa.int64()) for name in ("minor_faults", "major_faults")),
         ("start_time", pa.int64()),  # null if not known
+        *((name, pa.string()) for name in ("container_name", "pod")),
     ]
 )
 
@@ -125,8 +126,12 @@ _NULLABLE = {
     *(("files", name) for name in ("size", "build_id")),
     *(("events", name) for name in ("cached", "symbol")),
 }
-_ADDED = {"processes": ("start_time",), "vmas": SMAPS_SUMS}
-"""Columns that files of the same version may lack, since they were added later: all null then."""
+_ADDED: dict[str, dict[str, object]] = {
+    "processes": {"start_time": None, "container_name": "", "pod": ""},
+    "vmas": dict.fromkeys(SMAPS_SUMS),
+}
+"""Columns that files of the same version may lack, since they were added later, and what they
+hold then."""
 
 ROW_GROUP = 1 << 18
 """Rows that are encoded at once: the writer's memory is some multiple of them."""
@@ -283,7 +288,9 @@ def _read_batches(file: IO[bytes], table: str, shown: str) -> Iterator[pa.Record
         row = 0
         for batch in parquet.iter_batches(ROW_GROUP, columns=there):
             columns = [
-                batch.column(name) if name in there else pa.nulls(batch.num_rows, kind)
+                batch.column(name)
+                if name in there
+                else pa.repeat(pa.scalar(_ADDED[table][name], kind), batch.num_rows)
                 for name, kind in zip(TABLES[table].names, TABLES[table].types, strict=True)
             ]
             completed = _batch(table, columns)

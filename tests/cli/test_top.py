@@ -150,7 +150,7 @@ def test_without_frames_nothing_is_said_of_them(sleepers: list[int]) -> None:
     files = top_views.files(sharing)
     assert shown(files, "FRAMES") == shown(files, "SAVED") == {"?"}
     assert shown(files, "MAPPED") != {"?"}
-    users = top_views.users(sharing)
+    users = top_views.PLACES["user"](sharing)
     assert shown(users, "FREED") == shown(users, "FRAMES") == {"?"}
     assert all("0 frames" not in row.opens(sharing).title for row in files.rows if row.opens)
 

@@ -12,14 +12,13 @@ import psutil
 import pytest
 
 from samepage.errors import SamepageError
+from samepage.groups.selection import Selection
 from samepage.live.capture import capture
-from samepage.live.processes import find_container, parse_cgroup, parse_stat
+from samepage.live.process_files import parse_cgroup, parse_memory_cgroup, parse_stat
 from samepage.live.procfs import read_file
 from samepage.live.select import find_processes
 from samepage.report import print_report
 from samepage.report.tables import Terminal
-
-ID = "0123456789abcdef" * 4
 
 
 def test_stat_of_this_process() -> None:
@@ -38,50 +37,22 @@ def test_a_name_with_parentheses() -> None:
     assert parse_stat(stat) == ("a) S (b", 3, 11, 22, None)
 
 
-@pytest.mark.parametrize(
-    ("cgroup", "container"),
-    [
-        (f"/system.slice/docker-{ID}.scope", f"docker:{ID}"),
-        (f"/docker/{ID}", f"docker:{ID}"),
-        (f"/docker/{ID}/init.scope", f"docker:{ID}"),
-        (f"/machine.slice/libpod-{ID}.scope/container", f"podman:{ID}"),
-        (f"/libpod_parent/libpod-{ID}", f"podman:{ID}"),
-        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", f"containerd:{ID}"),
-        (f"/kubepods.slice/kubepods-pod1.slice/crio-{ID}.scope", f"crio:{ID}"),
-        (f"/kubepods/burstable/pod1234/{ID}", f"kubernetes:{ID}"),
-        ("/lxc.payload.web/system.slice/cron.service", "lxc:web"),
-        ("/machine.slice/machine-debian.scope/payload", "machine:debian"),
-        (f"/system.slice/nerdctl-{ID}.scope", f"containerd:{ID}"),
-        (f"/default/{ID}", f"containerd:{ID}"),
-        (
-            f"/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{ID}",
-            f"containerd:{ID}",
-        ),
-        ("/machine.slice/systemd-nspawn@web.service/payload", "machine:web"),
-        (f"/machine.slice/libpod-conmon-{ID}.scope", ""),
-        ("/lxc.monitor.web", ""),
-        ("/user.slice/user-0.slice/session-1.scope", ""),
-        ("/system.slice/docker.service", ""),
-        ("/", ""),
-    ],
-)
-def test_containers_by_their_control_group(cgroup: str, container: str) -> None:
-    assert find_container(cgroup) == container
-
-
 def test_the_control_group_that_accounts_memory() -> None:
     assert parse_cgroup(b"0::/a\n") == "/a"
     assert parse_cgroup(b"9:memory:/m\n3:cpu,cpuacct:/c\n1:name=systemd:/s\n0::/\n") == "/m"
     assert parse_cgroup(b"1:name=systemd:/s:with:colons\n0::/\n") == "/s:with:colons"
     assert parse_cgroup(b"") == ""
+    assert parse_memory_cgroup(b"9:memory:/\n1:name=systemd:/s\n0::/u\n") == "/"
+    assert parse_memory_cgroup(b"1:name=systemd:/s\n0::/u\n") == "/u"
+    assert parse_memory_cgroup(b"") == ""
 
 
 def test_processes_are_found_by_pid_and_by_name() -> None:
-    assert find_processes([str(os.getppid())]) == [os.getppid()]
+    assert find_processes(Selection.of([str(os.getppid())])) == [os.getppid()]
     with pytest.raises(SamepageError, match="no process 4194305"):
-        find_processes(["4194305"])
+        find_processes(Selection.of(["4194305"]))
     with pytest.raises(SamepageError, match="no process is called nothing-like-this"):
-        find_processes(["nothing-like-this"])
+        find_processes(Selection.of(["nothing-like-this"]))
 
 
 @pytest.fixture
@@ -101,14 +72,14 @@ def titled() -> Iterator[int]:
 def test_a_process_with_a_title_is_found_by_its_title_and_its_executable(
     titled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_processes(["puma"]) == [titled]
-    assert titled in find_processes(["sleep"])
+    assert find_processes(Selection.of(["puma"])) == [titled]
+    assert titled in find_processes(Selection.of(["sleep"]))
     # Called through a link, as ruby is one to ruby3.1.
     (tmp_path / "dozer").symlink_to(os.readlink(f"/proc/{titled}/exe"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert titled in find_processes(["dozer"])
+    assert titled in find_processes(Selection.of(["dozer"]))
     with pytest.raises(SamepageError):
-        find_processes(["x) [shop]x"])
+        find_processes(Selection.of(["x) [shop]x"]))
 
 
 def test_a_title_with_slashes_is_printed_from_its_beginning(titled: int) -> None:
