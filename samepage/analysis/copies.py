@@ -118,7 +118,7 @@ def _lineage(pid: int, parents: Mapping[int, int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One function and what it did to sharing.
+    """One function, or class of functions, and what it did to sharing.
 
     `copied`: pages of which it made the copy. `touched`: copied pages that it wrote to at all.
     `saved`: copied pages that no other wrote to: what removing it would save. All count
@@ -132,29 +132,28 @@ class Cause:
     processes: int
 
 
-def find_causes(writes: WriteTable, labels: npt.NDArray[np.int32] | None = None) -> list[Cause]:
+def find_causes(writes: WriteTable, label: npt.NDArray[np.int32]) -> list[Cause]:
     """The causes of the copies in `writes`, largest saving first.
 
-    `labels` maps each function to the cause that it belongs to (default: itself), so that
-    several functions (all of a garbage collector) are one cause. A page that several write to
-    is saved by none of them alone.
+    `label` is the number of the cause that each write belongs to, negative for none that is to
+    be listed. A page that several causes write to is saved by none of them alone.
     """
-    if labels is None:
-        labels = np.arange(len(writes.functions), dtype=np.int32)
     copies = writes.copies
     key = _Keys(writes.pid)
     every = key(writes.pid, writes.page)
     copied_keys = np.unique(every[copies])
     on_copied = _is_in(every, copied_keys) & (writes.kind != WriteKind.FIRST_TOUCH)
     place = np.searchsorted(copied_keys, every[on_copied])
-    label = labels[writes.function[on_copied]]
-    pairs = np.unique(np.stack([place, label], 1), axis=0)
+    pairs = np.unique(np.stack([place, label[on_copied]], 1), axis=0)
     writers = np.bincount(pairs[:, 0], minlength=len(copied_keys))
     alone = writers[pairs[:, 0]] == 1
-    count = int(labels.max()) + 1 if len(labels) else 0
+    listed = pairs[:, 1] >= 0
+    pairs, alone = pairs[listed], alone[listed]
+    count = int(label.max(initial=-1)) + 1
     touched = np.bincount(pairs[:, 1], minlength=count)
     saved = np.bincount(pairs[alone, 1], minlength=count)
-    copied = np.bincount(labels[writes.function[copies]], minlength=count)
+    first = label[copies]
+    copied = np.bincount(first[first >= 0], minlength=count)
     owners = (copied_keys >> _PAGE_BITS)[pairs[:, 0]]
     in_process = np.unique(np.stack([owners, pairs[:, 1].astype(np.uint64)], 1), axis=0)
     processes = np.bincount(in_process[:, 1].astype(np.int64), minlength=count)

@@ -29,15 +29,20 @@ class WhatIf:
 
 def what_if(why: Why, writes: WriteTable, pattern: str) -> WhatIf:
     """The answer without the writers that `pattern` means: a class (`cpython.gc`, or `gc` for
-    those of all runtimes), or functions by name or shell pattern (`update_refs`, `gc_*`).
+    those of all runtimes), or functions, of scripts too, by name or shell pattern (`update_refs`,
+    `gc_*`).
 
     Raises `SamepageError` if it means none that wrote, naming the classes that did.
     """
-    removed = [
-        _means(pattern, function, why.classes[number])
-        for function, number in zip(why.functions, why.class_of, strict=True)
-    ]
-    if not any(removed):
+    meant = np.array(
+        [
+            _means(pattern, function, why.classes[number])
+            for function, number in zip(why.functions, why.class_of, strict=True)
+        ],
+        np.bool_,
+    )
+    removed = meant[writes.function] | (meant[writes.script] & (writes.script >= 0))
+    if not removed.any():
         known = ", ".join(why.classes[cause.function].id for cause in why.by_class)
         raise SamepageError(
             f"--what-if {pattern}: no cause or function of that name has written; "
@@ -45,7 +50,7 @@ def what_if(why: Why, writes: WriteTable, pattern: str) -> WhatIf:
         )
     causes = find_causes(writes, np.where(removed, 0, 1).astype(np.int32))
     saved = sum(cause.saved for cause in causes if cause.function == 0)
-    return WhatIf(pattern, sum(removed), saved, why.copied - saved)
+    return WhatIf(pattern, int(meant.sum()), saved, why.copied - saved)
 
 
 def _means(pattern: str, function: Function, of: CauseClass) -> bool:

@@ -29,7 +29,8 @@ class Why:
     `copied`: pages copied; `unshared`: pages that left their parent's frame, of which
     `unexplained` have no write; `lost`: events that were dropped. `by_class` and
     `by_function` list causes, largest saving first; a cause's `function` is an index of
-    `classes` or `functions`. `by_area`: which memory was copied.
+    `classes` or `functions`. `by_script`: functions of scripts in which
+    the writers were called, as far as they have names; `by_area`: which memory was copied.
     """
 
     copied: int
@@ -42,6 +43,7 @@ class Why:
     functions: list[Function]
     by_class: list[Cause]
     by_function: list[Cause]
+    by_script: list[Cause]
     by_area: list[CopiedArea]
 
     @property
@@ -73,7 +75,8 @@ def explain(
         classes,
         class_of,
         writes.functions,
-        find_causes(writes, labels),
-        find_causes(writes),
+        find_causes(writes, labels[writes.function]),
+        find_causes(writes, writes.function),
+        find_causes(writes, writes.script),
         copied_areas(writes),
     )

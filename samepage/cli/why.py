@@ -28,6 +28,7 @@ class Options:
     duration: str | None
     epoch: str | None
     what_if: list[str]
+    stacks: bool
     fail_over: float | None
     form: str | None
     output: str | None
@@ -85,6 +86,12 @@ def arguments(parser: Parser) -> None:
         "functions (a name or a pattern, gc_*); use it with --epoch.",
     )
     add(
+        "--stacks",
+        action="store_true",
+        help="Look for functions of scripts on the stacks, also if no process has written a map "
+        "of them yet (which python -X perf and node --perf-basic-prof do).",
+    )
+    add(
         "--fail-over",
         metavar="MIB",
         type=number(float, 0),
@@ -119,7 +126,7 @@ def command(options: Options) -> int:
     from samepage.snapshot.columns import PAGE_SIZE
 
     with _target(options) as target:
-        found = follow(target, seconds, epoch=epoch)
+        found = follow(target, seconds, epoch=epoch, stacks=options.stacks)
     answer = explain(
         found.before,
         found.after,
@@ -130,7 +137,12 @@ def command(options: Options) -> int:
     )
     suppositions = [what_if(answer, found.writes, pattern) for pattern in options.what_if]
     seen = Observation(
-        sorted(found.names.items()), found.seconds, found.epochs, found.missing, suppositions
+        sorted(found.names.items()),
+        found.seconds,
+        found.epochs,
+        found.missing,
+        suppositions,
+        found.notes,
     )
     with writing(options.output, chosen) as stream:
         if chosen is JSON:

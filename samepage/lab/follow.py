@@ -12,9 +12,12 @@ the second reading was written to between two events that were recorded.
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from samepage.abi.page import HOST_PAGE_SHIFT
 from samepage.errors import SamepageError
@@ -22,16 +25,18 @@ from samepage.lab.rearm import Rearmer
 from samepage.lab.seen import Seen
 from samepage.lab.targets import Target
 from samepage.lab.write_table import build_table
+from samepage.live.script_functions import has_script_functions
 from samepage.snapshot.writes import Frames, WriteTable
 from samepage.trace.keeper import Keeper
-from samepage.trace.perf.decode import decode
 from samepage.trace.perf.session import Session
 from samepage.trace.perf.tasks import Tasks, read_tasks
 from samepage.trace.perf.tracefs import find_tracepoints
-from samepage.trace.writes import TRACEPOINTS, find_writes, write_events
+from samepage.trace.write_stream import WriteStream
+from samepage.trace.writes import TRACEPOINTS, write_events
 
 _POLL = 0.05
 """Seconds between looks at the clock, where no epoch is shorter."""
+_READ_EVERY = 0.5
 
 
 @dataclass(slots=True)
@@ -41,7 +46,7 @@ class Followed:
     `before`, `after`: private frames by pid. `parents`: who each process was forked from.
     `execs`: those that have executed a program meanwhile. `names`: what `comm` was. `epochs`:
     how often written pages were protected again; 0: only first writers are known. `missing`:
-    what could not be seen, one line each.
+    what could not be seen, one line each; `notes`: which functions have no names, and why.
     """
 
     seconds: float
@@ -53,14 +58,16 @@ class Followed:
     writes: WriteTable
     epochs: int = 0
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def follow(target: Target, seconds: float, *, epoch: float = 0.0) -> Followed:
+def follow(target: Target, seconds: float, *, epoch: float = 0.0, stacks: bool = False) -> Followed:
     """Record the writes of the processes of a target, and of all that they fork meanwhile.
 
-    `seconds` is how long; KeyboardInterrupt ends it early, as does the end of the last process.
+    `seconds` is how long; Ctrl-C ends it early, as does the end of the last process.
     With `epoch`, pages written to are protected again each so many seconds, so that later
-    writers are seen too. Raises `SamepageError` if nothing can be recorded.
+    writers are seen too. With `stacks`, or if a process has written a perf map, the functions of
+    scripts are looked for on the stacks. Raises `SamepageError` if nothing can be recorded.
     """
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(Keeper()) if epoch else None
@@ -68,12 +75,14 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0) -> Followed:
         if len(tracepoints) < len(TRACEPOINTS):
             absent = ", ".join(sorted(set(TRACEPOINTS) - set(tracepoints)))
             raise SamepageError(f"this kernel lacks the tracepoints {absent}")
-        session = stack.enter_context(Session(write_events(tracepoints)))
+        seen = Seen()
+        with_stacks = stacks or any(has_script_functions(pid) for pid in target.pids())
+        session = stack.enter_context(Session(write_events(tracepoints, stacks=with_stacks)))
         target.attach(session)
+        stream = WriteStream(session.specs, tracepoints, page_shift=HOST_PAGE_SHIFT)
         missing: list[str] = []
         session.enable()
         start = time.monotonic()
-        seen = Seen()
         before = seen.read(target.pids(), missing)
         if not before:
             raise SamepageError(
@@ -82,15 +91,29 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0) -> Followed:
             )
         unreadable = set(target.pids()) - set(before)
         rearmer = stack.enter_context(Rearmer(keeper, list(before))) if keeper else None
-        with contextlib.suppress(KeyboardInterrupt):
+        for area in seen.mappings:
+            stream.code.add_mapping(area.start, area.end, area.perms, area.name)
+        with _Interruption() as interruption:
             target.begin()
-            _pass_time(start + seconds, epoch, rearmer, target)
+            reading = start
+            while not interruption.asked and target.running:
+                now = time.monotonic()
+                if now >= start + seconds:
+                    break
+                if now >= reading + _READ_EVERY:
+                    stream.add(*session.take())
+                    reading = now
+                wait = min(start + seconds - now, epoch or _POLL)
+                if rearmer is None:
+                    time.sleep(wait)
+                else:
+                    rearmer.pass_epoch(wait, target.pids(), interruption)
         after = seen.read([pid for pid in target.pids() if pid not in unreadable], missing)
         session.disable()
         elapsed = time.monotonic() - start
-        records = decode(session.chunks, session.specs)
-        tasks = read_tasks(records.tasks)
-        writes = find_writes(records, tracepoints, page_shift=HOST_PAGE_SHIFT)
+        stream.add(*session.take())
+        writes = stream.finish()
+        tasks = read_tasks(stream.tasks)
         seen.add(tasks)
         missing += rearmer.missing if rearmer else []
         missing += _what_is_not_compared(before, after, tasks)
@@ -104,15 +127,35 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0) -> Followed:
             build_table(writes, tasks, seen, rearmer.started if rearmer else []),
             rearmer.epochs if rearmer else 0,
             missing,
+            seen.unnamed_scripts(),
         )
 
 
-def _pass_time(end: float, epoch: float, rearmer: Rearmer | None, target: Target) -> None:
-    while (left := end - time.monotonic()) > 0 and target.running:
-        if rearmer is None:
-            time.sleep(min(left, _POLL))
-        else:
-            rearmer.pass_epoch(min(left, epoch), target.pids())
+class _Interruption:
+    """Ctrl-C as a question: records that were taken must be joined before anything ends. A
+    second one is the usual KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
 
 
 def _what_is_not_compared(

@@ -8,12 +8,15 @@ waits until its registration is read here, so the waiting between epochs reads t
 import contextlib
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from samepage.errors import SamepageError
 from samepage.trace.keeper import Keeper
 from samepage.trace.write_protect import Registration, WrittenPages, register_private
+
+_POLL = 0.1
+"""Seconds between looks for an interruption."""
 
 
 class Rearmer:
@@ -69,12 +72,14 @@ class Rearmer:
         self._pages[pid] = WrittenPages(pid)
         self._pages[pid].take()
 
-    def pass_epoch(self, seconds: float, pids: Sequence[int]) -> None:
-        """Wait so long, letting forks pass; then protect again what `pids` have written, those
-        of them that are armed or were forked by one that is."""
+    def pass_epoch(
+        self, seconds: float, pids: Sequence[int], interrupted: Callable[[], bool] = bool
+    ) -> None:
+        """Wait so long or until it is `interrupted`, letting forks pass; then protect again what
+        `pids` have written, those of them that are armed or were forked by one that is."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            for key, _ in self._selector.select(left):
+        while (left := end - time.monotonic()) > 0 and not interrupted():
+            for key, _ in self._selector.select(min(left, _POLL)):
                 child = key.data.forked()
                 if child is not None:
                     self._selector.register(child.fileno(), selectors.EVENT_READ, child)

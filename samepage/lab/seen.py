@@ -3,13 +3,18 @@ names, who forked whom. The latest reading of each counts, and what is known of 
 ended stays."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.lab.targets import parent_of
 from samepage.live.functions import CodeArea, Functions
 from samepage.live.pagemap import Scanner
 from samepage.live.private_frames import read_private_frames
+from samepage.live.script_functions import (
+    ScriptFunctions,
+    read_script_functions,
+    unnamed_scripts,
+)
 from samepage.snapshot.writes import KERNEL, UNKNOWN_AREA, Area, Frames, Function
 from samepage.trace.perf.tasks import FOREVER, Tasks
 
@@ -24,6 +29,7 @@ class Seen:
         self._latest: dict[int, list[CodeArea]] = {}
         self._tasks = Tasks()
         self._functions = Functions()
+        self._scripts: dict[int, ScriptFunctions] = {}
         self._scanner = Scanner()
 
     def read(self, pids: Sequence[int], missing: list[str]) -> dict[int, Frames]:
@@ -41,6 +47,7 @@ class Seen:
             if pid in self._first:
                 self._latest[pid] = areas
             self._first.setdefault(pid, areas)
+            self._scripts[pid] = read_script_functions(pid, areas)
             self.names[pid] = _comm(pid)
             self.parents.setdefault(pid, parent_of(pid))
         return frames
@@ -55,7 +62,46 @@ class Seen:
         if not address:
             return KERNEL
         area = self._find(pid, address)
+        if area is None or not area.inode:
+            generated = self._generated(pid, address)
+            if generated:
+                return generated
         return self._functions.at(pid, area, address)
+
+    def script_function(self, pid: int, callers: Sequence[int]) -> Function | None:
+        """The innermost function of a script among return addresses (0: none)."""
+        found = (self._generated(pid, address) for address in callers if address)
+        return next((function for function in found if function), None)
+
+    def _generated(self, pid: int, address: int) -> Function | None:
+        scripts = self._scripts.get(pid)
+        found = scripts.at(address) if scripts else None
+        parent = self.parents.get(pid, 0)
+        if found or pid in self._tasks.execs or parent not in self._scripts:
+            return found
+        return self._generated(parent, address)
+
+    @property
+    def mappings(self) -> Iterator[CodeArea]:
+        """What all processes had mapped when they were read."""
+        for areas in (*self._first.values(), *self._latest.values()):
+            yield from areas
+
+    @property
+    def generates_code(self) -> bool:
+        """Whether a process has written which functions its generated code belongs to."""
+        return any(self._scripts.values())
+
+    def unnamed_scripts(self) -> list[str]:
+        """What keeps functions of scripts from being named, a line for each runtime."""
+        programs = {
+            area.name.rpartition("/")[2]
+            for pid, areas in (self._first | self._latest).items()
+            if not self._scripts.get(pid)
+            for area in areas
+            if area.perms[2] == "x" and area.inode
+        }
+        return unnamed_scripts(programs)
 
     def area(self, pid: int, address: int) -> tuple[Area, int]:
         """The memory at an address, and which page of its file that is (-1: it has none).

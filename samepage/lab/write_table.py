@@ -28,6 +28,18 @@ def build_table(writes: Writes, tasks: Tasks, seen: Seen, epochs: Sequence[int])
         numbers[place] = functions.setdefault(seen.function(owner, address), len(functions))
     function = numbers[inverse]
 
+    callers = writes.callers[kept]
+    script = np.full(len(pid), -1, np.int32)
+    called = np.flatnonzero(callers.any(1))
+    rows = np.concatenate([pid[called, None].astype(np.uint64), callers[called]], 1)
+    different, inverse = np.unique(rows, axis=0, return_inverse=True)
+    names = np.full(len(different), -1, np.int32)
+    for place, (owner, *addresses) in enumerate(different.tolist()):
+        found = seen.script_function(owner, addresses)
+        if found is not None:
+            names[place] = functions.setdefault(found, len(functions))
+    script[called] = names[inverse.ravel()]
+
     areas: dict[Area, int] = {}
     pairs, inverse = _unique(pid, page)
     places = np.zeros(len(pairs), np.int32)
@@ -44,6 +56,7 @@ def build_table(writes: Writes, tasks: Tasks, seen: Seen, epochs: Sequence[int])
         page,
         kind,
         function,
+        script,
         places[inverse],
         file_page,
         writes.address[kept],

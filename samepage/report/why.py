@@ -20,13 +20,14 @@ VERSION = 1
 class Observation:
     """What was looked at: `processes` as (pid, command name), for `seconds`, with so many
     `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen;
-    `suppositions` are the answers to --what-if."""
+    `suppositions` are the answers to --what-if; `notes` say which functions have no names."""
 
     processes: Sequence[tuple[int, str]]
     seconds: float
     epochs: int
     missing: Sequence[str] = ()
     suppositions: Sequence[WhatIf] = ()
+    notes: Sequence[str] = ()
 
 
 def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | None) -> None:
@@ -42,6 +43,12 @@ def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | Non
         for cause in why.by_function
     ]
     terminal.print_table(_columns(why, "FUNCTION"), functions[:top], "Functions that write")
+    if why.by_script:
+        scripts = [
+            _row(cause, f"{why.functions[cause.function]} ({_file(why, cause)})")
+            for cause in why.by_script
+        ]
+        terminal.print_table(_columns(why, "FUNCTION"), scripts[:top], "In functions of scripts")
     areas = [
         [size(area.pages), f"{area.pages:,}", f"{area.processes:,}", str(area.area)]
         for area in why.by_area
@@ -75,6 +82,7 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
         "unexplained_pages": why.unexplained,
         "lost_events": why.lost,
         "missing": list(seen.missing),
+        "notes": list(seen.notes),
         "what_if": [
             {
                 "cause": supposition.pattern,
@@ -93,24 +101,20 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
             for cause in why.by_class
         ],
         "functions": [
-            {
-                "function": why.functions[cause.function].name or None,
-                "file": why.functions[cause.function].file or None,
-                "cause": why.classes[why.class_of[cause.function]].id,
-                **_numbers(cause),
-            }
+            {"cause": why.classes[why.class_of[cause.function]].id, **_named(why, cause)}
             for cause in why.by_function
         ],
+        "scripts": [_named(why, cause) for cause in why.by_script],
+        "memory": [
+            {
+                "name": area.area.name,
+                "copied_pages": area.pages,
+                "file_pages": area.file_pages or None,
+                "processes": area.processes,
+            }
+            for area in why.by_area
+        ],
     }
-    document["memory"] = [
-        {
-            "name": area.area.name,
-            "copied_pages": area.pages,
-            "file_pages": area.file_pages or None,
-            "processes": area.processes,
-        }
-        for area in why.by_area
-    ]
     json.dump(document, stream, indent=1)
     stream.write("\n")
 
@@ -145,7 +149,7 @@ def _words(why: Why, seen: Observation) -> list[str]:
         "all the same"
         for supposition in seen.suppositions
     )
-    return [*lines, *(f"not seen: {line}" for line in seen.missing)]
+    return [*lines, *(f"not seen: {line}" for line in seen.missing), *seen.notes]
 
 
 def _remedies(why: Why) -> list[str]:
@@ -174,6 +178,11 @@ def _columns(why: Why, title: str) -> list[Column]:
 def _row(cause: Cause, name: str) -> list[str]:
     numbers = (cause.saved, cause.touched, cause.copied, cause.processes)
     return [size(cause.saved), *(f"{number:,}" for number in numbers), name]
+
+
+def _named(why: Why, cause: Cause) -> dict[str, str | int | None]:
+    function = why.functions[cause.function]
+    return {"function": function.name or None, "file": function.file or None, **_numbers(cause)}
 
 
 def _numbers(cause: Cause) -> dict[str, int]:

@@ -79,16 +79,18 @@ class WriteTable:
     """One element per write, in the order of time.
 
     `pid`: u4; `page`: u8, virtual page number; `kind`: u1, `WriteKind`; `function`: i4, an
-    index of `functions`; `area`: i4, an index of `areas`; `file_page`: i8, which page of the
-    area's file, or -1; `address`, `instruction`: u8, of the byte and of the writer's
-    instruction; `epoch`: u4, how often pages had been protected again; `frame`: i8, the frame
-    that was allocated, or -1. `lost` counts writes that were not recorded.
+    index of `functions`; `script`: i4, the same of the function of a script (Python,
+    JavaScript) in which that was called, or -1; `area`: i4, an index of `areas`; `file_page`: i8,
+    which page of the area's file, or -1; `address`, `instruction`: u8, of the byte and of the
+    writer's instruction; `epoch`: u4, how often pages had been protected again; `frame`: i8, the
+    frame that was allocated, or -1. `lost` counts writes that were not recorded.
     """
 
     pid: npt.NDArray[np.uint32]
     page: npt.NDArray[np.uint64]
     kind: npt.NDArray[np.uint8]
     function: npt.NDArray[np.int32]
+    script: npt.NDArray[np.int32]
     area: npt.NDArray[np.int32]
     file_page: npt.NDArray[np.int64]
     address: npt.NDArray[np.uint64]

@@ -16,6 +16,7 @@ A fault that the kernel tries again (FAULT_FLAG_RETRY, or a page that another th
 meanwhile) raises one exception and is finished once, so it is one write here too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from samepage.trace.perf.decode import Records
 from samepage.trace.perf.event import EventSpec
 from samepage.trace.perf.tasks import TASK_FLAGS
 from samepage.trace.perf.tracefs import Tracepoint
+from samepage.trace.stack_words import KEPT
 
 USER_FAULT, KERNEL_FAULT = "exceptions:page_fault_user", "exceptions:page_fault_kernel"
 ALLOC = "kmem:mm_page_alloc"
@@ -34,6 +36,8 @@ FINISHED = "page-faults-min"
 TRACEPOINTS = (USER_FAULT, KERNEL_FAULT, ALLOC)
 
 _PRESENT, _WRITE = 1, 2
+_STACK = 2048
+_STACK_POINTER = 1 << 7  # PERF_REG_X86_SP
 _FINISHED_ROW, _FAULT_ROW, _ALLOC_ROW = 2, 0, 1
 
 
@@ -44,7 +48,9 @@ class Writes:
     `pid`, `tid`: u4. `time`: u8, ns of CLOCK_MONOTONIC. `page`: u8, the virtual page number
     (address >> page shift). `address`, `ip`: u8. `kind`: u1, `WriteKind`. `from_kernel`: bool,
     the kernel wrote for a system call. `frame`: i8, the frame that was allocated, or -1.
-    `lost` counts records that the kernel had to drop: with any, the list is not complete.
+    `callers`: u8, shape (n, KEPT), return addresses into code without a file, innermost first
+    (zeros where stacks are not recorded). `lost` counts records that the kernel had to drop: with
+    any, the list is not complete.
     """
 
     pid: npt.NDArray[np.uint32]
@@ -56,6 +62,7 @@ class Writes:
     kind: npt.NDArray[np.uint8]
     from_kernel: npt.NDArray[np.bool_]
     frame: npt.NDArray[np.int64]
+    callers: npt.NDArray[np.uint64]
     lost: int
 
     def __len__(self) -> int:
@@ -66,11 +73,39 @@ class Writes:
         return np.asarray(self.kind == kind)
 
 
-def write_events(tracepoints: dict[str, Tracepoint]) -> list[EventSpec]:
-    """The events to record. `tracepoints` has what `find_tracepoints(*TRACEPOINTS)` found."""
+def concatenate(parts: Sequence[Writes]) -> Writes:
+    """All writes of some parts, in the order of time."""
+    order = np.argsort(np.concatenate([part.time for part in parts]), kind="stable")
+    return Writes(
+        np.concatenate([part.pid for part in parts])[order],
+        np.concatenate([part.tid for part in parts])[order],
+        np.concatenate([part.time for part in parts])[order],
+        np.concatenate([part.page for part in parts])[order],
+        np.concatenate([part.address for part in parts])[order],
+        np.concatenate([part.ip for part in parts])[order],
+        np.concatenate([part.kind for part in parts])[order],
+        np.concatenate([part.from_kernel for part in parts])[order],
+        np.concatenate([part.frame for part in parts])[order],
+        np.concatenate([part.callers for part in parts])[order],
+        sum(part.lost for part in parts),
+    )
+
+
+def write_events(tracepoints: dict[str, Tracepoint], *, stacks: bool = False) -> list[EventSpec]:
+    """The events to record. `tracepoints` has what `find_tracepoints(*TRACEPOINTS)` found;
+    with `stacks` the innermost 2 KiB of the user's stack are copied at each write."""
     sample = Sample.TID | Sample.TIME | Sample.RAW
+    with_stack = sample | Sample.REGS_USER | Sample.STACK_USER if stacks else sample
     specs = [
-        EventSpec(name, EventType.TRACEPOINT, found.config, sample, filter="error_code & 2")
+        EventSpec(
+            name,
+            EventType.TRACEPOINT,
+            found.config,
+            with_stack,
+            filter="error_code & 2",
+            stack=_STACK if stacks else 0,
+            registers=_STACK_POINTER if stacks else 0,
+        )
         for name, found in tracepoints.items()
         if name in (USER_FAULT, KERNEL_FAULT)
     ]
@@ -135,6 +170,7 @@ def find_writes(records: Records, tracepoints: dict[str, Tracepoint], *, page_sh
         kind[by_time],
         faults.from_kernel[by_time],
         frame[by_time],
+        faults.callers[by_time],
         records.lost,
     )
 
@@ -147,19 +183,20 @@ class _Rows:
     tid: npt.NDArray[np.uint32]
     time: npt.NDArray[np.uint64]
     from_kernel: npt.NDArray[np.bool_]
+    callers: npt.NDArray[np.uint64]
     values: dict[str, npt.NDArray[np.uint64]]
 
 
 def _gather(records: Records, tracepoints: dict[str, Tracepoint], *names: str) -> _Rows:
     parts = [(name, part) for name in names for part in records.samples.get(name, [])]
-    fields = {field for name in names if name in tracepoints for field in tracepoints[name].fields}
-    fields = {field for field in fields if not field.startswith("common_")}
+    wanted = {field for name in names if name in tracepoints for field in tracepoints[name].fields}
+    wanted = {field for field in wanted if not field.startswith("common_")}
     values = {
         field: np.concatenate(
             [_field(part, *tracepoints[name].fields[field]) for name, part in parts]
             or [np.zeros(0, np.uint64)]
         )
-        for field in fields | {"address", "ip", "error_code", "pfn"}
+        for field in wanted | {"address", "ip", "error_code", "pfn"}
         if all(field in tracepoints[name].fields for name, _ in parts)
     }
     empty = np.zeros(0, np.uint32)
@@ -171,8 +208,15 @@ def _gather(records: Records, tracepoints: dict[str, Tracepoint], *names: str) -
             [np.full(len(part), name == KERNEL_FAULT) for name, part in parts]
             or [np.zeros(0, np.bool_)]
         ),
+        np.concatenate([_callers(part) for _, part in parts] or [np.zeros((0, KEPT), np.uint64)]),
         values,
     )
+
+
+def _callers(part: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+    if "callers" in (part.dtype.names or ()):
+        return np.asarray(part["callers"])
+    return np.zeros((len(part), KEPT), np.uint64)
 
 
 def _field(part: npt.NDArray[np.void], offset: int, size: int) -> npt.NDArray[np.uint64]:

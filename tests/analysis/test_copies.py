@@ -25,6 +25,7 @@ def table(*rows: tuple[int, int, WriteKind, int], functions: int = 4, lost: int 
         numbers,
         np.array(kind, np.uint8),
         np.array(function, np.int32),
+        np.full(len(numbers), -1, np.int32),
         np.zeros(len(numbers), np.int32),
         none,
         numbers << np.uint64(12),
@@ -80,7 +81,7 @@ def test_what_two_write_to_neither_of_them_saves() -> None:
     writes = table(
         (1, 5, COPY, 0), (1, 5, REUSE, 1), (1, 6, COPY, 0), (2, 6, COPY, 1), (1, 7, FIRST, 2)
     )
-    causes = {cause.function: cause for cause in find_causes(writes)}
+    causes = {cause.function: cause for cause in find_causes(writes, writes.function)}
     assert (causes[0].touched, causes[0].saved, causes[0].copied, causes[0].processes) == (
         2,
         1,
@@ -99,8 +100,8 @@ def test_what_two_write_to_neither_of_them_saves() -> None:
 
 def test_functions_of_one_cause_count_as_one_writer() -> None:
     writes = table((1, 5, COPY, 0), (1, 5, REUSE, 1), (1, 5, REUSE, 0))
-    assert [cause.saved for cause in find_causes(writes)] == [0, 0]
-    (cause,) = find_causes(writes, np.array([3, 3, 0, 0], np.int32))
+    assert [cause.saved for cause in find_causes(writes, writes.function)] == [0, 0]
+    (cause,) = find_causes(writes, np.array([3, 3, 0, 0], np.int32)[writes.function])
     assert (cause.function, cause.saved, cause.touched) == (3, 1, 1)
 
 
@@ -123,7 +124,9 @@ def test_causes_are_those_of_a_plain_count(rows: list[tuple[int, int, WriteKind,
     for pid, page, kind, function in rows:
         if (pid, page) in copied and kind is not FIRST:
             writers.setdefault((pid, page), set()).add(function)
-    found = {cause.function: cause for cause in find_causes(table(*rows))}
+    writes = table(*rows)
+    causes = find_causes(writes, writes.function)
+    found = {cause.function: cause for cause in causes}
     for function in range(4):
         touched = [key for key, names in writers.items() if function in names]
         alone = [key for key in touched if writers[key] == {function}]
@@ -131,7 +134,7 @@ def test_causes_are_those_of_a_plain_count(rows: list[tuple[int, int, WriteKind,
         assert (cause.touched if cause else 0) == len(touched)
         assert (cause.saved if cause else 0) == len(alone)
         assert (cause.processes if cause else 0) == len({pid for pid, _ in touched})
-    savings = [cause.saved for cause in find_causes(table(*rows))]
+    savings = [cause.saved for cause in causes]
     assert savings == sorted(savings, reverse=True)
 
 

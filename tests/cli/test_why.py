@@ -13,6 +13,7 @@ import pytest
 from samepage.errors import SamepageError
 from samepage.trace.keeper import Keeper
 from tests.cli.watching import Watcher, needs_events
+from tests.live.test_script_functions import perf_python
 
 SERVER = """
 import gc, os, sys, time
@@ -151,3 +152,52 @@ def test_a_process_that_may_not_be_read_is_one_line(needs_events: None) -> None:
         assert "process 1: its memory map may not be read" in run.stdout + run.stderr
     else:
         pytest.skip("every process may be read here")
+
+
+SCRIPT = """
+import os, sys, time
+class Record:
+    def __init__(self, i): self.number, self.tags = i, [i]
+records = [Record(i) for i in range(20000)]
+def read_all():
+    return sum(record.number for record in records[::2])
+def append_some():
+    for record in records[1::100]: record.tags.append(1)
+pids = []
+for k in range(2):
+    if os.fork() == 0:
+        read_all(); append_some(); print("done", flush=True); time.sleep(1000)
+time.sleep(1000)
+"""
+
+
+def test_functions_of_a_python_script_are_named(needs_events: None, tmp_path: Path) -> None:
+    python = perf_python()
+    if python is None:
+        pytest.skip("no Python that knows -X perf is installed")
+    script = tmp_path / "served.py"
+    script.write_text(SCRIPT)
+    watcher = Watcher(
+        ["--what-if", "append_some"], tmp_path / "why.json", [python, "-X", "perf", str(script)]
+    )
+    watcher.wait_for("done")
+    watcher.wait_for("done")
+    found = watcher.finish()
+    for process in found["processes"]:
+        Path(f"/tmp/perf-{process['pid']}.map").unlink(missing_ok=True)
+    by_name = {row["function"]: row for row in found["scripts"]}
+    assert by_name["append_some"]["file"] == str(script)
+    assert by_name["append_some"]["processes"] == 2
+    read = [row for name, row in by_name.items() if name.startswith("read_all")]
+    assert sum(row["first_written_pages"] for row in read) > 500
+    assert found["notes"] == []
+    (supposition,) = found["what_if"]
+    assert supposition["saved_pages"] == by_name["append_some"]["saved_pages"] > 50
+
+
+def test_without_a_map_the_way_to_get_names_is_shown(needs_events: None, tmp_path: Path) -> None:
+    with server() as process:
+        found = why(process, tmp_path / "why.json")
+    assert found["scripts"] == []
+    (note,) = found["notes"]
+    assert note.startswith(f"Python 3.{sys.version_info.minor} functions are not named")

@@ -15,6 +15,7 @@ import fcntl
 import os
 import resource
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,6 +27,9 @@ from samepage.trace.perf.ring import Ring
 _DRAIN_EVERY = 0.01
 """Seconds: 2048 pages take what 20,000 faults a second write in half a second."""
 _ROUNDS = 20
+_IN_FLIGHT = 10_000_000
+"""ns between the time in a record and the moment when a reader sees it: ample, since it is
+written with interrupts off."""
 _RESERVED_FDS = 64
 
 
@@ -33,7 +37,7 @@ class Session:
     """Events on threads or on a cgroup, disabled until `enable`.
 
     `specs` maps the id in each record to its event. `chunks` is what was recorded, as
-    bytes of whole records, in the order of reading (not of time).
+    bytes of whole records, in the order of reading (not of time); `take` empties it.
     """
 
     def __init__(self, events: Sequence[EventSpec], *, ring_pages: int = 2048) -> None:
@@ -45,6 +49,7 @@ class Session:
         self._rings: list[Ring] = []
         self._reader: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self.specs: dict[int, EventSpec] = {}
         self.chunks: list[bytes] = []
 
@@ -166,7 +171,20 @@ class Session:
         while not self._stopping.wait(_DRAIN_EVERY):
             self._drain()
 
+    def take(self) -> tuple[list[bytes], int]:
+        """What was recorded since the last call, out of `chunks`, and a time (ns of
+        CLOCK_MONOTONIC) from before which no record is missing."""
+        with self._lock:
+            until = time.monotonic_ns() - _IN_FLIGHT
+            self._drain_rings()
+            chunks, self.chunks = self.chunks, []
+        return chunks, until
+
     def _drain(self) -> None:
+        with self._lock:
+            self._drain_rings()
+
+    def _drain_rings(self) -> None:
         for ring in self._rings:
             data = ring.drain()
             if data:
