@@ -35,7 +35,7 @@ class Watcher:
         self._output = output
         started = ["--", *command] if command else []
         self.process = subprocess.Popen(
-            [*WHY, *arguments, "--for", "60s", "-o", output, *started],
+            [*WHY, *arguments, "--for", "300s", "-o", output, *started],
             stderr=subprocess.PIPE,
             text=True,
         )
