@@ -21,7 +21,7 @@ from samepage.cli.arguments import (
 )
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.groups.selection import Selection
+from samepage.groups.selection import Selection, group_path
 from samepage.live.background import BackgroundCollector
 from samepage.live.select import find_processes
 from samepage.report import put_report
@@ -66,7 +66,8 @@ def command(
     use_one_thread()
     from samepage.live.capture import capture
 
-    snapshot = capture(pids, proc=proc, collector=collector, all_flags=chosen.exact)
+    asked = [group_path(path) for path in wanted.values("cgroup")]
+    snapshot = capture(pids, proc=proc, collector=collector, all_flags=chosen.exact, cgroups=asked)
     if wanted and not snapshot.processes:
         raise SamepageError(_why_nothing(snapshot))
     missing = _what_is_missing(snapshot)

@@ -11,7 +11,7 @@ from samepage.cli.arguments import (
     check_file,
 )
 from samepage.cli.blas import use_one_thread
-from samepage.groups.selection import Selection
+from samepage.groups.selection import Selection, group_path
 from samepage.report import put_report
 from samepage.report.forms import REPORTS, choose
 
@@ -56,10 +56,12 @@ def command(
     from samepage.analysis.counting import Scope
     from samepage.analysis.select import select
     from samepage.snapshot import parquet
+    from samepage.snapshot.columns import ASKED_CGROUP
 
     snapshot = parquet.read(directory)
     wanted = Selection.of(targets, selection)
     if wanted:
         snapshot = select(snapshot, wanted)
+        snapshot.meta |= {f"{ASKED_CGROUP}{group_path(p)}": "" for p in wanted.values("cgroup")}
     chosen_scope = Scope(scope) if scope else None
     put_report(snapshot, chosen, output, scope=chosen_scope, top=top, file=file, by=by)

@@ -87,6 +87,22 @@ def find_container(path: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
+def container_path(path: str) -> str:
+    """Return the control group of the container that a group is in: itself, or one above.
+
+    "" if it is in none. A container with systemd has many groups below its own one.
+    """
+    if not any(hint in path for hint in _HINTS):
+        return ""
+    for pattern, _ in _CONTAINERS:
+        match = re.search(pattern, path)
+        if match:
+            end = path.find("/", match.end(2))
+            return path if end < 0 else path[:end]
+    return ""
+
+
+@functools.lru_cache(maxsize=4096)
 def find_pod(path: str) -> str:
     """Return the id of a pod: of Kubernetes its UID, of podman, of ECS its task's; else ""."""
     if "pod" not in path and "/ecs" not in path:
@@ -96,6 +112,25 @@ def find_pod(path: str) -> str:
         return match[1].replace("_", "-")
     match = _PODMAN_POD.search(path) or _ECS_TASK.search(path)
     return match[1] if match else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def pod_path(path: str) -> str:
+    """Return the control group of the pod that a group is in, "" if it has none of its own."""
+    if "pod" not in path and "/ecs" not in path:
+        return ""
+    match = _KUBERNETES_POD.search(path) or _PODMAN_POD.search(path) or _ECS_TASK.search(path)
+    if match is None or match[0].endswith(":"):
+        return ""
+    return path[: match.end()].rstrip("/")
+
+
+def unit_path(path: str) -> str:
+    """Return the control group of the unit that `unit` returns, "" for none."""
+    parts = path.split("/")
+    while parts and (not parts[-1].endswith(_UNIT_TYPES) or parts[-1].endswith(".slice")):
+        del parts[-1]
+    return "/".join(parts)
 
 
 @functools.lru_cache(maxsize=4096)

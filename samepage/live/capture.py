@@ -25,11 +25,13 @@ def capture(
     proc: str = "/proc",
     collector: BackgroundCollector | None = None,
     all_flags: bool = True,
+    cgroups: Sequence[str] = (),
 ) -> Snapshot:
     """Return a snapshot of the processes `pids`, None for all of the system.
 
     If `collector` is given, it collects already (the same pids, of the same `proc`).
     `all_flags` False is faster, and exact in all but what is dirty or merged (`CaptureBuilder`).
+    The memory of the control groups of the processes, and of `cgroups`, is read too.
 
     Raises `SamepageError` if `proc` cannot be read, or if the kernel's pages have a size that
     reports and snapshots do not know. A pid that does not exist is only counted.
@@ -39,7 +41,7 @@ def capture(
             f"this kernel has pages of {HOST_PAGE_SIZE >> 10} KiB: samepage reports pages of "
             f"{PAGE_SIZE >> 10} KiB only"
         )
-    builder = CaptureBuilder(proc, all_flags=all_flags)
+    builder = CaptureBuilder(proc, all_flags=all_flags, everything=pids is None, cgroups=cgroups)
     if collector is not None:
         batches = collector.batches(builder.tally)
     else:

@@ -1,4 +1,4 @@
-"""/proc/kpagecount and /proc/kpageflags: what the kernel knows of a frame.
+"""/proc/kpagecount, kpageflags and kpagecgroup: what the kernel knows of a frame.
 
 Both are arrays of one 64-bit number per page frame of the machine
 (Documentation/admin-guide/mm/pagemap.rst; fs/proc/page.c). kpagecount is how many page
@@ -14,13 +14,14 @@ frame's flags, and a call costs over a microsecond from Python, so gaps are kept
 """
 
 import os
+from collections.abc import Iterator
 from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from samepage.abi.pagemap import ENTRY_SIZE, Kpf
-from samepage.snapshot.arrays import distinct
+from samepage.snapshot.arrays import I64, distinct
 
 GAP = 8
 """Frames between two of interest that are read along; measured: the fastest in all."""
@@ -68,6 +69,31 @@ def read_flags(frames: Numbers, proc: str = "/proc") -> Numbers:
     return flags
 
 
+def read_cgroups(frames: Numbers, proc: str = "/proc") -> Numbers | None:
+    """Return the inode of the memory control group that is charged for each of `frames`.
+
+    It is 0 where none is: `frames` must ascend strictly. None if kpagecgroup may not be read, or is
+    not there. A group that was removed is not named: the nearest one above that is there is
+    charged with what it left (`page_cgroup_ino`). Kernels before 6.4 show it of the first page of
+    a folio only.
+    """
+    path = f"{proc}/kpagecgroup"
+    inodes = _read(path, frames, 0)
+    if inodes is None:
+        return None
+    none = np.flatnonzero(inodes == 0)
+    if len(none):
+        flags = _read(f"{proc}/kpageflags", frames[none], Kpf.NOPAGE)
+        if flags is not None:
+            none = none[(flags & np.uint64(Kpf.COMPOUND_TAIL)) != 0]
+            for some, firsts, _ in _first_pages(frames[none], f"{proc}/kpageflags"):
+                wanted = distinct(firsts)
+                found = _read(path, wanted, 0)
+                if found is not None:
+                    inodes[none[some]] = found[np.searchsorted(wanted, firsts)]
+    return inodes
+
+
 def _add_flags_of_heads(frames: Numbers, flags: Numbers, path: str) -> None:
     """Give tails of folios the flags that the kernel shows of the first page only, in place.
 
@@ -75,18 +101,27 @@ def _add_flags_of_heads(frames: Numbers, flags: Numbers, path: str) -> None:
     folio, few are. A folio of 2^n pages begins at a multiple of 2^n, and all pages after its first
     one are tails. So the first page is the nearest such multiple below that is no tail itself.
     """
-    tail, head = np.uint64(Kpf.COMPOUND_TAIL), np.uint64(Kpf.COMPOUND_HEAD)
+    tail = np.uint64(Kpf.COMPOUND_TAIL)
     left = np.flatnonzero((flags & (tail | np.uint64(Kpf.LRU | Kpf.HUGE | Kpf.NOPAGE))) == tail)
+    for some, _, found in _first_pages(frames[left], path):
+        flags[left[some]] |= found & _OF_FOLIO
+
+
+def _first_pages(tails: Numbers, path: str) -> Iterator[tuple[I64, Numbers, Numbers]]:
+    """Yield of some of `tails` at a time: places, first pages of their folios, flags of these."""
+    tail, head = np.uint64(Kpf.COMPOUND_TAIL), np.uint64(Kpf.COMPOUND_HEAD)
+    left = np.arange(len(tails))
     for order in range(1, _LARGEST_ORDER + 1):
         if not len(left):
             return
-        firsts = frames[left] & ~np.uint64((1 << order) - 1)
+        firsts = tails[left] & ~np.uint64((1 << order) - 1)
         wanted = distinct(firsts)
         found = _read(path, wanted, Kpf.NOPAGE)
         if found is None:
             return
         first = found[np.searchsorted(wanted, firsts)]
-        flags[left] |= np.where((first & (head | tail)) == head, first & _OF_FOLIO, np.uint64(0))
+        of_folio = (first & (head | tail)) == head
+        yield left[of_folio], firsts[of_folio], first[of_folio]
         left = left[(first & tail) != 0]
 
 

@@ -2,7 +2,7 @@
 
 from samepage.groups.control_group import find_container
 from samepage.live.collect import RawProcess
-from samepage.live.process_files import decoded, parse_cgroup, parse_stat
+from samepage.live.process_files import decoded, parse_cgroup, parse_memory_cgroup, parse_stat
 from samepage.snapshot.columns import Process, text
 
 _MAX_UID = (1 << 31) - 1
@@ -26,4 +26,5 @@ def parse_process(raw: RawProcess) -> Process:
         minor_faults=minor,
         major_faults=major,
         start_time=start_time,
+        memory_cgroup=text(parse_memory_cgroup(raw.cgroup)),
     )

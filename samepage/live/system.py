@@ -13,20 +13,24 @@ and of the whole when it has all, in this order:
     inspect     each mapped inode once                       samepage.live.inodes
     merge       files that are one inode below overlays      samepage.live.aliases
     settle      dirty and merged pages that only smaps shows samepage.live.dirty, .merged
+    charge      control groups, and which one pays for what  samepage.live.cgroups
 """
 
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from samepage.live.aliases import merge_aliases
+from samepage.live.cgroups import charged_group, find_hierarchy, read_charged, read_groups
 from samepage.live.collect import Batch
 from samepage.live.container_names import ContainerNames
 from samepage.live.decode import PagesDecoder
 from samepage.live.frame_finder import FoundFrames, FrameFinder
 from samepage.live.frame_table import FrameTable, classify
 from samepage.live.inodes import Door, describe_file, name_file
+from samepage.live.machine import read_machine
 from samepage.live.maps import MapsParser, MapsText
 from samepage.live.pagemap import Range
 from samepage.live.patience import each_patiently
@@ -35,6 +39,7 @@ from samepage.live.procfs import Tally, read_short
 from samepage.records import fields
 from samepage.snapshot.arrays import order_of
 from samepage.snapshot.columns import (
+    ASKED_CGROUP,
     I64,
     PAGE_SHIFT,
     SCHEMA_VERSION,
@@ -59,11 +64,22 @@ class CaptureBuilder:
 
     Without `all_flags` it does not ask for the flags of anonymous frames, which most frames of
     a system are. Only what is dirty, and what was merged by KSM, is then not told exactly.
+    `everything` is whether all processes are read. `cgroups` are control groups of which the memory
+    is asked for, beside those of the processes.
     """
 
-    def __init__(self, proc: str = "/proc", *, all_flags: bool = True) -> None:
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        all_flags: bool = True,
+        everything: bool = True,
+        cgroups: Sequence[str] = (),
+    ) -> None:
         self.proc = proc
         self.all_flags = all_flags
+        self.everything = everything
+        self.cgroups = cgroups
         self._huge_known = True
         self.tally = Tally()
         self._time = time.gmtime()
@@ -116,6 +132,7 @@ class CaptureBuilder:
             settle_dirty(snapshot, table.uncertain, self.proc)
             unknown = settle_merged(snapshot, table.maybe_ksm, self.proc)
             meta["frames_ksm_or_not_unknown"] = str(unknown)
+        self._charge(snapshot)
         meta["frames_visible"] = "yes" if snapshot.frames_visible else "no"
         return snapshot
 
@@ -124,15 +141,34 @@ class CaptureBuilder:
             "version": str(SCHEMA_VERSION),
             "source": "live",
             "kernel": os.uname().release,
+            "processes_wanted": "all" if self.everything else "some",
             "host": text(os.uname().nodename),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", self._time),
         }
+        meta |= {f"{ASKED_CGROUP}{text(path)}": "" for path in self.cgroups}
         boot_id = _boot_id()
         if boot_id:
             meta["boot_id"] = boot_id
         for name in fields(self.tally):
             meta[f"processes_{name}"] = str(getattr(self.tally, name))
         return meta
+
+    def _charge(self, snapshot: Snapshot) -> None:
+        """Fill in the control groups, what is charged to them, and what the machine's memory is."""
+        snapshot.machine = read_machine(self.proc)
+        hierarchy = find_hierarchy(self.proc)
+        owners = dict.fromkeys((process.memory_cgroup for process in snapshot.processes), "")
+        if hierarchy is not None:
+            owners = {path: charged_group(hierarchy, path) if path else "" for path in owners}
+            groups = read_groups(hierarchy, {*owners.values(), *self.cgroups} - {""})
+            there = {group.path for group in groups}
+            owners = {path: owner if owner in there else "" for path, owner in owners.items()}
+            snapshot.cgroups, snapshot.charged = read_charged(
+                hierarchy, groups, snapshot.frames.number, self.proc
+            )
+        for number, process in enumerate(snapshot.processes):
+            owner = owners[process.memory_cgroup]
+            snapshot.processes[number] = process._replace(memory_cgroup=owner)
 
     def _kept(self, vmas: Vmas, pages: Pages) -> list[Process]:
         """Return the processes without those that were dropped, and number these columns so."""

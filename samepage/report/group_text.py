@@ -4,12 +4,13 @@ import os
 import pwd
 from collections.abc import Iterator
 
+from samepage.analysis.cgroup_memory import CgroupAccounts
 from samepage.analysis.groups import KINDS, GroupUse, groups, key_of
 from samepage.analysis.sharing import Sharing
 from samepage.groups.control_group import short_container
 from samepage.report.sizes import printable, size, size_if
 from samepage.report.tables import Column, Cut, Terminal
-from samepage.snapshot.columns import Process, Snapshot
+from samepage.snapshot.columns import PAGE_SIZE, Process, Snapshot
 
 TITLES = {kind: f"{kind.title()}s" for kind in KINDS} | {"tree": "Process trees"}
 """What the table of each kind of group is called."""
@@ -58,6 +59,12 @@ def container_label(process: Process) -> str:
     return f"{name} ({runtime if name in number else container})"
 
 
+def charged(accounts: CgroupAccounts, kind: str, group: GroupUse) -> str:
+    """Return what the group's control group is charged for; "" if it has none."""
+    value = accounts.charged_to(kind, group.processes)
+    return "" if value is None else size(value / PAGE_SIZE)
+
+
 def _user(snapshot: Snapshot, number: str) -> str:
     if snapshot.meta.get("host") == os.uname().nodename:
         try:
@@ -77,6 +84,7 @@ def _root_label(snapshot: Snapshot, pid: str) -> str:
 
 _COLUMNS = [
     Column("PROCS", rank=4),
+    Column("CHARGED", rank=1),
     Column("PSS"),
     Column("FREED"),
     Column("OWN", rank=3),
@@ -90,10 +98,12 @@ def print_groups(
 ) -> int:
     """Print the table of the groups of one kind; return how many rows were left out."""
     visible = sharing.snapshot.frames_visible
+    accounts = CgroupAccounts(sharing)
     rows = [
         [
             group_name(sharing.snapshot, kind, group),
             str(len(group.processes)),
+            charged(accounts, kind, group),
             size(group.share),
             size_if(visible, group.freed_frames),
             size_if(visible, group.own_frames),

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TextIO
 
+from samepage.analysis.cgroup_memory import CgroupAccounts
 from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.machine_memory import machine_memory
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
+from samepage.report.cgroup_text import group_rows, machine_rows
 from samepage.report.file_text import times_copied, times_mapped
-from samepage.report.group_text import TITLES, group_name, groupings
+from samepage.report.group_text import TITLES, charged, group_name, groupings
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
     answer,
@@ -90,9 +93,13 @@ def parts(sharing: Sharing) -> Iterable[str]:
         title = TITLES[kind]
         yield f"<h2>{title}</h2>\n"
         yield _table(
-            [title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames", "Freed by its end"],
+            [
+                *(title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"),
+                *("Freed by its end", "Charged to it"),
+            ],
             [_group_row(sharing, kind, group) for group in groups],
         )
+    yield from _memory(sharing)
     if lost:
         yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
         yield _lost(lost)
@@ -156,7 +163,20 @@ def _group_row(sharing: Sharing, kind: str, group: GroupUse) -> list[str]:
         size_if(visible, number) for number in (group.frames, group.own_frames, group.freed_frames)
     )
     name = group_name(sharing.snapshot, kind, group)
-    return [name, str(len(group.processes)), size(group.rss), size(group.share), *frames]
+    last = charged(CgroupAccounts(sharing), kind, group)
+    return [name, str(len(group.processes)), size(group.rss), size(group.share), *frames, last]
+
+
+def _memory(sharing: Sharing) -> Iterable[str]:
+    """Yield what control groups and the machine are charged for."""
+    titles, rows = group_rows(sharing)
+    if rows:
+        yield "<h2>Memory of control groups, by who is charged for it</h2>\n"
+        yield _table(titles, rows)
+    memory = machine_memory(sharing)
+    if memory is not None and sharing.snapshot.meta.get("processes_wanted") == "all":
+        yield "<h2>Memory of the machine</h2>\n"
+        yield _table(["Kind", ""], machine_rows(memory))
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:

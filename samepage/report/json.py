@@ -14,6 +14,7 @@ from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Usage, VmaUse
 from samepage.groups.control_group import unit
+from samepage.report.cgroup_json import cgroups_document, machine_document
 from samepage.snapshot.columns import PAGE_SIZE, UNIMPLEMENTED_PREFIX
 
 REPORT_VERSION = 1
@@ -62,6 +63,8 @@ def document(sharing: Sharing) -> dict[str, Any]:
             f"{kind}s": [_group(group) for group in groups(sharing, key_of(kind, sharing.snapshot))]
             for kind in KINDS
         },
+        "cgroups": cgroups_document(sharing),
+        "machine": machine_document(sharing),
         "lost_sharing": [_lost(each) for each in lost],
         "unimplemented_syscalls": sharing.snapshot.unimplemented_syscalls(),
     }
@@ -104,6 +107,7 @@ def _process(sharing: Sharing, use: ProcessUse) -> dict[str, Any]:
         "exe": process.exe,
         "uid": process.uid,
         "cgroup": process.cgroup,
+        "memory_cgroup": process.memory_cgroup,
         "container": process.container,
         "container_name": process.container_name,
         "unit": unit(process.cgroup),

@@ -11,8 +11,10 @@ of each are added up under the value `other`.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
+from samepage.analysis.cgroup_memory import CgroupAccounts
 from samepage.analysis.groups import GroupUse, Key, by_container, by_pod, by_unit, by_user, groups
 from samepage.analysis.lost_sharing import lost_sharing
+from samepage.analysis.machine_memory import machine_memory
 from samepage.analysis.sharing import ProcessUse, Sharing
 from samepage.report.sizes import printable
 from samepage.report.text import UNREAD, files_in_memory
@@ -59,6 +61,13 @@ def _lines(sharing: Sharing, limit: int) -> Iterator[str]:
     for label, key in kinds:
         named = [group for group in groups(sharing, key) if group.name]
         yield from _group(label, named, limit, visible)
+    yield from _cgroups(sharing, limit)
+    memory = machine_memory(sharing)
+    if memory is not None:
+        kinds_of_it = [(key, value) for key, _, value in memory.kinds if value is not None]
+        help_text = "Memory of the machine that is not free (file_ are parts of file)."
+        samples = [*kinds_of_it, ("rest", memory.rest)]
+        yield from _labelled("machine_memory_bytes", help_text, "kind", samples)
     if visible:
         saved = [
             (use.file.path, use.saved_pages * PAGE_SIZE)
@@ -67,6 +76,39 @@ def _lines(sharing: Sharing, limit: int) -> Iterator[str]:
         ]
         help_text = "What the sharing of a file's pages saves."
         yield from _labelled("file_saved_bytes", help_text, "file", _bounded(saved, limit))
+
+
+def _cgroups(sharing: Sharing, limit: int) -> Iterator[str]:
+    """Yield the kinds of memory of the largest control groups, and of the others together."""
+    found = CgroupAccounts(sharing).all()
+    if not found:
+        return
+    kinds: dict[str, list[tuple[str, int]]] = {}
+    for memory in found:
+        of_it = memory.kinds
+        for kind, value in (
+            ("anonymous", of_it.anonymous),
+            ("file_mapped", of_it.file_mapped),
+            ("file_unmapped", of_it.file_unmapped),
+            ("file", of_it.file if of_it.file_mapped is None else None),
+            *(("shmem", of_it.shmem), ("hugetlb", of_it.hugetlb)),
+            *(("kernel", of_it.kernel), ("sockets", of_it.sockets), ("rest", memory.rest)),
+        ):
+            if value is not None:
+                kinds.setdefault(kind, []).append((memory.path, value))
+    yield from _head("cgroup_memory_bytes", "What a control group is charged for, by kind.")
+    largest = {memory.path for memory in found[:limit]}
+    for kind, samples in kinds.items():
+        for path, value in _bounded([each for each in samples if each[0] in largest], limit):
+            labels = f'cgroup="{_escape(path)}",kind="{kind}"'
+            yield f"samepage_cgroup_memory_bytes{{{labels}}} {value}\n"
+        rest = sum(value for path, value in samples if path not in largest)
+        if rest:
+            labels = f'cgroup="{OTHER}",kind="{kind}"'
+            yield f"samepage_cgroup_memory_bytes{{{labels}}} {rest}\n"
+    limits = [(memory.path, memory.limit.value) for memory in found[:limit] if memory.limit]
+    help_text = "The smallest limit of a control group and those above."
+    yield from _labelled("cgroup_limit_bytes", help_text, "cgroup", limits)
 
 
 def _by_name(use: ProcessUse) -> str:

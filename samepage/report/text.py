@@ -13,6 +13,7 @@ from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, Twin, lost_sharing
 from samepage.analysis.shares import together
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
+from samepage.report.cgroup_text import print_cgroups, print_machine
 from samepage.report.group_text import grouping, groupings, print_groups
 from samepage.report.sizes import count, percent, printable, size, size_if
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
@@ -56,6 +57,10 @@ def print_sharing(
         _print_files(sharing, terminal, top)
         for kind, found in groupings(sharing):
             _print_grouping(sharing, kind, found, terminal, top)
+    rest = print_cgroups(sharing, terminal, top)
+    if rest:
+        _print_rest(terminal, rest)
+    print_machine(sharing, terminal)
     _print_lost(lost, terminal, top)
 
 

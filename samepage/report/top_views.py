@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from samepage.analysis.cgroup_memory import CHARGED, CgroupAccounts
 from samepage.analysis.groups import groups, key_of, members
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing
 from samepage.report.group_text import TITLES, group_name
 from samepage.report.sizes import count, printable, size_if
 from samepage.report.text import command_line, file_name
-from samepage.snapshot.columns import Snapshot
+from samepage.snapshot.columns import PAGE_SIZE, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 MAX_ROWS = 2000
@@ -150,7 +151,9 @@ def grouped(kind: str) -> Place:
     """Return the place that shows the groups of a kind (`samepage.analysis.groups.KINDS`)."""
     columns = (
         *(_name(kind.upper()), Column("PROCS", 6)),
-        *(_pages(title) for title in ("PSS", "FREED", "FRAMES", "RSS")),
+        *(_pages(title) for title in ("PSS", "FREED")),
+        *(_pages(title) for title in (("CHARGED",) if kind in CHARGED else ("FRAMES",))),
+        _pages("RSS"),
     )
 
     def of(name: str, shown: str) -> Place:
@@ -164,12 +167,20 @@ def grouped(kind: str) -> Place:
 
     def place(sharing: Sharing) -> View:
         visible = sharing.snapshot.frames_visible
+        accounts = CgroupAccounts(sharing)
         rows = []
         for group in groups(sharing, key_of(kind, sharing.snapshot)):
             if group.name:
                 shown = group_name(sharing.snapshot, kind, group)
-                frames = (group.freed_frames, group.frames) if visible else (_UNKNOWN, _UNKNOWN)
-                values = (shown, len(group.processes), float(group.share), *frames, group.rss)
+                freed = group.freed_frames if visible else _UNKNOWN
+                third: Value = group.frames if visible else _UNKNOWN
+                if kind in CHARGED:
+                    value = accounts.charged_to(kind, group.processes)
+                    third = _UNKNOWN if value is None else value // PAGE_SIZE
+                values = (
+                    *(shown, len(group.processes), float(group.share)),
+                    *(freed, third, group.rss),
+                )
                 rows.append(Row(group.name, values, of(group.name, shown)))
         return View(TITLES[kind], columns, rows, 2)
 

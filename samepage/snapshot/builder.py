@@ -24,6 +24,7 @@ from samepage.snapshot.columns import (
     SCHEMA_VERSION,
     SMAPS_SUMS,
     UNIMPLEMENTED_PREFIX,
+    Cgroup,
     Event,
     File,
     Frames,
@@ -62,12 +63,27 @@ class SnapshotBuilder:
         self._files: list[File] = []
         self._file_numbers: dict[tuple[int, int], int] = {}
         self._events: list[Event] = []
+        self._cgroups: list[Cgroup] = []
+        self._charged: dict[int, str] = {}
+        self._machine: dict[str, int] = {}
         self._pages: dict[int, list[list[npt.NDArray[Any]]]] = {}
         self._frames: list[list[npt.NDArray[Any]]] = []
 
     def add_unimplemented_syscall(self, name: str, count: int) -> None:
         """Keep how often a program called a system call that the model does not have."""
         self._meta[UNIMPLEMENTED_PREFIX + name] = str(count)
+
+    def add_cgroup(self, cgroup: Cgroup) -> None:
+        """Add a control group; frames that are charged to it are given by `charge`."""
+        self._cgroups.append(cgroup._replace(path=text(cgroup.path)))
+
+    def charge(self, frame: int, path: str) -> None:
+        """Charge a frame to the control group of this path."""
+        self._charged[frame] = path
+
+    def add_machine(self, counters: dict[str, int]) -> None:
+        """Add counters of the whole machine."""
+        self._machine |= counters
 
     def add_process(self, process: Process) -> None:
         """Add a process; its names may hold what `text` replaces."""
@@ -80,6 +96,7 @@ class SnapshotBuilder:
                 container=text(process.container),
                 container_name=text(process.container_name),
                 pod=text(process.pod),
+                memory_cgroup=text(process.memory_cgroup),
             )
         )
 
@@ -162,6 +179,13 @@ class SnapshotBuilder:
             sorted(self._events, key=lambda event: event.order),
             smaps,
         )
+        snapshot.machine = self._machine
+        snapshot.cgroups = sorted(self._cgroups, key=lambda cgroup: cgroup.path)
+        if self._charged:
+            positions = {cgroup.path: place for place, cgroup in enumerate(snapshot.cgroups)}
+            paths = (self._charged.get(number) for number in frames.number.tolist())
+            charged = [-1 if path is None else positions[path] for path in paths]
+            snapshot.charged = np.array(charged, dtype=np.int32)
         snapshot.check()
         return snapshot
 

@@ -6,6 +6,7 @@ runs when one is read or written, and each complaint names table, row and value 
 the file.
 """
 
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
@@ -92,6 +93,22 @@ def _check_references(snapshot: Snapshot) -> None:
     ):
         wrong = (files < -1) | (files >= count)
         refuse(table, wrong, lambda row, of=files: f"file {of[row]} is in no row of files")
+    groups, charged = len(snapshot.cgroups), snapshot.charged
+    if len(charged) not in (0, len(snapshot.frames)):
+        raise SamepageError("snapshot: table frames: not all have a control group")
+    refuse(
+        "frames",
+        (charged < -1) | (charged >= groups),
+        lambda row: f"charged to control group {charged[row]}, which is in no row of cgroups",
+    )
+    paths = [cgroup.path for cgroup in snapshot.cgroups]
+    for row, (path, after) in enumerate(pairwise(paths), 1):
+        if after <= path:
+            broken("cgroups", row, f"path {after!r} does not come after {path!r}")
+    known = set(paths)
+    for row, process in enumerate(snapshot.processes):
+        if process.memory_cgroup and process.memory_cgroup not in known:
+            broken("processes", row, f"{process.memory_cgroup!r} is in no row of cgroups")
     for row, event in enumerate(snapshot.events):
         if event.pid not in pids:
             broken("events", row, f"pid {event.pid} is in no row of processes")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from samepage.records import record
+from samepage.records import field, record
 from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.snapshot.pages import Pages
 
@@ -42,12 +42,16 @@ SCHEMA_VERSION = 1
 UNIMPLEMENTED_PREFIX = "unimplemented_syscall:"
 """Keys of `meta` of this form hold how often an unimplemented system call was called."""
 
+ASKED_CGROUP = "asked_cgroup:"
+"""Keys of `meta` of this form name the control groups that were asked for by `--cgroup`."""
+
 
 class Process(NamedTuple):
     """A process; `exit_code` is None while it runs.
 
     `container` is "RUNTIME:ID", and `container_name` what people called it; `pod` is
     "NAMESPACE/NAME", or the pod's id where it has no name; "" for none.
+    `memory_cgroup` is the control group that its memory is charged to, one of `Snapshot.cgroups`.
     `mnt_ns` is the inode of its mount namespace, `start_time` clock ticks from boot to its start,
     None if not known: a pid is given out again and again, the two together are not.
     """
@@ -67,6 +71,7 @@ class Process(NamedTuple):
     start_time: int | None = None
     container_name: str = ""
     pod: str = ""
+    memory_cgroup: str = ""
 
 
 class File(NamedTuple):
@@ -91,6 +96,20 @@ class Mapping(NamedTuple):
     """Its position in `files`, -1 for none."""
     name: str
     """The path, "[heap]", or "" for none."""
+
+
+class Cgroup(NamedTuple):
+    """A memory control group."""
+
+    path: str
+    """As in /proc/PID/cgroup."""
+    inode: int
+    """Of its directory: what /proc/kpagecgroup calls it."""
+    version: int
+    """1 or 2: of the hierarchy."""
+    counters: dict[str, int]
+    """What its files contain, in bytes as a rule, by name of the file or of file and line:
+    "memory.current", "memory.stat.anon". A limit that is not set is left out."""
 
 
 class Event(NamedTuple):
@@ -207,6 +226,8 @@ class Snapshot:
     - those of `Vmas`, `Pages` and `Frames`;
     - every position is one in the list or columns that it refers to, -1 where that is allowed;
       `pages.frame` is `len(frames)` where the frame is not known;
+    - `cgroups` ascend by path; `charged` is empty, or has a position in it for each frame, -1 where
+      that is not known;
     - each page lies in a VMA: those of VMA `v` are numbered `bounds[v]` to `bounds[v + 1]`;
     - `meta` has `version`, and `source`: "model" or "live".
     """
@@ -226,6 +247,12 @@ class Snapshot:
     smaps: SmapsSums
     """What smaps printed for the VMAs of which the pages do not show it: all of them if the
     kernel shows no frames; else those in which it is known how many pages are dirty, not which."""
+    cgroups: list[Cgroup] = field(default_factory=list)
+    """Those of the processes, those above, and those that are charged for frames."""
+    charged: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    """Which control group is charged for each frame."""
+    machine: dict[str, int] = field(default_factory=dict)
+    """What /proc/meminfo has, in bytes, and other counters of all memory (`live.machine`)."""
 
     @classmethod
     def empty(cls, source: str = "model") -> "Snapshot":

@@ -27,7 +27,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import IO
 
 from samepage.abi.fcntl import AT_FDCWD, RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -60,14 +60,16 @@ def replacing(directory: str | os.PathLike[str], names: Sequence[str]) -> Iterat
 
 @contextlib.contextmanager
 def reading(
-    directory: str | os.PathLike[str], names: Sequence[str]
+    directory: str | os.PathLike[str], names: Sequence[str], optional: Collection[str] = ()
 ) -> Iterator[dict[str, IO[bytes]]]:
     """Open the files of these names of one and the same directory; the first one marks it.
 
-    Raises `SamepageError` if the directory or one of them is missing, or cannot be opened.
+    Those that are `optional` may be missing. Raises `SamepageError` if the directory or another one
+    is missing, or cannot be opened.
     """
     with contextlib.ExitStack() as stack:
-        yield _open_files(os.path.realpath(directory), os.fspath(directory), names, stack)
+        target, shown = os.path.realpath(directory), os.fspath(directory)
+        yield _open_files(target, shown, names, optional, stack)
 
 
 def _refuse_other_contents(target: str, names: Sequence[str]) -> None:
@@ -206,14 +208,20 @@ def _is_same(descriptor: int, path: str) -> bool:
 
 
 def _open_files(
-    target: str, shown: str, names: Sequence[str], stack: contextlib.ExitStack
+    target: str,
+    shown: str,
+    names: Sequence[str],
+    optional: Collection[str],
+    stack: contextlib.ExitStack,
 ) -> dict[str, IO[bytes]]:
     while True:
         try:
             with contextlib.ExitStack() as attempt:
                 directory = _open_directory(target, shown, attempt)
                 try:
-                    files = {name: _open_file(directory, name, attempt) for name in names}
+                    there = set(os.listdir(directory))
+                    wanted = [name for name in names if name in there or name not in optional]
+                    files = {name: _open_file(directory, name, attempt) for name in wanted}
                 except FileNotFoundError as error:
                     if not _is_same(directory, target) and os.path.exists(target):
                         continue  # swapped out and removed under our hands

@@ -19,6 +19,7 @@ from samepage.snapshot.check import broken, check_frame_numbers, check_pids, ref
 from samepage.snapshot.columns import (
     SCHEMA_VERSION,
     SMAPS_SUMS,
+    Cgroup,
     Event,
     File,
     Frames,
@@ -45,7 +46,7 @@ PROCESSES = pa.schema(
         ("exit_code", pa.int32()),  # null while it runs
         *((name, pa.int64()) for name in ("minor_faults", "major_faults")),
         ("start_time", pa.int64()),  # null if not known
-        *((name, pa.string()) for name in ("container_name", "pod")),
+        *((name, pa.string()) for name in ("container_name", "pod", "memory_cgroup")),
     ]
 )
 
@@ -78,6 +79,23 @@ FRAMES = pa.schema(
         ("index", pa.int64()),
         ("mapcount", pa.int32()),
         ("flags", pa.uint32()),
+        ("charged", pa.int32()),  # row of cgroups, -1 if not known
+    ]
+)
+
+CGROUPS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("inode", pa.uint64()),
+        ("version", pa.int32()),
+    ]
+)
+
+COUNTERS = pa.schema(
+    [
+        ("cgroup", pa.string()),  # its path; "" is the machine
+        ("key", pa.string()),
+        ("value", pa.int64()),
     ]
 )
 
@@ -117,6 +135,8 @@ TABLES: dict[str, pa.Schema] = {
     "frames": FRAMES,
     "files": FILES,
     "events": EVENTS,
+    "cgroups": CGROUPS,
+    "counters": COUNTERS,
     "meta": META,
 }
 
@@ -127,11 +147,15 @@ _NULLABLE = {
     *(("events", name) for name in ("cached", "symbol")),
 }
 _ADDED: dict[str, dict[str, object]] = {
-    "processes": {"start_time": None, "container_name": "", "pod": ""},
+    "processes": {"start_time": None, "container_name": "", "pod": "", "memory_cgroup": ""},
+    "frames": {"charged": -1},
     "vmas": dict.fromkeys(SMAPS_SUMS),
 }
 """Columns that files of the same version may lack, since they were added later, and what they
 hold then."""
+
+_LATER = ("cgroups", "counters")
+"""Tables that snapshots of the same version may lack: no rows then."""
 
 ROW_GROUP = 1 << 18
 """Rows that are encoded at once: the writer's memory is some multiple of them."""
@@ -156,10 +180,10 @@ def read(directory: str | os.PathLike[str]) -> Snapshot:
     newer samepage, or is damaged; the message names the file.
     """
     shown = os.fspath(directory)
-    with reading(directory, _file_names()) as files:
+    with reading(directory, _file_names(), [f"{name}.parquet" for name in _LATER]) as files:
         meta = _meta(_read_rows(files["meta.parquet"], "meta", shown), shown)
         tables = {
-            name: _read_rows(files[f"{name}.parquet"], name, shown)
+            name: _read_rows(files.get(f"{name}.parquet"), name, shown)
             for name in TABLES
             if name not in ("meta", "pages")
         }
@@ -191,16 +215,26 @@ def _batches(snapshot: Snapshot) -> dict[str, Iterable[pa.RecordBatch]]:
     pids = np.array([process.pid for process in snapshot.processes], dtype=np.int32)
     frames = snapshot.frames
     columns = (frames.number, frames.kind, frames.file, frames.index, frames.mapcount, frames.flags)
+    charged = snapshot.charged if len(snapshot.charged) else np.full(len(frames), -1, np.int32)
+    counters = [("", snapshot.machine), *((g.path, g.counters) for g in snapshot.cgroups)]
     files = ((number, *file) for number, file in enumerate(snapshot.files))
     return {
         "processes": _of_rows("processes", snapshot.processes),
         "vmas": _vma_batches(snapshot, pids),
         "pages": _page_batches(snapshot, pids),
-        "frames": [_batch("frames", [pa.array(values) for values in columns])],
+        "frames": [_batch("frames", [pa.array(values) for values in (*columns, charged)])],
+        "cgroups": _of_rows("cgroups", (cgroup[:3] for cgroup in snapshot.cgroups)),
+        "counters": _of_rows("counters", _flat(counters)),
         "files": _of_rows("files", files),
         "events": _of_rows("events", snapshot.events),
         "meta": _of_rows("meta", snapshot.meta.items()),
     }
+
+
+def _flat(counters: Iterable[tuple[str, dict[str, int]]]) -> Iterator[tuple[str, str, int]]:
+    for owner, rows in counters:
+        for key, value in rows.items():
+            yield owner, key, value
 
 
 def _batch(table: str, columns: list[pa.Array]) -> pa.RecordBatch:
@@ -273,8 +307,10 @@ def _write_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: str
 # Reading
 
 
-def _read_rows(file: IO[bytes], table: str, shown: str) -> pa.Table:
-    """Return one table, its columns and types those of the schema."""
+def _read_rows(file: IO[bytes] | None, table: str, shown: str) -> pa.Table:
+    """Return one table, its columns and types those of the schema; empty without a file."""
+    if file is None:
+        return TABLES[table].empty_table()
     batches = list(_read_batches(file, table, shown))
     return pa.Table.from_batches(batches, TABLES[table])
 
@@ -366,6 +402,10 @@ def _snapshot(
     kind, file, index, mapcount, flags = (
         _column(tables["frames"], name) for name in ("kind", "file", "index", "mapcount", "flags")
     )
+    charged = _column(tables["frames"], "charged")
+    if (charged == -1).all():
+        charged = charged[:0]
+    machine, cgroups = _cgroups(tables["cgroups"], tables["counters"])
     return Snapshot(
         meta,
         processes,
@@ -376,7 +416,26 @@ def _snapshot(
         _files(tables["files"]),
         [Event(*row) for row in _rows(tables["events"])],
         smaps,
+        cgroups,
+        charged,
+        machine,
     )
+
+
+def _cgroups(groups: pa.Table, counters: pa.Table) -> tuple[dict[str, int], list[Cgroup]]:
+    """Return the counters of the machine, and the control groups with theirs."""
+    found: dict[str, dict[str, int]] = {"": {}}
+    for row, (path, *_) in enumerate(_rows(groups)):
+        if path in found:
+            broken("cgroups", row, f"path {path!r} occurs twice")
+        found[path] = {}
+    for row, (path, key, value) in enumerate(_rows(counters)):
+        if path not in found:
+            broken("counters", row, f"cgroup {path!r} is in no row of cgroups")
+        found[path][key] = value
+    return found[""], [
+        Cgroup(path, inode, version, found[path]) for path, inode, version in _rows(groups)
+    ]
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from samepage.snapshot.columns import Frames, SmapsSums, Snapshot, Vmas, place
+from samepage.snapshot.columns import Frames, Marks, SmapsSums, Snapshot, Vmas, place
 
 
 def subset(snapshot: Snapshot, pids: Collection[int]) -> Snapshot:
@@ -29,12 +29,12 @@ def subset(snapshot: Snapshot, pids: Collection[int]) -> Snapshot:
         vmas.mapping[kept],
         vmas.mappings,
     )
-    frames, rows = _frames(snapshot, pages.frame)
+    frames, rows, stay = _frames(snapshot, pages.frame)
     pages.frame = rows
     rank = np.cumsum(kept) - 1
     known = kept[snapshot.smaps.vma]
     return Snapshot(
-        snapshot.meta,
+        snapshot.meta | {"processes_wanted": "some"},
         [process for process in snapshot.processes if process.pid in pids],
         fewer,
         pages,
@@ -43,18 +43,21 @@ def subset(snapshot: Snapshot, pids: Collection[int]) -> Snapshot:
         snapshot.files,
         [event for event in snapshot.events if event.pid in pids],
         SmapsSums(rank[snapshot.smaps.vma[known]], snapshot.smaps.values[known]),
+        snapshot.cgroups,
+        snapshot.charged[stay] if len(snapshot.charged) else snapshot.charged,
+        snapshot.machine,
     )
 
 
 def _frames(
     snapshot: Snapshot, rows: "np.typing.NDArray[np.int32]"
-) -> tuple[Frames, "np.typing.NDArray[np.int32]"]:
-    """Return the frames that stay, and the rows of the pages among them."""
+) -> tuple[Frames, "np.typing.NDArray[np.int32]", Marks]:
+    """Return the frames that stay, the rows of the pages among them, and which ones stay."""
     frames = snapshot.frames
     mapped = np.bincount(rows, minlength=len(frames) + 1)[:-1].astype(np.int32)
     stay = (mapped > 0) | ((frames.mapped == 0) & (frames.file >= 0))
     rank = np.append(np.cumsum(stay) - 1, stay.sum()).astype(np.int32)
-    return Frames(
+    some = Frames(
         frames.number[stay],
         frames.kind[stay],
         frames.file[stay],
@@ -62,4 +65,5 @@ def _frames(
         frames.mapcount[stay],
         frames.flags[stay],
         mapped[stay],
-    ), rank[rows]
+    )
+    return some, rank[rows], stay
