@@ -99,16 +99,15 @@ def _cgroups(sharing: Sharing, limit: int) -> Iterator[str]:
     yield from _head("cgroup_memory_bytes", "What a control group is charged for, by kind.")
     largest = {memory.path for memory in found[:limit]}
     for kind, samples in kinds.items():
-        for path, value in _bounded([each for each in samples if each[0] in largest], limit):
-            labels = f'cgroup="{_escape(path)}",kind="{kind}"'
-            yield f"samepage_cgroup_memory_bytes{{{labels}}} {value}\n"
         rest = sum(value for path, value in samples if path not in largest)
-        if rest:
-            labels = f'cgroup="{OTHER}",kind="{kind}"'
-            yield f"samepage_cgroup_memory_bytes{{{labels}}} {rest}\n"
+        named = [sample for sample in samples if sample[0] in largest]
+        for path, value in [*named, (OTHER, rest)] if rest else named:
+            labels = f'cgroup="{_escape(printable(path))}",kind="{kind}"'
+            yield f"samepage_cgroup_memory_bytes{{{labels}}} {value}\n"
     limits = [(memory.path, memory.limit.value) for memory in found[:limit] if memory.limit]
-    help_text = "The smallest limit of a control group and those above."
-    yield from _labelled("cgroup_limit_bytes", help_text, "cgroup", limits)
+    if limits:
+        help_text = "The smallest limit of a control group and those above."
+        yield from _labelled("cgroup_limit_bytes", help_text, "cgroup", limits)
 
 
 def _by_name(use: ProcessUse) -> str:
