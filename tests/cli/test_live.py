@@ -137,6 +137,10 @@ def test_metrics_are_read_by_the_official_parser(tmp_path: Path) -> None:
     assert values["samepage_saved_bytes"] == saved > 0
     programs = families["samepage_program_resident_bytes"].samples
     assert sum(sample.value for sample in programs) == values["samepage_resident_bytes"]
+    of_groups = families.pop("samepage_cgroup_memory_bytes", None)  # by group, and by ten kinds
+    if of_groups is not None:
+        assert len({sample.labels["cgroup"] for sample in of_groups.samples}) <= 51
+        assert len({sample.labels["kind"] for sample in of_groups.samples}) <= 10
     assert all(len(family.samples) <= 51 for family in families.values())
     assert list(tmp_path.iterdir()) == [target]
 
