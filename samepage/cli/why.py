@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from samepage.cli.arguments import Parser, add_output, add_top, number
+from samepage.cli.arguments import Parser, add_output, add_selection, add_top, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.records import record
-from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
+from samepage.report.forms import SNAPSHOT, WHY, choose, writing
 
 if TYPE_CHECKING:
     from samepage.lab.targets import Target
@@ -22,9 +22,8 @@ class Options:
     """The command line."""
 
     targets: list[str]
+    selection: tuple[tuple[str, str], ...]
     started: list[str]
-    cgroup: list[str]
-    unit: list[str]
     duration: str | None
     epoch: str | None
     what_if: list[str]
@@ -41,28 +40,10 @@ USAGE = "[OPTION]... [PID|NAME]...\n       samepage why [OPTION]... -- COMMAND [
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add(
-        "targets",
-        nargs="*",
-        metavar="PID|NAME",
-        help="The processes; what they have forked and fork meanwhile belongs to them.",
+    add_selection(
+        parser, "The processes; what they have forked and fork meanwhile belongs to them."
     )
     parser.after_dashes = "started"
-    add(
-        "--cgroup",
-        action="append",
-        metavar="PATH",
-        default=[],
-        help="The processes of a cgroup and those below it: a directory, or a path as "
-        "/proc/PID/cgroup prints it.",
-    )
-    add(
-        "--unit",
-        action="append",
-        metavar="NAME",
-        default=[],
-        help="The processes of a systemd unit (nginx, or nginx.service).",
-    )
     add(
         "--for",
         dest="duration",
@@ -97,7 +78,7 @@ def arguments(parser: Parser) -> None:
         type=number(float, 0),
         help="Exit with 1 if more than so many MiB were copied.",
     )
-    add_output(parser, TEXT_OR_JSON)
+    add_output(parser, WHY)
     add_top(parser)
 
 
@@ -109,7 +90,7 @@ def command(options: Options) -> int:
     the functions that write, groups them by cause, and shows what each cause's end would save.
     It needs root, and x86-64.
     """
-    chosen = choose(options.output, options.form, TEXT_OR_JSON)
+    chosen = choose(options.output, options.form, WHY)
     default = f"{1 << 20}h" if options.started else _DURATION
     seconds = _seconds("--for", options.duration or default)
     epoch = _seconds("--epoch", options.epoch) if options.epoch is not None else 0.0
@@ -121,12 +102,16 @@ def command(options: Options) -> int:
     from samepage.analysis.what_if import what_if
     from samepage.analysis.why import explain
     from samepage.lab.follow import follow
-    from samepage.report.tables import Terminal
-    from samepage.report.why import Observation, print_why, write_json, write_text
+    from samepage.live.capture import capture
+    from samepage.report.why import Observation
+    from samepage.report.why_forms import write_form
     from samepage.snapshot.columns import PAGE_SIZE
 
+    snapshot = None
     with _target(options) as target:
         found = follow(target, seconds, epoch=epoch, stacks=options.stacks)
+        if chosen is SNAPSHOT:
+            snapshot = capture(sorted(found.after), all_flags=True)
     answer = explain(
         found.before,
         found.after,
@@ -144,13 +129,15 @@ def command(options: Options) -> int:
         suppositions,
         found.notes,
     )
-    with writing(options.output, chosen) as stream:
-        if chosen is JSON:
-            write_json(answer, seen, stream)
-        elif options.output is not None:
-            write_text(answer, seen, stream)
-        else:
-            print_why(answer, seen, Terminal(stream), top=options.top or None)
+    if chosen is SNAPSHOT:
+        from samepage.snapshot.parquet import write
+
+        assert snapshot is not None, "taken while the processes were there"
+        assert options.output is not None, "choose demands it of a snapshot"
+        write(snapshot, options.output, found.writes)
+    else:
+        with writing(options.output, chosen) as stream:
+            write_form(chosen, answer, found.writes, seen, stream, options.output, options.top)
     copied = answer.copied * PAGE_SIZE / (1 << 20)
     return int(options.fail_over is not None and copied > options.fail_over)
 
@@ -163,12 +150,11 @@ def _target(options: Options) -> Iterator["Target"]:
     from samepage.live.cgroup_paths import find_cgroup, find_unit
     from samepage.live.select import find_processes
 
-    cgroups = [find_cgroup(path) for path in options.cgroup]
-    cgroups += [find_unit(name) for name in options.unit]
-    if bool(options.targets) + bool(options.started) + bool(cgroups) != 1:
+    wanted = Selection.of(options.targets, options.selection)
+    if bool(wanted) == bool(options.started):
         raise SamepageError(
-            "name processes, or --cgroup or --unit, or a command to start after --, "
-            "one of these (see samepage why --help)"
+            "name processes, or a command to start after --, one of the two "
+            "(see samepage why --help)"
         )
     if options.started:
         started = Command(options.started)
@@ -176,10 +162,15 @@ def _target(options: Options) -> Iterator["Target"]:
             yield started
         finally:
             started.end()
-    elif cgroups:
-        yield Cgroups(cgroups)
-    else:
-        yield Family(find_processes(Selection.of(options.targets)))
+        return
+    if len(wanted.wanted) == 1 and wanted.asks("cgroup", "unit"):
+        # The kernel follows one cgroup by itself, whoever is moved there.
+        (kind, value), *_ = options.selection
+        directory = find_cgroup(value) if kind == "cgroup" else find_unit(value)
+        if directory:
+            yield Cgroups([directory])
+            return
+    yield Family(find_processes(wanted))
 
 
 def _seconds(option: str, text: str) -> float:

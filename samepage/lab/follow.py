@@ -24,15 +24,17 @@ from samepage.errors import SamepageError
 from samepage.lab.rearm import Rearmer
 from samepage.lab.seen import Seen
 from samepage.lab.targets import Target
+from samepage.lab.without_root import MISSING, RING_PAGES, find_user_writes, user_events
 from samepage.lab.write_table import build_table
+from samepage.live.private_frames import sees_frame_numbers
 from samepage.live.script_functions import has_script_functions
 from samepage.snapshot.writes import Frames, WriteTable
 from samepage.trace.keeper import Keeper
 from samepage.trace.perf.session import Session
 from samepage.trace.perf.tasks import Tasks, read_tasks
-from samepage.trace.perf.tracefs import find_tracepoints
+from samepage.trace.perf.tracefs import Tracepoint, find_tracepoints
 from samepage.trace.write_stream import WriteStream
-from samepage.trace.writes import TRACEPOINTS, write_events
+from samepage.trace.writes import FINISHED, TRACEPOINTS, write_events
 
 _POLL = 0.05
 """Seconds between looks at the clock, where no epoch is shorter."""
@@ -71,14 +73,10 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0, stacks: bool =
     """
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(Keeper()) if epoch else None
-        tracepoints = find_tracepoints(*TRACEPOINTS)
-        if len(tracepoints) < len(TRACEPOINTS):
-            absent = ", ".join(sorted(set(TRACEPOINTS) - set(tracepoints)))
-            raise SamepageError(f"this kernel lacks the tracepoints {absent}")
         seen = Seen()
         with_stacks = stacks or any(has_script_functions(pid) for pid in target.pids())
-        session = stack.enter_context(Session(write_events(tracepoints, stacks=with_stacks)))
-        target.attach(session)
+        session, tracepoints, refusal = _open_session(target, stacks=with_stacks)
+        stack.enter_context(session)
         stream = WriteStream(session.specs, tracepoints, page_shift=HOST_PAGE_SHIFT)
         missing: list[str] = []
         session.enable()
@@ -112,9 +110,20 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0, stacks: bool =
         session.disable()
         elapsed = time.monotonic() - start
         stream.add(*session.take())
-        writes = stream.finish()
         tasks = read_tasks(stream.tasks)
         seen.add(tasks)
+        if refusal:
+            missing.append(f"{MISSING} ({refusal})")
+            writes = find_user_writes(
+                stream.rest(FINISHED),
+                stream.lost,
+                before,
+                after,
+                tasks,
+                page_shift=HOST_PAGE_SHIFT,
+            )
+        else:
+            writes = stream.finish()
         missing += rearmer.missing if rearmer else []
         missing += _what_is_not_compared(before, after, tasks)
         return Followed(
@@ -129,6 +138,34 @@ def follow(target: Target, seconds: float, *, epoch: float = 0.0, stacks: bool =
             missing,
             seen.unnamed_scripts(),
         )
+
+
+def _open_session(target: Target, *, stacks: bool) -> tuple[Session, dict[str, Tracepoint], str]:
+    """The events on a target; and why they are those of an ordinary user only, or "".
+
+    Raises `SamepageError` if not even these can be opened.
+    """
+    session = None
+    try:
+        tracepoints = find_tracepoints(*TRACEPOINTS)
+        if len(tracepoints) < len(TRACEPOINTS):
+            absent = ", ".join(sorted(set(TRACEPOINTS) - set(tracepoints)))
+            raise SamepageError(f"this kernel lacks the tracepoints {absent}")
+        session = Session(write_events(tracepoints, stacks=stacks))
+        target.attach(session)
+    except SamepageError as error:
+        if session is not None:
+            session.close()
+        if sees_frame_numbers():
+            raise
+        session = Session(user_events(), ring_pages=RING_PAGES)
+        try:
+            target.attach(session)
+        except BaseException:
+            session.close()
+            raise
+        return session, {}, error.message
+    return session, tracepoints, ""
 
 
 class _Interruption:

@@ -1,4 +1,4 @@
-"""Where a cgroup or a systemd unit has its directory.
+"""Where a cgroup or a systemd unit has its directory in cgroup v2.
 
 cgroup v2 is mounted at /sys/fs/cgroup, or, where v1 is in use too, at /sys/fs/cgroup/unified
 (systemd's "hybrid" layout): /proc/mounts says it. systemd gives each unit a cgroup of its name.
@@ -6,22 +6,20 @@ cgroup v2 is mounted at /sys/fs/cgroup, or, where v1 is in use too, at /sys/fs/c
 
 import os
 
-from samepage.errors import SamepageError
-
 _UNIT_SUFFIXES = ("", ".service", ".scope", ".slice")
 
 
-def find_cgroup(path: str) -> str:
+def find_cgroup(path: str) -> str | None:
     """The directory of a cgroup that is named by it, or by its path below the root as
-    /proc/PID/cgroup prints it. Raises `SamepageError`."""
+    /proc/PID/cgroup prints it; None if there is none."""
     for directory in (path, f"{_mount_point()}/{path.lstrip('/')}"):
         if os.path.exists(f"{directory}/cgroup.procs"):
             return directory
-    raise SamepageError(f"--cgroup {path}: there is no such cgroup")
+    return None
 
 
-def find_unit(name: str) -> str:
-    """The directory of a systemd unit. Raises `SamepageError` if none or several have the name."""
+def find_unit(name: str) -> str | None:
+    """The directory of a systemd unit, if exactly one cgroup has its name."""
     wanted = {name + suffix for suffix in _UNIT_SUFFIXES}
     found = [
         os.path.join(directory, child)
@@ -29,15 +27,11 @@ def find_unit(name: str) -> str:
         for child in children
         if child in wanted
     ]
-    if not found:
-        raise SamepageError(f"--unit {name}: no cgroup of that name (is the unit running?)")
-    if len(found) > 1:
-        raise SamepageError(f"--unit {name}: several have that name: {', '.join(found)}")
-    return found[0]
+    return found[0] if len(found) == 1 else None
 
 
 def _mount_point() -> str:
-    """Where cgroup v2 is mounted. Raises `SamepageError`."""
+    """Where cgroup v2 is mounted; "" where it is not."""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
@@ -46,4 +40,4 @@ def _mount_point() -> str:
                     return point
     except OSError:
         pass
-    raise SamepageError("cgroup v2 is not mounted: name processes instead")
+    return ""

@@ -1,5 +1,6 @@
 """The frames of a process's private memory, for comparing one instant with another."""
 
+import ctypes
 import os
 
 import numpy as np
@@ -7,18 +8,21 @@ import numpy.typing as npt
 
 from samepage.abi.page import HOST_PAGE_SIZE
 from samepage.abi.pagemap import ENTRY_SIZE, Pm
-from samepage.live.one_process import read_vmas
+from samepage.live.one_process import read_entries, read_vmas
 from samepage.live.pagemap import Scanner, ScanUnsupported, end_of_memory, ranges_from_maps
 from samepage.live.procfs import read_file
 from samepage.snapshot.writes import Area, Frames
 
+ONLY_HERE = 1 << 62
+"""Set in a stand-in for the frame of a page that one process maps."""
+_PID_SHIFT = 40
 _MOST = 1 << 16
 """Entries for one read: half a megabyte."""
 
 
 def read_private_frames(pid: int, scanner: Scanner) -> Frames:
-    """Read one process (root: frame numbers are 0 for others): the present pages of
-    its private areas. Raises `OSError`; ESRCH or ENOENT if it is gone."""
+    """Read one process: the present pages of its private areas; without root with stand-ins
+    for frame numbers (`ONLY_HERE`). Raises `OSError`; ESRCH or ENOENT if it is gone."""
     vmas = list(read_vmas(pid))
     maps = read_file(f"/proc/{pid}/maps")
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
@@ -33,15 +37,36 @@ def read_private_frames(pid: int, scanner: Scanner) -> Frames:
     private = [v for v in vmas if v.perms[3] == "p"]
     starts = np.array([v.start // HOST_PAGE_SIZE for v in private], np.uint64)
     ends = np.array([v.end // HOST_PAGE_SIZE for v in private], np.uint64)
-    of_file = np.array([Area(v.name).is_file for v in private], np.bool_)
+    maps_file = np.array([Area(v.name).is_file for v in private], np.bool_)
     place = np.searchsorted(starts, pages, "right") - 1
     inside = place >= 0
     inside[inside] &= pages[inside] < ends[place[inside]]
     wanted = inside & (entries & np.uint64(Pm.PRESENT) != 0)
     swapped = int((inside & (entries & np.uint64(Pm.SWAP) != 0)).sum())
     pages, entries, place = pages[wanted], entries[wanted], place[wanted]
-    own_copy = of_file[place] & (entries & np.uint64(Pm.FILE) == 0)
-    return Frames(pages, entries & np.uint64(Pm.PFRAME), own_copy, swapped)
+    file_page = entries & np.uint64(Pm.FILE) != 0
+    frames = entries & np.uint64(Pm.PFRAME)
+    if len(frames) and not frames.any():
+        frames = _stand_ins(pid, pages, entries)
+    return Frames(pages, frames, maps_file[place] & ~file_page, file_page, swapped)
+
+
+def sees_frame_numbers() -> bool:
+    """Whether pagemap shows this process frame numbers (CAP_SYS_ADMIN)."""
+    probe = bytearray(b"x")  # on a page that is present
+    address = ctypes.addressof(ctypes.c_char.from_buffer(probe))
+    (entry,) = read_entries("self", address, 1)
+    return bool(entry & Pm.PFRAME)
+
+
+def _stand_ins(
+    pid: int, pages: npt.NDArray[np.uint64], entries: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Numbers in place of frame numbers, which only root is shown: 0 for a page that several map,
+    and for one that is mapped here alone a number that no other page has."""
+    alone = entries & np.uint64(Pm.MMAP_EXCLUSIVE) != 0
+    own = pages | np.uint64(pid << _PID_SHIFT | ONLY_HERE)
+    return np.where(alone, own, np.uint64(0)).astype(np.uint64)
 
 
 def _read(

@@ -48,6 +48,12 @@ SNAPSHOT = Form("snapshot", exact=True)
 REPORTS = (TEXT, JSON, HTML, TIMELINE, PROMETHEUS, TOP, SNAPSHOT)
 """The forms of a snapshot's report."""
 TEXT_OR_JSON = (TEXT, JSON)
+COLLAPSED = Form("collapsed", (".folded", ".collapsed"), document=True)
+SPEEDSCOPE = Form("speedscope", document=True)
+PPROF = Form("pprof", (".pprof", ".pb.gz"), document=True)
+"""Binary; like the two before it a profile weighted in pages."""
+WHY = (TEXT, JSON, HTML, COLLAPSED, SPEEDSCOPE, PPROF, SNAPSHOT)
+"""The forms of the answer of `samepage why`."""
 
 
 def choose(output: str | None, name: str | None, forms: Sequence[Form]) -> Form:
@@ -72,6 +78,8 @@ def _by_name(name: str, forms: Sequence[Form]) -> Form:
 
 def _by_path(path: str, forms: Sequence[Form]) -> Form:
     suffix = os.path.splitext(path.rstrip("/"))[1].lower()
+    if path.lower().endswith(".pb.gz"):
+        suffix = ".pb.gz"
     if SNAPSHOT in forms and (not suffix or path.endswith("/") or os.path.isdir(path)):
         return SNAPSHOT
     found = next((form for form in forms if suffix in form.suffixes), None)

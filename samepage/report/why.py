@@ -32,7 +32,7 @@ class Observation:
 
 def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | None) -> None:
     """Print the answer in words and two tables; `top` limits their rows."""
-    for line in _words(why, seen):
+    for line in words(why, seen):
         terminal.print(line)
     if not why.by_class:
         return
@@ -58,7 +58,7 @@ def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | Non
         areas[:top],
         "Memory that was copied",
     )
-    for line in _remedies(why):
+    for line in remedies(why):
         terminal.print(line)
 
 
@@ -119,7 +119,8 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
     stream.write("\n")
 
 
-def _words(why: Why, seen: Observation) -> list[str]:
+def words(why: Why, seen: Observation) -> list[str]:
+    """The answer in words, a line each."""
     names = sorted({name for _, name in seen.processes})
     lines = [
         f"{count(len(seen.processes), 'process', 'processes')} "
@@ -152,7 +153,8 @@ def _words(why: Why, seen: Observation) -> list[str]:
     return [*lines, *(f"not seen: {line}" for line in seen.missing), *seen.notes]
 
 
-def _remedies(why: Why) -> list[str]:
+def remedies(why: Why) -> list[str]:
+    """What would help, largest saving first; begins with an empty line if anything does."""
     found = []
     for cause in why.by_class:
         cause_class = why.classes[cause.function]

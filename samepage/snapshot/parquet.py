@@ -33,6 +33,7 @@ from samepage.snapshot.columns import (
 from samepage.snapshot.directory import reading, replacing
 from samepage.snapshot.frame_index import FrameIndex
 from samepage.snapshot.pages import Pages, PagesBuilder, runs_of
+from samepage.snapshot.writes import WriteTable
 
 PROCESSES = pa.schema(
     [
@@ -126,6 +127,22 @@ EVENTS = pa.schema(
     ]
 )
 
+WRITES = pa.schema(
+    [
+        ("pid", pa.int32()),
+        ("vpage", pa.uint64()),
+        ("kind", pa.uint8()),  # WriteKind
+        ("epoch", pa.uint32()),
+        ("address", pa.uint64()),
+        ("instruction", pa.uint64()),
+        *((name, pa.string()) for name in ("function", "function_file")),
+        *((name, pa.string()) for name in ("script", "script_file")),  # null if not known
+        ("area", pa.string()),
+        ("file_page", pa.int64()),  # -1: none
+        ("frame", pa.int64()),  # -1: none was allocated
+    ]
+)
+
 META = pa.schema([("key", pa.string()), ("value", pa.string())])
 
 TABLES: dict[str, pa.Schema] = {
@@ -139,6 +156,9 @@ TABLES: dict[str, pa.Schema] = {
     "counters": COUNTERS,
     "meta": META,
 }
+"""The tables that every snapshot has."""
+_WRITES_FILE = "writes.parquet"
+"""A further one, of snapshots that `samepage why` took."""
 
 _NULLABLE = {
     *(("processes", name) for name in ("exit_code", "start_time")),
@@ -161,16 +181,21 @@ ROW_GROUP = 1 << 18
 """Rows that are encoded at once: the writer's memory is some multiple of them."""
 
 
-def write(snapshot: Snapshot, directory: str | os.PathLike[str]) -> None:
+def write(
+    snapshot: Snapshot, directory: str | os.PathLike[str], writes: WriteTable | None = None
+) -> None:
     """Write a snapshot to `directory`, replacing a snapshot that is there, as a whole.
 
-    Raises `SamepageError` if it is not sound or cannot be written (the old one is then
-    untouched), or if `directory` holds something that is not a snapshot.
+    With `writes`, what led to it is kept too. Raises `SamepageError` if it is not sound or
+    cannot be written (the old one is then untouched), or if `directory` holds something that
+    is not a snapshot.
     """
     snapshot.check()
-    with replacing(directory, _file_names()) as temporary:
+    with replacing(directory, [*_file_names(), _WRITES_FILE]) as temporary:
         for name, batches in _batches(snapshot).items():
             _write_table(TABLES[name], batches, os.path.join(temporary, f"{name}.parquet"))
+        if writes is not None:
+            _write_table(WRITES, [_writes_batch(writes)], os.path.join(temporary, _WRITES_FILE))
 
 
 def read(directory: str | os.PathLike[str]) -> Snapshot:
@@ -270,6 +295,25 @@ def _vma_batches(snapshot: Snapshot, pids: Any) -> Iterator[pa.RecordBatch]:
         sums.append(pa.array(values, mask=missing))
     addresses = (pa.array(pids[vmas.process]), pa.array(vmas.start), pa.array(vmas.end))
     yield _batch("vmas", [*addresses, perms, offset, file, name, *sums])
+
+
+def _writes_batch(writes: WriteTable) -> pa.RecordBatch:
+    functions = pa.array([function.name for function in writes.functions], pa.string())
+    files = pa.array([function.file for function in writes.functions], pa.string())
+    areas = pa.array([area.name for area in writes.areas], pa.string())
+    script = pa.array(writes.script, mask=writes.script < 0)
+    return pa.record_batch(
+        [
+            pa.array(writes.pid.astype(np.int32)),
+            *map(pa.array, (writes.page, writes.kind, writes.epoch)),
+            *map(pa.array, (writes.address, writes.instruction)),
+            *(names.take(pa.array(writes.function)) for names in (functions, files)),
+            *(names.take(script) for names in (functions, files)),
+            areas.take(pa.array(writes.area)),
+            *map(pa.array, (writes.file_page, writes.frame)),
+        ],
+        schema=WRITES,
+    )
 
 
 def _page_batches(snapshot: Snapshot, pids: Any) -> Iterator[pa.RecordBatch]:

@@ -114,11 +114,13 @@ class WriteTable:
 class Frames:
     """The present pages of a process's private memory: `page` (virtual page numbers,
     ascending) and `frame`, u8 each; `own_copy`: bool, an anonymous page in a mapping of a
-    file. `swapped` counts the pages that are swapped out, which are not listed."""
+    file; `of_file`: bool, the file's page itself. `swapped` counts the pages that are swapped
+    out, which are not listed."""
 
     page: Pages
     frame: Pages
     own_copy: npt.NDArray[np.bool_]
+    of_file: npt.NDArray[np.bool_]
     swapped: int = 0
 
     def at(self, pages: Pages) -> npt.NDArray[np.int64]:
@@ -130,10 +132,17 @@ class Frames:
 
     def own_copies_at(self, pages: Pages) -> npt.NDArray[np.bool_]:
         """Which of `pages` are own copies of file pages."""
+        return self._flag_at(self.own_copy, pages)
+
+    def file_pages_at(self, pages: Pages) -> npt.NDArray[np.bool_]:
+        """Which of `pages` are pages of files."""
+        return self._flag_at(self.of_file, pages)
+
+    def _flag_at(self, flag: npt.NDArray[np.bool_], pages: Pages) -> npt.NDArray[np.bool_]:
         if not len(self.page):
             return np.zeros(len(pages), np.bool_)
         place, found = self._find(pages)
-        return np.asarray(found & self.own_copy[place])
+        return np.asarray(found & flag[place])
 
     def _find(self, pages: Pages) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         place = np.minimum(np.searchsorted(self.page, pages), len(self.page) - 1)

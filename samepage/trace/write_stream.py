@@ -27,7 +27,8 @@ _NEVER = 0
 
 class WriteStream:
     """`add` batches of records, then `finish`. `tasks` holds the records of `TASK_RECORDS`, and
-    `code` the memory in which return addresses are looked for on copied stacks."""
+    `code` the memory in which return addresses are looked for on copied stacks; `lost` counts
+    records that were dropped."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class WriteStream:
         self._carried: Samples = {}
         self._parts: list[Writes] = []
         self.code = code or CodeRanges()
+        self.lost = 0
         self.tasks: list[tuple[int, int, bytes]] = []
 
     def add(self, chunks: Iterable[bytes], until: int) -> None:
@@ -52,9 +54,13 @@ class WriteStream:
         records = decode(chunks, self._specs)
         self.tasks += records.tasks
         self.code.add_made(records.tasks)
+        self.lost += records.lost
         samples = reduce_stacks(records.samples, self.code)
         for name, parts in self._carried.items():
             samples.setdefault(name, []).extend(parts)
+        if not self._tracepoints:
+            self._carried = samples
+            return
         ready, self._carried = _split(samples, until)
         self._join(ready, records.lost)
 
@@ -63,6 +69,10 @@ class WriteStream:
         self._join(self._carried, 0)
         self._carried = {}
         return concatenate(self._parts)
+
+    def rest(self, name: str) -> list[npt.NDArray[np.void]]:
+        """The records of an event that were not joined: all, where no tracepoint is recorded."""
+        return self._carried.get(name, [])
 
     def _join(self, samples: Samples, lost: int) -> None:
         if samples or lost or not self._parts:

@@ -44,6 +44,7 @@ def frames(own_copies: Collection[int] = (), **pages: int) -> Frames:
         np.array([page for page, _ in numbers], np.uint64),
         np.array([frame for _, frame in numbers], np.uint64),
         np.array([page in own_copies for page, _ in numbers], np.bool_),
+        np.zeros(len(numbers), np.bool_),
     )
 
 

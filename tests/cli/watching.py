@@ -31,11 +31,17 @@ def needs_events() -> None:
 class Watcher:
     """`samepage why` with JSON as its answer, from being armed to Ctrl-C."""
 
-    def __init__(self, arguments: Sequence[str], output: Path, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        output: Path,
+        command: Sequence[str] = (),
+        before: Sequence[str] = (),
+    ) -> None:
         self._output = output
         started = ["--", *command] if command else []
         self.process = subprocess.Popen(
-            [*WHY, *arguments, "--for", "300s", "-o", output, *started],
+            [*before, *WHY, *arguments, "--for", "300s", "-o", output, *started],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -66,12 +72,16 @@ class Watcher:
         assert self.process.stderr is not None
         assert line + "\n" in iter(self.process.stderr.readline, "")
 
-    def finish(self, status: int = 0) -> dict[str, Any]:
-        """Press Ctrl-C; the answer."""
+    def stop(self, status: int = 0) -> None:
+        """Press Ctrl-C, and wait for the answer to be written."""
         time.sleep(0.3)
         self.process.send_signal(2)
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=120)
         assert self.process.returncode == status, errors
+
+    def finish(self, status: int = 0) -> dict[str, Any]:
+        """Press Ctrl-C; the answer."""
+        self.stop(status)
         document = json.loads(self._output.read_text())
         assert isinstance(document, dict)
         return document

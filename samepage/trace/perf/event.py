@@ -87,7 +87,8 @@ def _reason(spec: EventSpec, number: int) -> OSError | SamepageError:
     if number in (errno.EACCES, errno.EPERM):
         return SamepageError(
             f"the kernel does not let this user record {spec.name} "
-            f"(kernel.perf_event_paranoid is {_paranoid()}): "
+            f"(kernel.perf_event_paranoid is {_setting('/proc/sys/kernel/perf_event_paranoid')}"
+            f"{_lockdown()}): "
             "run as root, or give samepage CAP_PERFMON and CAP_SYS_PTRACE"
         )
     if number == errno.EMFILE:
@@ -99,9 +100,15 @@ def _reason(spec: EventSpec, number: int) -> OSError | SamepageError:
     return OSError(number, f"perf_event_open {spec.name}: {os.strerror(number)}")
 
 
-def _paranoid() -> str:
+def _lockdown() -> str:
+    """The kernel's lockdown, which forbids perf to root too, if it is on."""
+    chosen = _setting("/sys/kernel/security/lockdown").partition("[")[2].partition("]")[0]
+    return f", and kernel lockdown is {chosen}" if chosen not in ("", "none") else ""
+
+
+def _setting(path: str) -> str:
     try:
-        with open("/proc/sys/kernel/perf_event_paranoid", encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             return file.read().strip()
     except OSError:
         return "unknown"
