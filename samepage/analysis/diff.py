@@ -7,12 +7,14 @@ is lost. Files are matched by path, since the inode of a path changes with an up
 differs between hosts anyway: which is one of the things to see.
 
 Pages of a file are compared by their place in the file. Pages of a process are compared by
-address, which says something only if both have their files at the same addresses (the
-model, or a live process before and after); where they have not, `pages` is None.
+address (`samepage.analysis.page_changes`), which says something only if both have their files at
+the same addresses (the model, or a live process before and after); where they have not, `pages`
+is None.
 """
 
 import enum
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -20,9 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from samepage.analysis.counting import Scope
-from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
-from samepage.snapshot.columns import U64, Snapshot
-from samepage.snapshot.kinds import PageFlags
+from samepage.analysis.mapping_changes import MappingChange, by_address, by_name
+from samepage.analysis.page_changes import (
+    NO_CHANGES,
+    Copies,
+    PageChanges,
+    Pair,
+    compare_pages,
+)
+from samepage.analysis.sharing import FileUse, Kinds, ProcessUse, Sharing, Totals
+from samepage.snapshot.columns import Snapshot
 
 
 class Match(enum.Enum):
@@ -34,16 +43,7 @@ class Match(enum.Enum):
     """PID if both are live captures of the same boot of the same host, else PROGRAM."""
 
 
-class PageChanges(NamedTuple):
-    """The pages of one process before and after, by address.
-
-    `moved` are present in both, with another frame (compared only where frame numbers
-    mean the same, which is in live captures of one boot).
-    """
-
-    gained: int
-    lost: int
-    moved: int
+NO_KINDS = Kinds(0, 0, 0, 0, 0, 0)
 
 
 class ProcessChange(NamedTuple):
@@ -51,7 +51,10 @@ class ProcessChange(NamedTuple):
 
     before: ProcessUse | None
     after: ProcessUse | None
+    kinds: tuple[Kinds, Kinds]
+    """Before and after."""
     pages: PageChanges | None
+    """Of a new process, what it has copied since of the memory of its parent."""
 
     @property
     def rss(self) -> int:
@@ -68,8 +71,8 @@ class ProcessChange(NamedTuple):
         """Tell whether anything is different, be it only one page for another."""
         if self.before is None or self.after is None:
             return True
-        moved = self.pages is not None and self.pages != PageChanges(0, 0, 0)
-        return moved or self.before.usage != self.after.usage or bool(self.pss)
+        other = self.pages is not None and self.pages != NO_CHANGES
+        return other or self.before.usage != self.after.usage or bool(self.pss)
 
 
 class FileTotals(NamedTuple):
@@ -135,6 +138,15 @@ class Diff(NamedTuple):
     pss: tuple[Fraction, Fraction]
     processes: list[ProcessChange]
     files: list[FileChange]
+    copies: Copies | None
+    """What was copied on write since; None where frames do not mean the same."""
+    mappings: list[MappingChange]
+    seconds: float | None
+    """From the one snapshot to the other, None if that is not known."""
+
+    def per_hour(self, growth: float) -> float | None:
+        """Return the rate of a growth, None if the time is not known."""
+        return growth * 3600 / self.seconds if self.seconds else None
 
     @property
     def equal(self) -> bool:
@@ -151,18 +163,74 @@ def diff(before: Snapshot, after: Snapshot, match: Match = Match.AUTO) -> Diff:
     scopes = {Scope.of(before), Scope.of(after)}
     scope = scopes.pop() if len(scopes) == 1 else Scope.GROUP
     one, two = Sharing(before, scope), Sharing(after, scope)
-    processes = [
-        ProcessChange(old, new, _page_changes(one, two, old, new, same_boot))
-        for old, new in _matched(one.processes, two.processes, match, same_boot)
-    ]
+    matched = _matched(one.processes, two.processes, match, same_boot)
+    pairs, strangers = _pairs(one, two, matched, match is Match.PID and same_boot)
+    compared = compare_pages(one, two, list(pairs.values()), same_boot)
+    pages = {
+        number: PageChanges(0, 0, *found.copies(), 0) if pair.forked else found
+        for (number, pair), found in zip(pairs.items(), compared.pages, strict=True)
+    }
     return Diff(
         match=match,
         before=one.totals,
         after=two.totals,
         pss=(one.pss, two.pss),
-        processes=processes,
+        processes=[
+            ProcessChange(old, new, (_kinds(one, old), _kinds(two, new)), pages.get(number))
+            for number, (old, new) in enumerate(matched)
+        ],
         files=_file_changes(one, two),
+        copies=compared.copies if same_boot else None,
+        mappings=[
+            *by_address(one, two, list(pairs.values()), compared.changed),
+            *by_name(one, two, strangers),
+        ],
+        seconds=_seconds(before, after),
     )
+
+
+Matched = list[tuple[ProcessUse | None, ProcessUse | None]]
+
+
+def _pairs(
+    one: Sharing, two: Sharing, matched: Matched, forks: bool
+) -> tuple[dict[int, Pair], list[Pair]]:
+    """Return what to compare by address, by the position in `matched`, and what by name.
+
+    With `forks` a new process is compared with its parent.
+    """
+    by_pid = {old.process.pid: old for old, new in matched if old and new}
+    same: dict[int, Pair] = {}
+    strangers: list[Pair] = []
+    for number, (old, new) in enumerate(matched):
+        if new is None:
+            continue
+        parent = by_pid.get(new.process.ppid) if forks and old is None else None
+        if parent is not None and parent.process.exe != new.process.exe:
+            parent = None  # the new process has called exec
+        former = old or parent
+        if former is None:
+            continue
+        pair = Pair(former.number, new.number, forked=old is None)
+        if _same_addresses(one, two, former.number, new.number):
+            same[number] = pair
+        elif old:
+            strangers.append(pair)
+    return same, strangers
+
+
+def _kinds(sharing: Sharing, use: ProcessUse | None) -> Kinds:
+    return sharing.kinds[use.number] if use else NO_KINDS
+
+
+def _seconds(before: Snapshot, after: Snapshot) -> float | None:
+    """Return the time between, None if it is not known or runs backwards."""
+    try:
+        first, last = (datetime.fromisoformat(each.meta["time"]) for each in (before, after))
+        seconds = (last - first).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _same_boot(before: Snapshot, after: Snapshot) -> bool:
@@ -172,7 +240,7 @@ def _same_boot(before: Snapshot, after: Snapshot) -> bool:
 
 def _matched(
     before: list[ProcessUse], after: list[ProcessUse], match: Match, same_boot: bool
-) -> list[tuple[ProcessUse | None, ProcessUse | None]]:
+) -> Matched:
     dated = same_boot and all(use.process.start_time is not None for use in (*before, *after))
 
     def key(use: ProcessUse) -> Any:
@@ -186,7 +254,7 @@ def _matched(
     waiting: dict[Any, list[ProcessUse]] = {}
     for use in reversed(after):
         waiting.setdefault(key(use), []).append(use)
-    pairs: list[tuple[ProcessUse | None, ProcessUse | None]] = []
+    pairs: Matched = []
     taken = set()
     for use in before:
         candidates = waiting.get(key(use))
@@ -197,37 +265,22 @@ def _matched(
     return pairs
 
 
-def _page_changes(
-    one: Sharing, two: Sharing, old: ProcessUse | None, new: ProcessUse | None, same_boot: bool
-) -> PageChanges | None:
-    if old is None or new is None or not _same_addresses(one, two, old.number, new.number):
-        return None
-    pages, frames = _present(one.snapshot, old.number)
-    new_pages, new_frames = _present(two.snapshot, new.number)
-    common, here, there = np.intersect1d(pages, new_pages, assume_unique=True, return_indices=True)
-    moved = int((frames[here] != new_frames[there]).sum()) if same_boot else 0
-    return PageChanges(len(new_pages) - len(common), len(pages) - len(common), moved)
-
-
 def _same_addresses(one: Sharing, two: Sharing, old: int, new: int) -> bool:
     """Return whether the files that both map begin at the same addresses (no ASLR between)."""
     starts = []
     for sharing, number in ((one, old), (two, new)):
         first: dict[str, int] = {}
-        for vma in sharing.vmas(number):
-            if vma.mapping.file >= 0:
-                first.setdefault(vma.mapping.name, vma.start)
+        vmas = sharing.snapshot.vmas
+        mine = vmas.of(number)
+        for number, start in zip(
+            vmas.mapping[mine].tolist(), vmas.start[mine].tolist(), strict=True
+        ):
+            mapping = vmas.mappings[number]
+            if mapping.file >= 0:
+                first.setdefault(mapping.name, start)
         starts.append(first)
     common = starts[0].keys() & starts[1].keys()
     return bool(common) and all(starts[0][name] == starts[1][name] for name in common)
-
-
-def _present(snapshot: Snapshot, process: int) -> tuple[U64, U64]:
-    """Return the virtual pages and frames of a process."""
-    mine = snapshot.pages_of(process)
-    present = (snapshot.pages.flags[mine] & np.uint16(PageFlags.PRESENT)) != 0
-    vpages = snapshot.pages.vpages(mine.start, mine.stop)
-    return vpages[present], snapshot.frame_numbers(mine)[present]
 
 
 def _file_changes(one: Sharing, two: Sharing) -> list[FileChange]:

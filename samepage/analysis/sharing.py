@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samepage.abi.pagemap import PSS_SHIFT
-from samepage.analysis.counting import Count, Counted, Scope, count
+from samepage.analysis.counting import Count, Counted, Scope, count, pieces, within
 from samepage.analysis.shares import Share, exact_shares, kernel_shares, together
 from samepage.snapshot.arrays import distinct, ranges, ranked, summed
 from samepage.snapshot.columns import I64, File, Mapping, Process, Snapshot
@@ -100,6 +100,20 @@ class ProcessUse(NamedTuple):
     def pss(self) -> Fraction:
         """The PSS in pages, exactly."""
         return self.share.exact()
+
+
+class Kinds(NamedTuple):
+    """The resident pages of one process by what their frames hold. Invariant: the first four are
+    its RSS, but for pages whose frame is not known."""
+
+    anonymous: int
+    file: int
+    shmem: int
+    other: int
+    huge: int
+    """Of the anonymous ones, those mapped by an entry of 2 MiB (AnonHugePages of smaps)."""
+    hugetlb: int
+    """Beside them: RSS does not count these."""
 
 
 class Mapper(NamedTuple):
@@ -198,6 +212,35 @@ class Sharing:
         if self.counted.by_smaps:
             return kernel_shares([usage.kernel_pss for usage in usages]).all()
         return exact_shares(self.snapshot, self.counted, bounds).all()
+
+    @cached_property
+    def kinds(self) -> list[Kinds]:
+        """The pages of each process by kind, in the order of `processes`."""
+        snapshot, columns = self.snapshot, len(FrameKind) + 1
+        kind = np.append(snapshot.frames.kind, np.uint8(FrameKind.ZERO))  # which counts nowhere
+        number = len(snapshot.processes)
+        counts = np.zeros((number, columns), dtype=np.int64)
+        anonymous = np.append(snapshot.frames.anonymous(), False)
+        for part, owners, lengths in pieces(snapshot.process_bounds()):
+            rows, flags = snapshot.pages.frame[part], snapshot.pages.flags[part]
+            kinds = kind[rows]
+            kinds[within(self.counted.unaccounted, part)] = FrameKind.ZERO
+            base = np.repeat(np.arange(len(lengths)) * columns, lengths)
+            huge = (flags & np.uint16(PageFlags.HUGE) != 0) & anonymous[rows]
+            places = np.concatenate((base + kinds, base[huge] + len(FrameKind)))
+            found = np.bincount(places, minlength=len(lengths) * columns)
+            counts[owners] += found.reshape(-1, columns)
+        return [
+            Kinds(
+                anonymous=row[FrameKind.ANON] + row[FrameKind.KSM],
+                file=row[FrameKind.FILE],
+                shmem=row[FrameKind.SHMEM],
+                other=row[FrameKind.SPECIAL] + row[FrameKind.UNKNOWN],
+                huge=row[-1],
+                hugetlb=row[FrameKind.HUGETLB],
+            )
+            for row in counts.tolist()
+        ]
 
     @cached_property
     def totals(self) -> Totals:

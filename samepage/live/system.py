@@ -82,7 +82,7 @@ class CaptureBuilder:
         self.cgroups = cgroups
         self._huge_known = True
         self.tally = Tally()
-        self._time = time.gmtime()
+        self._time = time.time()
         self._processes: list[Process] = []
         self._huge: list[tuple[int, list[Range]]] = []
         self._dropped: set[int] = set()
@@ -143,7 +143,7 @@ class CaptureBuilder:
             "kernel": os.uname().release,
             "processes_wanted": "all" if self.everything else "some",
             "host": text(os.uname().nodename),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", self._time),
+            "time": _iso(self._time),
         }
         meta |= {f"{ASKED_CGROUP}{text(path)}": "" for path in self.cgroups}
         boot_id = _boot_id()
@@ -255,6 +255,12 @@ class CaptureBuilder:
         ]
         looks = each_patiently(seen, lambda each: describe_file(*each, self.proc))
         return [look or name_file(mapping) for look, (mapping, _) in zip(looks, seen, strict=True)]
+
+
+def _iso(seconds: float) -> str:
+    """Return a time as ISO 8601 has it, with milliseconds: rates are computed from two of them."""
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03}Z"
 
 
 def _boot_id() -> str:

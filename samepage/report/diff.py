@@ -1,8 +1,10 @@
 """The comparison of two snapshots, as tables for people and as JSON for programs.
 
-The JSON document has `match` ("pid" or "program"), `equal`, `before` and `after` (the
-totals), `processes[]` (`state` is "new", "lost" or "kept", with the numbers of both sides,
-null where there are none) and `files[]` (likewise). All amounts are in pages.
+The JSON document has `match` ("pid" or "program"), `equal`, `seconds` between the two (null if not
+known), `before` and `after` (the totals), `copied_since` (frames that copy-on-write made since,
+`anonymous` and `file`; null where frame numbers do not mean the same), `processes[]` (`state` is
+"new", "lost" or "kept", with the numbers of both sides, null where there are none), `mappings[]`
+and `files[]` (likewise). All amounts are in pages.
 """
 
 import json
@@ -10,7 +12,9 @@ from fractions import Fraction
 from typing import Any, TextIO
 
 from samepage.analysis.diff import NO_FILE, Diff, FileChange, FileTotals, ProcessChange
-from samepage.analysis.sharing import ProcessUse
+from samepage.analysis.mapping_changes import MappingChange
+from samepage.analysis.page_changes import EXPLAINED
+from samepage.analysis.sharing import Kinds, ProcessUse
 from samepage.report.sizes import count, growth, printable, size
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
 from samepage.report.text import command_line
@@ -34,10 +38,18 @@ def print_diff(result: Diff, terminal: Terminal, *, top: int | None = 20) -> Non
     _print_totals(result, terminal)
     changes = [change for change in result.processes if change.changed]
     changes.sort(key=lambda change: (-abs(change.pss), -abs(change.rss), _pid(change)))
-    _print_processes(changes, terminal, top)
+    _print_processes(result, changes, terminal, top)
+    mappings = sorted(
+        result.mappings, key=lambda c: (-abs(c.grown), -c.copied, c.pid, c.name, c.start)
+    )
+    _print_mappings(mappings, terminal, top)
     files = [change for change in result.files if change.changed]
     files.sort(key=lambda c: (-abs(c.after.frames - c.before.frames), -c.gained - c.lost, c.path))
     _print_files(files, terminal, top)
+    if changes:
+        terminal.print()
+        for word, meaning in EXPLAINED:
+            terminal.print(f"  {word + ':':<8} {meaning}.")
 
 
 def answer(result: Diff) -> list[str]:
@@ -51,10 +63,52 @@ def answer(result: Diff) -> list[str]:
     frames = result.after.frames - result.before.frames
     return [
         f"{growth(frames) or 'No more'} of physical memory "
-        f"({size(result.before.frames)} before, {size(result.after.frames)} after).",
+        f"({size(result.before.frames)} before, {size(result.after.frames)} after)"
+        f"{_since(result, frames)}.",
+        *_copied(result),
         f"Processes (matched by {result.match.value}): {new} new, {lost} lost, {changed} changed. "
         f"{count(files, 'file')} changed.",
     ]
+
+
+def _since(result: Diff, frames: int) -> str:
+    rate = result.per_hour(frames)
+    if result.seconds is None or rate is None:
+        return ""
+    return f" in {duration(result.seconds)}: {growth(rate) or '0'} per hour"
+
+
+def _copied(result: Diff) -> list[str]:
+    if result.copies is None:
+        return []
+    anonymous, file = result.copies
+    writers = sum(bool(change.pages and change.pages.copied) for change in result.processes)
+    if not writers:
+        return ["No page left sharing: nothing was copied on write."]
+    kinds = ((anonymous, "anonymous memory shared since a fork"), (file, "pages of files"))
+    parts = ", ".join(f"{size(frames)} {name}" for frames, name in kinds if frames)
+    return [
+        f"Copied on write: {size(anonymous + file)} ({parts}) by "
+        f"{count(writers, 'process', 'processes')}."
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units.
+
+    >>> duration(0.25), duration(75), duration(7320), duration(180000)
+    ('0.25 s', '1 min 15 s', '2 h 2 min', '2 d 2 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts: list[str] = []
+    left = round(seconds)
+    for unit, length in units:
+        number, left = divmod(left, length)
+        if number or parts:
+            parts.append(f"{number} {unit}" if number else "")
+    return " ".join(part for part in parts[:2] if part)
 
 
 def document(result: Diff) -> dict[str, Any]:
@@ -66,18 +120,21 @@ def document(result: Diff) -> dict[str, Any]:
     return {
         "match": result.match.value,
         "equal": result.equal,
+        "seconds": result.seconds,
         "before": before,
         "after": after,
+        "copied_since": result.copies._asdict() if result.copies else None,
         "processes": [
             {
                 "state": state(change.before, change.after),
                 "changed": change.changed,
-                "before": _process(change.before),
-                "after": _process(change.after),
+                "before": _process(change.before, change.kinds[0]),
+                "after": _process(change.after, change.kinds[1]),
                 "pages": change.pages._asdict() if change.pages else None,
             }
             for change in result.processes
         ],
+        "mappings": [change._asdict() for change in result.mappings],
         "files": [
             {
                 "state": file_state(change),
@@ -104,7 +161,7 @@ def file_state(change: FileChange) -> str:
     return state(*(None if use is NO_FILE else use for use in (change.before, change.after)))
 
 
-def _process(use: ProcessUse | None) -> dict[str, Any] | None:
+def _process(use: ProcessUse | None, kinds: Kinds) -> dict[str, Any] | None:
     if use is None:
         return None
     process = use.process
@@ -115,6 +172,8 @@ def _process(use: ProcessUse | None) -> dict[str, Any] | None:
         "rss": use.usage.rss,
         "pss": float(use.share),
         "uss": use.usage.uss,
+        **kinds._asdict(),
+        "swap": use.usage.swap,
         "minor_faults": process.minor_faults,
         "major_faults": process.major_faults,
     }
@@ -133,21 +192,46 @@ def _print_totals(result: Diff, terminal: Terminal) -> None:
     before, after = result.before, result.after
     more = after.processes - before.processes
     change = f"{more:+d}" if more else ""
-    rows = [["Processes", str(before.processes), str(after.processes), change]]
+    rows = [["Processes", str(before.processes), str(after.processes), change, ""]]
     amounts: list[tuple[str, int | Fraction, int | Fraction]] = [
         ("Virtual memory", before.virtual_pages, after.virtual_pages),
         ("Resident (sum of RSS)", before.resident_pages, after.resident_pages),
         ("Sum of PSS", *result.pss),
         ("Frames", before.frames, after.frames),
+        ("  anonymous", before.anonymous_frames, after.anonymous_frames),
+        ("  page cache of files", before.file_frames, after.file_frames),
+        ("  shared memory", before.shmem_frames, after.shmem_frames),
+        ("  other", before.other_frames, after.other_frames),
+        ("Transparent huge pages", before.anon_huge_pages, after.anon_huge_pages),
+        ("hugetlb pages", before.hugetlb_frames, after.hugetlb_frames),
+        ("Swapped out", before.swapped_pages, after.swapped_pages),
         ("Saved by sharing", before.saved_pages, after.saved_pages),
-        ("Copied on write", before.copied_pages, after.copied_pages),
+        ("Copies of file pages", before.copied_frames, after.copied_frames),
     ]
-    rows += [[name, size(old), size(new), growth(new - old)] for name, old, new in amounts]
-    columns = [Column("Of all", cut=Cut.END), Column("Before"), Column("After"), Column("Change")]
+    # What there is none of, neither before nor after, is left out.
+    rows += [
+        [name, size(old), size(new), growth(new - old), _rate(result, new - old)]
+        for name, old, new in amounts
+        if old or new or not name.startswith((" ", "T", "h", "Sw"))
+    ]
+    if result.copies is not None:
+        since = sum(result.copies)
+        rows.append(["Copied on write since", "", "", growth(since), _rate(result, since)])
+    columns = [
+        Column("Of all", cut=Cut.END),
+        *(Column("Before"), Column("After"), Column("Change"), Column("Per hour", rank=1)),
+    ]
     terminal.print_table(columns, rows, "Sum")
 
 
-def _print_processes(changes: list[ProcessChange], terminal: Terminal, top: int | None) -> None:
+def _rate(result: Diff, pages: float | Fraction) -> str:
+    rate = result.per_hour(float(pages))
+    return "" if rate is None else growth(rate)
+
+
+def _print_processes(
+    result: Diff, changes: list[ProcessChange], terminal: Terminal, top: int | None
+) -> None:
     if not changes:
         return
     columns = [
@@ -156,14 +240,25 @@ def _print_processes(changes: list[ProcessChange], terminal: Terminal, top: int 
         Column("State", rank=1),
         Column("RSS"),
         Column("PSS", rank=2),
-        Column("Pages\ngained", rank=3),
-        Column("\nlost", rank=3),
-        Column("\nmoved", rank=4),
+        Column("Per hour", rank=9),
+        *(Column(title, rank=8) for title in ("Anon", "File", "Shmem", "THP", "hugetlb")),
+        Column("Copied", rank=3),
+        Column("Pages\ngained", rank=5),
+        Column("\nlost", rank=5),
+        Column("\nmoved", rank=6),
     ]
     rows = []
     for change in changes[:top]:
         use = change.after or change.before
         assert use is not None
+        old, new = change.kinds
+        kinds = (
+            new.anonymous - old.anonymous,
+            new.file - old.file,
+            new.shmem - old.shmem,
+            new.huge - old.huge,
+            new.hugetlb - old.hugetlb,
+        )
         pages = change.pages
         moves = (pages.gained, pages.lost, pages.moved) if pages else ()
         rows.append(
@@ -173,11 +268,45 @@ def _print_processes(changes: list[ProcessChange], terminal: Terminal, top: int 
                 state(change.before, change.after).replace("kept", ""),
                 growth(change.rss),
                 growth(change.pss),
+                _rate(result, change.pss),
+                *map(growth, kinds),
+                size(pages.copied) if pages and pages.copied else "",
                 *(f"{number:,}" for number in moves),
                 *[""] * (3 - len(moves)),
             ]
         )
     _print_rows("Processes", columns, rows, len(changes), terminal)
+
+
+def _print_mappings(changes: list[MappingChange], terminal: Terminal, top: int | None) -> None:
+    if not changes:
+        return
+    columns = [
+        Column("PID"),
+        Column("Mapping", cut=Cut.PATH),
+        Column("Before", rank=2),
+        Column("After", rank=2),
+        Column("Change"),
+        Column("Copied", rank=1),
+    ]
+    rows = [
+        [
+            str(change.pid),
+            mapping_name(change),
+            size(change.before),
+            size(change.after),
+            growth(change.grown),
+            size(change.copied) if change.copied else "",
+        ]
+        for change in changes[:top]
+    ]
+    _print_rows("Mappings", columns, rows, len(changes), terminal)
+
+
+def mapping_name(change: MappingChange) -> str:
+    """Return what a mapping is called; memory without a name by its address."""
+    where = f" at {change.start:x}" if change.start else ""
+    return (printable(change.name) or "anonymous") + where
 
 
 def _print_files(changes: list[FileChange], terminal: Terminal, top: int | None) -> None:

@@ -4,7 +4,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from samepage.analysis.diff import NO_FILE, Match, PageChanges, diff
+from samepage.analysis.diff import NO_FILE, Match, diff
+from samepage.analysis.page_changes import NO_CHANGES, PageChanges
 from samepage.live.capture import capture
 from samepage.snapshot import parquet
 from samepage.snapshot.builder import SnapshotBuilder
@@ -31,7 +32,7 @@ def test_a_snapshot_is_equal_to_itself() -> None:
     result = diff(sample(), sample(seed=3))
     assert result.equal
     assert result.match is Match.PROGRAM
-    assert [change.pages for change in result.processes] == [PageChanges(0, 0, 0)] * 3
+    assert [change.pages for change in result.processes] == [NO_CHANGES] * 3
     assert [change.path for change in result.files] == sorted([LIBC, COPY, SHM])
 
 
@@ -46,7 +47,9 @@ def test_the_same_boot_is_matched_by_pid() -> None:
     ]
     # pid 1 is another program now, so it is another process
     assert pids == [(1, None), (2, 2), (None, 1), (None, 9)]
-    assert result.processes[1].pages == PageChanges(gained=1, lost=0, moved=0)
+    assert result.processes[1].pages == PageChanges(
+        gained=1, lost=0, copied_anonymous=0, copied_file=0, moved=0
+    )
     assert result.processes[1].rss == 1
     assert not result.equal
 
@@ -122,3 +125,26 @@ def test_two_live_captures_of_this_boot_are_matched_by_pid(tmp_path: Path) -> No
         for c in result.processes
     }
     assert pairs == {(sleeps[0].pid, None), (sleeps[1].pid, sleeps[1].pid)}
+
+
+def test_the_rate_needs_the_times_of_both() -> None:
+    early, late = (
+        SnapshotBuilder("live", time=time).build()
+        for time in ("2026-01-01T00:00:00Z", "2026-01-01T02:00:00.500Z")
+    )
+    assert diff(early, late).seconds == 7200.5
+    assert diff(early, late).per_hour(7200.5) == 3600
+    for pair in ((late, early), (early, Snapshot.empty("live"))):
+        assert diff(*pair).seconds is None
+        assert diff(*pair).per_hour(1) is None
+
+
+def test_what_is_copied_is_not_known_where_frames_do_not_mean_the_same() -> None:
+    result = diff(world((1, "/a", [0]), boot="x"), world((1, "/a", [0]), boot="y"))
+    assert result.copies is None
+
+
+def test_mappings_grow_by_name_where_addresses_do_not_mean_the_same() -> None:
+    result = diff(world((1, "/a", [0, 1])), world((1, "/a", [1]), shift=0x10))
+    (change,) = result.mappings
+    assert (change.name, change.before, change.after, change.grown) == ("/lib/x", 2, 1, -1)
