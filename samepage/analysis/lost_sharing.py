@@ -19,6 +19,7 @@ import numpy as np
 
 from samepage.analysis.sharing import FileUse, Sharing
 from samepage.snapshot.arrays import distinct
+from samepage.snapshot.columns import Process
 from samepage.snapshot.kinds import FrameKind
 
 TYPE_CHECKING = False
@@ -30,7 +31,10 @@ class Twin(NamedTuple):
     """One of the inodes with the same content; `cause` is None for the one to keep."""
 
     use: FileUse
+    processes: tuple[Process, ...]
+    """Who maps it, ascending by pid."""
     containers: tuple[str, ...]
+    """Where these are, ascending; "" is the host."""
     cause: Cause | None
 
 
@@ -65,12 +69,14 @@ def lost_sharing(sharing: Sharing) -> list[LostSharing]:
 def _lost(sharing: Sharing, uses: list[FileUse]) -> LostSharing:
     from samepage.analysis.twins import Copy, causes
 
-    where = [_containers(sharing, use.number) for use in uses]
+    processes = sharing.snapshot.processes
+    users = [tuple(processes[n] for n in users_of(sharing, use.number)) for use in uses]
+    where = [tuple(sorted({process.container for process in each})) for each in users]
     copies = [
         Copy(use.file.dev, use.file.path, use.file.deleted, containers, use.cached_frames)
         for use, containers in zip(uses, where, strict=True)
     ]
-    twins = [Twin(*row) for row in zip(uses, where, causes(copies), strict=True)]
+    twins = [Twin(*row) for row in zip(uses, users, where, causes(copies), strict=True)]
     twins.sort(
         key=lambda twin: (twin.cause is not None, twin.use.file.deleted, -twin.use.cached_frames)
     )
@@ -87,8 +93,8 @@ def _lost(sharing: Sharing, uses: list[FileUse]) -> LostSharing:
     )
 
 
-def _containers(sharing: Sharing, file: int) -> tuple[str, ...]:
-    """Return the containers whose processes map a file, ascending; "" for none."""
+def users_of(sharing: Sharing, file: int) -> list[int]:
+    """Return the positions of the processes that map a file, ascending."""
     vmas = sharing.snapshot.vmas
-    owners = distinct(vmas.process[vmas.file() == file]).tolist()
-    return tuple(sorted({sharing.snapshot.processes[number].container for number in owners}))
+    owners: list[int] = distinct(vmas.process[vmas.file() == file]).tolist()
+    return owners

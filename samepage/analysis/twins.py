@@ -17,6 +17,7 @@ class Cause(enum.Enum):
 
     DELETED = "deleted while mapped (an upgrade; restart its processes)"
     CONTAINER = "in another container (image layers that are not the same)"
+    HOST = "the host's own file, outside of containers"
     OTHER_DEVICE = "on another device or overlay layer"
     VIRTUAL_ENVIRONMENT = "a copy in a virtual environment"
     COPY = "a copy"
@@ -56,7 +57,7 @@ def _cause(copy: Copy, keep: Copy) -> Cause:
         return Cause.DELETED
     apart = set(copy.containers).isdisjoint(keep.containers)
     if apart or (copy.dev != keep.dev and copy.containers != keep.containers):
-        return Cause.CONTAINER
+        return Cause.CONTAINER if any(copy.containers) else Cause.HOST
     if _is_in_environment(copy.path):
         return Cause.VIRTUAL_ENVIRONMENT
     return Cause.COPY if copy.dev == keep.dev else Cause.OTHER_DEVICE

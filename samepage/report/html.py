@@ -13,12 +13,14 @@ from samepage.analysis.cgroup_memory import CgroupAccounts
 from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.machine_memory import machine_memory
+from samepage.analysis.old_versions import OldVersion, old_versions
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
 from samepage.report import page_svg
 from samepage.report.cgroup_text import group_rows, machine_rows
 from samepage.report.file_text import times_copied, times_mapped
 from samepage.report.group_text import TITLES, charged, group_name, groupings
+from samepage.report.lost_text import OLD_TITLE, in_containers, who
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
     answer,
@@ -100,6 +102,10 @@ def parts(sharing: Sharing) -> Iterable[str]:
             [_group_row(sharing, kind, group) for group in groups],
         )
     yield from _memory(sharing)
+    old = old_versions(sharing)
+    if old:
+        yield f"<h2>{OLD_TITLE}</h2>\n"
+        yield _old(old)
     if lost:
         yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
         yield _lost(lost)
@@ -179,20 +185,32 @@ def _memory(sharing: Sharing) -> Iterable[str]:
         yield _table(["Kind", ""], machine_rows(memory))
 
 
+def _old(found: Sequence[OldVersion]) -> str:
+    rows = []
+    for old in found:
+        users = [use.process for use in old.processes]
+        users_in_words = who(users, any(user.container for user in users))
+        restart = ", ".join(map(printable, old.restart))
+        rows.append([printable(old.use.file.path), users_in_words, restart, size(old.frames)])
+    return _table(["File", "Mapped by", "Restart", "Frames"], rows)
+
+
 def _lost(lost: Sequence[LostSharing]) -> str:
     rows = []
     for each in lost:
-        rows.append([each.name, "", size(each.frames), size(each.saved_frames)])
+        contained = in_containers(each)
+        rows.append([printable(each.name), "", "", size(each.frames), size(each.saved_frames)])
         rows += [
             [
-                printable(f"{twin.use.file.path} {', '.join(twin.containers)}".strip()),
+                printable(twin.use.file.path),
+                who(twin.processes, contained),
                 twin.cause.value if twin.cause else "",
                 size(twin.use.cached_frames),
                 "",
             ]
             for twin in each.twins
         ]
-    return _table(["File", "Why", "Frames", "Would save"], rows)
+    return _table(["File", "Mapped by", "Why", "Frames", "Would save"], rows)
 
 
 def _files(sharing: Sharing) -> Iterable[str]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from samepage import __version__
 from samepage.analysis.groups import KINDS, GroupUse, groups, key_of
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.old_versions import OldVersion, old_versions
 from samepage.analysis.page_map import PageMap, page_maps
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Usage, VmaUse
 from samepage.groups.control_group import unit
@@ -66,6 +67,7 @@ def document(sharing: Sharing) -> dict[str, Any]:
         "cgroups": cgroups_document(sharing),
         "machine": machine_document(sharing),
         "lost_sharing": [_lost(each) for each in lost],
+        "old_versions": [_old(each) for each in old_versions(sharing)],
         "unimplemented_syscalls": sharing.snapshot.unimplemented_syscalls(),
     }
 
@@ -209,8 +211,23 @@ def _lost(lost: LostSharing) -> dict[str, Any]:
                 "inode": twin.use.file.ino,
                 "frames": twin.use.cached_frames,
                 "containers": list(twin.containers),
+                "pids": [process.pid for process in twin.processes],
                 "cause": twin.cause.name.lower() if twin.cause else None,
             }
             for twin in lost.twins
         ],
+    }
+
+
+def _old(old: OldVersion) -> dict[str, Any]:
+    return {
+        "file": old.use.number,
+        "path": old.use.file.path,
+        "inode": old.use.file.ino,
+        "build_id": old.use.file.build_id,
+        "frames": old.use.cached_frames,
+        "copied_frames": old.use.copied_frames,
+        "pids": [use.process.pid for use in old.processes],
+        "containers": sorted({use.process.container for use in old.processes}),
+        "restart": list(old.restart),
     }

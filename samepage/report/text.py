@@ -10,11 +10,13 @@ from typing import TextIO
 
 from samepage.analysis.counting import Scope
 from samepage.analysis.groups import GroupUse
-from samepage.analysis.lost_sharing import LostSharing, Twin, lost_sharing
+from samepage.analysis.lost_sharing import LostSharing, lost_sharing
+from samepage.analysis.old_versions import old_versions
 from samepage.analysis.shares import together
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
 from samepage.report.cgroup_text import print_cgroups, print_machine
 from samepage.report.group_text import grouping, groupings, print_groups
+from samepage.report.lost_text import print_lost, print_old_versions
 from samepage.report.sizes import count, percent, printable, size, size_if
 from samepage.report.tables import FILE_WIDTH, Column, Cut, Terminal
 from samepage.snapshot.columns import File, Process, Snapshot
@@ -61,7 +63,12 @@ def print_sharing(
     if rest:
         _print_rest(terminal, rest)
     print_machine(sharing, terminal)
-    _print_lost(lost, terminal, top)
+    for rest in (
+        print_old_versions(old_versions(sharing), terminal, top),
+        print_lost(lost, terminal, top),
+    ):
+        if rest:
+            _print_rest(terminal, rest)
 
 
 def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
@@ -284,26 +291,3 @@ def _print_grouping(
     rest = print_groups(sharing, kind, found, terminal, top)
     if rest:
         _print_rest(terminal, rest)
-
-
-def _print_lost(lost: list[LostSharing], terminal: Terminal, top: int | None) -> None:
-    if not lost:
-        return
-    terminal.print()
-    terminal.print("Lost sharing: equal content under several inodes", "bold")
-    for each in lost[:top]:
-        terminal.print(
-            f"  {printable(each.name)}: {len(each.twins)} inodes with {size(each.frames)}, "
-            f"one would save {size(each.saved_frames)}"
-        )
-        for twin in each.twins:
-            terminal.print(f"    {size(twin.use.cached_frames):>8}  {_reason(twin)}")
-    if top is not None and len(lost) > top:
-        _print_rest(terminal, len(lost) - top)
-
-
-def _reason(twin: Twin) -> str:
-    where = ", ".join(printable(name) for name in twin.containers if name)
-    path = printable(twin.use.file.path) + (f" in {where}" if where else "")
-    users = count(twin.use.processes, "process", "processes")
-    return f"{path} ({users})" + (f": {twin.cause.value}" if twin.cause else "")

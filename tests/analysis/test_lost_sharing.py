@@ -1,10 +1,14 @@
 """Lost sharing: which inodes hold the same, what one would save, and why they differ."""
 
+import io
+
 import pytest
 
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.analysis.twins import Cause, Copy, causes
+from samepage.report import print_report
+from samepage.report.tables import Terminal
 from samepage.snapshot.builder import SnapshotBuilder
 from samepage.snapshot.columns import Process, Snapshot
 from tests.analysis.sample import sample
@@ -86,3 +90,26 @@ def test_another_container_is_told_on_the_same_device_too() -> None:
 @pytest.mark.parametrize("other", [{"size": 8888}, {"build_id": "bb"}, {"build_id": None}])
 def test_files_that_may_differ_are_not_taken_for_twins(other: dict[str, object]) -> None:
     assert lost_sharing(Sharing(two_files("/opt/libx.so", **other))) == []
+
+
+def test_the_host_is_named_and_so_are_containers_and_pids() -> None:
+    snapshot = two_files("/layer/libx.so", dev=7)
+    one, two = snapshot.processes
+    for places, cause, words in (
+        (("docker:1", ""), Cause.HOST, "(1 process: 2; on the host)"),
+        (("", "docker:1"), Cause.CONTAINER, "(1 process: 2; in docker:1)"),
+    ):
+        snapshot.processes[:] = [
+            process._replace(container=place)
+            for process, place in zip((one, two), places, strict=True)
+        ]
+        (lost,) = lost_sharing(Sharing(snapshot))
+        keep, twin = lost.twins
+        assert twin.cause is cause
+        assert [process.pid for process in twin.processes] == [2]
+        stream = io.StringIO()
+        print_report(snapshot, Terminal(stream, 200))
+        lines = stream.getvalue().splitlines()
+        assert any(line.endswith(f"/layer/libx.so {words}: {cause.value}") for line in lines)
+        assert not any(" in :" in line or "in ;" in line for line in lines)
+        assert keep.cause is None
