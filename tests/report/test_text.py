@@ -71,7 +71,7 @@ def test_a_file_tells_who_maps_and_who_copied_it() -> None:
 def test_what_is_lost_and_what_is_missing_is_told() -> None:
     text = printed(sample(), 200)
     assert "Lost sharing: 8 KiB more if equal files were one inode" in text
-    assert "8 KiB  /layer/lib/libc.so.6 in web (1 process): in another container" in text
+    assert "8 KiB  /layer/lib/libc.so.6 (1 process: 3; in web): in another container" in text
     assert "System calls that the model does not have (ENOSYS): io_uring_setup (2)." in text
 
 
