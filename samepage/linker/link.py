@@ -109,13 +109,14 @@ class Linker:
         """The settings, with what the program's own loader makes of them."""
         return self.loader.config
 
-    def load(self, path: str) -> LinkResult:
+    def load(self, path: str, origin: str | None = None) -> LinkResult:
         """Map the program and all its libraries; nothing is bound or relocated yet.
 
+        `origin` is the program's path without symbolic links, where the host cannot resolve it.
         Raises `LinkError` and `ElfError`.
         """
         # The kernel has mapped these two before ld.so's first instruction.
-        return self.load_libraries(self.loader.add_program(path))
+        return self.load_libraries(self.loader.add_program(path, origin))
 
     def load_libraries(self, program: LinkMap) -> LinkResult:
         """Map all libraries of a program that is mapped. Raises `LinkError` and `ElfError`."""

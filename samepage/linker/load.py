@@ -52,8 +52,10 @@ class Loader:
         self.on_new: Callable[[LinkMap], None] | None = None
         """Called with each new object before it is mapped."""
 
-    def add_program(self, path: str) -> LinkMap:
+    def add_program(self, path: str, origin: str | None = None) -> LinkMap:
         """Map the program and its interpreter, as `execve` does before ld.so starts.
+
+        `origin` is its path without symbolic links, by default as the host resolves it.
 
         Raises `LinkError` if the program is missing, or one that ld.so does not start.
         """
@@ -68,7 +70,7 @@ class Loader:
             self.memory.close(file)
             raise LinkError(f"{path}: {reason}", 2)
         program = self._map(file, path, MapKind.EXECUTABLE, None, by_kernel=True)
-        program.origin = os.path.realpath(path)
+        program.origin = origin or os.path.realpath(path)
         self.program = program
         name = interpreter_path or DEFAULT_INTERPRETER
         try:
