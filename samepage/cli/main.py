@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "top": "Watch it, full-screen, down to the pages.",
     "run": "Run programs on the model machine, and report what they share.",
     "cost": "Show what each process pays that loads a library, and why.",
+    "image": "Show whether an image's programs link, and what images share on one host.",
     "link": "Show what ld.so does with a program: search, order, bindings, relocations.",
     "verify": "Compare the model with the live kernel, page by page.",
     "report": "Print a snapshot that was saved.",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from samepage.cli.arguments import (
+    USAGE_ERROR,
     Parser,
     add_file,
     add_output,
@@ -17,6 +18,7 @@ from samepage.cli.arguments import (
     number,
 )
 from samepage.cli.blas import use_one_thread
+from samepage.cli.images import Start
 from samepage.errors import SamepageError
 from samepage.lab.commands import split_commands
 from samepage.records import record
@@ -25,9 +27,10 @@ from samepage.report.forms import REPORTS, SNAPSHOT, TIMELINE, choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from samepage.lab.commands import Commands
+    from samepage.lab.model_side import ModelSide
     from samepage.lab.scenario import Scenario
     from samepage.machine import Machine
+    from samepage.report.forms import Form
 
 
 USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
@@ -36,7 +39,7 @@ USAGE = "[OPTION]... PROGRAM [ARG]... [::: PROGRAM [ARG]...]..."
 def arguments(parser: Parser) -> None:
     """Declare the command line."""
     add = parser.add_argument
-    add_programs(parser, required=True)
+    add_programs(parser, required=False)
     add_output(parser, REPORTS)
     add("-q", "--quiet", action="store_true", help="Print no report, only the programs' output.")
     add(
@@ -58,7 +61,28 @@ def arguments(parser: Parser) -> None:
         help="With --loader builtin: bind functions at their first calls, not at the start.",
     )
     add("--ram", default="4G", metavar="SIZE", help="Physical memory (default: %(default)s).")
-    add("--root", default="/", metavar="DIR", help="What the programs see as / (read-only).")
+    add(
+        "--root",
+        default="/",
+        metavar="DIR|IMAGE",
+        help="What the programs see as / (read-only): a directory, or a container image.",
+    )
+    add(
+        "--image",
+        metavar="IMAGE",
+        help="As --root, with the environment, directory and user that the image sets; without "
+        "PROGRAM, what it starts. An OCI layout, an archive of docker save, a layer of overlay "
+        "storage, or a directory; :TAG chooses one of several.",
+    )
+    add(
+        "--layer",
+        action="append",
+        default=[],
+        dest="layers",
+        metavar="DIR",
+        help="Put a directory that --export wrote over the files of --root. Of several, the last "
+        "is on top.",
+    )
     add("--cold", action="store_true", help="Start with an empty page cache: major faults.")
     add(
         "--seed",
@@ -104,6 +128,8 @@ class Options:
     lazy: bool
     ram: str
     root: str
+    image: str | None
+    layers: list[str]
     cold: bool
     seed: int
     env: list[str]
@@ -126,7 +152,8 @@ def command(options: Options) -> int:
         samepage run true ::: uname -a
         samepage run -o report.html python3 -c 'import json' ::: true
     """
-    programs = split_commands(options.words)
+    if options.image is None and not options.words:
+        raise SamepageError("the following arguments are required: PROGRAM", USAGE_ERROR)
     form = choose(options.output, options.form, REPORTS)  # so that no run is for nothing
     check_file(options.file, options.output, form)
     _check_directory(options.output)
@@ -137,10 +164,17 @@ def command(options: Options) -> int:
     engines.prepare()
     from samepage.lab.model_side import ModelSide
 
-    side = ModelSide(own_streams=True, whole_trees=False)
-    side.prepare(_scenario(programs, options, events=form in (TIMELINE, SNAPSHOT)))
+    with contextlib.ExitStack() as stack:
+        scenario = _scenario(options, stack, events=form in (TIMELINE, SNAPSHOT))
+        return _run(ModelSide(own_streams=True, whole_trees=False), scenario, form, options)
+
+
+def _run(side: ModelSide, scenario: Scenario, form: Form, options: Options) -> int:
+    """Run the programs, and write the report; the status of the last one."""
+    side.prepare(scenario)
     use_one_thread()
     status = 0
+    programs = scenario.commands
     for argv in programs:
         sys.stdout.flush()
         with _kernel_messages(side.machine):
@@ -159,20 +193,22 @@ def command(options: Options) -> int:
     return status
 
 
-def _scenario(programs: Commands, options: Options, *, events: bool) -> Scenario:
-    """What is to be run; `events`: whether the report needs them."""
+def _scenario(options: Options, stack: contextlib.ExitStack, *, events: bool) -> Scenario:
+    """What is to be run; `events`: whether the report needs them. `stack` keeps its files."""
     from samepage.lab.scenario import MachineOptions, Scenario
     from samepage.stop_at import StopAt
 
+    start = _start(options, stack)
     return Scenario(
-        programs,
-        _environment(options.env, options.clear_env),
-        cwd=options.cwd,
+        start.programs,
+        start.environment,
+        cwd=options.cwd or start.directory,
         stop_at=StopAt(options.stop),
         timeout=options.timeout,
         machine=MachineOptions(
             ram=options.ram,
-            root=options.root,
+            root=start.root,
+            user=start.user,
             cold=options.cold,
             seed=options.seed,
             timeline=events,
@@ -181,6 +217,29 @@ def _scenario(programs: Commands, options: Options, *, events: bool) -> Scenario
             lazy=options.lazy,
         ),
     )
+
+
+def _start(options: Options, stack: contextlib.ExitStack) -> Start:
+    """The programs, and the files and settings that they start with."""
+    programs = split_commands(options.words) if options.words else ()
+    if options.image is None and not options.layers and _is_plain(options.root):
+        return Start(programs, _environment(options.env, options.clear_env), options.root)
+    from samepage.cli.images import start_image
+
+    environment = _environment(options.env, clear=True)
+    inherited = {} if options.clear_env else dict(os.environ)
+    return start_image(
+        options.image, options.root, options.layers, programs, environment, inherited, stack
+    )
+
+
+def _is_plain(root: str) -> bool:
+    """Whether a root is a directory of files, or nothing at all."""
+    if root == "/" or not os.path.lexists(root):
+        return True
+    from samepage.images.source import is_plain
+
+    return os.path.isdir(root) and is_plain(root)
 
 
 def _check_directory(output: str | None) -> None:

@@ -1,5 +1,7 @@
 """From an argument to an image, whatever form it has.
 
+An archive that is neither is taken for the files of a root.
+
 An argument is a path, with `:TAG` behind it where a file has several images. The form is known
 from what lies there, never from a suffix.
 """
@@ -42,6 +44,12 @@ def read_image(argument: str, store: Store, keep: Keep, architecture: str | None
         raise ImageError(f"{argument}: {error.message}") from None
 
 
+def is_plain(path: str) -> bool:
+    """Whether a directory is a tree of files, and no image in another form."""
+    blobs = DirectoryBlobs(path)
+    return not (oci.is_layout(blobs) or docker.is_saved(blobs) or storage.is_storage(path))
+
+
 def _split(argument: str) -> tuple[str, str | None]:
     """The path and the tag; a path that exists as it is has no tag."""
     if os.path.lexists(argument):
@@ -58,7 +66,10 @@ def _read(path: str, tag: str | None, store: Store, keep: Keep, architecture: st
     if not os.path.isdir(path):
         if not os.path.isfile(path):
             raise ImageError(f"{path}: neither a file nor a directory")
-        return _from_blobs(ArchiveBlobs(path), tag, store, keep, architecture)
+        archive = ArchiveBlobs(path)
+        if tag is None and not (oci.is_layout(archive) or docker.is_saved(archive)):
+            return _from_files(path, store, keep)
+        return _from_blobs(archive, tag, store, keep, architecture)
     blobs = DirectoryBlobs(path)
     if oci.is_layout(blobs) or docker.is_saved(blobs):
         return _from_blobs(blobs, tag, store, keep, architecture)
@@ -67,6 +78,14 @@ def _read(path: str, tag: str | None, store: Store, keep: Keep, architecture: st
     if storage.is_storage(path):
         return _from_directories(path, storage.layer_directories(path))
     return _from_directories(path, [path])
+
+
+def _from_files(path: str, store: Store, keep: Keep) -> Image:
+    """An archive of a root's files, as `docker export` writes: one layer."""
+    layer = Layer("")
+    with open(path, "rb", buffering=0) as file:
+        layer.chain_id = read_tar_layer(file, layer, store, keep, None)
+    return Image(path, Config(), [layer])
 
 
 def _from_directories(name: str, places: list[str]) -> Image:
@@ -99,10 +118,7 @@ def _from_blobs(
                 read_tar_layer(file, _next(image), store, keep, config.diff_ids[number])
             _check_size(image)
     else:
-        raise ImageError(
-            f"{blobs.name}: neither an OCI layout nor an archive of docker save (for the files of "
-            "a container, unpack the archive and give the directory)"
-        )
+        raise ImageError(f"{blobs.name}: neither an OCI layout nor an archive of docker save")
     if tag is not None:
         image.name = f"{blobs.name}:{tag}"
     return image

@@ -96,8 +96,8 @@ class _Forward:
 
 def read_tar_layer(
     source: Source, layer: Layer, store: Store, keep: Keep, diff_id: str | None
-) -> None:
-    """Read a layer's archive into `layer`.
+) -> str:
+    """Read a layer's archive into `layer`; return the digest of its bytes, uncompressed.
 
     `diff_id` is the digest that its bytes, uncompressed, must have ("sha256:..."), None if the
     image states none. Raises `ImageError` if it has another, or is damaged or hostile.
@@ -124,8 +124,10 @@ def read_tar_layer(
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise ImageError(f"a layer is damaged: {error}") from None
     stream.drain()
-    if diff_id is not None and f"sha256:{digest.hexdigest()}" != diff_id:
+    found = f"sha256:{digest.hexdigest()}"
+    if diff_id is not None and found != diff_id:
         raise ImageError(f"a layer is damaged: its content is not that of {diff_id}")
+    return found
 
 
 def _add(

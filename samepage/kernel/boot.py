@@ -35,19 +35,20 @@ from samepage.kernel.stop_request import StopRequest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from samepage.cpu.engine import MakeEngine
+    from samepage.kernel.fs.rootfs import RootFs
 
 
 class Kernel:
     """One booted machine, on the engine that `make_engine` makes.
 
-    `processes` holds all that are not reaped. `log` is what the kernel has to report
-    (dmesg). `stop_request` is how a run is ended from outside.
+    `root` has the files that guests see. `processes` holds all that are not reaped. `log` is
+    what the kernel has to report (dmesg). `stop_request` is how a run is ended from outside.
 
     Raises `OutOfFrames` if the RAM is too small, `SysError` if the root is no readable
     directory, and what `make_engine` raises.
     """
 
-    def __init__(self, config: KernelConfig, make_engine: MakeEngine) -> None:
+    def __init__(self, config: KernelConfig, make_engine: MakeEngine, root: RootFs) -> None:
         self.config = config
         self.log: list[str] = []
         self.clock = Clock(config.epoch_ns)
@@ -61,7 +62,7 @@ class Kernel:
         self.reclaim = DirectReclaim(self.cache, self.frames, self.clock)
         self.frames.reclaim = self.reclaim
         self._random = random.Random(config.seed)
-        self.vfs = Vfs(self.cache, config.root, self.clock.realtime, config.seed)
+        self.vfs = Vfs(self.cache, root, self.clock.realtime, config.seed)
         self.net = Network(self.vfs)
         self.vdso = Vdso(config.vdso, self.frames) if config.vdso else None
         self.futexes = FutexQueues()

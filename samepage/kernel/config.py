@@ -21,7 +21,6 @@ class KernelConfig:
 
     epoch_ns: int
     ram: int = 4 << 30
-    root: str = "/"
     cold: bool = False
     seed: int = 0
     max_instructions: int = 0

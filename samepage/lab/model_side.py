@@ -99,6 +99,7 @@ class ModelSide:
             cwd=scenario.cwd,
             loader=scenario.machine.loader,
             lazy=scenario.machine.lazy,
+            user=scenario.machine.user,
             **(ours if self._own_streams else {}),
         )
         if not self._own_streams:
@@ -150,7 +151,7 @@ def _take_over(machine: Machine, host: HostState) -> None:
 
 def _identity(machine: Machine, path: str) -> tuple[int, int]:
     """Device and inode of a guest's file; it may be gone since. Raises `OSError`."""
-    status = os.stat(machine.kernel.config.root + path)
+    status = os.stat(machine.kernel.vfs.root_fs.host_path(path))
     return status.st_dev, status.st_ino
 
 

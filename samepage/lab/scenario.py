@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from samepage.kernel.fs.rootfs import RootFs
     from samepage.live.folios import Folios
     from samepage.machine.host import Host
 
@@ -36,20 +37,21 @@ RAM = "8G"
 class MachineOptions:
     """How the model's machine is made; the live kernel is what it is.
 
-    `ram` is a size as `Machine` takes it, `root` the directory that programs see as `/`.
+    `ram` is a size as `Machine` takes it, `root` what programs see as `/`.
     `cold`: no file is in the page cache at the start. `timeline` keeps every event, so that
-    a difference can name what made a page. `max_instructions` 0 is no limit. `loader` and
-    `lazy` are as in `Machine.spawn`.
+    a difference can name what made a page. `max_instructions` 0 is no limit. `loader`,
+    `lazy` and `user` are as in `Machine.spawn`.
     """
 
     ram: str = RAM
-    root: str = "/"
+    root: str | RootFs = "/"
     cold: bool = False
     seed: int = 0
     timeline: bool = False
     max_instructions: int = 0
     loader: str = "ldso"
     lazy: bool = False
+    user: tuple[int, int] | None = None
 
 
 @record(frozen=True)

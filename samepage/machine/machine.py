@@ -26,6 +26,7 @@ from samepage.kernel.config import TIME_SLICE, KernelConfig
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.context import MAY_EXEC, Credentials
 from samepage.kernel.fs.file import OpenFile
+from samepage.kernel.fs.rootfs import HostRoot
 from samepage.kernel.mm.frames import OutOfFrames
 from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
 from samepage.kernel.process import init
@@ -45,6 +46,7 @@ from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from samepage.kernel.fs.rootfs import RootFs
     from samepage.machine.content import Contents
     from samepage.snapshot.columns import Snapshot
 
@@ -65,7 +67,8 @@ Until = StopAt | str | int | Collection[int] | Callable[[TimelineEvent], bool]
 class Machine:
     """A machine with `ram` bytes (or text such as "512M") of memory.
 
-    `root` is the directory that programs see as `/`; nothing in it is ever changed. `cold`
+    `root` is the directory that programs see as `/`, or other files (`kernel.fs.rootfs`);
+    nothing in it is ever changed. `cold`
     starts with an empty page cache. `timeline` records every event for the snapshot.
     `seed` decides all that is random. `epoch_ns` is the time of day at boot (default: now).
     `debug` checks the kernel's invariants at each of its exits (see `samepage.kernel.debug`).
@@ -84,7 +87,7 @@ class Machine:
         self,
         ram: int | str = "4G",
         *,
-        root: str = "/",
+        root: str | RootFs = "/",
         cold: bool = False,
         timeline: bool = False,
         seed: int = 0,
@@ -109,7 +112,6 @@ class Machine:
         config = KernelConfig(
             epoch_ns=time.time_ns() if epoch_ns is None else epoch_ns,
             ram=size,
-            root=root,
             cold=cold,
             seed=seed,
             max_instructions=max_instructions,
@@ -125,10 +127,11 @@ class Machine:
             version=host.version,
             vdso=host.vdso,
         )
+        files = HostRoot(root) if isinstance(root, str) else root
         try:
-            self.kernel = Kernel(config, partial(engines.make_engine, engine))
+            self.kernel = Kernel(config, partial(engines.make_engine, engine), files)
         except SysError as error:
-            raise SamepageError(f"cannot use {root} as the root: {error}") from None
+            raise SamepageError(f"cannot use {files.name} as the root: {error}") from None
         except (OutOfFrames, OSError, OverflowError) as error:
             reason = str(error) or "the kernel itself does not fit"
             if isinstance(error, OverflowError):
@@ -152,13 +155,14 @@ class Machine:
         stderr: int | None = None,
         loader: str = "ldso",
         lazy: bool = False,
+        user: tuple[int, int] | None = None,
     ) -> Guest:
         """Start a program; it runs when `run` is called.
 
         A name without a slash is looked up in PATH, as a shell does it. `env` and `cwd`
         default to this process's. `stdin` is the bytes that the guest will read, or a host
         descriptor; `stdout` and `stderr` are host descriptors, or None to keep what is
-        written (`Guest.stdout`).
+        written (`Guest.stdout`). `user` has the user's and the group's number (default: ours).
 
         `loader` is "ldso" for the program's own (PT_INTERP), or "builtin" for
         samepage's linker in its place (see `samepage.machine.loader`); `lazy` makes that
@@ -177,7 +181,7 @@ class Machine:
         if loader not in LOADERS:
             raise SamepageError(f"there is no loader {loader!r}: it is one of {', '.join(LOADERS)}")
         output = bytearray()
-        task = self._new_process(cwd)
+        task = self._new_process(cwd, user)
         process = task.process
         try:
             stdio = kernel.vfs.stdio
@@ -215,9 +219,12 @@ class Machine:
             name = task.process.argv[0] if task.process.argv else b""
             raise _explain(error, name) from None
 
-    def _new_process(self, cwd: str | None) -> Task:
+    def _new_process(self, cwd: str | None, user: tuple[int, int] | None) -> Task:
         kernel = self.kernel
-        cred = Credentials.of_user(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
+        if user is not None:
+            cred = Credentials.of_user(*user, (user[1],))
+        else:
+            cred = Credentials.of_user(os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         try:
             where = os.fsencode(cwd) if cwd is not None else os.getcwdb()
             context = kernel.vfs.context(cred, where)

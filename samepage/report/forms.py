@@ -45,6 +45,9 @@ TOP = Form("top", exact=True)
 SNAPSHOT = Form("snapshot", exact=True)
 """A directory of Parquet files: the snapshot itself."""
 
+MARKDOWN = Form("markdown", (".md",), document=True)
+"""For a pull request."""
+
 REPORTS = (TEXT, JSON, HTML, TIMELINE, PROMETHEUS, TOP, SNAPSHOT)
 """The forms of a snapshot's report."""
 TEXT_OR_JSON = (TEXT, JSON)
@@ -54,6 +57,7 @@ PPROF = Form("pprof", (".pprof", ".pb.gz"), document=True)
 """Binary; like the two before it a profile weighted in pages."""
 WHY = (TEXT, JSON, HTML, COLLAPSED, SPEEDSCOPE, PPROF, SNAPSHOT)
 """The forms of the answer of `samepage why`."""
+IMAGE_FORMS = (TEXT, JSON, MARKDOWN)
 
 
 def choose(output: str | None, name: str | None, forms: Sequence[Form]) -> Form:

@@ -4,6 +4,7 @@ import os
 
 from samepage.cpu.ram import Ram
 from samepage.kernel.errors import SysError
+from samepage.kernel.fs.rootfs import HostRoot
 from samepage.kernel.fs.vfs import Vfs
 from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.page_cache import PageCache
@@ -23,7 +24,7 @@ class Clock:
 def boot(host_root="/", ram=16 << 20):
     """The files of a machine whose guests see `host_root` as `/`."""
     frames = Frames(Ram(ram), lambda pfn: None)
-    return Vfs(PageCache(frames), str(host_root), Clock(), seed=1)
+    return Vfs(PageCache(frames), HostRoot(str(host_root)), Clock(), seed=1)
 
 
 class fails:

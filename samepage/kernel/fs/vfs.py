@@ -1,6 +1,6 @@
 """The virtual file system: mounts, looking up and opening.
 
-    /            the host's tree (or `host_root`), changes kept in RAM
+    /            the files of a `RootFs`, changes kept in RAM
     /dev         devices of the model
     /dev/shm     memory
     /proc        the model's processes
@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # few programs need these
     from samepage.kernel.fs.epoll import Epoll
     from samepage.kernel.fs.eventfd import EventFd
     from samepage.kernel.fs.memfd import MemfdFile
+    from samepage.kernel.fs.rootfs import RootFs
     from samepage.kernel.fs.timerfd import TimerFd
 
 PIPEFS_MAGIC, ANON_INODE_FS_MAGIC = 0x50495045, 0x09041934
@@ -59,16 +60,16 @@ FIRST_MODEL_DEVICE = os.makedev(0, 1000)
 class Vfs(Tree):
     """All files of one machine.
 
-    `host_root` is the directory of the host that guests see as `/`; `clock` returns the time
+    `root` has the files that guests see as `/`; `clock` returns the time
     in ns since the epoch; `seed` decides what /dev/urandom gives.
 
-    Raises `SysError` if `host_root` is no readable directory.
+    Raises `SysError` if `root` is no readable directory.
     """
 
     def __init__(
         self,
         cache: PageCache,
-        host_root: str = "/",
+        root: RootFs,
         clock: Callable[[], int] = lambda: 0,
         seed: int = 0,
     ) -> None:
@@ -78,12 +79,10 @@ class Vfs(Tree):
         self.drivers = memory_drivers(self.random)
         super().__init__(self.drivers)
         self.hostfs = HostFs(cache, clock, self.drivers)
-        root = self.hostfs.inode(os.fsencode(os.path.realpath(host_root)))
-        if root is None or not root.is_dir:
-            raise SysError(errno.ENOENT if root is None else errno.ENOTDIR)
-        self.root = Path(root)
-        self.mounts: list[Mount] = [Mount(self.root, "overlay")]
         self._n_devices = 0
+        self.root_fs = root
+        self.root = Path(root.root(self.hostfs, self.superblock, self.drivers))
+        self.mounts: list[Mount] = [Mount(self.root, "overlay")]
         self._mount_points: set[Inode] = set()
         """Directories that were made only to mount on."""
         self.pipefs = self.superblock("pipefs", PIPEFS_MAGIC)

@@ -18,6 +18,7 @@ from samepage.cpu.ram import Ram
 from samepage.kernel.fs.context import Credentials
 from samepage.kernel.fs.fdtable import FdTable
 from samepage.kernel.fs.procfs import maps, smaps, status
+from samepage.kernel.fs.rootfs import HostRoot
 from samepage.kernel.fs.vfs import Vfs
 from samepage.kernel.mm.address_space import AddressSpace, FaultCounts
 from samepage.kernel.mm.fault import handle_mm_fault
@@ -41,7 +42,7 @@ def machine(tree):
     """A kernel with one process, which has mapped /big privately and written one page."""
     frames = Frames(Ram(16 << 20), lambda pfn: None)
     cache = PageCache(frames)
-    vfs = Vfs(cache, str(tree), Clock())
+    vfs = Vfs(cache, HostRoot(str(tree)), Clock())
     ctx = vfs.context(cwd=b"/dir")
     mm = AddressSpace(frames, cache, NoEngine())
     file = vfs.open(ctx, b"/big", os.O_RDONLY)
