@@ -2,7 +2,7 @@
 
 Where its program ran on the model, the snapshot has them. Where it cannot run there, what the
 dynamic loader writes is computed: the pages that relocation copies in each object of the
-program. That leaves out heap and stack, and says so.
+program. That leaves out heap and stack, which the answer states.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ContainerCost:
 
 
 def cost_of_run(arguments: tuple[str, ...], snapshot: Snapshot, reason: str) -> ContainerCost:
-    """The cost of a container whose processes are in a snapshot; `reason` tells where it ended."""
+    """The cost of a container whose processes are in a snapshot; `reason` has where it ended."""
     totals = Sharing(snapshot).totals
     private = totals.anonymous_frames + totals.shmem_frames
     return ContainerCost(arguments, private, totals.file_frames, True, reason)

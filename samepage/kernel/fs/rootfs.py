@@ -143,7 +143,7 @@ class _TreeFiles:
         return found
 
     def _adopt(self, inode: Inode, node: Node) -> None:
-        """Take over what the image says of a file, in place of what its copy here has."""
+        """Take over the attributes that the image has for a file, in place of what its copy here has."""
         entry = node.entry
         inode.mode, inode.uid, inode.gid = entry.mode, entry.uid, entry.gid
         inode.atime = inode.mtime = inode.ctime = entry.mtime * 1_000_000_000
