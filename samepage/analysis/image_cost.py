@@ -40,7 +40,7 @@ class ContainerCost:
 
 
 def cost_of_run(arguments: tuple[str, ...], snapshot: Snapshot, reason: str) -> ContainerCost:
-    """The cost of a container whose processes are in a snapshot; `reason` has where it ended."""
+    """The cost of a container whose processes are in a snapshot; `reason` is how it ended."""
     totals = Sharing(snapshot).totals
     private = totals.anonymous_frames + totals.shmem_frames
     return ContainerCost(arguments, private, totals.file_frames, True, reason)
