@@ -143,7 +143,7 @@ class _TreeFiles:
         return found
 
     def _adopt(self, inode: Inode, node: Node) -> None:
-        """Take over the attributes that the image has for a file, in place of what its copy here has."""
+        """Give a file the attributes that it has in the image, in place of its copy's."""
         entry = node.entry
         inode.mode, inode.uid, inode.gid = entry.mode, entry.uid, entry.gid
         inode.atime = inode.mtime = inode.ctime = entry.mtime * 1_000_000_000
