@@ -13,7 +13,7 @@ from samepage.cli.blas import use_one_thread
 from samepage.cli.processor import need_models_processor
 from samepage.errors import SamepageError
 from samepage.lab.commands import join_commands, split_commands
-from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
+from samepage.report.forms import JSON, TEXT, TEXT_OR_JSON, choose, writing
 
 if TYPE_CHECKING:
     from samepage.lab.commands import Commands
@@ -71,6 +71,11 @@ def arguments(parser: Parser) -> None:
         help="Differences told of each kind (default: %(default)s).",
     )
     add(
+        "--why",
+        action="store_true",
+        help="Compare causes: which function copied which page, live and on the model (root).",
+    )
+    add(
         "--against-kernel",
         action="store_true",
         help="Compare two live runs: what differs there, no model can predict.",
@@ -118,6 +123,7 @@ class Options:
     timeout: float
     attempts: int
     shown: int
+    why: bool
     against_kernel: bool
     record: str | None
     with_files: str
@@ -149,7 +155,32 @@ def command(options: Options) -> int:
     groups = read_corpus(options.corpus) if options.corpus else [split_commands(options.words)]
     if options.record:
         return _record(groups, options)
+    if options.why:
+        return _compare_causes(groups, options)
     return _compare(groups, _how(options), options)
+
+
+def _compare_causes(groups: Sequence[Commands], options: Options) -> int:
+    """Print for each program whether the same functions copied the same pages."""
+    from samepage.lab.environment import ENVIRONMENT
+    from samepage.verify.why import verify_causes
+
+    status = AGREES
+    env = {**ENVIRONMENT, **_variables(options.extra)}
+    with writing(options.output, choose(options.output, options.form, (TEXT,))) as stream:
+        for argv in (argv for commands in groups for argv in commands):
+            found = verify_causes(argv, env, timeout=options.timeout, attempts=options.attempts)
+            verdict = "differs" if found.differences else "agrees"
+            print(
+                f"{verdict}: {join_commands([argv])}: who copied {found.copies} pages of "
+                f"{found.processes} processes (live runs: {found.attempts})",
+                file=stream,
+            )
+            for line in found.differences[: options.shown]:
+                print(f"    {line}", file=stream)
+            if found.differences:
+                status = DIFFERS
+    return status
 
 
 def _how(options: Options) -> group.Options:

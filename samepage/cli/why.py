@@ -11,7 +11,10 @@ from samepage.records import record
 from samepage.report.forms import SNAPSHOT, WHY, choose, writing
 
 if TYPE_CHECKING:
+    from samepage.lab.follow import Followed
     from samepage.lab.targets import Target
+    from samepage.report.forms import Form
+    from samepage.snapshot.columns import Snapshot
 
 _MIN_EPOCH = 0.01
 _DURATION = "10s"
@@ -24,6 +27,7 @@ class Options:
     targets: list[str]
     selection: tuple[tuple[str, str], ...]
     started: list[str]
+    model: bool
     duration: str | None
     epoch: str | None
     what_if: list[str]
@@ -44,6 +48,12 @@ def arguments(parser: Parser) -> None:
         parser, "The processes; what they have forked and fork meanwhile belongs to them."
     )
     parser.after_dashes = "started"
+    add(
+        "--model",
+        action="store_true",
+        help="Run programs (separated by :::; put -- before options of theirs) on the model "
+        "machine instead, whose kernel reports each copy.",
+    )
     add(
         "--for",
         dest="duration",
@@ -101,17 +111,13 @@ def command(options: Options) -> int:
     use_one_thread()
     from samepage.analysis.what_if import what_if
     from samepage.analysis.why import explain
-    from samepage.lab.follow import follow
-    from samepage.live.capture import capture
     from samepage.report.why import Observation
     from samepage.report.why_forms import write_form
     from samepage.snapshot.columns import PAGE_SIZE
 
-    snapshot = None
-    with _target(options) as target:
-        found = follow(target, seconds, epoch=epoch, stacks=options.stacks)
-        if chosen is SNAPSHOT:
-            snapshot = capture(sorted(found.after), all_flags=True)
+    found, snapshot = (
+        _on_model(options) if options.model else _follow(options, seconds, epoch, chosen)
+    )
     answer = explain(
         found.before,
         found.after,
@@ -120,14 +126,14 @@ def command(options: Options) -> int:
         all_writers=found.epochs > 0,
         execs=found.execs,
     )
-    suppositions = [what_if(answer, found.writes, pattern) for pattern in options.what_if]
     seen = Observation(
         sorted(found.names.items()),
         found.seconds,
         found.epochs,
         found.missing,
-        suppositions,
+        [what_if(answer, found.writes, pattern) for pattern in options.what_if],
         found.notes,
+        model=options.model,
     )
     if chosen is SNAPSHOT:
         from samepage.snapshot.parquet import write
@@ -140,6 +146,33 @@ def command(options: Options) -> int:
             write_form(chosen, answer, found.writes, seen, stream, options.output, options.top)
     copied = answer.copied * PAGE_SIZE / (1 << 20)
     return int(options.fail_over is not None and copied > options.fail_over)
+
+
+def _follow(
+    options: Options, seconds: float, epoch: float, form: "Form"
+) -> "tuple[Followed, Snapshot | None]":
+    """What was seen of live processes, and their memory at the end if the form is of that."""
+    from samepage.lab.follow import follow
+    from samepage.live.capture import capture
+
+    with _target(options) as target:
+        found = follow(target, seconds, epoch=epoch, stacks=options.stacks)
+        snapshot = capture(sorted(found.after), all_flags=True) if form is SNAPSHOT else None
+    return found, snapshot
+
+
+def _on_model(options: Options) -> "tuple[Followed, Snapshot | None]":
+    """What the model's kernel reports of a run."""
+    from samepage.cpu import engines
+
+    words = [*options.targets, *options.started]
+    if not words or options.selection or options.epoch is not None:
+        raise SamepageError("--model runs programs: name them, and leave out other processes")
+    engines.prepare()
+    from samepage.lab.commands import split_commands
+    from samepage.lab.model_writes import run_on_model
+
+    return run_on_model(split_commands(words))
 
 
 @contextlib.contextmanager

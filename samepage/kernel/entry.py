@@ -64,6 +64,9 @@ class Entry:
         self._fault = FaultResult.OK
         """Why the page fault that has just ended the run was not resolved."""
         self._out_of_frames = False
+        self.in_user_fault = False
+        """A program's own access is being resolved, not one of the kernel for it
+        (`FAULT_FLAG_USER`)."""
         self.debug: Checks | None = None
         """The checks of the kernel's invariants, if the machine was booted with them."""
         self._instructions_left = kernel.config.max_instructions
@@ -157,6 +160,7 @@ class Entry:
         """The MMU could not translate; True if the access may be tried again."""
         task = self._kernel.scheduler.current
         assert task is not None, "the CPU runs without a task"
+        self.in_user_fault = True
         try:
             self._fault = handle_mm_fault(task.mm, address, access)
             if self.debug is not None and self._fault is FaultResult.OK:
@@ -164,6 +168,8 @@ class Entry:
         except OutOfFrames:
             self._out_of_frames = True
             return False
+        finally:
+            self.in_user_fault = False
         return self._fault is FaultResult.OK
 
     def _unresolved_fault(self, task: Task, stop: CpuStop) -> None:

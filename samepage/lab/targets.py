@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from samepage.errors import SamepageError
@@ -113,15 +113,16 @@ class Command:
     only after that: with SIGINT, then SIGTERM, then SIGKILL.
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        """Start a shell that waits, and becomes the command at `begin`. Raises `SamepageError`."""
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start a shell that waits, and becomes the command at `begin`; `env` in place of our
+        environment. Raises `SamepageError`."""
         _check(argv[0])
         reader, self._gate = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
         self._pid = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", _GATE, "sh", *argv],
-            os.environ,
+            os.environ if env is None else env,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null if os.isatty(0) else 0, 0),
                 (os.POSIX_SPAWN_DUP2, 2, 1),

@@ -20,7 +20,8 @@ VERSION = 1
 class Observation:
     """What was looked at: `processes` as (pid, command name), for `seconds`, with so many
     `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen;
-    `suppositions` are the answers to --what-if; `notes` say which functions have no names."""
+    `suppositions` are the answers to --what-if; `notes` say which functions have no names;
+    `model`: the kernel was the model's."""
 
     processes: Sequence[tuple[int, str]]
     seconds: float
@@ -28,6 +29,7 @@ class Observation:
     missing: Sequence[str] = ()
     suppositions: Sequence[WhatIf] = ()
     notes: Sequence[str] = ()
+    model: bool = False
 
 
 def print_why(why: Why, seen: Observation, terminal: Terminal, *, top: int | None) -> None:
@@ -122,26 +124,18 @@ def write_json(why: Why, seen: Observation, stream: TextIO) -> None:
 def words(why: Why, seen: Observation) -> list[str]:
     """The answer in words, a line each."""
     names = sorted({name for _, name in seen.processes})
+    where = "on the model" if seen.model else f"{seen.seconds:.1f} s"
     lines = [
         f"{count(len(seen.processes), 'process', 'processes')} "
-        f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}), {seen.seconds:.1f} s",
-        f"{count(why.copied, 'page')} ({size(why.copied)}) were copied on write; "
-        f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not shared any more with the "
-        "parent or the file",
+        f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}), {where}",
+        f"{count(why.copied, 'page')} ({size(why.copied)}) were copied on write"
+        + ("" if seen.model else f"; {_unshared(why)}"),
+        f"complete: {_completeness(why, seen)}",
     ]
-    if why.complete and seen.missing:
-        lines.append("complete: only for what could be seen, where a write explains every page")
-    elif why.complete:
-        lines.append("complete: yes, a recorded write explains every one of them")
-    else:
-        lines.append(
-            f"complete: no, {count(why.unexplained, 'page')} without a recorded write, "
-            f"{count(why.lost, 'event')} lost"
-        )
     if not why.all_writers and why.copied:
         lines.append(
             "Only the first writer of each page is known: a saving is an upper bound, since "
-            "others may have written later (--epoch finds them)"
+            "others may have written later" + ("" if seen.model else " (--epoch finds them)")
         )
     bound = "" if why.all_writers else "at most "
     lines += (
@@ -151,6 +145,26 @@ def words(why: Why, seen: Observation) -> list[str]:
         for supposition in seen.suppositions
     )
     return [*lines, *(f"not seen: {line}" for line in seen.missing), *seen.notes]
+
+
+def _unshared(why: Why) -> str:
+    return (
+        f"{count(why.unshared, 'page')} ({size(why.unshared)}) are not shared any more with the "
+        "parent or the file"
+    )
+
+
+def _completeness(why: Why, seen: Observation) -> str:
+    if seen.model:
+        return "yes, the model's kernel reports every copy"
+    if why.complete and seen.missing:
+        return "only for what could be seen, where a write explains every page"
+    if why.complete:
+        return "yes, a recorded write explains every one of them"
+    return (
+        f"no, {count(why.unexplained, 'page')} without a recorded write, "
+        f"{count(why.lost, 'event')} lost"
+    )
 
 
 def remedies(why: Why) -> list[str]:

@@ -129,7 +129,8 @@ def test_a_process_in_uninterruptible_sleep_is_named(tmp_path: Path) -> None:
     source = tmp_path / "sleeps.c"
     source.write_text(
         "#include <stdio.h>\n#include <unistd.h>\n"
-        'int main(void) { puts(""); fflush(stdout); if (vfork() == 0) { sleep(1000); _exit(0); } }\n'
+        'int main(void) { puts(""); fflush(stdout);\n'
+        "if (vfork() == 0) { sleep(1000); _exit(0); } }\n"
     )
     subprocess.run(["gcc", "-w", "-o", tmp_path / "sleeps", source], check=True)
     with subprocess.Popen(

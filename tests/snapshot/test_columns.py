@@ -111,7 +111,7 @@ def test_unimplemented_syscalls_are_kept() -> None:
         ("files", 0, "file", 3, "table files, row 0: file is 3"),
         ("processes", 1, "pid", 10, "table processes, row 1: pid 10 does not come after 10"),
         ("processes", 1, "comm", None, "table processes, row 1: comm is null"),
-        ("events", 0, "pid", 9, "table events, row 0: pid 9"),
+        ("events", 0, "pid", 0, "table events, row 0: pid 0 is none"),
         ("events", 0, "file", 9, "table events, row 0: file 9"),
         ("meta", 0, "key", "x", "meta.parquet: damaged: no version"),
         ("meta", 1, "key", "x", "table meta has no row 'source'"),

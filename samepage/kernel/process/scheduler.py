@@ -160,6 +160,7 @@ class Scheduler:
         task.mm.context.activate()
         task.mm.faults = task.faults
         self.current = task
+        self.acting = task.process
         if task.set_child_tid:
             _put_child_tid(task)
         handle_notify_resume(task)
