@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.locked
 
-.PHONY: demo setup test lint format bench images verify-kernels live-aarch64 lock clean
+.PHONY: demo setup test lint format bench images verify-why verify-kernels live-aarch64 lock clean
 
 demo: setup
 	@$(BIN)/samepage demo
@@ -52,6 +52,12 @@ verify-kernels: setup
 
 live-aarch64: setup
 	$(BIN)/python -m kernels live --architecture arm64 --kernel 6.1 --kernel 6.12
+
+# `samepage why` on servers, ten times each, and killed at 200 moments (the suite does it once, and
+# at 8 moments).
+verify-why: setup
+	SAMEPAGE_WHY_RUNS=10 SAMEPAGE_WHY_KILLS=200 $(BIN)/python -m pytest -n 0 -s --timeout 3600 \
+		tests/cli/test_why_servers.py tests/trace/test_killed_watcher.py
 
 # Resolves the newest versions that pyproject.toml admits and pins them with their hashes.
 lock: setup

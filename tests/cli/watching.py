@@ -53,7 +53,8 @@ class Watcher:
         while quiet < 5 and time.monotonic() < end:
             quiet = quiet + 1 if self._sleeps_with_events() else 0
             time.sleep(0.2)
-        assert self.process.poll() is None
+        if self.process.poll() is not None:
+            raise AssertionError(self.process.communicate()[1])
 
     def _sleeps_with_events(self) -> bool:
         proc = f"/proc/{self.process.pid}"

@@ -28,7 +28,7 @@ class Records:
     `raw` (its bytes), `abi`, `registers`, `stack` that its sample type asks for.
     Records of one event that differ in size are separate arrays of the list. `tasks` are the
     records (type, misc, body) that `samepage.trace.perf.tasks` reads. `lost` counts records
-    that the kernel dropped.
+    that the kernel dropped, or that belong to no event of the session.
     """
 
     samples: dict[str, list[npt.NDArray[np.void]]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def decode(chunks: Iterable[bytes], specs: Mapping[int, EventSpec]) -> Records:
                 continue
             rows = data[np.asarray(offsets)[:, None] + np.arange(HEADER_SIZE, size)]
             if number == RecordType.SAMPLE:
-                _add_samples(rows, specs, samples)
+                records.lost += _add_samples(rows, specs, samples)
             elif number == RecordType.LOST:
                 records.lost += int(rows[:, 8:16].copy().view("<u8").sum())
             elif number == RecordType.LOST_SAMPLES:
@@ -80,13 +80,19 @@ def _add_samples(
     rows: npt.NDArray[np.uint8],
     specs: Mapping[int, EventSpec],
     samples: dict[str, list[npt.NDArray[np.void]]],
-) -> None:
+) -> int:
+    """Add records to their events; returns how many are of no event that is known."""
+    unknown = 0
     idents = rows[:, :8].copy().view("<u8")[:, 0]
     for ident in np.unique(idents):
-        spec = specs[int(ident)]
         chosen = rows[idents == ident]
+        spec = specs.get(int(ident))
+        if spec is None:
+            unknown += len(chosen)
+            continue
         layout = _layout(spec, chosen.shape[1])
         samples[spec.name].append(_view(chosen, layout))
+    return unknown
 
 
 def _view(rows: npt.NDArray[np.uint8], layout: np.dtype[np.void]) -> npt.NDArray[np.void]:
