@@ -155,6 +155,7 @@ def test_lost_events_make_an_answer_incomplete() -> None:
         ("visit_reachable", "/usr/lib/libother.so", "own.libother.so"),
         ("_int_malloc", "/lib/x86_64-linux-gnu/libc.so.6", "glibc.malloc"),
         ("memcpy", "/lib/x86_64-linux-gnu/libc.so.6", "own.libc.so.6"),
+        ("je_arena_malloc_hard", "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "jemalloc.malloc"),
         ("_dl_fixup", "/lib64/ld-linux-x86-64.so.2", "glibc.lazy-binding"),
         ("_dl_relocate_object", "/lib64/ld-linux-x86-64.so.2", "glibc.relocation"),
         ("gc_mark_ptr", "/usr/lib/libruby-3.1.so.3.1", "ruby.gc"),
