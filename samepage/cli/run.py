@@ -91,6 +91,11 @@ def arguments(parser: Parser) -> None:
         metavar="NUMBER",
         help="Decides all that is random (default: %(default)s).",
     )
+    add(
+        "--kernel",
+        metavar="VERSION",
+        help="Whose rules the machine has: Linux 6.1, 6.12 or 6.18 (default: this system's).",
+    )
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="Set a variable.")
     add("--clear-env", action="store_true", help="Start with no environment but --env.")
     add("--cwd", metavar="DIR", help="The programs' working directory.")
@@ -132,6 +137,7 @@ class Options:
     layers: list[str]
     cold: bool
     seed: int
+    kernel: str | None
     env: list[str]
     clear_env: bool
     cwd: str | None
@@ -215,6 +221,7 @@ def _scenario(options: Options, stack: contextlib.ExitStack, *, events: bool) ->
             max_instructions=options.max_instructions or 0,
             loader=options.loader,
             lazy=options.lazy,
+            kernel=options.kernel,
         ),
     )
 

@@ -143,6 +143,12 @@ if TYPE_CHECKING:
         def counts_instructions(self) -> bool:
             """Whether `run` can be limited, and `executed` is known. If not, call neither."""
 
+        splits_updates: bool
+        """Whether an instruction that updates memory (`andb $1, (mem)`, without `lock`) may take a
+        fault for its load and then one for its store. A processor takes one, for the store; a
+        host whose CPU is itself emulated, two. An engine that executes on the host's CPU does as
+        that does."""
+
         @property
         def hwcap(self) -> int:
             """What the guests' CPUID answers in EDX of leaf 1 (AT_HWCAP of x86-64)."""

@@ -83,7 +83,7 @@ class Kernel:
     def new_address_space(self) -> AddressSpace:
         """An empty address space of this machine (`mm_alloc`). Raises `OutOfFrames`."""
         emit = self._report_event if self.config.events else None
-        return AddressSpace(self.frames, self.cache, self.cpu, emit)
+        return AddressSpace(self.frames, self.cache, self.cpu, emit, self.config.rules)
 
     def _report_event(self, event: Event) -> None:
         """Report an event to the tracers, with what is mapped where it happened."""

@@ -2,6 +2,7 @@
 
 from samepage.kernel.mm.address_space import MMAP_MIN_ADDR
 from samepage.kernel.mm.page_cache import VM_READAHEAD_PAGES
+from samepage.kernel.rules import NEWEST, KernelRules
 from samepage.kernel.vdso_image import VdsoImage
 from samepage.records import record
 
@@ -34,6 +35,8 @@ class KernelConfig:
     domain: str = "(none)"
     release: str = "6.18.0"
     version: str = "#1 SMP PREEMPT_DYNAMIC"
+    rules: KernelRules = NEWEST
+    """Those of the version that programs are shown as `release`."""
     hwcap2: int = 2
     """AT_HWCAP2: FSGSBASE."""
     min_sigstack_size: int = 1776

@@ -5,12 +5,18 @@ page cache. Two states can be made: every file whole and clean, or as good as em
 """
 
 import contextlib
+import ctypes
+import functools
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.abi.pagemap import Pm
 from samepage.lab.scenario import HostState
 from samepage.live.folios import large_folios
+from samepage.live.one_process import read_entries
 from samepage.live.residency import evict, read_through, resident_pages
 
 T = TypeVar("T")
@@ -55,6 +61,38 @@ def readahead_pages(path: str) -> int:
             return int(file.read()) // 4
     except (OSError, ValueError):
         return 0
+
+
+_UPDATE = b"\x80\x27\xdf\xc3"
+"""andb $0xdf, (%rdi); ret"""
+
+
+@functools.cache
+def splits_updates() -> bool:
+    """Whether an instruction that updates memory takes a read fault and then a write fault here.
+
+    A processor takes the write fault only; QEMU's TCG loads and stores. Measured: the
+    instruction updates the first of two cached pages of a private mapping. A read fault maps the
+    second one as well (fault-around), a write fault does not (`do_cow_fault`).
+    """
+    file = os.memfd_create("samepage-update")
+    try:
+        os.write(file, bytes(2 * HOST_PAGE_SIZE))
+        with (
+            mmap.mmap(
+                -1, len(_UPDATE), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+            ) as code,
+            mmap.mmap(file, 2 * HOST_PAGE_SIZE, mmap.MAP_PRIVATE) as data,
+        ):
+            code.write(_UPDATE)
+            instruction, target = ctypes.c_char.from_buffer(code), ctypes.c_char.from_buffer(data)
+            address = ctypes.addressof(target)
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ctypes.addressof(instruction))(address)
+            second = read_entries(os.getpid(), address + HOST_PAGE_SIZE, 1)[0]
+            del instruction, target
+    finally:
+        os.close(file)
+    return bool(second & Pm.PRESENT)
 
 
 _CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")

@@ -14,7 +14,7 @@ from typing import Self
 from samepage.errors import SamepageError
 from samepage.lab.environment import CWD, find_program
 from samepage.lab.faults import with_faults
-from samepage.lab.host_state import host_state, prepare_page_cache
+from samepage.lab.host_state import host_state, prepare_page_cache, splits_updates
 from samepage.lab.live_held import LiveHeld
 from samepage.lab.observation import Observation
 from samepage.lab.scenario import HostState, Scenario, replace
@@ -98,7 +98,11 @@ class LiveSide:
         observation = Observation(
             with_faults(snapshot, faults),
             {key: process.holder for key, process in held.items()},
-            host=replace(self._host, xstate_size=self._group.xstate_size),
+            host=replace(
+                self._host,
+                xstate_size=self._group.xstate_size,
+                splits_updates=splits_updates(),
+            ),
             notes=self._notes,
         )
         for process in held.values():

@@ -74,6 +74,8 @@ class ModelSide:
             readahead=scenario.host.readahead or VM_READAHEAD_PAGES,
             xstate_size=scenario.host.xstate_size,
             host=scenario.host.kernel,
+            kernel=options.kernel,
+            splits_updates=scenario.host.splits_updates,
         )
         _take_over(self.machine, scenario.host)
         if self._whole_trees:

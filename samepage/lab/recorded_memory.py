@@ -58,6 +58,7 @@ def pack(observation: Observation, recording: Recording) -> Packed:
         "frames": list(_frame_runs(snapshot, names, files)),
         "lost": sorted(observation.lost.items()),
         "xstate_size": host.xstate_size,
+        "splits_updates": host.splits_updates,
         "readahead": host.readahead,
         "folios": dict(host.folios),
         "resident": {path: _pack_marks(marks) for path, marks in host.resident.items()},
@@ -87,6 +88,7 @@ def unpack(recording: Recording, commands: Commands, root: str) -> Observation:
         resident={path: _unpack_marks(marks) for path, marks in packed["resident"].items()},
         readahead=int(packed["readahead"]),
         xstate_size=int(packed["xstate_size"]),
+        splits_updates=bool(packed.get("splits_updates", False)),
         root=root,
         kernel=recording.kernel,
     )

@@ -40,7 +40,8 @@ class MachineOptions:
     `ram` is a size as `Machine` takes it, `root` what programs see as `/`.
     `cold`: no file is in the page cache at the start. `timeline` keeps every event, so that
     a difference can name what made a page. `max_instructions` 0 is no limit. `loader`,
-    `lazy` and `user` are as in `Machine.spawn`.
+    `lazy` and `user` are as in `Machine.spawn`. `kernel` is the version of Linux whose rules
+    hold; None for those of the host.
     """
 
     ram: str = RAM
@@ -52,6 +53,7 @@ class MachineOptions:
     loader: str = "ldso"
     lazy: bool = False
     user: tuple[int, int] | None = None
+    kernel: str | None = None
 
 
 @record(frozen=True)
@@ -61,14 +63,16 @@ class HostState:
     `folios` are a file's large folios in the page cache; `resident` says which pages of a
     file are cached: files that are not in it are cached whole. `readahead` is how many pages
     the host reads ahead, `xstate_size` how many bytes of registers its CPU saves in a signal
-    frame; 0 where it is not known. `root` is the directory that holds its files, "" for that of
-    the machine's options; `kernel` is None for that of this system.
+    frame; 0 where it is not known. `splits_updates`: its CPU faults twice where an instruction
+    updates memory (`lab.host_state.splits_updates`). `root` is the directory that holds its
+    files, "" for that of the machine's options; `kernel` is None for that of this system.
     """
 
     folios: Mapping[str, Folios] = MappingProxyType({})
     resident: Mapping[str, Resident] = MappingProxyType({})
     readahead: int = 0
     xstate_size: int = 0
+    splits_updates: bool = False
     root: str = ""
     kernel: Host | None = None
 

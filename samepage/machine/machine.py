@@ -36,6 +36,7 @@ from samepage.kernel.process.scheduler import Deadlock
 from samepage.kernel.process.task import Process, Task
 from samepage.kernel.process.timeline import TimelineEvent
 from samepage.kernel.process.tracer import resume
+from samepage.kernel.rules import named_rules, rules_of
 from samepage.kernel.stop_request import LimitReached
 from samepage.machine.debugger import Condition, Debugger
 from samepage.machine.frame import FrameInfo
@@ -77,7 +78,9 @@ class Machine:
     ahead at most; `xstate_size` how many bytes of registers the host's CPU saves in a signal
     frame, if more than the engine's does. `engine` names what executes the programs'
     instructions (`samepage.cpu.engines.NAMES`). `host` is the kernel whose names and
-    vDSO programs find (default: that of this system).
+    vDSO programs find (default: that of this system). `kernel` is the version of Linux whose rules
+    hold (`samepage.kernel.rules.KNOWN`; default: those of the host's release). `splits_updates`:
+    an instruction that updates memory takes two faults, as on a host whose CPU is emulated.
 
     Raises `SamepageError` if there is not enough RAM, `root` is no directory, the engine cannot
     be used, or cannot count instructions that are to be limited.
@@ -100,6 +103,8 @@ class Machine:
         xstate_size: int = 0,
         engine: str = engines.DEFAULT,
         host: Host | None = None,
+        kernel: str | None = None,
+        splits_updates: bool = False,
     ) -> None:
         size = parse_size(ram)
         if size < MIN_RAM:
@@ -109,6 +114,7 @@ class Machine:
         if epoch_ns is not None and epoch_ns < 0:
             raise SamepageError(f"the time of day {epoch_ns} ns is before 1970")
         host = host or this_host()
+        rules = rules_of(host.release) if kernel is None else named_rules(kernel)
         config = KernelConfig(
             epoch_ns=time.time_ns() if epoch_ns is None else epoch_ns,
             ram=size,
@@ -123,7 +129,8 @@ class Machine:
             min_sigstack_size=host.min_sigstack_size,
             mmap_min_addr=host.mmap_min_addr,
             hostname=host.hostname,
-            release=host.release,
+            release=host.release if kernel is None else f"{kernel}.0",
+            rules=rules,
             version=host.version,
             vdso=host.vdso,
         )
@@ -139,6 +146,7 @@ class Machine:
             raise SamepageError(f"cannot boot with {ram} of RAM: {reason}") from None
         if max_instructions and not self.kernel.cpu.counts_instructions:
             raise SamepageError(f"the engine {engine} cannot count instructions: limit the time")
+        self.kernel.cpu.splits_updates = splits_updates
         self.debugger = Debugger(self.kernel)
         self.timeout = timeout
         self.guests: list[Guest] = []

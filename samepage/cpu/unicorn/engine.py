@@ -32,7 +32,7 @@ from samepage.cpu.unicorn.emulator import Batch, Emulator, SavedRegisters, TlbEn
 from samepage.cpu.unicorn.features import HWCAP, RDPID_SIZE, rdpid_target
 from samepage.cpu.unicorn.fxsave import FXSAVE_SIZE, fxrstor, fxsave
 from samepage.cpu.unicorn.registers import NUMBERS
-from samepage.cpu.unicorn.rmw import LONGEST_INSTRUCTION, writes_back
+from samepage.cpu.unicorn.rmw import LONGEST_INSTRUCTION, is_atomic, writes_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class UnicornEngine:
         """The address space that cached translations are of."""
         self._stop: CpuStop | None = None
         self._paused = False
+        self.splits_updates = False
         self.tlb_fills = 0
         self._running = False
         self._stale_tlb = True
@@ -380,7 +381,7 @@ class UnicornEngine:
         if access is Access.EXECUTE and self._breakpoints and self._stops_before_fetch(address):
             return False
         while not self._translate(address, access, entry):
-            if access is Access.READ and not self._paused and writes_back(self._code_at_pc()):
+            if access is Access.READ and not self._paused and self._is_update():
                 access = Access.WRITE  # a real CPU translates for writing at once
                 continue
             resolved = self._paused or (
@@ -422,6 +423,11 @@ class UnicornEngine:
             self._stop = CpuStop(Stop.BREAKPOINT, address=pc)
             self._emulator.stop()
         return stops
+
+    def _is_update(self) -> bool:
+        """Whether the load is of an instruction that faults as a store."""
+        code = self._code_at_pc()
+        return writes_back(code) and (not self.splits_updates or is_atomic(code))
 
     def _code_at_pc(self) -> bytes:
         """The bytes of the instruction that executes, as far as they are present."""

@@ -65,3 +65,18 @@ def writes_back(code: bytes) -> bool:
     modrm = code[at + 1]
     in_memory = modrm >> 6 != 3
     return in_memory and bool(fields >> (modrm >> 3 & 7) & 1)
+
+
+_LOCK, _XCHG = 0xF0, (0x86, 0x87)
+
+
+def is_atomic(code: bytes) -> bool:
+    """Whether an instruction that `writes_back` is atomic: it has a lock prefix, or is `xchg`.
+    An emulator of several CPUs, as QEMU's TCG, then translates for writing at once, too
+    (`atomic_mmu_lookup`)."""
+    at = 0
+    while code[at] in _PREFIXES:
+        if code[at] == _LOCK:
+            return True
+        at += 1
+    return code[at + 1 if code[at] & 0xF0 == 0x40 else at] in _XCHG

@@ -26,6 +26,7 @@ from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
 from samepage.kernel.mm.vma import ACCESS_FLAGS, Vma, VmaSet, VmFlags
+from samepage.kernel.rules import NEWEST, KernelRules
 from samepage.records import record
 
 TYPE_CHECKING = False
@@ -157,7 +158,8 @@ class AddressSpace:
     `context` is the engine's side of it: it is notified when entries of the page table were
     taken away. `emit` gets the events.
     `faults` are the counters of the task that runs: a scheduler may put that task's own
-    there. Raises `OutOfFrames` if there is no frame for the top table.
+    there. `rules` are those of the kernel's version. Raises `OutOfFrames` if there is no frame
+    for the top table.
     """
 
     def __init__(
@@ -166,11 +168,13 @@ class AddressSpace:
         cache: PageCache,
         engine: MmuContexts,
         emit: Callable[[Event], None] | None = None,
+        rules: KernelRules = NEWEST,
     ) -> None:
         self.frames = frames
         self.cache = cache
         self.engine = engine
         self.emit = emit
+        self.rules = rules
         self.vmas = VmaSet()
         self.table = PageTable(frames)
         self.context = engine.new_context(self.table.root)
@@ -358,8 +362,15 @@ def vma_name(mm: AddressSpace, vma: Vma) -> str:
         return vma.shown_path
     if vma.special:
         return vma.special
-    if vma.start < mm.brk.end and vma.end > mm.brk.start:
+    if _is_heap(mm, vma):
         return "[heap]"
     if vma.start <= mm.layout.start_stack <= vma.end and mm.layout.start_stack:
         return "[stack]"
     return ""
+
+
+def _is_heap(mm: AddressSpace, vma: Vma) -> bool:
+    """`vma_is_initial_heap`."""
+    if mm.rules.heap_is_what_overlaps:
+        return vma.start < mm.brk.end and vma.end > mm.brk.start
+    return vma.start <= mm.brk.end and vma.end >= mm.brk.start

@@ -206,12 +206,14 @@ def do_fault_around(mm: AddressSpace, vma: Vma, inode: MappedFile, page: int) ->
 
     The window is the aligned 64 KiB around the address. Where the VMA begins inside it,
     it starts with the VMA and still spans 16 pages; it never leaves the VMA or the 2 MiB
-    that one last-level table spans. A large folio at its edge is mapped whole. Pages past
-    the end of the file and pages marked for readahead are left out.
+    that one last-level table spans. A large folio at its edge is mapped whole
+    (`KernelRules.fault_around_maps_whole_folios`). Pages past the end of the file and pages
+    marked for readahead are left out.
 
     If there is no last-level table yet, and the first page to be mapped lies in the last
     folio of the file, nothing is mapped: the kernel makes the table only while it tries
-    to map a huge page, and does not try that at the end of a file (6.18).
+    to map a huge page, and does not try that at the end of a file
+    (`KernelRules.no_huge_entry_at_end_of_file`).
     """
     table_start = page & -PMD_SIZE
     start = max(page & -FAULT_AROUND_BYTES, vma.start, table_start)
@@ -224,7 +226,7 @@ def do_fault_around(mm: AddressSpace, vma: Vma, inode: MappedFile, page: int) ->
         return 0
     frames, cache = mm.frames, mm.cache
     folios = cache.folios.get((inode.dev, inode.ino))
-    if folios is not None:
+    if folios is not None and mm.rules.fault_around_maps_whole_folios:
         first, count = _with_whole_folios(vma, inode, folios, first, count, table_start)
         start = vma.address(first)
     cache.fill(inode, first, first + count, vma.index(page))
@@ -238,7 +240,8 @@ def do_fault_around(mm: AddressSpace, vma: Vma, inode: MappedFile, page: int) ->
                 break
         else:
             return 0
-        if cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not inode.shmem:
+        at_end = cache.folio_end(inode, index) << PAGE_SHIFT >= inode.size and not inode.shmem
+        if at_end and mm.rules.no_huge_entry_at_end_of_file:
             return 0
         slot = mm.table.make_slot(start)
     references, mapcount, guards = frames.references, frames.mapcount, mm.guards

@@ -16,7 +16,7 @@ from samepage.records import replace
 
 def dup_mmap(mm: AddressSpace) -> AddressSpace:
     """Copy an address space (`dup_mmap`). Raises `OutOfFrames`; nothing leaks then."""
-    child = AddressSpace(mm.frames, mm.cache, mm.engine, mm.emit)
+    child = AddressSpace(mm.frames, mm.cache, mm.engine, mm.emit, mm.rules)
     child.brk = replace(mm.brk)
     child.layout = replace(mm.layout)
     child.limits = mm.limits

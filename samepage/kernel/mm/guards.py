@@ -1,5 +1,5 @@
 """Guard pages: pages of a mapping that fault, without a mapping of their own
-(`madvise_guard_install` in mm/madvise.c, since Linux 6.13; in files since 6.15).
+(`madvise_guard_install` in mm/madvise.c; `KernelRules.guard_regions`).
 
 Linux marks them in the page table (PTE_MARKER_GUARD). The model's entries know no markers:
 an address space has the set of such pages beside its table. It moves with mremap, is

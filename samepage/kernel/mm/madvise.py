@@ -63,7 +63,7 @@ def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None
     Mapped parts are treated even if there are holes. Raises `SysError` with EINVAL,
     ENOMEM (also: a hole), EACCES, EPERM or EFAULT as `madvise(2)` does, and `OutOfFrames`.
     """
-    if advice not in _KNOWN or address & ~PAGE_MASK:
+    if not _known(mm, advice) or address & ~PAGE_MASK:
         raise SysError(errno.EINVAL)
     end = address + page_align(length)
     if end >= 1 << 64:
@@ -94,6 +94,12 @@ def do_madvise(mm: AddressSpace, address: int, length: int, advice: int) -> None
         address = stop
     if hole:
         raise SysError(errno.ENOMEM)
+
+
+def _known(mm: AddressSpace, advice: int) -> bool:
+    """`madvise_behavior_valid`."""
+    guards = advice in (Advice.GUARD_INSTALL, Advice.GUARD_REMOVE)
+    return advice in _KNOWN and (mm.rules.guard_regions or not guards)
 
 
 def _may_discard(vma: Vma) -> bool:

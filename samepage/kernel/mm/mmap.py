@@ -88,14 +88,14 @@ def do_mmap(
         raise SysError(errno.ENOMEM)
     if offset + length > 1 << 64:
         raise SysError(errno.EOVERFLOW)
-    vm_flags = prot & ACCESS_FLAGS | MAY_FLAGS | mm.default_flags | _flag_bits(flags)
+    vm_flags = prot & ACCESS_FLAGS | MAY_FLAGS | mm.default_flags | _flag_bits(mm, flags)
     address = _place(mm, address, length, flags, file, offset, zero_device)
     if flags & MapFlags.LOCKED and not mm.limits.privileged and not mm.limits.memlock:
         raise SysError(errno.EPERM)
     if not mm.may_lock(vm_flags, length):
         raise SysError(errno.EAGAIN)
     if file is None and filp is None:
-        vm_flags |= _anonymous_flags(kind, flags)
+        vm_flags |= _anonymous_flags(mm, kind, flags)
         offset = 0 if kind == MapFlags.SHARED else address
     else:
         if offset + length > (1 << 63) - 1:
@@ -122,24 +122,25 @@ def do_mmap(
     return address
 
 
-def _flag_bits(flags: int) -> int:
-    """`calc_vm_flag_bits`. Stacks of threads are not for huge pages (since Linux 6.7)."""
+def _flag_bits(mm: AddressSpace, flags: int) -> int:
+    """`calc_vm_flag_bits`. Stacks of threads are not for huge pages."""
     bits = 0
     if flags & MapFlags.GROWSDOWN:
         bits |= VmFlags.GROWSDOWN
     if flags & MapFlags.LOCKED:
         bits |= VmFlags.LOCKED
-    if flags & MapFlags.STACK:
+    if flags & MapFlags.STACK and mm.rules.stacks_refuse_huge_pages:
         bits |= VmFlags.NOHUGEPAGE
     return bits
 
 
-def _anonymous_flags(kind: int, flags: int) -> int:
+def _anonymous_flags(mm: AddressSpace, kind: int, flags: int) -> int:
     """The flags by the kind of anonymous memory (`do_mmap`). Droppable memory may be taken
     away at any time, so it is never charged, inherited or locked."""
     if kind == MapFlags.SHARED:
         return VmFlags.SHARED | VmFlags.MAYSHARE
-    if kind == MapFlags.DROPPABLE and not flags & (MapFlags.LOCKED | MapFlags.GROWSDOWN):
+    droppable = kind == MapFlags.DROPPABLE and mm.rules.droppable_memory
+    if droppable and not flags & (MapFlags.LOCKED | MapFlags.GROWSDOWN):
         return VmFlags.DROPPABLE | VmFlags.NORESERVE | VmFlags.WIPEONFORK | VmFlags.DONTDUMP
     if kind != MapFlags.PRIVATE:
         raise SysError(errno.EINVAL)

@@ -34,7 +34,7 @@ def do_mremap(
     flags = int(flags)
     old, new = page_align(old_length), page_align(new_length)
     _check_parameters(mm, address, old, new, flags, target)
-    if flags & MremapFlags.FIXED and old == new:
+    if flags & MremapFlags.FIXED and old == new and mm.rules.mremap_moves_many:
         place = _move_many(mm, address, old, flags, target)
     elif flags & _PLACED:
         place = _mremap_to(
@@ -98,7 +98,7 @@ def _checked_vma(mm: AddressSpace, address: int, old: int, new: int, flags: int)
 
 
 def _move_many(mm: AddressSpace, address: int, length: int, flags: int, target: int) -> int:
-    """Move all VMAs of a range, gaps between them included (`remap_move`, since 6.17)."""
+    """Move all VMAs of a range, gaps between them included (`remap_move`)."""
     first = mm.vmas.find(address)
     if first is None:
         raise SysError(errno.EFAULT)

@@ -58,17 +58,17 @@ def get_unmapped_area(
     """Choose the address of a new mapping of `length` bytes (page-aligned).
 
     `file` is the inode, and `offset` its byte offset; without a file, `shared` is whether
-    the memory will be, and `zero_device` is whether it is a mapping of /dev/zero, which is
-    placed as a file is (since Linux 6.18). `low` is MAP_32BIT.
+    the memory will be, and `zero_device` is whether it is a mapping of /dev/zero. `low` is
+    MAP_32BIT.
 
     Raises `SysError(ENOMEM)` if nothing fits.
     """
     hint &= PAGE_MASK
     if 0 < hint < MMAP_MIN_ADDR:
         hint = MMAP_MIN_ADDR
-    by_file = file is not None or (zero_device and not shared)
-    if _huge_aligned(length, file, hint, shared) or (by_file and file is None):
-        place = _thp_area(mm, length, offset if by_file else 0, hint, low)
+    if _huge_aligned(mm, length, file, hint, shared, zero_device):
+        by_offset = file is not None or zero_device
+        place = _thp_area(mm, length, offset if by_offset else 0, hint, low)
         if place is not None:
             return place
     place = _area(mm, length, hint, low)
@@ -77,11 +77,22 @@ def get_unmapped_area(
     return place
 
 
-def _huge_aligned(length: int, file: MappedFile | None, hint: int, shared: bool) -> bool:
+def _huge_aligned(
+    mm: AddressSpace,
+    length: int,
+    file: MappedFile | None,
+    hint: int,
+    shared: bool,
+    zero_device: bool,
+) -> bool:
     """Which mappings ask `thp_get_unmapped_area`: tmpfs has huge pages turned off."""
     if file is not None:
         return not file.shmem
-    return not shared and not hint and length % PMD_SIZE == 0
+    if shared:
+        return False
+    if zero_device:
+        return mm.rules.zero_device_is_placed_as_file
+    return mm.rules.aligns_anonymous_memory and not hint and length % PMD_SIZE == 0
 
 
 def _thp_area(mm: AddressSpace, length: int, offset: int, hint: int, low: bool) -> int | None:
@@ -91,8 +102,10 @@ def _thp_area(mm: AddressSpace, length: int, offset: int, hint: int, low: bool) 
     place = _area(mm, length + PMD_SIZE, hint, low)
     if place is None or place == hint:
         return place
-    # Nothing to add means the upper end of what was found, not the lower.
-    return place + ((offset - place) % PMD_SIZE or PMD_SIZE)
+    missing = (offset - place) % PMD_SIZE
+    if not missing and mm.rules.alignment_keeps_top_down:
+        missing = PMD_SIZE
+    return place + missing
 
 
 def _area(mm: AddressSpace, length: int, hint: int, low: bool) -> int | None:

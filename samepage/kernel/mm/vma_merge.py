@@ -6,7 +6,8 @@ counts it, so the rule must be Linux's exactly. Two neighbours become one if fla
 file and offset continue, and if their anon_vmas allow it:
 
 - one of them has none: yes, unless the other came from a parent by fork
-  (`vma_is_fork_child`): its chain of anon_vmas is longer than one;
+  (`vma_is_fork_child`): its chain of anon_vmas is longer than one (older kernels let only a
+  range without one join: `KernelRules.written_parts_join_unwritten`);
 - both have one: only if it is the same.
 
 Two neighbours do get the same one where possible: the first private write into a VMA asks
@@ -40,10 +41,12 @@ def _is_fork_child(vma: Vma | None) -> bool:
     return vma is not None and vma.anon_chain > 1
 
 
-def _anon_vma_allows(target: Vma, request: MergeRequest) -> bool:
+def _anon_vma_allows(mm: AddressSpace, target: Vma, request: MergeRequest) -> bool:
     """`is_mergeable_anon_vma`."""
     source = request.vma.anon_vma
     if target.anon_vma is None and source is not None:
+        if not mm.rules.written_parts_join_unwritten:
+            return False
         return not _is_fork_child(request.middle) and not _is_fork_child(request.copied_from)
     if target.anon_vma is not None and source is None:
         return not _is_fork_child(target)
@@ -71,10 +74,10 @@ def _neighbours(
     if vma.flags & SPECIAL_FLAGS:
         return None, None
     below = mm.vmas.before(vma.start) if left else None
-    if below is not None and not (_continues(below, vma) and _anon_vma_allows(below, request)):
+    if below is not None and not (_continues(below, vma) and _anon_vma_allows(mm, below, request)):
         below = None
     above = mm.vmas.find(vma.end) if right else None
-    if above is not None and not (_continues(vma, above) and _anon_vma_allows(above, request)):
+    if above is not None and not (_continues(vma, above) and _anon_vma_allows(mm, above, request)):
         above = None
     if (
         below is not None

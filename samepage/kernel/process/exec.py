@@ -94,8 +94,9 @@ def do_execve(
     """
     kernel = task.kernel
     executable = find_executable(task, filename, argv, base, opened, optional=not run_interpreter)
-    # A program given by a descriptor is called after its file (since Linux 6.14).
-    name = _dentry_name(executable) if opened is not None else filename
+    name = filename
+    if opened is not None and kernel.config.rules.comm_of_a_descriptor_is_its_file:
+        name = _dentry_name(executable)
     mm = kernel.new_address_space()
     mm.faults = task.faults
     try:
@@ -331,9 +332,10 @@ def _auxiliary_vector(
 ) -> list[tuple[int, int]]:
     """The entries in the order of `ARCH_DLINFO` and `create_elf_tables`."""
     config, cred = task.kernel.config, task.process.fs.cred
-    aux = [(Aux.SYSINFO_EHDR, vdso)] if vdso else []
+    first = [(Aux.SYSINFO_EHDR, vdso)] if vdso else []
+    rseq = [(Aux.RSEQ_FEATURE_SIZE, _RSEQ_FEATURE_SIZE), (Aux.RSEQ_ALIGN, _RSEQ_ALIGN)]
     return [
-        *aux,
+        *first,
         (Aux.MINSIGSTKSZ, config.min_sigstack_size),
         (Aux.HWCAP, task.kernel.cpu.hwcap),
         (Aux.PAGESZ, PAGE_SIZE),
@@ -353,6 +355,5 @@ def _auxiliary_vector(
         (Aux.HWCAP2, config.hwcap2),
         (Aux.EXECFN, 0),
         (Aux.PLATFORM, 0),
-        (Aux.RSEQ_FEATURE_SIZE, _RSEQ_FEATURE_SIZE),
-        (Aux.RSEQ_ALIGN, _RSEQ_ALIGN),
+        *(rseq if config.rules.rseq_in_auxv else ()),
     ]

@@ -112,7 +112,7 @@ def _line(name: str, size: int) -> str:
     return f"{name + ':':<16}{size >> 10:8} kB\n"
 
 
-def _figures(stats: MemSizeStats, *, rollup: bool) -> str:
+def _figures(mm: AddressSpace, stats: MemSizeStats, *, rollup: bool) -> str:
     """`__show_smap`. With `rollup` it tells the kinds of PSS as well."""
     shown = [("Rss", stats.resident), ("Pss", stats.pss >> PSS_SHIFT)]
     shown += [("Pss_Dirty", stats.pss_dirty >> PSS_SHIFT)]
@@ -130,7 +130,7 @@ def _figures(stats: MemSizeStats, *, rollup: bool) -> str:
         ("Referenced", stats.referenced),
         ("Anonymous", stats.anonymous),
         # The model has none of the others: no KSM, no huge pages, no swap.
-        ("KSM", 0),
+        *([("KSM", 0)] if mm.rules.smaps_shows_ksm else ()),
         ("LazyFree", stats.lazyfree),
         ("AnonHugePages", 0),
         ("ShmemPmdMapped", 0),
@@ -151,7 +151,7 @@ def smaps_entry(mm: AddressSpace, vma: Vma) -> str:
         _line("Size", vma.end - vma.start),
         _line("KernelPageSize", PAGE_SIZE),
         _line("MMUPageSize", PAGE_SIZE),
-        _figures(gather(mm, vma), rollup=False),
+        _figures(mm, gather(mm, vma), rollup=False),
         f"{'THPeligible:':<16}{0:8}\n",
         f"VmFlags: {flags}\n",
     ]
@@ -166,4 +166,5 @@ def smaps_rollup(mm: AddressSpace) -> str:
         total.add(gather(mm, vma))
         start = start or vma.start
         end = vma.end
-    return header_line(start, end, "---p", 0, 0, 0, "[rollup]") + _figures(total, rollup=True)
+    header = header_line(start, end, "---p", 0, 0, 0, "[rollup]")
+    return header + _figures(mm, total, rollup=True)
