@@ -60,7 +60,8 @@ def computed_cost(image: Image, reason: str) -> ContainerCost:
     node = next((node for node in found if node is not None and node.entry.content), None)
     if node is None:
         raise ImageError(f"{image.name}: has no program {path!r}")
-    linker = Linker(TreeMemory(image.tree, {}), config_of(image, node), keep_going=True)
+    memory = TreeMemory(image.tree, {}, image.config.process.directory)
+    linker = Linker(memory, config_of(image, node), keep_going=True)
     try:
         result = linker.load(node.path, origin=node.path)
     except (SamepageError, ElfError) as error:

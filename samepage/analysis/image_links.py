@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from samepage.abi.elf import ElfMachine, ElfType
@@ -168,7 +168,8 @@ def _link(
     if interpreter is None or tree.lookup(interpreter) is None:
         yield Finding(Kind.MISSING_INTERPRETER, path, interpreter or "", "execve fails: ENOENT")
         return
-    linker = Linker(TreeMemory(tree, objects), config_of(image, node), keep_going=True)
+    memory = TreeMemory(tree, objects, image.config.process.directory)
+    linker = Linker(memory, config_of(image, node), keep_going=True)
     try:
         result = linker.load(path, origin=path)
         linker.bind(result)
@@ -184,8 +185,7 @@ def config_of(image: Image, node: Node) -> LinkerConfig:
         pair.split("=", 1) for pair in image.config.process.environment if "=" in pair
     )
     secure = bool(node.entry.mode & (stat.S_ISUID | stat.S_ISGID))
-    config = LinkerConfig.from_environment(environment, secure=secure)
-    return replace(config, cwd=image.config.process.directory)
+    return LinkerConfig.from_environment(environment, secure=secure)
 
 
 def _content(node: Node) -> Content:

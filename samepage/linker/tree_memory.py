@@ -21,13 +21,17 @@ _MOST_TEXT = 16 << 20
 class TreeMemory(ImageMemory):
     """An `ImageMemory` over the files of `tree`, whose ELF files must have been kept.
 
-    `objects` is one for all programs of an image: then each library is parsed once.
+    `objects` is one for all programs of an image: then each library is parsed once. `directory`
+    is where a program starts, for relative paths.
     """
 
-    def __init__(self, tree: Tree, objects: dict[Content, DynamicObject]) -> None:
+    def __init__(
+        self, tree: Tree, objects: dict[Content, DynamicObject], directory: str = "/"
+    ) -> None:
         super().__init__()
         self._tree = tree
         self._objects = objects
+        self._directory = directory
 
     def open(self, path: str) -> OpenFile:
         """Open a file of the image. Raises `OSError`, and `ElfError` if it is not ELF."""
@@ -49,11 +53,11 @@ class TreeMemory(ImageMemory):
         return OpenFile(path, fd, (0, id(content)), found, node.entry.mode)
 
     def is_directory(self, path: str) -> bool:
-        node = self._tree.lookup(path)
+        node = self._find(path)
         return node is not None and node.entry.is_directory
 
     def read_text(self, path: str) -> bytes | None:
-        node = self._tree.lookup(path)
+        node = self._find(path)
         content = node.entry.content if node is not None else None
         if content is None or content.path is None:
             return None
@@ -63,8 +67,11 @@ class TreeMemory(ImageMemory):
         except OSError:
             return None
 
+    def _find(self, path: str) -> Node | None:
+        return self._tree.lookup(os.path.join(self._directory, path))
+
     def _node(self, path: str) -> Node:
-        node = self._tree.lookup(path)
+        node = self._find(path)
         if node is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return node
