@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ from samepage.linker.inprocess.process import ProcessMemory
 from samepage.linker.link import Linker
 from samepage.linker.relocate import Relocated, relocate_relative
 from samepage.linker.search import LinkerConfig
+from samepage.records import replace
 
 RUNS = 11
 CLE = """

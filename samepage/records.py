@@ -2,7 +2,7 @@
 
 `dataclasses` compiles every method of each class from text, 0.3 to 0.8 ms a class, and its
 import takes 18 ms, since it needs `inspect`: for the 49 classes of `samepage run true` that is
-half of the time. So the modules that every `run` and every `live` import use `record` in place
+half of the time. So the modules that every `run`, `live` and `link` import use `record` in place
 of `dataclass(slots=True)`; all others use `dataclasses`. Nothing is compiled here: methods are
 closures over the names of the fields, and an instance costs 1 to 2 microseconds instead of 0.5.
 """

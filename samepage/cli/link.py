@@ -5,11 +5,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 
 from samepage.cli.arguments import Parser, add_output, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
+from samepage.records import replace
 from samepage.report.forms import JSON, TEXT_OR_JSON, Form, choose, writing
 
 
@@ -109,7 +109,7 @@ def command(
     config = replace(config, bind_now=config.bind_now or now)
     linker = Linker(ImageMemory(), config, keep_going=True)
     result = linker.link(file)
-    document = link_document(linker, result)
+    document = link_document(linker, result, with_bindings=bindings or chosen is JSON)
     if chosen is JSON:
         _print([json.dumps(document, indent=1)], chosen, output)
     else:
@@ -138,18 +138,20 @@ def _many(
     use_one_thread()
     from samepage.elf.object import DynamicObject
     from samepage.elf.walk import find_files
-    from samepage.linker.image import ImageMemory
     from samepage.linker.link import Linker
+    from samepage.linker.outline import OutlineMemory
     from samepage.linker.search import LinkerConfig
     from samepage.linker.secure import is_secure
+    from samepage.linker.versions import VersionNumbers
     from samepage.report.link_tree import missing_text, tree_document, tree_text, unused_text
 
     parsed: dict[tuple[int, int], DynamicObject] = {}
+    versions = VersionNumbers()
     documents, status = [], 0
-    for file in (found for name in files for found in find_files(_path(name))):
+    for file in (found for name in files for found in find_files(_path(name), parsed)):
         config = LinkerConfig.from_environment(environment, secure=is_secure(file))
         config = replace(config, bind_now=config.bind_now or now)
-        linker = Linker(ImageMemory(parsed=parsed), config, keep_going=True)
+        linker = Linker(OutlineMemory(parsed=parsed), config, keep_going=True, versions=versions)
         try:
             result = linker.load(file)
             linker.bind(result)

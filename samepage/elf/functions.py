@@ -12,7 +12,6 @@ Several names may stand for one address (`write`, `__write`). The plainest is to
 with the fewest leading underscores, then the shortest.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,12 +29,13 @@ from samepage.abi.elf import (
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import Table
 from samepage.elf.sections import section_headers
+from samepage.records import record
 
 _CODE: Final = (STT_FUNC, STT_GNU_IFUNC)
 _DATA: Final = (STT_OBJECT,)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Place:
     """A symbol and a distance from its start in bytes."""
 

@@ -13,18 +13,18 @@ last chain ends at the last symbol. Source: `_dl_setup_hash`, `do_lookup_x` of g
 """
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import U32, U64, Bools, Table
+from samepage.records import record
 
 _U32 = np.dtype("<u4")
 _HEADER = struct.Struct("<IIII")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class GnuHash:
     """DT_GNU_HASH. `chains[i]` is for the symbol `symoffset + i`.
 
@@ -107,7 +107,7 @@ def _end_of_chain(elf: ElfFile, chains_at: int, entry: int, available: int) -> i
     raise elf.error(f"{what}: the chain of entry {entry} does not end in the file")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class SysvHash:
     """DT_HASH. Invariant: all entries of `buckets` and `chains` are below `len(chains)`."""
 

@@ -9,11 +9,12 @@ architectures use. Source: System V ABI, chapters 4 and 5 ("Object Files", "Prog
 Loading and Dynamic Linking").
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from samepage.records import record
 
 Table = NDArray[Any]
 """A view of an ELF table: one structured record per entry."""
@@ -31,7 +32,7 @@ def _record(*fields: tuple[str, str]) -> np.dtype[np.void]:
     return dtype  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Layout:
     """The record layouts of one ELF class, and where `r_info` is cut."""
 

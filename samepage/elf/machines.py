@@ -8,12 +8,12 @@ Sources: the psABI documents of the architectures, `elf_machine_rela` of glibc.
 """
 
 import enum
-from dataclasses import dataclass
 
 import numpy as np
 
 from samepage.abi.elf import ElfMachine
 from samepage.elf.layout import I64, U8, U32
+from samepage.records import record
 
 
 class Kind(enum.IntEnum):
@@ -58,7 +58,7 @@ NEEDS_SYMBOL = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Machine:
     """One architecture: its name, and (name, kind) of each relocation type."""
 

@@ -8,15 +8,15 @@ gABI extensions (`GNU_PROPERTY_TYPE_0`).
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from samepage.abi.elf import NHDR, NT_GNU_BUILD_ID, NT_GNU_PROPERTY_TYPE_0, SegmentType
 from samepage.elf.file import ElfFile
+from samepage.records import record
 
 _PROPERTY = struct.Struct("<II")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Note:
     """One note: the owner's name, the owner's own type number, and the descriptor."""
 

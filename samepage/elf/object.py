@@ -10,7 +10,6 @@ of the hash tables' number and the largest index in use plus one.
 """
 
 import mmap
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,9 +23,10 @@ from samepage.elf.once import once
 from samepage.elf.relocations import Relocations, read_relocations
 from samepage.elf.strings import StringTable
 from samepage.elf.versions import Versions, read_versions
+from samepage.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class TlsImage:
     """PT_TLS: a thread's initial copy of `filesz` bytes at `vaddr`, then zeros to `memsz`."""
 
@@ -146,6 +146,11 @@ class DynamicObject:
     def versions(self) -> Versions:
         """The version tables."""
         return read_versions(self.elf, self.dynamic, self.strings, len(self.symbols))
+
+    @once
+    def defined_versions(self) -> frozenset[tuple[str, int]] | None:
+        """Name and hash of each version that the file defines; None if it has none at all."""
+        return self.versions.names
 
     @once
     def tls(self) -> TlsImage | None:

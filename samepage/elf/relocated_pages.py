@@ -6,7 +6,6 @@ counts for the page where it begins.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,11 +13,12 @@ from samepage.abi.elf import SegmentFlags
 from samepage.elf.layout import U8, U64
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.object import DynamicObject
+from samepage.records import record
 
 PAGE_SHIFT = 12
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class RelocatedPage:
     """One page that relocation stores into; `address` is in the file's terms."""
 

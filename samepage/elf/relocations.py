@@ -11,16 +11,15 @@ DT_JMPREL may be the tail of DT_RELA in old files, or directly follow it; glibc 
 such entries once (`ELF_DYNAMIC_DO`), and so does `read_relocations`.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from samepage.elf.dynamic import Dynamic, Tag
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import I64, U64, Table
+from samepage.records import record
 
 
-@dataclass(slots=True)
+@record
 class Relocations:
     """The relocation tables of one file.
 

@@ -4,17 +4,16 @@ A dynamic linker does not look at sections, and a file without any is valid. The
 read only to tell people which part of a library a page belongs to.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from samepage.abi.elf import SHF_ALLOC, SHF_TLS, SHF_WRITE, SHT_NOBITS
 from samepage.elf.file import ElfFile
 from samepage.elf.header import ElfError
 from samepage.elf.layout import Table
+from samepage.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Section:
     """One section. `address` is 0 if it is not loaded; `in_file` is False for .bss."""
 

@@ -21,13 +21,13 @@ character, so it runs over the characters by position.
 """
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from samepage.elf.file import MAX_STRING, ElfFile
 from samepage.elf.layout import I64, U8, U32, U64, Bools
+from samepage.records import record
 
 _INVERSE_33 = pow(33, -1, 1 << 32)
 _TAIL_MASKS = np.array([(1 << 8 * k) - 1 for k in range(8)], np.uint64)
@@ -35,7 +35,7 @@ _MASK = (1 << 32) - 1
 _BYTE = np.dtype(np.uint8)
 
 
-@dataclass(slots=True)
+@record
 class NamePool:
     """Names gathered from one or several string tables.
 
@@ -114,18 +114,21 @@ class Text:
     Names are given by the places of their first bytes.
     """
 
-    __slots__ = ("_data", "_nuls", "_words")
+    __slots__ = ("_data", "_nuls", "_words", "_zeros")
 
-    def __init__(self, data: U8) -> None:
-        """`data` ends with (at least) 8 zeros, which no name begins in."""
+    def __init__(self, data: U8, zeros: U8 | None = None) -> None:
+        """`data` ends with (at least) 8 zeros, which no name begins in. `zeros` is `bitmap` of
+        it, if that is known already.
+        """
         self._data = data
         self._words = _words_at_each_byte(data)
+        self._zeros = zeros
         self._nuls: U64 | None = None
 
     def lengths(self, places: I64) -> I64:
         """The length of each name, or `MAX_STRING + 1` if it has more bytes than that."""
         if self._nuls is None:
-            bits = np.packbits(self._data == 0, bitorder="little")
+            bits = bitmap(self._data) if self._zeros is None else self._zeros
             self._nuls = _words_at_each_byte(np.concatenate([bits, np.zeros(16, np.uint8)]))
         lengths = np.zeros(len(places), np.int64)
         going, ahead = np.arange(len(places)), 0
@@ -181,7 +184,7 @@ class Text:
 class StringTable:
     """DT_STRTAB of one file: `size` bytes at the file offset `offset`."""
 
-    __slots__ = ("_buffer", "_elf", "_end", "_start", "_text", "data", "size")
+    __slots__ = ("_buffer", "_elf", "_end", "_padded", "_start", "_text", "data", "size")
 
     def __init__(self, elf: ElfFile, offset: int, size: int) -> None:
         """Raises `ElfError` if the table is not in the file."""
@@ -191,6 +194,18 @@ class StringTable:
         self._start, self._end = offset, offset + size
         self.data: U8 = elf.table("string table", offset, _BYTE, size)
         self._text: Text | None = None
+        self._padded: tuple[U8, U8] | None = None
+
+    @property
+    def padded(self) -> tuple[U8, U8]:
+        """The table with 8 to 15 zeros behind it, up to a multiple of 8 bytes; and `bitmap` of
+        that. Many tables become one text by concatenating both.
+        """
+        if self._padded is None:
+            zeros = (-self.size % 8) + 8
+            data = np.concatenate([self.data, np.zeros(zeros, np.uint8)])
+            self._padded = data, bitmap(data)
+        return self._padded
 
     def get(self, index: int, what: str = "string table") -> str:
         """The string at an index, of any length: run paths of 100 KiB are real.
@@ -227,6 +242,11 @@ class StringTable:
             raise self._elf.error(
                 f"string table: the name at index {bad:#x} has more than {MAX_STRING} bytes"
             )
+
+
+def bitmap(data: U8) -> U8:
+    """A bit for each byte, from the lowest bit on: whether it is zero."""
+    return np.packbits(data == 0, bitorder="little")
 
 
 def _words_at_each_byte(data: U8) -> U64:

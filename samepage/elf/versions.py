@@ -12,7 +12,6 @@ follows them only forward ends with the table. Source: LSB "Symbol Versioning",
 """
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from samepage.elf.file import ElfFile
 from samepage.elf.header import ElfError
 from samepage.elf.layout import U16
 from samepage.elf.strings import StringTable
+from samepage.records import record
 
 VER_FLG_BASE = 1
 VER_FLG_WEAK = 2
@@ -33,7 +33,7 @@ _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
 
 
-@dataclass(slots=True)
+@record
 class Version:
     """One version that a file defines, or needs (then `file` is the library's name)."""
 
@@ -45,7 +45,7 @@ class Version:
     weak: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Versions:
     """The version tables of a file.
 
@@ -63,6 +63,13 @@ class Versions:
         """Whether ld.so looks at versions here (`l_versyms`): some version has to be listed."""
         listed = self.defined or self.needed or self.base is not None
         return self.symbols is not None and bool(listed)
+
+    @property
+    def names(self) -> frozenset[tuple[str, int]] | None:
+        """Name and hash of each version that the file defines; None if it has none at all."""
+        if not self.defined and self.base is None:
+            return None
+        return frozenset((entry.name, entry.hash) for entry in self.defined)
 
     def name_of(self, symbol: int) -> str:
         """The version of a symbol, defined or needed; "" if it has none."""

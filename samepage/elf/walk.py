@@ -5,6 +5,7 @@ files that a program loads; they are refused with what to do.
 """
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 
@@ -22,10 +23,13 @@ _ARCHIVES = {
 }
 
 
-def find_files(path: str) -> Iterator[str]:
+def find_files(
+    path: str, parsed: dict[tuple[int, int], DynamicObject] | None = None
+) -> Iterator[str]:
     """The file `path`, or the dynamic objects below a directory: by path, each file once.
 
-    Raises `SamepageError` for a directory without any.
+    What is read of them to know is added to `parsed`, by device and inode. Raises
+    `SamepageError` for a directory without any.
     """
     if not os.path.isdir(path):
         yield path
@@ -38,10 +42,15 @@ def find_files(path: str) -> Iterator[str]:
             try:
                 status = os.stat(file)
                 identity = status.st_dev, status.st_ino
-                if identity in seen or not len(DynamicObject.open(file).dynamic.entries):
+                if identity in seen or not stat.S_ISREG(status.st_mode):
                     continue
+                found = DynamicObject.open(file)
             except (OSError, ElfError):
                 continue
+            if not len(found.dynamic.entries):
+                continue
+            if parsed is not None:
+                parsed[identity] = found
             seen.add(identity)
             yield file
     if not seen:

@@ -14,7 +14,6 @@ Sources: `resolve_map`, `_dl_lookup_symbol_x`, `do_lookup_unique` of glibc 2.36.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,12 +34,13 @@ from samepage.linker.references import Bindings, References
 from samepage.linker.scope import Scope
 from samepage.linker.tables import SymbolTables
 from samepage.linker.versions import VersionNumbers
+from samepage.records import field, record
 
 Scopes = list[list[LinkMap]]
 """Search lists, in the order in which they are searched."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Binding:
     """One reference with its definition, for people. `definer` is None if it has none."""
 
@@ -58,7 +58,7 @@ class Binding:
     """Objects further down the search list that define the symbol, too."""
 
 
-@dataclass(slots=True)
+@record
 class UniqueSymbols:
     """The process-wide table of STB_GNU_UNIQUE definitions, by name."""
 
@@ -91,13 +91,19 @@ class Binder:
     unique symbol comes first.
     """
 
-    def __init__(self, maps: list[LinkMap], by_version: bool = True) -> None:
+    def __init__(
+        self,
+        maps: list[LinkMap],
+        by_version: bool = True,
+        versions: VersionNumbers | None = None,
+    ) -> None:
         """`maps` in load order; `LinkMap.index` are indices into it. Without `by_version`, as
-        in musl, a reference takes any definition that is not hidden.
+        in musl, a reference takes any definition that is not hidden. `versions` may be those
+        of another link.
         """
         self._maps = maps
         self._by_version = by_version
-        self.versions = VersionNumbers()
+        self.versions = versions or VersionNumbers()
         self._unique = UniqueSymbols()
         self._tables = SymbolTables([], self.versions)
         self._scopes: dict[tuple[int, ...], Scope] = {}

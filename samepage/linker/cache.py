@@ -10,9 +10,11 @@ plain one. Source: `dl-cache.h`, `search_cache` of glibc.
 
 import os
 import struct
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+
+from samepage.records import record
 
 _OLD_MAGIC = b"ld.so-1.7.0"
 _OLD_HEADER = 12
@@ -36,7 +38,7 @@ _ENTRIES = np.dtype(
 )
 
 
-@dataclass(slots=True)
+@record
 class CacheEntry:
     """One entry: flags as above; `level` is the glibc-hwcaps subdirectory or empty."""
 
@@ -111,6 +113,12 @@ class LibraryCache:
                 if entry.level == level:
                     return entry.path
         return None
+
+
+@lru_cache(maxsize=1)
+def library_cache(data: bytes | None) -> LibraryCache:
+    """The cache of a file with this content. The last one is kept for the next program."""
+    return LibraryCache(data)
 
 
 def _hwcaps_names(data: bytes, start: int, extension: int) -> list[str]:

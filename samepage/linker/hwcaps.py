@@ -8,10 +8,10 @@ platform) `update_active` in `cpu_features.c` of glibc 2.36.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from samepage.linker.rules import HOST, LdsoRules, rules_for
+from samepage.records import record
 
 _LEVELS = (
     (
@@ -33,7 +33,7 @@ _HASWELL = ("avx2", "bmi1", "bmi2", "abm", "movbe", "popcnt", "fma")
 _AVX512_1 = ("avx512cd", "avx512bw", "avx512dq", "avx512vl")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class HardwareCapabilities:
     """What the search for libraries depends on.
 
@@ -68,13 +68,7 @@ class HardwareCapabilities:
     @classmethod
     def host(cls, masked: Iterable[str] = ()) -> "HardwareCapabilities":
         """Those of the CPU that this process runs on, without some of its flags."""
-        fields: dict[str, str] = {}
-        with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
-            for line in cpuinfo:
-                name, _, value = line.partition(":")
-                if not line.strip():
-                    break
-                fields[name.strip()] = value.strip()
+        fields = _first_processor()
         present = set(fields.get("flags", "").split()).difference(masked)
         return cls.from_flags(present, fields.get("vendor_id", ""))
 
@@ -82,6 +76,19 @@ class HardwareCapabilities:
         """What is appended to a search directory, in order; the last is the empty string."""
         rules = rules or rules_for(HOST)
         return list(_subdirectories(self, rules.hwcaps_subdirectories, rules.legacy_hwcaps))
+
+
+@cache
+def _first_processor() -> dict[str, str]:
+    """The fields of the first processor in /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
+        for line in cpuinfo:
+            name, _, value = line.partition(":")
+            if not line.strip():
+                break
+            fields[name.strip()] = value.strip()
+    return fields
 
 
 @cache

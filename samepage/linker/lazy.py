@@ -7,8 +7,6 @@ anything, so all that is left is to fetch the answer. It has to be there early: 
 resolver may call through the PLT of its own object, while that is being relocated.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from samepage.abi.elf import STB_WEAK, STT_GNU_IFUNC
@@ -16,9 +14,10 @@ from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.linker.link import LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.references import symbol_and_version
+from samepage.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LazySlot:
     """One entry of DT_JMPREL that waits for its first call.
 

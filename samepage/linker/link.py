@@ -5,7 +5,6 @@ is done; here is why it stands at its place.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from samepage.abi.elf import DynamicFlags1, ElfMachine
 from samepage.linker.binding import Binder
@@ -28,9 +27,11 @@ from samepage.linker.search import Attempt, LinkerConfig
 from samepage.linker.symbolic import IfuncResolver, SymbolicRelocation
 from samepage.linker.tls import TlsLayout, assign_modules, layout_static_tls
 from samepage.linker.version_check import check_versions, missing_tables
+from samepage.linker.versions import VersionNumbers
+from samepage.records import field, record
 
 
-@dataclass(slots=True)
+@record
 class LinkResult:
     """A linked program.
 
@@ -89,11 +90,14 @@ class Linker:
         config: LinkerConfig | None = None,
         resolve_ifunc: IfuncResolver | None = None,
         keep_going: bool = False,
+        versions: VersionNumbers | None = None,
     ) -> None:
+        """`versions` may be those of another link of the same files."""
         self.memory = memory
         self.loader = Loader(memory, config or LinkerConfig.from_environment())
         self.resolve_ifunc = resolve_ifunc
         self._keep_going = keep_going
+        self._versions = versions
         self.errors: list[str] = []
         self._missing: list[tuple[LinkMap, str]] = []
         self.binder: Binder | None = None
@@ -164,7 +168,7 @@ class Linker:
 
     def bind(self, result: LinkResult) -> Binder:
         """Find a definition for every reference of every object."""
-        self.binder = Binder(result.maps, by_version=self.loader.rules.libc == "glibc")
+        self.binder = Binder(result.maps, self.loader.rules.libc == "glibc", self._versions)
         links = self.relocation_order(result)
         result.bindings = self.binder.bind(links)
         lazy = [self.is_lazy(link) for link in links]

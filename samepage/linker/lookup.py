@@ -14,8 +14,6 @@ reference the first candidate is the answer, which is one step for all of them
 Sources: `do_lookup_x`, `check_match`, `_dl_lookup_symbol_x` of glibc 2.36.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from samepage.abi.elf import (
@@ -38,6 +36,7 @@ from samepage.linker.maps import MapKind
 from samepage.linker.query import Query, TypeClass
 from samepage.linker.scope import Scope, walk_sysv
 from samepage.linker.tables import SymbolTables
+from samepage.records import record
 
 
 def _mask(*numbers: int) -> np.uint32:
@@ -53,7 +52,7 @@ _AT_ONCE = 1 << 20
 """Candidates that are looked at together where all are: it bounds the memory for them."""
 
 
-@dataclass(slots=True)
+@record
 class _Examined:
     """What candidates are worth.
 

@@ -7,10 +7,10 @@ breadth-first), and the initialisation order (dependencies first).
 """
 
 import enum
-from dataclasses import dataclass, field
 
 from samepage.abi.elf import SHN_ABS
 from samepage.elf.object import DynamicObject
+from samepage.records import field, record
 
 
 class MapKind(enum.Enum):
@@ -21,7 +21,7 @@ class MapKind(enum.Enum):
     LOADED = "loaded"
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class LinkMap:
     """One object.
 

@@ -10,18 +10,18 @@ because that is where the time goes.
 """
 
 import os
-from dataclasses import dataclass
 from typing import Protocol
 
 from samepage.arch import PAGE_SIZE
 from samepage.elf.file import ElfFile
 from samepage.elf.layout import I64, U64
 from samepage.elf.object import DynamicObject
+from samepage.records import record
 
 PAGE = PAGE_SIZE
 
 
-@dataclass(slots=True)
+@record
 class OpenFile:
     """A file that `Memory.open` opened: its tables, and what identifies it."""
 

@@ -8,13 +8,13 @@ mean libc itself. Source: `load_library`, `fixup_rpath` in ldso/dynlink.c of mus
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from samepage.elf.dynamic import Tag
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.maps import LinkMap
 from samepage.linker.rules import HOST, LdsoRules, rules_for
 from samepage.linker.search import LinkerConfig, Search
+from samepage.records import replace
 
 PATH_FILE = "/etc/ld-musl-x86_64.path"
 _DEFAULT_PATH = "/lib:/usr/local/lib:/usr/lib"

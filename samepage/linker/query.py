@@ -9,13 +9,13 @@ Source: `elf_machine_type_class`, `resolve_map` of glibc 2.36.
 """
 
 import enum
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from samepage.elf.layout import I64, U8, U32, Bools
 from samepage.elf.strings import NamePool
 from samepage.linker.tables import I32, SymbolTables
+from samepage.records import record, replace
 
 
 class TypeClass(enum.IntFlag):
@@ -26,7 +26,7 @@ class TypeClass(enum.IntFlag):
     COPY = 2
 
 
-@dataclass(slots=True)
+@record
 class Query:
     """References to look up.
 

@@ -9,7 +9,6 @@ are one object's, cut out for whoever looks at a single object.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from samepage.linker.errors import LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.query import TypeClass
 from samepage.linker.tables import SymbolTables, starts_of
+from samepage.records import record
 
 _CLASS_OF_KIND = np.zeros(max(Kind) + 1, np.uint8)
 _CLASS_OF_KIND[[Kind.JUMP_SLOT, Kind.DTPMOD, Kind.DTPOFF, Kind.TPOFF, Kind.TLSDESC]] = TypeClass.PLT
@@ -32,7 +32,7 @@ _SYMBOLLESS[[Kind.RELATIVE, Kind.IRELATIVE]] = True
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@record
 class Entries:
     """The relocations of an object that are not in its leading run of relative ones, and
     that store something (those of kind NONE do not).
@@ -49,7 +49,7 @@ class Entries:
     plt_start: int
 
 
-@dataclass(slots=True)
+@record
 class References:
     """The distinct references of an object, and what each is bound to.
 

@@ -18,7 +18,6 @@ section is read-only. Sources: `_dl_relocate_object`, `elf_dynamic_do_Rela`,
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from samepage.elf.layout import I64, U64, Table
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE, Memory
 from samepage.linker.segments import PROTECTIONS
+from samepage.records import field, record
 
 ADJUSTED_TAGS = (
     Tag.HASH,
@@ -59,7 +59,7 @@ class Foreign(enum.Enum):
     IFUNC = "IFUNC: chosen by the symbol's resolver, which has not been run"
 
 
-@dataclass(slots=True)
+@record
 class Relocated:
     """What relocation did to one object.
 
@@ -150,7 +150,7 @@ def _parts(table: Table) -> Iterator[Table]:
     return (table[start : start + _PART] for start in range(0, len(table), _PART))
 
 
-@dataclass(slots=True)
+@record
 class StoreRange:
     """Where relocation may store into an object: the pages of its writable segments, or with
     DT_TEXTREL of all of them. What is stored at offsets that are in it cannot hit anything else.

@@ -7,10 +7,10 @@ which version it holds, and the commit in glibc's repository that made it so.
 """
 
 import re
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from samepage.elf.file import ElfFile
+from samepage.records import record
 
 _BANNER = re.compile(
     rb"(?:ld\.so|GNU C Library) \([^)]*\) (?:stable|development) release version (\d+)\.(\d+)"
@@ -22,7 +22,7 @@ HOST: Version = (2, 36)
 """What is assumed of an ld.so that does not say its version."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LdsoRules:
     """The rules of one version of ld.so."""
 
@@ -86,8 +86,12 @@ def rules_for(version: Version) -> LdsoRules:
     )
 
 
+@lru_cache(maxsize=4)
 def version_of(ldso: ElfFile) -> Version | None:
-    """The version that an ld.so or libc states in its text; None if it states none."""
+    """The version that an ld.so or libc states in its text; None if it states none.
+
+    The file is searched once, however many programs name it.
+    """
     found = _BANNER.search(ldso.buffer)
     return (int(found[1]), int(found[2])) if found else None
 

@@ -16,13 +16,12 @@ Objects that have only DT_HASH are walked one by one (`sysv`), since its chains 
 hashes to be joined; they are rare. Sources: `do_lookup_x`, `_dl_setup_hash` of glibc.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from samepage.elf.hashes import SysvHash
 from samepage.elf.layout import I64, U32, U64, Bools
 from samepage.linker.tables import SymbolTables, starts_of
+from samepage.records import record
 
 MAX_CHAIN = 1 << 16
 """Entries of one chain of DT_HASH that are looked at; real tables have a handful."""
@@ -32,7 +31,7 @@ _FILTER_SHIFT = 32 - _FILTER_BITS
 _NAME = 1 << 31
 
 
-@dataclass(slots=True)
+@record
 class Candidates:
     """Which entries have the hash of each name.
 

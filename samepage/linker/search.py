@@ -20,18 +20,18 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from samepage.abi.elf import EI_NIDENT, DynamicFlags1, ElfMachine, ElfType
 from samepage.elf.dynamic import Tag
 from samepage.elf.file import ElfFile
-from samepage.linker.cache import LibraryCache
+from samepage.linker.cache import LibraryCache, library_cache
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import Memory, OpenFile
 from samepage.linker.rules import HOST, rules_for
 from samepage.linker.tunables import parse_tunables
+from samepage.records import field, record
 
 DEFAULT_DIRECTORIES = (
     "/lib/x86_64-linux-gnu/",
@@ -55,7 +55,7 @@ def _working_directory() -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class LinkerConfig:
     """What ld.so takes from its environment, its build and its CPU.
 
@@ -101,7 +101,7 @@ class LinkerConfig:
         )
 
 
-@dataclass(slots=True)
+@record
 class Attempt:
     """One file that the search tried: `source` says why there, `outcome` what came of it."""
 
@@ -214,7 +214,7 @@ class Search:
 
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
-            self._cache = LibraryCache(self._memory.read_text(self._config.cache_path))
+            self._cache = library_cache(self._memory.read_text(self._config.cache_path))
         levels = self._config.capabilities.levels if self.rules.hwcaps_subdirectories else ()
         return self._cache.lookup(name, levels)
 

@@ -13,7 +13,6 @@ segment has. Sources: `_dl_map_object_from_fd`,
 `_dl_map_segments` of glibc 2.36; `load_elf_binary` of Linux.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from samepage.abi.elf import ElfType, SegmentFlags
@@ -25,6 +24,7 @@ from samepage.linker.errors import Crash, LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import PAGE, Memory, OpenFile
 from samepage.linker.rules import LdsoRules, rules_for
+from samepage.records import record
 
 _MAP_COPY = MapFlags.PRIVATE | MapFlags.DENYWRITE
 _KERNEL = rules_for((99, 0))
@@ -49,7 +49,7 @@ class LoadCommand(NamedTuple):
     prot: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class MapPlan:
     """The load commands of an object in the order of its program headers, and the span that
     the first call maps. `align` is the largest power of two that any of them asks for.

@@ -86,10 +86,12 @@ class SymbolTables:
         self.index: I64 = np.array([*(link.index for link in links), -1])
         self._strings = [item.strings for item in objects]
         self._string_sizes = np.array([table.size for table in self._strings])
-        end = np.zeros(8, np.uint8)
-        parts = [end, *(part for table in self._strings for part in (table.data, end))]
-        self._text_starts = starts_of(table.size + 8 for table in self._strings) + 8
-        self.text = Text(np.concatenate(parts))
+        padded = [table.padded for table in self._strings]
+        self._text_starts = starts_of(len(data) for data, _ in padded) + 8
+        self.text = Text(
+            np.concatenate([np.zeros(8, np.uint8), *(data for data, _ in padded)]),
+            np.concatenate([np.full(1, 255, np.uint8), *(zeros for _, zeros in padded)]),
+        )
         self._read_versions(numbers)
 
     def _read_versions(self, numbers: VersionNumbers) -> None:

@@ -8,16 +8,15 @@ alignment leaves is used for a later block that fits. Source: `_dl_determine_tls
 `_dl_process_pt_tls` of glibc.
 """
 
-from dataclasses import dataclass
-
 from samepage.linker.maps import LinkMap
+from samepage.records import record
 
 TCB_ALIGN = 64
 TCB_SIZE = 2368
 """sizeof (struct pthread) in glibc 2.36 on x86-64."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class TlsLayout:
     """The static TLS area. Sizes in bytes; the blocks lie below the thread pointer."""
 

@@ -12,7 +12,7 @@ mode none counts. Source: elf/dl-tunables.list, sysdeps/x86/cpu-tunables.c and
 `_dl_tls_static_surplus_init` of glibc 2.36.
 """
 
-from dataclasses import dataclass
+from samepage.records import record
 
 _LEGACY_TLS = 144
 _LIBC_TLS = _OTHER_TLS = 144
@@ -54,7 +54,7 @@ _OFF = (
 """What can be taken away."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Tunables:
     """The tunables of a program. `masked` are flags of /proc/cpuinfo that it does not use."""
 

@@ -40,7 +40,7 @@ def check_versions(
     A library whose versions are needed, but which itself no longer is (its DT_NEEDED has been
     removed or renamed), is one that ld.so expects to find loaded.
     """
-    defined: dict[str | None, set[tuple[str, int]] | None] = {}
+    defined: dict[str | None, frozenset[tuple[str, int]] | None] = {}
     for link in maps:
         stale: set[str] = set()
         for version in link.object.versions.needed:
@@ -56,7 +56,7 @@ def check_versions(
                     )
                 continue
             if file not in defined:
-                defined[file] = _defined(provider)
+                defined[file] = provider.object.defined_versions
             available = defined[file]
             required = f"(required by {link.name})"
             if available is None:
@@ -108,11 +108,3 @@ def _may_pack(link: LinkMap, by_name: dict[str, LinkMap]) -> bool:
         and version.file in by_name
     }
     return not of_libc or _RELR_VERSION in of_libc
-
-
-def _defined(provider: LinkMap) -> set[tuple[str, int]] | None:
-    """The versions of a library; None if it has none at all."""
-    versions = provider.object.versions
-    if not versions.defined and versions.base is None:
-        return None
-    return {(entry.name, entry.hash) for entry in versions.defined}

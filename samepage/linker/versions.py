@@ -6,12 +6,13 @@ binding compare the versions of thousands of symbols at once. Source:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from samepage.elf.object import DynamicObject
 from samepage.linker.maps import LinkMap
+from samepage.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class VersionTable:
     """`l_versions` of one object, by version index: the version's number, and whether a
     reference that has it takes no base definition in its stead.
@@ -22,24 +23,27 @@ class VersionTable:
 
 
 class VersionNumbers:
-    """Numbers for versions, from 1; 0 stands for "no version" (`hash == 0`)."""
+    """Numbers for versions, from 1; 0 stands for "no version" (`hash == 0`).
+
+    They are the same whatever else is loaded, so one may serve several links.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, int], int] = {}
-        self._tables: dict[LinkMap, VersionTable] = {}
+        self._tables: dict[DynamicObject, VersionTable] = {}
         self.names: list[str] = [""]
 
     def of(self, link: LinkMap) -> VersionTable:
         """The version table of an object."""
-        table = self._tables.get(link)
+        table = self._tables.get(link.object)
         if table is None:
-            table = self._tables[link] = self._build(link)
+            table = self._tables[link.object] = self._build(link.object)
         return table
 
     def forget(self, links: Iterable[LinkMap]) -> None:
         """Forget the tables of objects; numbers stay."""
         for link in links:
-            self._tables.pop(link, None)
+            self._tables.pop(link.object, None)
 
     def number(self, version: tuple[str, int]) -> int:
         """The number of the version with this name and hash."""
@@ -49,8 +53,8 @@ class VersionNumbers:
             self.names.append(version[0])
         return number
 
-    def _build(self, link: LinkMap) -> VersionTable:
-        versions = link.object.versions
+    def _build(self, item: DynamicObject) -> VersionTable:
+        versions = item.versions
         entries = [*versions.defined, *versions.needed]
         size = max([entry.index for entry in entries], default=0) + 1
         numbers, exact = [0] * size, [False] * size

@@ -4,9 +4,10 @@ The document is complete; the text shows the objects, the order of constructors 
 relocations, and what else is asked for.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from samepage.elf.relocated_pages import count_kinds, relocated_pages, text_relo
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.relocate import relro_range
+from samepage.records import record
 from samepage.report.sizes import count, printable
 from samepage.report.symbols import readable
-from samepage.verify.linking import Comparison
+
+if TYPE_CHECKING:
+    from samepage.verify.linking import Comparison
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Details:
     """Which details the text shows."""
 
@@ -29,8 +33,13 @@ class Details:
     pages: bool = False
 
 
-def link_document(linker: Linker, result: LinkResult) -> dict[str, Any]:
-    """Everything about a linked program, as it goes into JSON. Addresses are numbers."""
+def link_document(
+    linker: Linker, result: LinkResult, *, with_bindings: bool = True
+) -> dict[str, Any]:
+    """Everything about a linked program, as it goes into JSON. Addresses are numbers.
+
+    Without `with_bindings` the list of them is empty: to explain each takes as long as to link.
+    """
     assert linker.binder is not None
     return {
         "program": result.maps[0].name,
@@ -70,6 +79,7 @@ def link_document(linker: Linker, result: LinkResult) -> dict[str, Any]:
                 "interposes": [other.name for other in binding.interposed],
             }
             for link, references in result.references.items()
+            if with_bindings
             for binding in linker.binder.explain(link, references)
         ],
     }

@@ -22,11 +22,11 @@ import resource
 import signal
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from samepage.abi.auxv import parse_auxv
 from samepage.abi.prctl import ADDR_NO_RANDOMIZE, Pr
 from samepage.errors import SamepageError
+from samepage.records import record
 from samepage.trace import ptrace
 from samepage.trace.ptrace import StopKind
 
@@ -39,7 +39,7 @@ OPEN_FILES_LIMIT = 1024
 _EXECVE = 59
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Launch:
     """A program to start, with everything about it that decides its memory.
 
@@ -53,7 +53,7 @@ class Launch:
     cwd: str = "/"
     stdout: int = -1
     stderr: int = -1
-    random: bytes = field(default=bytes(16))
+    random: bytes = bytes(16)
 
 
 def launch(program: Launch) -> tuple[int, int]:

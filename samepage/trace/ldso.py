@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from samepage.elf.header import ElfError
 from samepage.elf.layout import I64
 from samepage.elf.object import DynamicObject
 from samepage.errors import SamepageError
+from samepage.records import field, record
 from samepage.trace import ptrace
 from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.ptrace import Stop, StopKind
@@ -57,7 +57,7 @@ class EndedInLdso(SamepageError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class MappedFile:
     """An object in the process: the lowest address of its file, and what identifies it."""
 
@@ -66,7 +66,7 @@ class MappedFile:
     identity: tuple[int, int]
 
 
-@dataclass(slots=True)
+@record
 class LdsoRun:
     """What ld.so did.
 

@@ -15,7 +15,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from samepage.linker.memory import PAGE, OpenFile
 from samepage.linker.messages import is_same_end, warning_line
 from samepage.linker.relocate import Foreign
 from samepage.linker.search import LinkerConfig
+from samepage.records import field, record, replace
 from samepage.trace.ldso import TIMEOUT, EndedInLdso, LdsoRun, observe
 
 _WORD = (1 << 64) - 1
@@ -48,7 +48,7 @@ class Rule(enum.Enum):
     COPY_OF_STATE = "the program's copy of a variable of ld.so"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Difference:
     """A word that differs without a rule."""
 
@@ -60,7 +60,7 @@ class Difference:
     ours: int
 
 
-@dataclass(slots=True)
+@record
 class Comparison:
     """The result for one program in one binding mode.
 

@@ -6,13 +6,13 @@ say what the rule is.
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.search import LinkerConfig
+from samepage.records import replace
 from tests.linker.workshop import Workshop
 
 Agree = Callable[..., object]

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.search import LinkerConfig, Search
+from samepage.records import replace
 from tests.linker.workshop import Workshop
 
 Agree = Callable[..., object]

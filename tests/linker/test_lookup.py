@@ -1,6 +1,5 @@
 """Looking up all references at once gives what looking up one after the other gives."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -21,6 +20,7 @@ from samepage.linker.scope import Scope
 from samepage.linker.search import LinkerConfig
 from samepage.linker.tables import SymbolTables
 from samepage.linker.versions import VersionNumbers
+from samepage.records import replace
 from tests.linker.test_system_programs import PROGRAMS
 from tests.linker.workshop import Workshop
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from samepage.linker.image import ImageMemory
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.search import LinkerConfig
 from samepage.linker.secure import is_secure
+from samepage.records import replace
 from samepage.verify.linking import Comparison, compare
 from tests.linker.workshop import Workshop
 

@@ -11,7 +11,6 @@ what musl's loader does (`musl.py`), any other a thread block and nothing else.
 
 import contextlib
 import os
-from dataclasses import replace
 
 from samepage.abi.auxv import Aux, parse_auxv
 from samepage.abi.mman import Prot
@@ -36,6 +35,7 @@ from samepage.machine.loader.lazy import foreign_words, lazy_size, lazy_table
 from samepage.machine.loader.memory import ProgramMemory, read_tables
 from samepage.machine.loader.musl import MuslState
 from samepage.machine.loader.user_side import UserSide
+from samepage.records import replace
 
 MODEL_CPU = HardwareCapabilities(("x86-64-v2",))
 """What ld.so finds with CPUID on the model's CPU."""
