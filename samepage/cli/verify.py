@@ -135,7 +135,8 @@ def command(options: Options) -> int:
     """Run programs live and on the model, and compare their memory page by page.
 
     Exit status: 0 if all agrees, 1 if not, 2 if it could not be tried. Options come before
-    the first program. A recording has its own programs, environment and instant.
+    the first program. Programs run in the directory /, with a fixed environment; a recording
+    has its own programs, environment and instant.
 
         samepage verify true ::: uname -a
         samepage verify --record here.recording true ::: uname -a
@@ -152,7 +153,7 @@ def command(options: Options) -> int:
     if options.against:
         groups, how = _recorded(options)
         return _compare(groups, how, options)
-    groups = read_corpus(options.corpus) if options.corpus else [split_commands(options.words)]
+    groups = read_corpus(options.corpus) if options.corpus else [_found(options.words)]
     if options.record:
         return _record(groups, options)
     if options.why:
@@ -181,6 +182,19 @@ def _compare_causes(groups: Sequence[Commands], options: Options) -> int:
             if found.differences:
                 status = DIFFERS
     return status
+
+
+def _found(words: Sequence[str]) -> Commands:
+    """The programs of the command line. They run in the directory /, so that one that is given
+    by a path from here gets its whole path. Raises `SamepageError` for one that is not there.
+    """
+    commands = split_commands(words)
+    for argv in commands:
+        if "/" in argv[0]:
+            argv[0] = os.path.abspath(argv[0])
+            if not os.path.exists(argv[0]):
+                raise SamepageError(f"{argv[0]}: No such file or directory")
+    return commands
 
 
 def _how(options: Options) -> group.Options:

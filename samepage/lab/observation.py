@@ -21,7 +21,9 @@ class Observation:
     `pids` gives the pid in `snapshot` of each process by its key; `lost` names those that
     could not be held, with the reason. `host` is the state that the run found, which another
     side needs to run the same. `smaps` are the kernel's own sums by pid, where a kernel
-    prints them. `notes` are lines that a reader must know of this run.
+    prints them. `notes` are lines that a reader must know of this run. `statuses` has the exit
+    status of each command as a shell has it, None for one that is held before its end; a
+    recording has none of them.
     """
 
     snapshot: Snapshot
@@ -30,3 +32,4 @@ class Observation:
     host: HostState = HostState()
     smaps: Smaps = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    statuses: list[int | None] = field(default_factory=list)

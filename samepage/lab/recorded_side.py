@@ -41,7 +41,7 @@ class RecordedSide:
         self.scenario = scenario
 
     def run(self, argv: Sequence[str]) -> int | None:
-        """As `Side.run`; it was run when it was recorded."""
+        """As `Side.run`; it was run when it was recorded, and how it ended was not."""
         return None
 
     def observe(self) -> Observation:

@@ -151,6 +151,7 @@ def observe(side: Side, scenario: Scenario) -> Observation:
     """Run a scenario on a side from beginning to end. Raises `SamepageError`."""
     with side:
         side.prepare(scenario)
-        for argv in scenario.commands:
-            side.run(argv)
-        return side.observe()
+        statuses = [side.run(argv) for argv in scenario.commands]
+        observation = side.observe()
+        observation.statuses = statuses
+        return observation

@@ -42,7 +42,7 @@ class Placer(Protocol):
         ...
 
     def taken(self, start: int, end: int) -> None:
-        """Something has been mapped at [start, end), where nothing was."""
+        """Something has been mapped at [start, end), an address that was given."""
         ...
 
 

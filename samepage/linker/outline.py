@@ -10,7 +10,7 @@ from __future__ import annotations
 from samepage.abi.mman import MapFlags
 from samepage.elf.object import DynamicObject
 from samepage.linker.image import Placer, TopDownPlacer
-from samepage.linker.memory import HostFiles, OpenFile
+from samepage.linker.memory import PAGE, HostFiles, OpenFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class OutlineMemory(HostFiles):
     def mmap(
         self, address: int, length: int, prot: int, flags: int, file: OpenFile | None, offset: int
     ) -> int:
-        if flags & MapFlags.FIXED:
-            # Over what has been mapped, but for a program at its own addresses: nothing that
-            # is placed later can come there (`TopDownPlacer` begins far above).
-            return address
-        return self._place(file, length, offset, bool(flags & MapFlags.ANONYMOUS))
+        length = (length + PAGE - 1) & -PAGE
+        if not flags & MapFlags.FIXED:
+            return self._place(file, length, offset, bool(flags & MapFlags.ANONYMOUS))
+        self._place.taken(address, address + length)
+        return address
 
     def munmap(self, address: int, length: int) -> None:
         pass

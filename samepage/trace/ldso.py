@@ -48,8 +48,8 @@ _EARLY_INIT = "__libc_early_init"
 
 
 class EndedInLdso(SamepageError):
-    """The program ended before its entry point. `reason` is the last line that ld.so wrote, or
-    the signal and where it came.
+    """The program ended before its entry point. `reason` is the last line that ld.so wrote, the
+    signal and where it came, or the exit status.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -149,7 +149,7 @@ def observe(
             stderr.seek(0)
             said = stderr.read().decode("utf-8", "replace").strip()
             if not finished:
-                line = said.splitlines()[-1] if said else "without a message"
+                line = said.splitlines()[-1] if said else process.ended
                 raise EndedInLdso(path, process.last or line)
             run.debug = _read_debug(run.output)
     return run
@@ -169,6 +169,8 @@ class _Process:
         self.pid = pid
         self.last = ""
         """The last fatal signal, and where it came."""
+        self.ended = ""
+        """How the first thread ended, once it has."""
         self._others: set[int] = set()
         self._late, self._over = threading.Event(), threading.Event()
         threading.Thread(target=self._watch, args=(timeout,), daemon=True).start()
@@ -182,6 +184,8 @@ class _Process:
             if stop.tid == self.pid:
                 if stop.kind is StopKind.SIGNAL and stop.signal in _FATAL:
                     self.last = f"{signal.Signals(stop.signal).name} {self.where()}"
+                if stop.kind is StopKind.GONE:
+                    self.ended = _end(stop.status)
                 return stop
             self._let_go(stop)
 
@@ -240,6 +244,17 @@ class _Process:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(tid, signal.SIGKILL)
                 ptrace.resume(tid)
+
+
+def _end(wait_status: int) -> str:
+    """How a process ended."""
+    status = os.waitstatus_to_exitcode(wait_status)
+    if status >= 0:
+        return f"it exits with status {status}"
+    try:
+        return f"it is killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"it is killed by signal {-status}"
 
 
 def _object_at(pid: int, address: int) -> str:

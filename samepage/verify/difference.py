@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class DifferenceKind(enum.Enum):
     """What differs, in the order in which they are reported: causes before consequences."""
 
+    END = "end"
     PROCESS = "process"
     VMA = "VMA"
     PRESENT = "present page"

@@ -1,6 +1,8 @@
 """One comparison from beginning to end: a group of programs, live and on the model."""
 
+import contextlib
 import enum
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ from samepage.stop_at import StopAt
 from samepage.verify.compare import Comparison, compare
 from samepage.verify.difference import Difference, DifferenceKind
 from samepage.verify.kernel_sums import compare_with_smaps
+
+_SIGNALED, _NOT_STARTED = 128, 127
+"""What a shell adds to a signal's number; what it, and ld.so, return for what cannot be started."""
 
 
 class Outcome(enum.Enum):
@@ -79,7 +84,7 @@ class Verdict:
 
     `keys` names the processes that differences refer to by position. `reason` says why it
     could not be tried. `weaker` says why frames were not compared, if they were not.
-    `attempt` says which live run it is of. `notes` are what else a reader must know:
+    `attempt` is the number of the live run. `notes` are what else a reader must know:
     processes that could not be held, files that could not be evicted, system calls that the
     model does not have.
     """
@@ -93,6 +98,8 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
     attempt: int = 1
     seconds: float = 0.0
+    ends: list[str] = field(default_factory=list)
+    """How each command ended on the live side; "" for one that is held before its end."""
 
 
 def verify_group(commands: Commands, options: Options) -> Verdict:
@@ -144,6 +151,7 @@ def _against_recording(scenario: Scenario, recording: Recording, options: Option
     with place(recording) as (root, notes):
         kernel = observe(RecordedSide(recording, root, options.recording_name), scenario)
         kernel.notes += notes
+        kernel.statuses.clear()  # nothing was run; a recording has no statuses
         model = observe(ModelSide(), replace(scenario, host=kernel.host))
     return judge(scenario.commands, model, kernel, options.shown)
 
@@ -156,7 +164,9 @@ def judge(commands: Commands, model: Observation, kernel: Observation, shown: in
     result = compare(model.snapshot, kernel.snapshot, pairs, shown=shown)
     compare_with_smaps(result, model.snapshot, pairs, kernel.smaps, shown)
     _compare_processes(result, model, kernel)
+    _compare_ends(result, model, kernel)
     verdict = Verdict(commands, _outcome(result), result, keys, notes=_notes(model, kernel))
+    verdict.ends = [describe_end(status) for status in kernel.statuses]
     if not kernel.snapshot.frames_visible:
         verdict.weaker = "the kernel shows no frame numbers here (root sees them)"
     return verdict
@@ -165,7 +175,34 @@ def judge(commands: Commands, model: Observation, kernel: Observation, shown: in
 def _outcome(result: Comparison) -> Outcome:
     if result.same:
         return Outcome.AGREES
-    return Outcome.FAULTS_DIFFER if result.same_memory else Outcome.DIFFERS
+    if result.same_memory and not result.counts[DifferenceKind.END]:
+        return Outcome.FAULTS_DIFFER
+    return Outcome.DIFFERS
+
+
+def describe_end(status: int | None) -> str:
+    """How a program ended, from its exit status as a shell has it; "" if it has not ended.
+
+    A program can exit with 139 itself: that a shell cannot distinguish either.
+    """
+    if status is None:
+        return ""
+    if status > _SIGNALED:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(status - _SIGNALED).name}"
+    if status == _NOT_STARTED:
+        return "exit status 127, as of a program that ld.so refuses (samepage link shows why)"
+    return f"exit status {status}"
+
+
+def _compare_ends(result: Comparison, model: Observation, kernel: Observation) -> None:
+    """The exit statuses of all commands; a recording has none."""
+    for number, (ours, theirs) in enumerate(zip(model.statuses, kernel.statuses, strict=False)):
+        if ours == theirs:
+            continue
+        told = (f"command {number + 1}: {describe_end(s) or 'held'}" for s in (ours, theirs))
+        result.counts[DifferenceKind.END] += 1
+        result.differences.insert(0, Difference(DifferenceKind.END, -1, 0, *told))
 
 
 def _compare_processes(result: Comparison, model: Observation, kernel: Observation) -> None:

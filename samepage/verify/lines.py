@@ -37,7 +37,10 @@ def _tell_programs(record: Record) -> Iterator[str]:
         same, total = (sum(p[name] for p in mine) for name in ("pages_same", "pages_total"))
         pages = f"{same} of {total} pages the same"
         children = f" in {len(mine)} processes" if len(mine) > 1 else ""
-        yield f"{outcome}: {shlex.join(argv)}: {pages}{children}"
+        # A state file of an older samepage has no ends.
+        end = record.get("ends", [])[number : number + 1]
+        ended = f", {end[0]}" if end and end[0] and end[0] != "exit status 0" else ""
+        yield f"{outcome}: {shlex.join(argv)}: {pages}{children}{ended}"
 
 
 def tell_excluded(records: Sequence[Record]) -> Iterator[str]:

@@ -18,6 +18,7 @@ def to_record(verdict: Verdict) -> Record:
         "weaker": verdict.weaker,
         "notes": verdict.notes,
         "attempt": verdict.attempt,
+        "ends": verdict.ends,
         "same_memory": result.same_memory,
         "same_minor_faults": result.same_minor_faults,
         "pages_same": result.pages,

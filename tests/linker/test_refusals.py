@@ -204,3 +204,53 @@ def test_set_user_id_programs(open_workshop: Workshop, needs_ptrace: None) -> No
                 assert ("libp.so" in names) == (real.returncode == 9)
         # The comparison is of the same file at its place, without its rights.
         assert compare(path, environment, bind_now=True).agrees
+
+
+def test_a_constructor_that_ends_the_program_without_a_word(
+    workshop: Workshop, needs_ptrace: None
+) -> None:
+    """How it ended is reported: a status, or a signal that stops nothing."""
+    source = "#include <unistd.h>\n__attribute__((constructor)) void c(void){_exit(5);}"
+    workshop.library("libquit.so", source)
+    path = workshop.program("int main(){return 0;}", "-lquit")
+    assert compare(path, bind_now=True).theirs == "it exits with status 5"
+    source = "#include <signal.h>\n__attribute__((constructor)) void c(void){raise(SIGKILL);}"
+    workshop.library("libquit.so", source)
+    assert compare(path, bind_now=True).theirs == "it is killed by SIGKILL"
+
+
+def test_a_constructor_with_threads_that_waits_for_them(agree: Agree, workshop: Workshop) -> None:
+    """Arrow's pool: threads that are started by a constructor, and one that outlives it."""
+    source = """
+    #include <pthread.h>
+    #include <unistd.h>
+    static void *work(void *a) { return a; }
+    static void *stay(void *a) { for (;;) pause(); }
+    __attribute__((constructor)) void start(void) {
+        pthread_t t, u;
+        pthread_create(&u, 0, stay, 0);
+        for (int i = 0; i < 8; i++) {
+            pthread_create(&t, 0, work, 0);
+            pthread_join(t, 0);
+        }
+    }"""
+    workshop.library("libpool.so", source, "-pthread")
+    agree(workshop.program("int main(){return 0;}", "-lpool"))
+
+
+def test_a_constructor_that_waits_for_ever_ends_with_a_message(
+    workshop: Workshop, needs_ptrace: None
+) -> None:
+    source = """
+    #include <pthread.h>
+    #include <unistd.h>
+    static void *stay(void *a) { for (;;) pause(); }
+    __attribute__((constructor)) void start(void) {
+        pthread_t t;
+        pthread_create(&t, 0, stay, 0);
+        pthread_join(t, 0);
+    }"""
+    workshop.library("libstuck.so", source, "-pthread")
+    path = workshop.program("int main(){return 0;}", "-lstuck")
+    with pytest.raises(SamepageError, match=r"not at its entry point after 1 s \(--timeout\)"):
+        compare(path, bind_now=True, timeout=1.0)
