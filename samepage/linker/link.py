@@ -6,13 +6,13 @@ is done; here is why it stands at its place.
 
 from collections.abc import Callable, Mapping
 
-from samepage.abi.elf import DynamicFlags1, ElfMachine
+from samepage.abi.elf import ElfMachine
 from samepage.linker.binding import Binder
 from samepage.linker.errors import LinkError
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap
 from samepage.linker.memory import Memory
-from samepage.linker.order import sort_by_moving, sort_maps
+from samepage.linker.order import constructor_order, sort_by_moving, sort_maps
 from samepage.linker.protected import check_protected
 from samepage.linker.references import Bindings, Entries, References
 from samepage.linker.relocate import (
@@ -67,14 +67,9 @@ class LinkResult:
     @property
     def init_order(self) -> list[LinkMap]:
         """The objects in the order of their constructors: dependencies first, the program
-        last; but the last one with DF_1_INITFIRST before all.
+        last; but one with DF_1_INITFIRST before all.
         """
-        order = list(reversed(self.sorted))
-        first = [link for link in order if link.object.dynamic.flags_1 & DynamicFlags1.INITFIRST]
-        for link in first[-1:]:
-            order.remove(link)
-            order.insert(0, link)
-        return order
+        return constructor_order(self.sorted)
 
 
 class Linker:

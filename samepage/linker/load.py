@@ -205,7 +205,8 @@ class Loader:
             return same[0]
         link = self._map(file, file.path, kind, self.program, name)
         for known in (name, file.path, link.object.soname):
-            if known is not None:
+            # Of equal sonames the first one counts.
+            if known is not None and not (known in self.by_name and counts(self.by_name[known])):
                 self.by_name[known] = link
         return link
 

@@ -42,6 +42,10 @@ class LinkMap:
     """Place in the load order."""
     needed: list["LinkMap"] = field(default_factory=list)
     """Direct dependencies in the order of the dynamic section (`l_initfini` + 1)."""
+    closure: "list[LinkMap] | None" = None
+    """All that it needs, sorted as its constructors were, once it has been opened itself: the
+    `l_initfini` that an object has from its own `dlopen` on. Until then it has that of its
+    direct dependencies, and keeps it if it stays when others are closed."""
     scopes: list[list["LinkMap"]] = field(default_factory=list)
     """Search lists for this object's symbols, in order (`l_scope`)."""
     tls_module: int = 0
@@ -54,6 +58,11 @@ class LinkMap:
     """The name by which it was asked for when it was mapped."""
     origin: str = ""
     """The file's resolved path, for the program, whose name may be a symbolic link."""
+
+    @property
+    def followed(self) -> list["LinkMap"]:
+        """What a sort by dependencies follows: `l_initfini`."""
+        return self.needed if self.closure is None else self.closure
 
     def address_of(self, symbol: int) -> int:
         """The address of one of the object's own symbols, by index (`SYMBOL_ADDRESS`)."""

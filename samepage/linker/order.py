@@ -16,6 +16,7 @@ glibc 2.36.
 
 from collections.abc import Iterator
 
+from samepage.abi.elf import DynamicFlags1
 from samepage.linker.maps import LinkMap
 
 
@@ -28,7 +29,7 @@ def sort_by_moving(maps: list[LinkMap]) -> list[LinkMap]:
     while at < count:
         seen[at] += 1
         current = rest[at]
-        users = (k for k in range(count - 1, at, -1) if current in rest[k].needed)
+        users = (k for k in range(count - 1, at, -1) if current in rest[k].followed)
         last = next(users, None)
         if last is None:
             at += 1
@@ -44,21 +45,22 @@ def sort_by_moving(maps: list[LinkMap]) -> list[LinkMap]:
     return [*maps[:1], *rest]
 
 
-def sort_maps(maps: list[LinkMap], force_first: bool = True) -> list[LinkMap]:
+def sort_maps(maps: list[LinkMap], follow_first: bool = False) -> list[LinkMap]:
     """`maps` sorted so that each object comes before those that it needs.
 
-    Dependencies outside of the list are followed as glibc follows them. With
-    `force_first` the first object keeps its place.
+    Dependencies outside of the list are followed as glibc follows them. The first object keeps
+    its place. Its own dependencies are not followed, unless `follow_first`: it has no list of
+    them (`l_initfini`) before the first sort, but for one that others have needed before.
     """
     visited: set[LinkMap] = set()
     postorder: list[LinkMap] = []
-    root = maps[0] if force_first and maps else None
+    root = maps[0] if maps and not follow_first else None
     for start in reversed(maps):
         if start in visited:
             continue
         visited.add(start)
         # The program's own dependencies are not followed: it is first anyway.
-        stack = [(start, iter(() if start is root else start.needed))]
+        stack = [(start, iter(() if start is root else start.followed))]
         while stack:
             current, dependencies = stack[-1]
             advanced = _next_unvisited(dependencies, visited, root)
@@ -67,9 +69,25 @@ def sort_maps(maps: list[LinkMap], force_first: bool = True) -> list[LinkMap]:
                 postorder.append(current)
             else:
                 visited.add(advanced)
-                stack.append((advanced, iter(advanced.needed)))
-    wanted = set(maps)
-    return [link for link in reversed(postorder) if link in wanted]
+                stack.append((advanced, iter(advanced.followed)))
+    wanted = set(maps[1:])
+    return [*maps[:1], *(link for link in reversed(postorder) if link in wanted)]
+
+
+def constructor_order(ordered: list[LinkMap]) -> list[LinkMap]:
+    """Objects that have just been loaded and sorted, in the order of their constructors.
+
+    One with DF_1_INITFIRST comes before all: of several, the one that was mapped last
+    (`_dl_map_object_from_fd` keeps one, `GL(dl_initfirst)`, which `_dl_init` takes up).
+    """
+    order = list(reversed(ordered))
+    flagged = [link for link in order if link.object.dynamic.flags_1 & DynamicFlags1.INITFIRST]
+    mapped = [link for link in flagged if not link.by_kernel]
+    if mapped:
+        first = max(mapped, key=lambda link: link.index)
+        order.remove(first)
+        order.insert(0, first)
+    return order
 
 
 def _next_unvisited(

@@ -54,7 +54,7 @@ from samepage.linker.inprocess.resident import PageState, pages_of
 from samepage.linker.load import Loader
 from samepage.linker.maps import LinkMap, MapKind
 from samepage.linker.memory import PAGE
-from samepage.linker.order import sort_maps
+from samepage.linker.order import constructor_order, sort_by_moving, sort_maps
 from samepage.linker.relocate import (
     Relocated,
     WritableText,
@@ -232,9 +232,22 @@ class Process:
         if mode & Mode.NODELETE:
             self._kept.add(root)
         self._open_count[root] += 1
-        order = [link for link in reversed(sort_maps(search_list)) if link in new]
+        order = self._sort(search_list, root, new)
         self._uninitialized.update(dict.fromkeys(order))
         return Library(root, order, self)
+
+    def _sort(self, search_list: list[LinkMap], root: LinkMap, new: list[LinkMap]) -> list[LinkMap]:
+        """The order of the constructors of the new objects. What is opened itself for the first
+        time is given its whole list, which the order of destructors depends on."""
+        if root.closure is None:
+            root.closure = self._sorted(search_list, follow_first=root not in new)[1:]
+        return constructor_order([link for link in (root, *root.closure) if link in new])
+
+    def _sorted(self, maps: list[LinkMap], follow_first: bool = False) -> list[LinkMap]:
+        """By the rules of the glibc that this process runs on."""
+        if self.loader.rules.sorts_depth_first and self.loader.config.dynamic_sort == 2:
+            return sort_maps(maps, follow_first)
+        return sort_by_moving(maps)
 
     def _keep(self, new: list[LinkMap]) -> None:
         """Note which objects are never unmapped."""
@@ -370,11 +383,16 @@ class Process:
             opened = {link for link, count in self._open_count.items() if count}
             ldsos = {link for link in alive if link.kind != MapKind.LOADED}
             used = self._used_by(ldsos | opened | self._kept)
-            unused = [link for link in sort_maps(alive) if link not in used]
+            unused = [link for link in self._sorted(alive) if link not in used]
             for link in unused:
                 if link not in self._uninitialized:
                     call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
             self._forget(unused)
+            for link in used:
+                # What stays has a scope of its own from now on, for which glibc takes the list
+                # of what it needs: a `dlopen` of it sorts nothing any more.
+                if link.kind == MapKind.LOADED and link.closure is None:
+                    link.closure = list(link.needed)
 
     def _forget(self, links: list[LinkMap]) -> None:
         """Unmap objects. They stay in `maps`, whose indices are in use, without content."""
@@ -387,6 +405,10 @@ class Process:
         names = self.loader.by_name
         for name in [name for name, named in names.items() if named in links]:
             del names[name]
+        for link in self.loader.maps:
+            # What has a soname that was another one's until now.
+            if link not in links and link.kind == MapKind.LOADED and link.object.soname is not None:
+                names.setdefault(link.object.soname, link)
         for link in links:
             if link.end > link.start:
                 self.memory.munmap(link.start, (link.end - link.start + PAGE - 1) & -PAGE)
@@ -394,6 +416,7 @@ class Process:
             link.object = _nothing()
             link.scopes = []
             link.needed = []
+            link.closure = None
             link.loader = None
             link.start = link.end = 0
             self._bound_to.pop(link, None)
