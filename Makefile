@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.locked
 
-.PHONY: demo setup test lint format bench images verify-why verify-kernels live-aarch64 lock clean
+.PHONY: demo setup test lint format bench graphs images verify-why verify-kernels live-aarch64 lock clean
 
 demo: setup
 	@$(BIN)/samepage demo
@@ -39,6 +39,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# 200 random graphs of libraries against ld.so's order of constructors; eight are in the suite.
+graphs: setup
+	$(BIN)/python -m fuzz.graphs --count 200
 
 # The README's pictures, from real runs on this machine.
 images: setup

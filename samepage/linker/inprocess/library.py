@@ -173,6 +173,8 @@ class Process:
         """`l_direct_opencount`: how many open `Library` objects each is the root of."""
         self._bound_to: dict[LinkMap, set[LinkMap]] = {}
         """The objects with definitions that each refers to."""
+        self._searched: dict[LinkMap, set[LinkMap]] = {}
+        """The objects of the search list that each got when it was opened itself."""
         self._kept: set[LinkMap] = set()
         self._lock = threading.RLock()
         self._uninitialized: dict[LinkMap, None] = {}
@@ -241,6 +243,7 @@ class Process:
         time is given its whole list, which the order of destructors depends on."""
         if root.closure is None:
             root.closure = self._sorted(search_list, follow_first=root not in new)[1:]
+            self._searched[root] = set(search_list)
         return constructor_order([link for link in (root, *root.closure) if link in new])
 
     def _sorted(self, maps: list[LinkMap], follow_first: bool = False) -> list[LinkMap]:
@@ -388,9 +391,10 @@ class Process:
                 if link not in self._uninitialized:
                     call_array(self.memory, link, Tag.FINI, Tag.FINI_ARRAY, Tag.FINI_ARRAYSZ)
             self._forget(unused)
-            for link in used:
-                # What stays has a scope of its own from now on, for which glibc takes the list
-                # of what it needs: a `dlopen` of it sorts nothing any more.
+            # What stays, and was searched in a list that is gone, has one of its own from now on,
+            # for which glibc takes what it needs: a `dlopen` of it sorts nothing any more.
+            lists = [self._searched.pop(link) for link in unused if link in self._searched]
+            for link in used.intersection(set[LinkMap]().union(*lists)):
                 if link.kind == MapKind.LOADED and link.closure is None:
                     link.closure = list(link.needed)
 
