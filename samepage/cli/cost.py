@@ -1,12 +1,19 @@
 """`samepage cost`: what each process that loads a library pays for it, and why."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Sequence
 
 from samepage.cli.arguments import Parser, add_output, add_top, number
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
-from samepage.report.forms import JSON, TEXT_OR_JSON, choose, writing
+from samepage.report.forms import COST, JSON, MARKDOWN, Form, choose, writing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from samepage.analysis.cost import Cost
 
 
 def arguments(parser: Parser) -> None:
@@ -20,7 +27,13 @@ def arguments(parser: Parser) -> None:
         "what copies most pages comes first.",
     )
     add("--map", action="store_true", dest="page_map", help="Show every page: state and sections.")
-    add_output(parser, TEXT_OR_JSON)
+    add(
+        "--diff",
+        action="store_true",
+        help="Compare two, OLD and NEW: libraries, wheels or directories. -f markdown is for a "
+        "pull request; --budget is for NEW.",
+    )
+    add_output(parser, COST)
     add(
         "--budget",
         type=number(int, 0),
@@ -40,6 +53,7 @@ def arguments(parser: Parser) -> None:
 def command(
     libraries: list[str],
     page_map: bool,
+    diff: bool,
     output: str | None,
     form: str | None,
     budget: int | None,
@@ -51,20 +65,21 @@ def command(
 
     The files are read, not loaded: x86-64, aarch64, riscv64 and i386 on any machine.
     """
-    chosen = choose(output, form, TEXT_OR_JSON)
+    chosen = choose(output, form, COST)
+    if diff and len(libraries) != 2:
+        raise SamepageError("--diff compares two: OLD and NEW")
+    if chosen is MARKDOWN and not diff:
+        raise SamepageError("-f markdown is for --diff")
     use_one_thread()
-    from samepage.analysis.cost import cost_of
-    from samepage.elf.walk import open_objects
+    if diff:
+        old, new = (_costs([side], page_size)[0] for side in libraries)
+        if not old or not new:
+            return 2
+        _write_diff(old, new, chosen, output, top)
+        return _over_budget(new, budget)
+    costs, status = _costs(libraries, page_size)
     from samepage.report.cost import cost_document, cost_text
 
-    costs, status = [], 0
-    for path in libraries:
-        try:
-            costs += [cost_of(library, page_size) for library in open_objects(path)]
-        except SamepageError as error:
-            # The others are shown.
-            print(f"samepage: {error.message}", file=sys.stderr)
-            status = 2
     if len(costs) > len(libraries):
         costs.sort(key=lambda cost: (-cost.copied, cost.path))
     with writing(output, chosen) as stream:
@@ -74,6 +89,43 @@ def command(
             for cost in costs:
                 lines = cost_text(cost, page_map=page_map, top=top)
                 stream.writelines(line + "\n" for line in lines)
+    return status or _over_budget(costs, budget)
+
+
+def _costs(libraries: Sequence[str], page_size: int) -> tuple[list[Cost], int]:
+    """The costs of all libraries that can be read, and the exit status; the others are reported
+    on stderr.
+    """
+    from samepage.analysis.cost import cost_of
+    from samepage.elf.walk import open_objects
+
+    costs, status = [], 0
+    for path in libraries:
+        try:
+            costs += [cost_of(library, page_size) for library in open_objects(path)]
+        except SamepageError as error:
+            print(f"samepage: {error.message}", file=sys.stderr)
+            status = 2
+    return costs, status
+
+
+def _write_diff(
+    old: Sequence[Cost], new: Sequence[Cost], form: Form, output: str | None, top: int
+) -> None:
+    from samepage.analysis.cost_diff import compare_costs
+    from samepage.report.cost_diff import diff_document, diff_markdown, diff_text
+
+    changes = compare_costs(old, new)
+    with writing(output, form) as stream:
+        if form is JSON:
+            stream.write(json.dumps(diff_document(changes), indent=1) + "\n")
+        else:
+            write = diff_markdown if form is MARKDOWN else diff_text
+            stream.writelines(line + "\n" for line in write(changes, top))
+
+
+def _over_budget(costs: Sequence[Cost], budget: int | None) -> int:
+    """Report what is over the budget on stderr; the exit status."""
     over = [cost for cost in costs if budget is not None and cost.copied > budget]
     for cost in over:
         pages = "page is" if cost.copied == 1 else "pages are"
@@ -82,4 +134,4 @@ def command(
             f"over the budget of {budget}",
             file=sys.stderr,
         )
-    return status or int(bool(over))
+    return int(bool(over))

@@ -22,8 +22,8 @@ class Observation:
     could not be held, with the reason. `host` is the state that the run found, which another
     side needs to run the same. `smaps` are the kernel's own sums by pid, where a kernel
     prints them. `notes` are lines that a reader must know of this run. `statuses` has the exit
-    status of each command as a shell has it, None for one that is held before its end; a
-    recording has none of them.
+    status of each command as a shell has it, None for one that is held before its end; they
+    are empty if it was not run (`was_run`) but recorded.
     """
 
     snapshot: Snapshot
@@ -33,3 +33,4 @@ class Observation:
     smaps: Smaps = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
+    was_run: bool = True

@@ -94,7 +94,13 @@ def unpack(recording: Recording, commands: Commands, root: str) -> Observation:
     )
     lost = {tuple(int(part) for part in key): str(why) for key, why in packed["lost"]}
     return Observation(
-        builder.build(), pids, lost, host, smaps, [str(note) for note in packed["notes"]]
+        builder.build(),
+        pids,
+        lost,
+        host,
+        smaps,
+        [str(note) for note in packed["notes"]],
+        was_run=False,
     )
 
 

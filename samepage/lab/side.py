@@ -153,5 +153,6 @@ def observe(side: Side, scenario: Scenario) -> Observation:
         side.prepare(scenario)
         statuses = [side.run(argv) for argv in scenario.commands]
         observation = side.observe()
-        observation.statuses = statuses
+        if observation.was_run:
+            observation.statuses = statuses
         return observation

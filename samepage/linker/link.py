@@ -47,6 +47,8 @@ class LinkResult:
     """The relocation entries of all objects and what they are bound to, once it is known."""
     relocated: dict[LinkMap, Relocated]
     trail: list[Attempt]
+    passed_over: list[Attempt]
+    """The rules of the search that led nowhere (`Search.passed_over`)."""
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     missing: list[tuple[LinkMap, str]] = field(default_factory=list)
@@ -151,6 +153,7 @@ class Linker:
             bindings=None,
             relocated={},
             trail=loader.search.trail,
+            passed_over=loader.search.passed_over,
             warnings=loader.warnings,
             errors=self.errors,
             missing=self._missing,

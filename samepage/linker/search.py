@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from samepage.abi.elf import EI_NIDENT, DynamicFlags1, ElfMachine, ElfType
 from samepage.elf.dynamic import Tag
 from samepage.elf.file import ElfFile
+from samepage.elf.machines import MACHINES
 from samepage.linker.cache import LibraryCache, library_cache
 from samepage.linker.errors import LinkError
 from samepage.linker.hwcaps import HardwareCapabilities
@@ -127,6 +128,8 @@ class Search:
         """Why the last file that was tried could not be opened."""
         self._other_class = False
         self.trail: list[Attempt] = []
+        self.passed_over: list[Attempt] = []
+        """Rules that led nowhere, and why; `path` is what they would have led to, or ""."""
 
     def find(
         self,
@@ -181,6 +184,7 @@ class Search:
         gone = {id(link) for link in links}
         self._paths = {key: paths for key, paths in self._paths.items() if key[0] not in gone}
         self.trail.clear()
+        self.passed_over.clear()
 
     def _candidates(
         self, name: str, loader: LinkMap | None, program: LinkMap | None
@@ -197,6 +201,10 @@ class Search:
             if program is not None and not seen_program and program.kind != MapKind.LOADED:
                 rpath = self._run_path(program, Tag.RPATH)
                 yield from self._in(name, rpath, f"RPATH of {program.name}")
+        else:
+            self._pass_over_rpaths(name, loader)
+        if self._config.secure and self._config.library_path:
+            self._pass_over(name, "", "LD_LIBRARY_PATH", "not used by a set-user-ID program")
         yield from self._in(name, self._environment_path(program), "LD_LIBRARY_PATH")
         if has_runpath:
             assert loader is not None
@@ -209,8 +217,27 @@ class Search:
         cached = self._cached(name)
         if cached and not (no_default and cached.startswith(self._config.directories)):
             yield cached, self._config.cache_path
+        elif cached:
+            reason = "in a default directory, and who needs it has DF_1_NODEFLIB"
+            self._pass_over(name, cached, self._config.cache_path, reason)
+        elif self._config.cache_path:
+            self._pass_over(name, "", self._config.cache_path, "has no entry for it")
         if not no_default:
             yield from self._in(name, list(self._config.directories), "default directory")
+        else:
+            self._pass_over(name, "", "default directory", "who needs it has DF_1_NODEFLIB")
+
+    def _pass_over(self, name: str, path: str, source: str, reason: str) -> None:
+        self.passed_over.append(Attempt(name, path, source, reason))
+
+    def _pass_over_rpaths(self, name: str, loader: LinkMap | None) -> None:
+        """Note the DT_RPATHs that would count without the DT_RUNPATH of `loader`."""
+        link = loader
+        while link is not None and loader is not None:
+            if link.object.dynamic.get(Tag.RPATH) is not None:
+                reason = f"not used, since {loader.name} has a RUNPATH"
+                self._pass_over(name, "", f"RPATH of {link.name}", reason)
+            link = link.loader
 
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
@@ -261,7 +288,9 @@ class Search:
             self._memory.close(file)
             self._errno = errno.ENOENT
             self._other_class |= other_class
-            self.trail.append(Attempt(name, path, source, "of another machine"))
+            machine = MACHINES[elf.machine].name if elf.machine in MACHINES else "another machine"
+            outcome = f"passed over: {elf.layout.bits} bits of {machine}, the program is x86-64"
+            self.trail.append(Attempt(name, path, source, outcome))
             return None
         if not invalid and elf.type not in (ElfType.DYN, ElfType.EXEC):
             invalid = "only ET_DYN and ET_EXEC can be loaded"

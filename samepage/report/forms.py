@@ -51,6 +51,9 @@ MARKDOWN = Form("markdown", (".md",), document=True)
 REPORTS = (TEXT, JSON, HTML, TIMELINE, PROMETHEUS, TOP, SNAPSHOT)
 """The forms of a snapshot's report."""
 TEXT_OR_JSON = (TEXT, JSON)
+MARKDOWN = Form("markdown", (".md",), document=True)
+COST = (TEXT, JSON, MARKDOWN)
+"""The forms of `samepage cost`; Markdown is for its comparisons."""
 COLLAPSED = Form("collapsed", (".folded", ".collapsed"), document=True)
 SPEEDSCOPE = Form("speedscope", document=True)
 PPROF = Form("pprof", (".pprof", ".pb.gz"), document=True)

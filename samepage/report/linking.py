@@ -13,6 +13,7 @@ import numpy as np
 
 from samepage.elf.machines import Kind
 from samepage.elf.relocated_pages import count_kinds, relocated_pages, text_relocations
+from samepage.linker.interposition import interpositions
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap
 from samepage.linker.relocate import relro_range
@@ -65,6 +66,23 @@ def link_document(
                 "outcome": attempt.outcome,
             }
             for attempt in result.trail
+        ],
+        "passed_over": [
+            {
+                "name": attempt.name,
+                "path": attempt.path or None,
+                "source": attempt.source,
+                "outcome": attempt.outcome,
+            }
+            for attempt in result.passed_over
+        ],
+        "interpositions": [
+            {
+                "object": item.user.name,
+                "bound_to": item.definer.name,
+                "symbols": item.symbols,
+            }
+            for item in (interpositions(result.bindings) if result.bindings else ())
         ],
         "bindings": [
             {
@@ -163,6 +181,7 @@ def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
     yield "constructors: " + " ".join(
         printable(path.rpartition("/")[2]) for path in document["constructor_order"]
     )
+    yield from _interpositions(document)
     if details.trail:
         yield from _trail(document)
     if details.pages:
@@ -171,14 +190,35 @@ def link_text(document: dict[str, Any], details: Details) -> Iterator[str]:
         yield from _bindings(document)
 
 
+_SYMBOLS_SHOWN = 4
+"""Names of interposed symbols in one line."""
+
+
+def _interpositions(document: dict[str, Any]) -> Iterator[str]:
+    """The symbols that an object has, and that are bound to another one's nevertheless."""
+    for item in document["interpositions"]:
+        symbols = item["symbols"]
+        names = ", ".join(map(readable, symbols[:_SYMBOLS_SHOWN]))
+        more = ", ..." if len(symbols) > _SYMBOLS_SHOWN else ""
+        yield (
+            f"interposed: {printable(item['object'])}: {count(len(symbols), 'symbol')} of its own "
+            f"bound to {printable(item['bound_to'])}: {names}{more}"
+        )
+
+
 def _trail(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "SEARCH"
     name = None
+    passed_over = document["passed_over"]
     for attempt in document["search_trail"]:
         if attempt["name"] != name:
             name = attempt["name"]
             yield printable(name)
+            for rule in passed_over:
+                if rule["name"] == name:
+                    at = f"{printable(rule['path'])}  " if rule["path"] else ""
+                    yield f"  {at}({printable(rule['source'])}): {printable(rule['outcome'])}"
         yield (
             f"  {printable(attempt['path'])}  ({printable(attempt['source'])}): "
             f"{attempt['outcome']}"

@@ -151,7 +151,6 @@ def _against_recording(scenario: Scenario, recording: Recording, options: Option
     with place(recording) as (root, notes):
         kernel = observe(RecordedSide(recording, root, options.recording_name), scenario)
         kernel.notes += notes
-        kernel.statuses.clear()  # nothing was run; a recording has no statuses
         model = observe(ModelSide(), replace(scenario, host=kernel.host))
     return judge(scenario.commands, model, kernel, options.shown)
 
@@ -196,7 +195,9 @@ def describe_end(status: int | None) -> str:
 
 
 def _compare_ends(result: Comparison, model: Observation, kernel: Observation) -> None:
-    """The exit statuses of all commands; a recording has none."""
+    """The exit statuses of all commands, if both sides ran them."""
+    if not (model.was_run and kernel.was_run):
+        return
     for number, (ours, theirs) in enumerate(zip(model.statuses, kernel.statuses, strict=False)):
         if ours == theirs:
             continue

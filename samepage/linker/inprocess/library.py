@@ -365,8 +365,9 @@ class Process:
 
     def symbol_address(self, link: LinkMap, name: str) -> int:
         """The address of a symbol in an object or what it needs."""
-        own = [link, *(other for other in _closure(link) if other is not link)]
-        found = self._binder.find(name, [own])
+        with self._lock:  # another thread's open or close changes the binder's tables
+            own = [link, *(other for other in _closure(link) if other is not link)]
+            found = self._binder.find(name, [own])
         if found is None:
             raise AttributeError(f"{link.name} has no symbol {name}")
         record = found[0].object.symbols[found[1]]
@@ -413,6 +414,7 @@ class Process:
             # What has a soname that was another one's until now.
             if link not in links and link.kind == MapKind.LOADED and link.object.soname is not None:
                 names.setdefault(link.object.soname, link)
+        self._binder.forget(links)
         for link in links:
             if link.end > link.start:
                 self.memory.munmap(link.start, (link.end - link.start + PAGE - 1) & -PAGE)
@@ -427,7 +429,6 @@ class Process:
             self._open_count.pop(link, None)
             if link in self._global_scope:
                 self._global_scope.remove(link)
-        self._binder.forget(links)
         self.loader.search.forget(links)
 
 
