@@ -7,7 +7,6 @@ user would see; every other exception is a finding.
 import functools
 import os
 import tempfile
-from dataclasses import replace
 
 from samepage.analysis.cost import cost_of
 from samepage.elf.header import ElfError
@@ -24,6 +23,7 @@ from samepage.linker.link import Linker
 from samepage.linker.memory import OpenFile
 from samepage.linker.search import LinkerConfig
 from samepage.machine import Machine
+from samepage.records import replace
 
 HOST = "/bin/ls"
 """A program whose first library is replaced by the file under test."""
