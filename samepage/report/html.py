@@ -1,8 +1,9 @@
-"""The report as one HTML page that needs nothing else: no network, no script.
+"""The report as one HTML page that needs nothing else, and loads nothing.
 
 It has the answer, the processes with their VMAs, and for each file a picture of its pages
-(`page_svg`). Every name in it comes from the machine that was looked at, so everything is
-escaped, and the page's own policy forbids to load or run anything.
+(`page_svg`). Equal processes are one row that opens. Every name in it comes from the machine that
+was looked at, so everything is escaped, and the page's own policy forbids to load anything, and to
+run anything but the one script that sorts a table by the column that was clicked.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,11 +16,13 @@ from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.machine_memory import machine_memory
 from samepage.analysis.old_versions import OldVersion, old_versions
 from samepage.analysis.page_map import PageMap, page_maps
-from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, VmaUse
+from samepage.analysis.shares import Share, together
+from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Usage, VmaUse
 from samepage.report import page_svg
 from samepage.report.cgroup_text import group_rows, machine_rows
 from samepage.report.file_text import times_copied, times_mapped
 from samepage.report.group_text import TITLES, charged, group_name, groupings
+from samepage.report.html_page import END, HEAD, Opens, table
 from samepage.report.lost_text import OLD_TITLE, in_containers, who
 from samepage.report.sizes import count, printable, size, size_if
 from samepage.report.text import (
@@ -33,47 +36,11 @@ from samepage.report.text import (
 )
 from samepage.snapshot.columns import PAGE_SHIFT
 
+OPEN_PICTURES = 3
+"""How many pictures are shown at once; the others open."""
+
 PICTURES = 60
 """How many files get a picture: those with most frames. The table has all."""
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --absent: #8882; --cached: #8886;
-  --copied: #d9480f; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem;
-  padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.answer { font-size: 1.1rem; } .note { color: #b35900; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
-  vertical-align: top; white-space: nowrap; }
-th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-td.code { font-family: ui-monospace, monospace; }
-summary { cursor: pointer; } small { opacity: .75; }
-svg.pages { max-width: 100%; height: auto; display: block; margin: .4rem 0 1rem; }
-.legend span { display: inline-block; margin-right: 1rem; }
-.legend svg { vertical-align: middle; margin-right: .3rem; }
-rect.absent { fill: var(--absent); } rect.cached { fill: var(--cached); }
-rect.copied { fill: var(--copied); stroke: var(--copied); }
-rect.m1 { fill: #a5d8ff; } rect.m2 { fill: #74c0fc; } rect.m3 { fill: #4dabf7; }
-rect.m4 { fill: #228be6; } rect.m5 { fill: #1971c2; } rect.m6 { fill: #1864ab; }
-rect.m7 { fill: #0b3d6e; }
-rect.copied.m1, rect.copied.m2, rect.copied.m3, rect.copied.m4, rect.copied.m5,
-rect.copied.m6, rect.copied.m7 { stroke-width: 3; paint-order: stroke; }
-"""
-
-HEAD = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>samepage report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>samepage report</h1>
-"""
 
 
 def write(sharing: Sharing, stream: TextIO) -> None:
@@ -89,28 +56,32 @@ def parts(sharing: Sharing) -> Iterable[str]:
     yield "".join(f'<p class="answer">{escape(line)}</p>\n' for line in answer(sharing, lost))
     yield "".join(f'<p class="note">{escape(line)}</p>\n' for line in notes(sharing))
     yield _origin(sharing)
-    yield "<h2>Processes</h2>\n"
-    yield from _processes(sharing)
+    sections = list(_sections(sharing, lost))
+    links = (
+        f'<li><a href="#section-{number}">{escape(title)}</a></li>'
+        for number, (title, _) in enumerate(sections)
+    )
+    yield f"<nav><ul>{''.join(links)}</ul></nav>\n"
+    for number, (title, content) in enumerate(sections):
+        yield f'<h2 id="section-{number}">{escape(title)}</h2>\n'
+        yield from content
+    yield END
+
+
+def _sections(sharing: Sharing, lost: Sequence[LostSharing]) -> Iterable[tuple[str, Iterable[str]]]:
+    """Yield the title and the content of each section."""
+    yield "Processes", _processes(sharing)
     for kind, groups in groupings(sharing):
-        title = TITLES[kind]
-        yield f"<h2>{title}</h2>\n"
-        yield _table(
-            [
-                *(title[:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"),
-                *("Freed by its end", "Charged to it"),
-            ],
-            [_group_row(sharing, kind, group) for group in groups],
-        )
+        yield TITLES[kind], _groups(sharing, kind, groups)
     yield from _memory(sharing)
     old = old_versions(sharing)
     if old:
-        yield f"<h2>{OLD_TITLE}</h2>\n"
-        yield _old(old)
+        yield OLD_TITLE, [_old(old)]
     if lost:
-        yield "<h2>Lost sharing: equal content under several inodes</h2>\n"
-        yield _lost(lost)
-    yield from _files(sharing)
-    yield "</body>\n</html>\n"
+        yield "Lost sharing: equal content under several inodes", [_lost(lost)]
+    uses = files_in_memory(sharing)
+    yield "Files", [_files(sharing, uses)]
+    yield "Pages of the files", _pictures(sharing, uses)
 
 
 def _origin(sharing: Sharing) -> str:
@@ -119,34 +90,60 @@ def _origin(sharing: Sharing) -> str:
     return f"<p><small>{escape(printable(', '.join(known)))}</small></p>\n"
 
 
+_PROCESS_TITLES = [
+    *("Program", "PID", "RSS", "PSS", "USS", "Shared clean", "Shared dirty", "Private clean"),
+    *("Private dirty", "Hugetlb", "Swap", "Minor faults", "Major faults", "Exit"),
+]
+
+
 def _processes(sharing: Sharing) -> Iterable[str]:
-    uses = by_cost(sharing.processes)
-    titles = ["Program", "PID", "RSS", "PSS", "USS", "Shared clean", "dirty", "Private clean"]
-    titles += ["dirty", "Hugetlb", "Swap", "Minor faults", "Major", "Exit"]
-    yield _table(titles, [_process_row(use) for use in uses])
-    for use in uses:
-        name = f"{use.process.pid} {escape(command_line(use.process))}"
-        yield f"<details><summary>VMAs of {name}</summary>\n"
-        rows = [_vma_row(vma) for vma in sharing.vmas(use.number)]
-        yield _table(
-            ["Name", "Address", "Perms", "Offset", "Size", "RSS", "PSS", "USS", "Anonymous"], rows
+    """Yield the table of processes: those that run the same are one row, which opens."""
+    equal: dict[tuple[object, ...], list[ProcessUse]] = {}
+    for use in by_cost(sharing.processes):
+        process = use.process
+        key = (process.argv, process.comm, process.exe, process.uid, process.container)
+        equal.setdefault(key, []).append(use)
+    rows = [
+        _process_row(sharing, uses[0]) if len(uses) == 1 else _workers_row(sharing, uses)
+        for uses in sorted(equal.values(), key=lambda uses: -sum(use.share.near for use in uses))
+    ]
+    yield table(_PROCESS_TITLES, rows)
+
+
+def _workers_row(sharing: Sharing, uses: list[ProcessUse]) -> list[str | Opens]:
+    """Return the row of processes that run the same: their sums."""
+    usage = Usage(*map(sum, zip(*(use.usage for use in uses), strict=True)))
+    name = f"{len(uses)} x {command_line(uses[0].process)}"
+    faults = [
+        sum(faults)
+        for faults in zip(
+            *((use.process.minor_faults, use.process.major_faults) for use in uses), strict=True
         )
-        yield "</details>\n"
+    ]
+    content = table(_PROCESS_TITLES, [_process_row(sharing, use) for use in uses])
+    numbers = _numbers(usage, together(use.share for use in uses))
+    return [Opens(name, content), "", *numbers, *(f"{n:,}" for n in faults), ""]
 
 
-def _process_row(use: ProcessUse) -> list[str]:
-    process, usage = use.process, use.usage
-    divided = (usage.shared_clean, usage.shared_dirty, usage.private_clean, usage.private_dirty)
+def _process_row(sharing: Sharing, use: ProcessUse) -> list[str | Opens]:
+    process = use.process
     code = "" if process.exit_code is None else str(process.exit_code)
+    titles = ["Name", "Address", "Perms", "Offset", "Size", "RSS", "PSS", "USS", "Anonymous"]
+    vmas = table(titles, [_vma_row(vma) for vma in sharing.vmas(use.number)])
     return [
-        command_line(process),
+        Opens(command_line(process), vmas),
         str(process.pid),
-        *(size(number) for number in (usage.rss, use.share, usage.uss)),
-        *(size(number) for number in (*divided, usage.hugetlb, usage.swap)),
+        *_numbers(use.usage, use.share),
         f"{process.minor_faults:,}",
         f"{process.major_faults:,}",
         code,
     ]
+
+
+def _numbers(usage: Usage, share: Share) -> list[str]:
+    divided = (usage.shared_clean, usage.shared_dirty, usage.private_clean, usage.private_dirty)
+    numbers = (usage.rss, share, usage.uss, *divided, usage.hugetlb, usage.swap)
+    return [size(number) for number in numbers]
 
 
 def _vma_row(vma: VmaUse) -> list[str]:
@@ -163,6 +160,12 @@ def _vma_row(vma: VmaUse) -> list[str]:
     ]
 
 
+def _groups(sharing: Sharing, kind: str, groups: Sequence[GroupUse]) -> Iterable[str]:
+    titles = [TITLES[kind][:-1], "Processes", "RSS", "PSS", "Frames", "Own frames"]
+    titles += ["Freed by its end", "Charged to it"]
+    yield table(titles, [_group_row(sharing, kind, group) for group in groups])
+
+
 def _group_row(sharing: Sharing, kind: str, group: GroupUse) -> list[str]:
     visible = sharing.snapshot.frames_visible
     frames = (
@@ -173,16 +176,14 @@ def _group_row(sharing: Sharing, kind: str, group: GroupUse) -> list[str]:
     return [name, str(len(group.processes)), size(group.rss), size(group.share), *frames, last]
 
 
-def _memory(sharing: Sharing) -> Iterable[str]:
-    """Yield what control groups and the machine are charged for."""
+def _memory(sharing: Sharing) -> Iterable[tuple[str, Iterable[str]]]:
+    """Yield the sections on what control groups and the machine are charged for."""
     titles, rows = group_rows(sharing)
     if rows:
-        yield "<h2>Memory of control groups, by who is charged for it</h2>\n"
-        yield _table(titles, rows)
+        yield "Memory of control groups, by who is charged for it", [table(titles, rows)]
     memory = machine_memory(sharing)
     if memory is not None and sharing.snapshot.meta.get("processes_wanted") == "all":
-        yield "<h2>Memory of the machine</h2>\n"
-        yield _table(["Kind", ""], machine_rows(memory))
+        yield "Memory of the machine", [table(["Kind", ""], machine_rows(memory))]
 
 
 def _old(found: Sequence[OldVersion]) -> str:
@@ -192,7 +193,7 @@ def _old(found: Sequence[OldVersion]) -> str:
         users_in_words = who(users, any(user.container for user in users))
         restart = ", ".join(map(printable, old.restart))
         rows.append([printable(old.use.file.path), users_in_words, restart, size(old.frames)])
-    return _table(["File", "Mapped by", "Restart", "Frames"], rows)
+    return table(["File", "Mapped by", "Restart", "Frames"], rows)
 
 
 def _lost(lost: Sequence[LostSharing]) -> str:
@@ -210,13 +211,11 @@ def _lost(lost: Sequence[LostSharing]) -> str:
             ]
             for twin in each.twins
         ]
-    return _table(["File", "Mapped by", "Why", "Frames", "Would save"], rows)
+    return table(["File", "Mapped by", "Why", "Frames", "Would save"], rows)
 
 
-def _files(sharing: Sharing) -> Iterable[str]:
-    uses = files_in_memory(sharing)
+def _files(sharing: Sharing, uses: Sequence[FileUse]) -> str:
     visible = sharing.snapshot.frames_visible
-    yield "<h2>Files</h2>\n"
     rows = [
         [
             *(file_name(use.file), str(use.file.ino), str(use.processes), size(use.mapped_pages)),
@@ -225,19 +224,22 @@ def _files(sharing: Sharing) -> Iterable[str]:
         ]
         for use in uses
     ]
-    yield _table(
-        ["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copies", "mapped"], rows
+    return table(
+        ["File", "Inode", "Processes", "Mapped", "Frames", "Saved", "Copies", "Copies mapped"], rows
     )
-    yield "<h2>Pages of the files</h2>\n" + _legend()
+
+
+def _pictures(sharing: Sharing, uses: Sequence[FileUse]) -> Iterable[str]:
+    yield _legend()
     drawn = sorted(uses, key=lambda use: (-use.frames - use.copied_pages, use.file.path))[:PICTURES]
     maps = page_maps(sharing, [use.number for use in drawn])
-    for use in drawn:
-        yield _picture(sharing, use, maps[use.number])
+    for number, use in enumerate(drawn):
+        yield _picture(sharing, use, maps[use.number], number < OPEN_PICTURES)
     if len(uses) > PICTURES:
         yield f"<p>{count(len(uses) - PICTURES, 'smaller file')} not drawn.</p>\n"
 
 
-def _picture(sharing: Sharing, use: FileUse, page_map: PageMap) -> str:
+def _picture(sharing: Sharing, use: FileUse, page_map: PageMap, is_open: bool) -> str:
     total = -(-(use.file.size or 0) >> PAGE_SHIFT)
     words = (
         f"{count(total, 'page')}. Mapped, by times: {times_mapped(sharing, use)}. "
@@ -245,8 +247,10 @@ def _picture(sharing: Sharing, use: FileUse, page_map: PageMap) -> str:
         f"By pid, mapped + copied: {mapped_by(sharing, use, 12)}"
     )
     return (
-        f"<h3>{escape(file_name(use.file))}</h3>\n<p><small>{escape(words)}</small></p>\n"
-        f"{page_svg.picture(page_map, total)}\n"
+        f'<details{" open" if is_open else ""} class="picture">'
+        f"<summary>{escape(file_name(use.file))}</summary>\n"
+        f"<p><small>{escape(words)}</small></p>\n"
+        f'<div class="scroll">{page_svg.picture(page_map, total)}</div></details>\n'
     )
 
 
@@ -265,14 +269,3 @@ def _legend() -> str:
         for name, words in states
     )
     return f'<p class="legend">{"".join(marks)}</p>\n'
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column holds names, and whose other columns hold numbers."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        first = f'<{tag} class="name">{escape(cells[0])}</{tag}>'
-        return f"<tr>{first}{''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells[1:])}</tr>\n"
-
-    body = "".join(line("td", row) for row in rows)
-    return f'<div class="scroll"><table>\n{line("th", titles)}{body}</table></div>\n'
