@@ -16,6 +16,7 @@ from samepage.analysis.groups import GroupUse, Key, by_container, by_pod, by_uni
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.machine_memory import machine_memory
 from samepage.analysis.sharing import ProcessUse, Sharing
+from samepage.report.group_text import group_name
 from samepage.report.sizes import printable
 from samepage.report.text import UNREAD, files_in_memory
 from samepage.snapshot.columns import PAGE_SIZE
@@ -60,6 +61,10 @@ def _lines(sharing: Sharing, limit: int) -> Iterator[str]:
     )
     for label, key in kinds:
         named = [group for group in groups(sharing, key) if group.name]
+        if label == "user":
+            named = [
+                group._replace(name=group_name(sharing.snapshot, label, group)) for group in named
+            ]
         yield from _group(label, named, limit, visible)
     yield from _cgroups(sharing, limit)
     memory = machine_memory(sharing)

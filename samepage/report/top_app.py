@@ -117,6 +117,10 @@ class TopApp(App[None]):
         self._sharing = sharing
         self._show()
 
+    def on_resize(self) -> None:
+        """Use the new width."""
+        self.call_after_refresh(self._show)
+
     def _show(self) -> None:
         """Fill the screen from the newest snapshot and the place the user is at."""
         if self._sharing is None:
@@ -168,9 +172,11 @@ class TopApp(App[None]):
         column, reverse = self._sorts[-1] or _first_sort(view)
         top = table.scroll_y
         table.clear(columns=True)
+        room = self.size.width - table.styles.scrollbar_size_vertical
+        widths = top_views.widths(view.columns, room, 2 * table.cell_padding)
         for number, each in enumerate(view.columns):
             arrow = (" ▼" if reverse else " ▲") if number == column else ""
-            table.add_column(f"{each.title}{arrow}", width=each.width)
+            table.add_column(f"{each.title}{arrow}", width=widths[number])
         for row in rows:
             table.add_row(*_cells(view.columns, row), key=row.key)
         self._rows, self._columns = rows, view.columns

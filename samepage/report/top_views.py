@@ -55,6 +55,8 @@ class Column:
     width: int
     show: Callable[[Value], str] = str
     numeric: bool = True
+    flexible: bool = False
+    """Whether it takes what the others leave of the screen's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,15 @@ class View:
     sort: int = -1
 
 
+def widths(columns: tuple[Column, ...], room: int, padding: int) -> list[int]:
+    """Return the width of each column: the flexible one takes what is left of `room`.
+
+    `padding` is what a column takes beside its width. None gets less than it asks for.
+    """
+    left = max(0, room - sum(column.width + padding for column in columns))
+    return [column.width + (left if column.flexible else 0) for column in columns]
+
+
 _UNKNOWN = -1
 """The value of what the kernel does not show: how many frames, without CAP_SYS_ADMIN."""
 
@@ -94,7 +105,7 @@ def _pages(title: str) -> Column:
 
 
 def _name(title: str, width: int = 28) -> Column:
-    return Column(title, width, lambda value: printable(str(value)), numeric=False)
+    return Column(title, width, lambda value: printable(str(value)), numeric=False, flexible=True)
 
 
 _PROCESS_COLUMNS = (

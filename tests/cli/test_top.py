@@ -259,3 +259,20 @@ def test_in_a_real_terminal_of_80_by_24(terminal: list[str], sleepers: list[int]
             return  # the program ended, and with it the last session
         time.sleep(0.1)
     raise AssertionError("q does not end it")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("width", [80, 130, 200])
+async def test_the_whole_width_is_used(sleepers: list[int], width: int) -> None:
+    app = TopApp(source(sleepers))
+    async with app.run_test(size=(width, 24)) as pilot:
+        await loaded(app, pilot)
+        for key in ("", "enter"):  # processes, and the mappings of one
+            if key:
+                await pilot.press(key)
+            used = sum(each.get_render_width(table(app)) for each in table(app).columns.values())
+            assert width - 2 <= used <= width
+        await pilot.resize_terminal(width + 40, 24)
+        await pilot.pause(0.1)
+        used = sum(each.get_render_width(table(app)) for each in table(app).columns.values())
+        assert width + 38 <= used <= width + 40
