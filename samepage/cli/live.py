@@ -67,7 +67,14 @@ def command(
     from samepage.live.capture import capture
 
     asked = [group_path(path) for path in wanted.values("cgroup")]
-    snapshot = capture(pids, proc=proc, collector=collector, all_flags=chosen.exact, cgroups=asked)
+    snapshot = capture(
+        pids,
+        proc=proc,
+        collector=collector,
+        all_flags=chosen.exact,
+        cgroups=asked,
+        without_us=proc == "/proc",
+    )
     if wanted and not snapshot.processes:
         raise SamepageError(_why_nothing(snapshot))
     missing = _what_is_missing(snapshot)

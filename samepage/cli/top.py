@@ -50,6 +50,8 @@ def command(
 
     def read() -> "Snapshot":
         # Processes come and go: a unit or a container has others at each reading.
-        return capture(find_processes(wanted, proc) if wanted else None, proc=proc)
+        return capture(
+            find_processes(wanted, proc) if wanted else None, proc=proc, without_us=proc == "/proc"
+        )
 
     watch(read, interval, by or "processes")

@@ -26,12 +26,14 @@ def capture(
     collector: BackgroundCollector | None = None,
     all_flags: bool = True,
     cgroups: Sequence[str] = (),
+    without_us: bool = False,
 ) -> Snapshot:
     """Return a snapshot of the processes `pids`, None for all of the system.
 
     If `collector` is given, it collects already (the same pids, of the same `proc`).
     `all_flags` False is faster, and exact in all but what is dirty or merged (`CaptureBuilder`).
-    The memory of the control groups of the processes, and of `cgroups`, is read too.
+    The memory of the control groups of the processes, and of `cgroups`, is read too. `without_us`
+    leaves the caller's own mappings out of the map counts (`samepage.live.own_frames`).
 
     Raises `SamepageError` if `proc` cannot be read, or if the kernel's pages have a size that
     reports and snapshots do not know. A pid that does not exist is only counted.
@@ -41,7 +43,13 @@ def capture(
             f"this kernel has pages of {HOST_PAGE_SIZE >> 10} KiB: samepage reports pages of "
             f"{PAGE_SIZE >> 10} KiB only"
         )
-    builder = CaptureBuilder(proc, all_flags=all_flags, everything=pids is None, cgroups=cgroups)
+    builder = CaptureBuilder(
+        proc,
+        all_flags=all_flags,
+        everything=pids is None,
+        cgroups=cgroups,
+        without_us=without_us,
+    )
     if collector is not None:
         batches = collector.batches(builder.tally)
     else:

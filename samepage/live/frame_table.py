@@ -59,13 +59,15 @@ def classify(
     assumed: Marks,
     exclusive: Marks,
     proc: str,
+    ours: Numbers,
 ) -> FrameTable:
     """Return the frames with these numbers by what the kernel says of them; without files yet.
 
     `mapped` is how many pages of the capture have each. Frames that are `exclusive` need no look
     into kpagecount. Those that are `assumed` to be anonymous and small, as pagemap shows them,
     need none into kpageflags, unless they have no map count: so do zero pages, which pagemap does
-    not set apart. If the kernel does not let its flags be read, kinds are UNKNOWN.
+    not set apart. If the kernel does not let its flags be read, kinds are UNKNOWN. `ours` are
+    frames, ascending, of which one mapping each does not count.
     """
     count = len(numbers)
     mapcount = np.ones(count, dtype=np.int32)
@@ -73,6 +75,9 @@ def classify(
     counts = kpage.read_counts(numbers[shared], proc)
     mapcount[shared] = 0 if counts is None else counts
     asked = ~assumed | (mapcount == 0)
+    if len(ours):
+        low, high = (np.searchsorted(ours, numbers, side=side) for side in ("left", "right"))
+        mapcount -= (high - low).astype(np.int32)
     # The counts were read after the pages; a process may have exited in between.
     np.maximum(mapcount, mapped, out=mapcount)
     known = np.full(count, Kpf.ANON | Kpf.SWAPBACKED, dtype=np.uint64)

@@ -32,6 +32,7 @@ from samepage.live.frame_table import FrameTable, classify
 from samepage.live.inodes import Door, describe_file, name_file
 from samepage.live.machine import read_machine
 from samepage.live.maps import MapsParser, MapsText
+from samepage.live.own_frames import own_frames
 from samepage.live.pagemap import Range
 from samepage.live.patience import each_patiently
 from samepage.live.processes import parse_process
@@ -65,7 +66,8 @@ class CaptureBuilder:
     Without `all_flags` it does not ask for the flags of anonymous frames, which most frames of
     a system are. Only what is dirty, and what was merged by KSM, is then not told exactly.
     `everything` is whether all processes are read. `cgroups` are control groups of which the memory
-    is asked for, beside those of the processes.
+    is asked for, beside those of the processes. `without_us` leaves what this process maps out
+    of the map counts, unless it is captured itself.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class CaptureBuilder:
         all_flags: bool = True,
         everything: bool = True,
         cgroups: Sequence[str] = (),
+        without_us: bool = False,
     ) -> None:
         self.proc = proc
         self.all_flags = all_flags
         self.everything = everything
         self.cgroups = cgroups
+        self.without_us = without_us
         self._huge_known = True
         self.tally = Tally()
         self._time = time.time()
@@ -228,7 +232,10 @@ class CaptureBuilder:
             exclusive = is_small & ((flags & np.uint16(PageFlags.EXCLUSIVE)) != 0)
             if not self.all_flags:
                 assumed = is_small & ((flags & np.uint16(PageFlags.FILE)) == 0)
-        return classify(numbers, found.mapped[order], assumed, exclusive, self.proc)
+        ours = np.empty(0, dtype=np.uint64)
+        if self.without_us and os.getpid() not in {process.pid for process in self._processes}:
+            ours = own_frames()
+        return classify(numbers, found.mapped[order], assumed, exclusive, self.proc, ours)
 
     def _files(self, processes: list[Process], vmas: Vmas) -> list[File]:
         """Look at each mapped inode once; return the files, and fill in the mappings."""

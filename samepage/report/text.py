@@ -12,6 +12,7 @@ from samepage.analysis.counting import Scope
 from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.old_versions import old_versions
+from samepage.analysis.same_memory import same_memory
 from samepage.analysis.shares import together
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
 from samepage.report.cgroup_text import print_cgroups, print_machine
@@ -140,6 +141,12 @@ def notes(sharing: Sharing) -> list[str]:
         found.append(
             f"Merged by KSM: ? of {size(merged)} (this kernel marks all anonymous pages as merged, "
             "and smaps does not show which ones are)."
+        )
+    for pids in same_memory(sharing):
+        found.append(
+            f"Processes {', '.join(map(str, pids))} have one address space (CLONE_VM, as after "
+            "vfork): each of their pages counts as shared by them here. smaps counts it for each "
+            "as if it were alone, so its Pss and private sums are larger."
         )
     unread = [f"{number} {words}" for number, words in incomplete(sharing.snapshot)]
     if unread:
