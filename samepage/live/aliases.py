@@ -23,7 +23,7 @@ def merge_aliases(snapshot: Snapshot) -> None:
     """Make one file of those that share frames; changes `snapshot` in place."""
     if not any(file.dev >> MINOR_BITS == 0 for file in snapshot.files) or not len(snapshot.frames):
         return
-    same = _union(len(snapshot.files), _pairs(snapshot))
+    same = union(len(snapshot.files), _pairs(snapshot))
     kept = distinct(same)
     if len(kept) == len(same):
         return
@@ -54,7 +54,7 @@ def _pairs(snapshot: Snapshot) -> I64:
     return np.stack((both >> 32, both & 0xFFFFFFFF), axis=1)
 
 
-def _union(count: int, pairs: I64) -> I64:
+def union(count: int, pairs: I64) -> I64:
     """Return for each file the smallest of those that it is one with."""
     parent = list(range(count))
 

@@ -12,6 +12,7 @@ and of the whole when it has all, in this order:
     name        the frames, by kpagecount and kpageflags     samepage.live.frame_table
     inspect     each mapped inode once                       samepage.live.inodes
     merge       files that are one inode below overlays      samepage.live.aliases
+    split       files that are several under one inode number samepage.live.identity
     settle      dirty and merged pages that only smaps shows samepage.live.dirty, .merged
     charge      control groups, and which one pays for what  samepage.live.cgroups
 """
@@ -29,6 +30,7 @@ from samepage.live.container_names import ContainerNames
 from samepage.live.decode import PagesDecoder
 from samepage.live.frame_finder import FoundFrames, FrameFinder
 from samepage.live.frame_table import FrameTable, classify
+from samepage.live.identity import split_files
 from samepage.live.inodes import Door, describe_file, name_file
 from samepage.live.machine import read_machine
 from samepage.live.maps import MapsParser, MapsText
@@ -125,6 +127,7 @@ class CaptureBuilder:
             *(meta, processes, vmas, pages, bounds, table.frames, files, [], SmapsSums.none())
         )
         merge_aliases(snapshot)
+        split_files(snapshot, self.proc)
         if not snapshot.frames_visible:
             from samepage.live.smaps import sums_by_smaps
 

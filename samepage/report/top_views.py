@@ -20,7 +20,7 @@ from samepage.analysis.sharing import FileUse, ProcessUse, Sharing
 from samepage.report.group_text import TITLES, group_name
 from samepage.report.sizes import count, printable, size_if
 from samepage.report.text import command_line, file_name
-from samepage.snapshot.columns import PAGE_SIZE, Snapshot
+from samepage.snapshot.columns import PAGE_SIZE, File, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 MAX_ROWS = 2000
@@ -144,13 +144,13 @@ def files(sharing: Sharing) -> View:
     visible = sharing.snapshot.frames_visible
     rows = [
         Row(
-            f"{use.file.dev}:{use.file.ino}",
+            f"{use.file.dev}:{use.file.ino}:{use.file.version}",
             (
                 *(file_name(use.file), use.processes, use.mapped_pages),
                 *((use.frames, use.saved_pages) if visible else (_UNKNOWN, _UNKNOWN)),
                 use.copied_pages,
             ),
-            file(use.file.dev, use.file.ino),
+            file(use.file),
         )
         for use in sharing.files
         if use.processes
@@ -287,7 +287,7 @@ def _page_rows(sharing: Sharing, first: int, last: int) -> list[Row]:
     return rows
 
 
-def file(dev: int, ino: int) -> Place:
+def file(shown: File) -> Place:
     """Return the place that shows the frames of one file."""
     columns = (
         Column("PAGE", 10),
@@ -298,8 +298,10 @@ def file(dev: int, ino: int) -> Place:
     )
 
     def place(sharing: Sharing) -> View:
+        key = (shown.dev, shown.ino, shown.version)
         found = next(
-            (use for use in sharing.files if (use.file.dev, use.file.ino) == (dev, ino)), None
+            (use for use in sharing.files if (use.file.dev, use.file.ino, use.file.version) == key),
+            None,
         )
         if found is None:
             return View("The file is not mapped any more", columns)

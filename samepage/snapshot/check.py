@@ -58,11 +58,11 @@ def _check_keys(snapshot: Snapshot) -> None:
     check_frame_numbers(snapshot.frames.number)
     orders = np.array([event.order for event in snapshot.events], dtype=np.int64)
     _check_ascending("events", orders, "order")
-    seen: dict[tuple[int, int], int] = {}
+    seen: dict[tuple[int, int, int], int] = {}
     for row, file in enumerate(snapshot.files):
-        if seen.setdefault((file.dev, file.ino), row) != row:
-            inode = (file.dev, file.ino)
-            broken("files", row, f"device and inode {inode} are also those of row {seen[inode]}")
+        key = (file.dev, file.ino, file.version)
+        if seen.setdefault(key, row) != row:
+            broken("files", row, f"device and inode {key[:2]} are also those of row {seen[key]}")
 
 
 def check_pids(pids: npt.NDArray[Any]) -> None:

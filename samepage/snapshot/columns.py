@@ -84,6 +84,8 @@ class File(NamedTuple):
     size: int | None = None
     build_id: str | None = None
     """In hexadecimal."""
+    version: int = 0
+    """Tells apart files that show the same device and inode (`samepage.live.identity`)."""
 
 
 class Mapping(NamedTuple):
@@ -222,7 +224,7 @@ class Snapshot:
     """Physical memory at one instant.
 
     Invariants, which `check` proves:
-    - `processes` ascend by pid, `events` by order; (dev, ino) of a file occurs once;
+    - `processes` ascend by pid, `events` by order; (dev, ino, version) of a file occurs once;
     - those of `Vmas`, `Pages` and `Frames`;
     - every position is one in the list or columns that it refers to, -1 where that is allowed;
       `pages.frame` is `len(frames)` where the frame is not known;

@@ -108,6 +108,7 @@ FILES = pa.schema(
         ("deleted", pa.bool_()),
         ("size", pa.int64()),  # null if it could not be read
         ("build_id", pa.string()),  # null if there is none
+        ("version", pa.int32()),
     ]
 )
 
@@ -169,6 +170,7 @@ _NULLABLE = {
 _ADDED: dict[str, dict[str, object]] = {
     "processes": {"start_time": None, "container_name": "", "pod": "", "memory_cgroup": ""},
     "frames": {"charged": -1},
+    "files": {"version": 0},
     "vmas": dict.fromkeys(SMAPS_SUMS),
 }
 """Columns that files of the same version may lack, since they were added later, and what they

@@ -10,6 +10,7 @@ from live_processes import needs_frames
 from samepage.analysis.lost_sharing import lost_sharing
 from samepage.analysis.sharing import Sharing
 from samepage.live.capture import capture
+from samepage.snapshot import parquet
 from samepage.snapshot.columns import File
 
 Start = Callable[[str], int]
@@ -109,6 +110,40 @@ def test_one_layer_under_two_overlay_mounts_is_one_file(
     found = [use for use in Sharing(capture([pid])).files if use.file.path in paths]
     pages = (200000 + 4095) // 4096
     assert [(use.mapped_pages, use.frames) for use in found] == [(2 * pages, pages)]
+
+
+def test_a_file_that_is_copied_up_under_a_running_process_is_two(
+    stopped_program: Start, overlays: list[Path], tmp_path: Path
+) -> None:
+    path = overlays[0] / "data"
+    before = stopped_program(MAP.format(paths=[str(path)], then=""))
+    path.chmod(0o640)  # copies it up: who maps it from now on has another inode below
+    after = stopped_program(MAP.format(paths=[str(path)], then=""))
+    snapshot = capture([before, after])
+    pages = (200000 + 4095) // 4096
+    found = [use for use in Sharing(snapshot).files if use.file.path == str(path)]
+    sums = [(use.mapped_pages, use.frames, use.processes) for use in found]
+    assert sums == [(pages, pages, 1)] * 2
+    assert len({(use.file.dev, use.file.ino) for use in found}) == 1
+    assert {use.file.version for use in found} == {0, 1}
+    # What is at the path is known of the copy, which the second process has.
+    sizes = {use.file.size: Sharing(snapshot).mappers[use.number][0].pid for use in found}
+    assert sizes == {200000: after, None: before}
+    snapshot.check()
+    parquet.write(snapshot, tmp_path / "snapshot")
+    assert parquet.read(tmp_path / "snapshot").files == snapshot.files
+
+
+def test_one_process_with_both_has_two_files(stopped_program: Start, overlays: list[Path]) -> None:
+    path = overlays[0] / "data"
+    then = (
+        f"os.chmod({str(path)!r}, 0o640)\nfile = open({str(path)!r}, 'rb')\n"
+        "maps.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))\nsum(maps[-1][::4096])"
+    )
+    pid = stopped_program(MAP.format(paths=[str(path)], then=then))
+    pages = (200000 + 4095) // 4096
+    found = [use for use in Sharing(capture([pid])).files if use.file.path == str(path)]
+    assert [(use.mapped_pages, use.frames) for use in found] == [(pages, pages)] * 2
 
 
 def test_a_file_is_looked_at_through_the_mapping_when_its_path_leads_elsewhere(
