@@ -17,7 +17,8 @@ LIVE = """
 .venv/bin/python -m kernels.all_processes; all=$?
 .venv/bin/python -m pytest -n 0 -p no:cacheprovider --timeout 900 -q \\
     tests/live/test_accounting.py tests/live/test_ksm.py tests/live/test_kpage.py \\
-    tests/live/test_pagemap.py tests/live/test_summary.py; tests=$?
+    tests/live/test_pagemap.py tests/live/test_sums.py tests/live/test_cgroups.py \\
+    tests/analysis/test_forks.py; tests=$?
 test $all = 0 -a $tests = 0
 """
 COMMANDS_ELSEWHERE = """

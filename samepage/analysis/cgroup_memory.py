@@ -213,20 +213,27 @@ class CgroupAccounts:
         return np.array([*inside, False], dtype=bool)
 
     def _mapped(self) -> tuple[I64, I64]:
-        """Return which frame is mapped by processes of which group, each pair once."""
+        """Return which frame is mapped by processes of which group, each pair once.
+
+        Only where another group is charged for the frame: those are few.
+        """
         if self._pairs is None:
             snapshot = self._snapshot
             bounds = snapshot.process_bounds().tolist()
-            resident = np.append(self._sharing.counted.mapped > 0, False)
+            resident = np.where(self._sharing.counted.mapped > 0, snapshot.charged, -1)
+            charged = np.append(resident, np.int32(-1))
             members: dict[int, list[int]] = {}
             for number, process in enumerate(snapshot.processes):
                 place = self._position.get(process.memory_cgroup, -1)
                 members.setdefault(place, []).append(number)
             rows, mappers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
             for place, numbers in sorted(members.items()):
-                pages = [snapshot.pages.frame[bounds[n] : bounds[n + 1]] for n in numbers]
-                found = distinct(np.concatenate(pages))
-                found = found[resident[found]].astype(np.int64)
+                foreign = []
+                for number in numbers:
+                    frames = snapshot.pages.frame[bounds[number] : bounds[number + 1]]
+                    payer = charged[frames]
+                    foreign.append(frames[(payer != place) & (payer >= 0)])
+                found = distinct(np.concatenate(foreign)).astype(np.int64)
                 rows.append(found)
                 mappers.append(np.full(len(found), place, dtype=np.int64))
             self._pairs = np.concatenate(rows), np.concatenate(mappers)

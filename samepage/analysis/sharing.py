@@ -176,6 +176,10 @@ class Totals(NamedTuple):
     hugetlb_pages: int
     """(process, page) pairs of hugetlb mappings, which are not resident pages."""
     hugetlb_frames: int
+    ksm_pages: int
+    """(process, page) pairs of frames that KSM has merged."""
+    ksm_frames: int
+    """These frames, which are among the anonymous ones."""
     anon_huge_pages: int
     """Resident anonymous pages that are mapped by an entry of 2 MiB (AnonHugePages of smaps)."""
 
@@ -268,6 +272,8 @@ class Sharing:
             copied_frames=len(self._copies),
             hugetlb_pages=int(sums[Count.HUGETLB]),
             hugetlb_frames=int((self.snapshot.frames.kind == FrameKind.HUGETLB).sum()),
+            ksm_pages=int(mapped[self.snapshot.frames.kind == FrameKind.KSM].sum(dtype=np.int64)),
+            ksm_frames=kinds[FrameKind.KSM],
             anon_huge_pages=self._anon_huge_pages(),
         )
 

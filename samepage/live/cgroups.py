@@ -21,7 +21,7 @@ from samepage.groups.control_group import is_within
 from samepage.live import kpage
 from samepage.live.procfs import read_file
 from samepage.snapshot.arrays import distinct
-from samepage.snapshot.columns import I32, Cgroup, text
+from samepage.snapshot.columns import I32, Cgroup, Marks, text
 
 _FILES = {
     1: (
@@ -131,16 +131,22 @@ def read_group(hierarchy: Hierarchy, path: str) -> Cgroup | None:
 
 
 def read_charged(
-    hierarchy: Hierarchy, groups: list[Cgroup], frames: kpage.Numbers, proc: str = "/proc"
+    hierarchy: Hierarchy,
+    groups: list[Cgroup],
+    frames: kpage.Numbers,
+    wanted: Marks,
+    proc: str = "/proc",
 ) -> tuple[list[Cgroup], I32]:
     """Return which group is charged for each frame, and the groups with those that were missing.
 
-    The positions are -1 for frames that are charged to no group; there are none if
-    /proc/kpagecgroup may not be read.
+    The positions are -1 for frames that are not `wanted`, and those that are charged to no group;
+    there are none if /proc/kpagecgroup may not be read.
     """
-    inodes = kpage.read_cgroups(frames, proc)
-    if inodes is None:
+    found = kpage.read_cgroups(frames[wanted], proc)
+    if found is None:
         return groups, np.empty(0, dtype=np.int32)
+    inodes = np.zeros(len(frames), dtype=np.uint64)
+    inodes[wanted] = found
     different = distinct(inodes)
     known = {group.inode for group in groups}
     missing = set(different[different != 0].tolist()) - known

@@ -170,8 +170,13 @@ class CaptureBuilder:
             groups = read_groups(hierarchy, {*owners.values(), *self.cgroups} - {""})
             there = {group.path for group in groups}
             owners = {path: owner if owner in there else "" for path, owner in owners.items()}
+            frames = snapshot.frames
+            # Most frames are anonymous and of one process. It is charged for them, unless it was
+            # moved to another group since: without `all_flags` that is not asked.
+            wanted = np.full(len(frames), self.all_flags)
+            wanted |= ~frames.anonymous() | (frames.mapcount > 1)
             snapshot.cgroups, snapshot.charged = read_charged(
-                hierarchy, groups, snapshot.frames.number, self.proc
+                hierarchy, groups, frames.number, wanted, self.proc
             )
         for number, process in enumerate(snapshot.processes):
             owner = owners[process.memory_cgroup]

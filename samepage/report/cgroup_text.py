@@ -32,6 +32,7 @@ _RANKS = (0, 1, 3, 2, 4, 9, 5, 10, 8, 9, 7, 6, 6)
 
 UNCHARGED = "/proc/kpagecgroup is root's"
 UNREAD = "all processes must be read, as root and without a selection"
+MIXED = f"the kernel counts mapped shared memory with it; {UNREAD}"
 
 
 def amount(value: int | None) -> str:
@@ -77,6 +78,8 @@ def print_cgroups(sharing: Sharing, terminal: Terminal, top: int | None) -> int:
     terminal.print_table(columns, rows, "Memory of control groups, by who is charged for it")
     for line in _pairs(shown, charges):
         terminal.print(f"  {line}")
+    for line in reasons(shown, charges):
+        terminal.print(f"  {line}", "note")
     return len(found) - len(shown)
 
 
@@ -87,6 +90,18 @@ def print_machine(sharing: Sharing, terminal: Terminal) -> None:
         return
     title = f"Memory of the machine: {amount(memory.used)} of {amount(memory.total)} is not free"
     terminal.print_table([Column("KIND", cut=Cut.END), Column("")], machine_rows(memory), title)
+    if any(value is None for _, _, value in memory.kinds):
+        terminal.print(f"  How much of the page cache is mapped: ? ({MIXED}).", "note")
+
+
+def reasons(shown: Sequence[CgroupMemory], charges: Sequence[Charges]) -> Iterator[str]:
+    """Yield why some of it is not known."""
+    if any(each.borrowed is None for each in charges):
+        yield f"Who is charged for what others use: ? ({UNCHARGED})."
+    elif any(each.lent is None for each in charges):
+        yield f"LENT: ? ({UNREAD})."
+    if any(memory.kinds.file_mapped is None for memory in shown):
+        yield f"How much of the page cache is mapped: ? ({MIXED})."
 
 
 def _row(memory: CgroupMemory, charges: Charges) -> list[str]:
@@ -137,6 +152,8 @@ def _print_one(memory: CgroupMemory, charges: Charges, terminal: Terminal) -> No
     terminal.print_table([Column("KIND", cut=Cut.END), Column("")], rows, title)
     for line in charge_lines(charges):
         terminal.print(line)
+    if memory.kinds.file_mapped is None:
+        terminal.print(f"How much of the page cache is mapped: ? ({MIXED}).", "note")
 
 
 def _limited(words: str, limit: Limit | None, path: str) -> str:

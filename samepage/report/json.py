@@ -9,6 +9,7 @@ import json
 from typing import Any, TextIO
 
 from samepage import __version__
+from samepage.analysis.forks import Family, Forks, Kin
 from samepage.analysis.groups import KINDS, GroupUse, groups, key_of
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.old_versions import OldVersion, old_versions
@@ -50,6 +51,7 @@ def document(sharing: Sharing) -> dict[str, Any]:
     meta = sharing.snapshot.meta
     lost = lost_sharing(sharing)
     maps = page_maps(sharing, range(len(sharing.files)))
+    forks = Forks(sharing)
     return {
         "schema_version": REPORT_VERSION,
         "samepage_version": __version__,
@@ -58,12 +60,13 @@ def document(sharing: Sharing) -> dict[str, Any]:
         "scope": sharing.scope.value,
         "page_size": PAGE_SIZE,
         "totals": _totals(sharing, lost),
-        "processes": [_process(sharing, use) for use in sharing.processes],
+        "processes": [_process(sharing, use, forks) for use in sharing.processes],
         "files": [_file(sharing, use, maps[use.number]) for use in sharing.files],
         **{
             f"{kind}s": [_group(group) for group in groups(sharing, key_of(kind, sharing.snapshot))]
             for kind in KINDS
         },
+        "families": [_family(family) for family in forks.families],
         "cgroups": cgroups_document(sharing),
         "machine": machine_document(sharing),
         "lost_sharing": [_lost(each) for each in lost],
@@ -90,6 +93,8 @@ def _totals(sharing: Sharing, lost: list[LostSharing]) -> dict[str, Any]:
         "copied_frames": totals.copied_frames,
         "hugetlb_pages": totals.hugetlb_pages,
         "hugetlb_frames": totals.hugetlb_frames,
+        "ksm_pages": totals.ksm_pages,
+        "ksm_frames": totals.ksm_frames,
         "anon_huge_pages": totals.anon_huge_pages,
         "swapped_pages": totals.swapped_pages,
         "unknown_pages": totals.unknown_pages,
@@ -99,8 +104,8 @@ def _totals(sharing: Sharing, lost: list[LostSharing]) -> dict[str, Any]:
     }
 
 
-def _process(sharing: Sharing, use: ProcessUse) -> dict[str, Any]:
-    process = use.process
+def _process(sharing: Sharing, use: ProcessUse, forks: Forks) -> dict[str, Any]:
+    process, kin = use.process, forks.of_vmas(use.number)
     return {
         "pid": process.pid,
         "ppid": process.ppid,
@@ -121,11 +126,11 @@ def _process(sharing: Sharing, use: ProcessUse) -> dict[str, Any]:
         "pss_pages": float(use.share),
         "uss_pages": use.usage.uss,
         **_usage(use.usage),
-        "vmas": [_vma(vma) for vma in sharing.vmas(use.number)],
+        "vmas": [_vma(vma, kin.get(vma.number)) for vma in sharing.vmas(use.number)],
     }
 
 
-def _vma(vma: VmaUse) -> dict[str, Any]:
+def _vma(vma: VmaUse, kin: Kin | None) -> dict[str, Any]:
     return {
         "start": vma.start,
         "end": vma.end,
@@ -135,6 +140,24 @@ def _vma(vma: VmaUse) -> dict[str, Any]:
         "file": vma.mapping.file if vma.mapping.file >= 0 else None,
         "pss_kib": vma.usage.pss_kib,
         **_usage(vma.usage),
+        "fork": None if kin is None else _kin(kin),
+    }
+
+
+def _kin(kin: Kin) -> dict[str, int]:
+    return {"shared_pages": kin.shared, "copied_pages": kin.copied, "apart_pages": kin.apart}
+
+
+def _family(family: Family) -> dict[str, Any]:
+    return {
+        "root": family.root,
+        "frames": family.frames,
+        "mapped_pages": family.mapped,
+        "copied_frames": family.copied,
+        "members": [
+            {"pid": member.pid, "parent": member.parent, **_kin(member.kin)}
+            for member in family.members
+        ],
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from samepage.analysis.counting import Scope
+from samepage.analysis.forks import Forks
 from samepage.analysis.groups import GroupUse
 from samepage.analysis.lost_sharing import LostSharing, lost_sharing
 from samepage.analysis.old_versions import old_versions
@@ -16,6 +17,7 @@ from samepage.analysis.same_memory import same_memory
 from samepage.analysis.shares import together
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing, Totals
 from samepage.report.cgroup_text import print_cgroups, print_machine
+from samepage.report.fork_text import print_families, print_vmas
 from samepage.report.group_text import grouping, groupings, print_groups
 from samepage.report.lost_text import print_lost, print_old_versions
 from samepage.report.sizes import count, percent, printable, size, size_if
@@ -24,6 +26,9 @@ from samepage.snapshot.columns import File, Process, Snapshot
 
 FEW_PROCESSES = 4
 """Up to so many, each file has a line that names what each process has of it."""
+
+FEW_VMAS = 8
+"""So many VMAs of each are shown if there are several processes."""
 
 UNREAD = (
     ("denied", "may not be read"),
@@ -57,6 +62,7 @@ def print_sharing(
         _print_files(sharing, terminal, top)
     else:
         _print_processes(sharing, terminal, top)
+        _print_forks(sharing, terminal, top)
         _print_files(sharing, terminal, top)
         for kind, found in groupings(sharing):
             _print_grouping(sharing, kind, found, terminal, top)
@@ -116,6 +122,11 @@ def _kinds_of_memory(totals: Totals) -> Iterator[str]:
         shared = totals.copied_pages > copies
         mapped = f", mapped as {size(totals.copied_pages)}" if shared else ""
         yield f"{size(copies)} are private copies of pages of files (copy-on-write){mapped}."
+    if totals.ksm_pages:
+        yield (
+            f"KSM has merged {size(totals.ksm_pages)} into {size(totals.ksm_frames)}: "
+            f"{size(totals.ksm_pages - totals.ksm_frames)} of what sharing saves is its work."
+        )
     if totals.anon_huge_pages:
         yield f"{size(totals.anon_huge_pages)} are anonymous and in transparent huge pages."
     if totals.hugetlb_pages:
@@ -247,6 +258,20 @@ def _print_processes(sharing: Sharing, terminal: Terminal, top: int | None) -> N
     if rest:
         pss = size(together(use.share for use in rest))
         _print_rest(terminal, len(rest), f" with a PSS of {pss}")
+
+
+def _print_forks(sharing: Sharing, terminal: Terminal, top: int | None) -> None:
+    forks = Forks(sharing)
+    few = sharing.snapshot.meta.get("processes_wanted") == "some"
+    if few and len(sharing.processes) <= FEW_PROCESSES:
+        several = len(sharing.processes) > 1
+        for use in by_cost(sharing.processes):
+            rest = print_vmas(sharing, use, forks, terminal, FEW_VMAS if several and top else top)
+            if rest:
+                _print_rest(terminal, rest)
+    rest = print_families(sharing, forks, terminal, top)
+    if rest:
+        _print_rest(terminal, rest)
 
 
 def _print_rest(terminal: Terminal, number: int, what: str = "") -> None:

@@ -201,6 +201,22 @@ def test_each_output_has_it() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_what_is_not_known_has_a_reason() -> None:
+    snapshot = machine_of_two_groups()
+    snapshot.meta["processes_denied"] = "1"
+    stream = io.StringIO()
+    print_report(snapshot, Terminal(stream, 200))
+    text = stream.getvalue()
+    assert "LENT: ? (all processes must be read" in text
+    assert text.count("How much of the page cache is mapped: ? (the kernel counts") == 2
+    snapshot.charged = snapshot.charged[:0]
+    stream = io.StringIO()
+    print_report(snapshot, Terminal(stream, 200))
+    assert (
+        "Who is charged for what others use: ? (/proc/kpagecgroup is root's)" in stream.getvalue()
+    )
+
+
 def test_a_group_that_was_asked_for_is_shown_by_kind() -> None:
     snapshot = machine_of_two_groups("some")
     stream = io.StringIO()

@@ -132,7 +132,8 @@ def all_read(snapshot: Snapshot) -> Snapshot:
 
 def memory_of(hierarchy: Hierarchy, directory: str, pid: int) -> CgroupMemory:
     time.sleep(FLUSHED)
-    found = CgroupAccounts(Sharing(all_read(capture([pid])))).of(hierarchy.path(directory))
+    path = hierarchy.path(directory)
+    found = CgroupAccounts(Sharing(all_read(capture([pid], cgroups=[path])))).of(path)
     assert found is not None
     return found
 
