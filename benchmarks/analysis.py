@@ -4,7 +4,7 @@
 
 The snapshot is synthetic: 100 processes; half of each one's pages are one shared file, the
 other half are its own, with frame numbers in random order, as on a machine that has been
-up for a while. Each step runs in a process of its own, which reads the snapshot and says
+up for a while. Each step runs in a process of its own, which reads the snapshot and reports
 its time and its peak memory beyond that of the snapshot in memory.
 """
 

@@ -5,7 +5,7 @@
 For each program, ld.so runs under ptrace up to the program's entry point, once with
 LD_BIND_NOW=1 and once lazily, and is compared with ours (see `samepage.verify.linking`).
 Each result is appended to FILE (JSON lines) when it is known, so that an interrupted run
-goes on where it stopped. Programs that are one file under several names run once. At the
+continues where it stopped. Programs that are one file under several names run once. At the
 end comes a summary; the exit status is 1 if any program differs.
 """
 

@@ -8,7 +8,7 @@ with --version, or else with --help. The second part is written by hand, below: 
 pairs and triples, the same program twice, trees of processes.
 
 Programs are called with nothing but such an option, standard input at its end, and five
-seconds to live; those whose name says that they end the machine are not called at all.
+seconds to live; those that by their names end the machine are not called at all.
 """
 
 import os

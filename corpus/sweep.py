@@ -7,10 +7,10 @@ with `--help` if that fails, natively: without ASLR, standard input at /dev/null
 directory as the current one, five seconds to live. Those that end by themselves run on the
 model then, each on a machine of its own, and both sides' exit status, standard output and
 standard error (many print their usage there) are compared. Where they differ, the program
-runs natively once more: if it differs from itself, that is said.
+runs natively once more: a program that differs from itself is reported as such.
 
 RESULTS gets one JSON object a line, as each program is done. Programs that it has already
-are not run again, so an interrupted sweep goes on where it was; remove a line to repeat it.
+are not run again, so an interrupted sweep continues where it was; remove a line to repeat it.
 Each machine is in a process of its own, so that even a crash of the CPU is a result.
 """
 
@@ -84,7 +84,7 @@ def native(argv: Sequence[str], cwd: str) -> Outcome | None:
 
 
 def on_model(argv: Sequence[str], cwd: str) -> tuple[Outcome, Record]:
-    """What it does on a machine, and what that machine has to say about it."""
+    """What it does on a machine, and the messages of that machine."""
     machine = Machine("2G", timeout=MODEL_SECONDS)
     with tempfile.TemporaryFile() as errors, open(os.devnull, "rb") as null:
         guest = machine.spawn(

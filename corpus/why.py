@@ -3,7 +3,7 @@
     PYTHONPATH=. python3 corpus/why.py PROGRAM [ARG]...
 
 A program touches other pages only if it does something else, and it does something else
-only if it was told something else. This runs a program under ptrace on the live kernel, and
+only if it was given another answer. This runs a program under ptrace on the live kernel, and
 on the model, writes down each system call of its main process with its result, and prints
 where the two lists part. It is how the causes in docs/fidelity.md were found and proven.
 
@@ -47,7 +47,7 @@ Call = tuple[str, str, str]
 
 
 def entry(number: int, result: int, path: str) -> Call:
-    """A call as it is compared; a result that varies by nature only says whether it failed."""
+    """A call as it is compared; a result that varies by nature only shows whether it failed."""
     if result >= 1 << 63:
         result -= 1 << 64
     if result in INTERRUPTED:

@@ -24,13 +24,13 @@ test $all = 0 -a $tests = 0
 COMMANDS_ELSEWHERE = """
 .venv/bin/samepage live > /tmp/live.txt && head -3 /tmp/live.txt || exit 1
 for command in demo "verify true" "run true"; do
-    .venv/bin/samepage $command > /tmp/told.txt 2>&1; status=$?
-    cat /tmp/told.txt
-    test $status != 0 -a $(wc -l < /tmp/told.txt) = 1 || { echo "$command: $status"; exit 1; }
-    ! grep -q "internal error" /tmp/told.txt || exit 1
+    .venv/bin/samepage $command > /tmp/message.txt 2>&1; status=$?
+    cat /tmp/message.txt
+    test $status != 0 -a $(wc -l < /tmp/message.txt) = 1 || { echo "$command: $status"; exit 1; }
+    ! grep -q "internal error" /tmp/message.txt || exit 1
 done
 """
-"""What needs the model says so in one line where the processor is another one."""
+"""What needs the model fails with one line where the processor is another one."""
 VERIFY = ".venv/bin/samepage verify --corpus kernels/groups.txt --timeout 600 --attempts 2 --jobs 2"
 
 

@@ -1,4 +1,4 @@
-"""Run on another kernel: every sum of every process that samepage counts is what smaps says.
+"""Run on another kernel: every sum of every process that samepage counts equals that of smaps.
 
 Starts processes that share and copy in different ways, stops them, and compares RSS, PSS, USS and
 dirty memory of each VMA. Prints one line for each difference, and a summary; exit status 1 if

@@ -9,7 +9,7 @@ it as one line and exits with its status. Any other exception is a bug in samepa
 class SamepageError(Exception):
     """A failure that the user can act on.
 
-    `message` says what, where and what to do, on one line. `exit_status` is what the
+    `message` is one line: what went wrong, where, and what to do. `exit_status` is what the
     process ends with: 2 for usage and unusable input, 126 for a program that cannot be
     executed and 127 for one that does not exist, as a shell has it.
     """

@@ -72,7 +72,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class PageCost:
-    """One page of the library's memory, or `count` pages of zeros that are all alike.
+    """One page of the library's memory, or `count` pages of zeros that are all the same.
 
     `address` is in the file's terms.
     """

@@ -96,7 +96,7 @@ def _widths(library: DynamicObject, kinds: U8, symbols: Table) -> U64:
 def _symbol_indices(library: DynamicObject, kinds: U8) -> I64:
     """The symbol of each relocation, in the order of `places_and_kinds`; 0 for none.
 
-    What a relative one says of a symbol is never looked at, and may be anything.
+    The symbol of a relative one is never looked at, and may be anything.
     """
     tables = library.relocations
     shift = np.uint64(library.elf.layout.symbol_shift)

@@ -7,7 +7,7 @@ is lost. Files are matched by path, since the inode of a path changes with an up
 differs between hosts anyway: which is one of the things to see.
 
 Pages of a file are compared by their place in the file. Pages of a process are compared by
-address (`samepage.analysis.page_changes`), which says something only if both have their files at
+address (`samepage.analysis.page_changes`), which is meaningful only if both have their files at
 the same addresses (the model, or a live process before and after); where they have not, `pages`
 is None.
 """
@@ -68,7 +68,7 @@ class ProcessChange(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Tell whether anything is different, be it only one page for another."""
+        """Return whether anything is different, be it only one page for another."""
         if self.before is None or self.after is None:
             return True
         other = self.pages is not None and self.pages != NO_CHANGES
@@ -103,7 +103,7 @@ NO_FILE = FileTotals((), (), 0, 0, 0, 0)
 
 
 class FileChange(NamedTuple):
-    """One path; `before` or `after` is `NO_FILE` if nobody has it."""
+    """One path; `before` or `after` is `NO_FILE` if no process has it."""
 
     path: str
     before: FileTotals
@@ -115,13 +115,13 @@ class FileChange(NamedTuple):
 
     @property
     def content_changed(self) -> bool:
-        """Tell whether the build-ids are both known, and different."""
+        """Return whether the build-ids are both known, and different."""
         ids = self.before.build_ids, self.after.build_ids
         return all(ids) and ids[0] != ids[1]
 
     @property
     def changed(self) -> bool:
-        """Tell whether anything but the inode number is different."""
+        """Return whether anything but the inode number is different."""
         before, after = (
             (use.frames, use.mapped_pages, use.copied_pages, use.processes)
             for use in (self.before, self.after)
@@ -150,7 +150,7 @@ class Diff(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Tell whether nothing changed."""
+        """Return whether nothing changed."""
         changes: Iterable[Any] = (*self.processes, *self.files)
         return self.before == self.after and not any(change.changed for change in changes)
 
@@ -246,7 +246,7 @@ def _matched(
     def key(use: ProcessUse) -> Any:
         process = use.process
         if match is Match.PID:
-            # A process that called exec is still the same. Where a snapshot does not tell when
+            # A process that called exec is still the same. Where a snapshot does not record when
             # it was started, another program is taken for another process.
             return process.pid, process.start_time if dated else process.exe
         return process.exe, process.argv

@@ -5,7 +5,7 @@ each group's frames are counted as one set: `frames` is the set's size, `own_fra
 it that nothing outside the group maps, and `freed_frames` those that would be free if the group
 ended. The latter are fewer: the page cache of a file outlives its mappings. What goes is anonymous
 memory, and files without a name (deleted ones, memfd, shared anonymous memory) once nothing maps
-them; System V segments, which maps shows as deleted, stay until somebody removes them.
+them; System V segments, which maps shows as deleted, stay until they are removed.
 """
 
 from __future__ import annotations

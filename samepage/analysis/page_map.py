@@ -72,7 +72,7 @@ class PageMap:
         return [CopiedRun(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
     def coarser(self, shift: int) -> "PageMap":
-        """Return a map whose pages stand for 2^shift pages each: the maximum of each."""
+        """Return a map whose pages represent 2^shift pages each: the maximum of each."""
         blocks, first = np.unique(self.index >> shift, return_index=True)
         if not len(blocks):
             return self

@@ -1,7 +1,7 @@
 """What would lower a library's cost, each computed by making the change on the tables.
 
 A change that takes words out of a GOT, or moves them, moves what lies around it, too:
-`Layout` says where everything would be then, so that pages can be counted as before. A
+`Layout` computes where everything would be then, so that pages can be counted as before. A
 linker may still place a section a few bytes elsewhere, which can be a page more or less.
 """
 

@@ -1,9 +1,9 @@
-"""Why the same content is several inodes, told by where they are.
+"""Why the same content is several inodes, inferred from their paths.
 
-Two files of the same content are kept apart by something that somebody did: they were copied,
+Two files of the same content are kept apart for a reason outside the kernel: they were copied,
 installed in a virtual environment, packed into another image, or replaced while programs had
-them mapped. One of them is the one to keep; of each other one this says what was done. It
-goes by names alone, and needs the standard library only: `samepage live` tells it too.
+them mapped. One of them is the one to keep; for each other one this names the reason. It
+looks at names alone, and needs the standard library only: `samepage live` uses it too.
 """
 
 import enum
@@ -24,7 +24,7 @@ class Cause(enum.Enum):
 
 
 class Copy(NamedTuple):
-    """One of the inodes: what tells why it is one of its own.
+    """One of the inodes, with what shows why it is separate.
 
     `containers` are those whose processes map it, ascending, "" for none.
     """

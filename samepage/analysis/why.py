@@ -2,7 +2,7 @@
 
 The saving of a cause is the number of copied pages to which no other cause wrote. With first
 writers alone (no epochs) that is an upper bound: whoever wrote later would have copied the page
-as well. So an answer says which of the two it is.
+as well. So an answer names which of the two it is.
 """
 
 from collections.abc import Mapping, Set

@@ -5,7 +5,7 @@ project used at first, takes 25 ms, as long as a short program runs on the model
 
 A command module gives `arguments(parser)`, which declares its command line, and `command`,
 which takes it as keywords, or as one record `Options` if the module defines that; the
-docstring of `command` is its help text. Mistakes are told in
+docstring of `command` is its help text. Mistakes are reported in
 one line and with status 2, as everything is (`SamepageError`).
 """
 
@@ -144,7 +144,7 @@ def add_selection(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("targets", nargs="*", metavar="PID|NAME", help=what)
     for kind, value, text in (
         ("cgroup", "PATH", "Processes in this control group or below it."),
-        ("unit", "NAME", "... of this unit of systemd; * and ? stand for parts of a name."),
+        ("unit", "NAME", "... of this unit of systemd; * and ? match parts of a name."),
         ("pod", "NAME", "... of this pod, by name, NAMESPACE/NAME or id."),
         ("container", "NAME", "... of this container, by the name it was given or its id."),
         ("user", "NAME", "... of this user, by name or number."),

@@ -11,7 +11,7 @@ import os
 def use_one_thread() -> None:
     """Keep OpenBLAS from starting threads; to be called before NumPy is imported.
 
-    It is the environment that tells, so programs that are to have the user's own must have got
+    The environment holds the setting, so programs that are to have the user's own must have got
     it before.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -28,11 +28,11 @@ def command(output: str | None, form: str | None, no_live: bool) -> None:
     need_models_processor("demo")
     chosen = choose(output, form, TEXT_OR_JSON)
     use_one_thread()
-    from samepage.demo.story import tell_story
+    from samepage.demo.story import make_story
     from samepage.report.demo import print_story, write_json
     from samepage.report.tables import Terminal
 
-    story = tell_story(live=not no_live)
+    story = make_story(live=not no_live)
     with writing(output, chosen) as stream:
         if chosen is JSON:
             write_json(story, stream)

@@ -58,8 +58,8 @@ class MainParser(Parser):
             "samepage",
             "Show which physical pages processes share when they use the same shared libraries."
             "\n\nExit status: 0; 1 if a command that was asked to judge (verify, link --check, "
-            "cost --budget, diff --exit-code) says no; 2 if something cannot be done, which a line "
-            "explains. run has its program's.",
+            "cost --budget, diff --exit-code) finds something; 2 if something "
+            "cannot be done, which a line explains. run returns its program's.",
             "[-h] [-V] COMMAND [ARGUMENT]...",
         )
         version = f"samepage, version {__version__}"

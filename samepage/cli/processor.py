@@ -1,4 +1,4 @@
-"""What a command says on a processor that the model does not have."""
+"""The error of a command on a processor that the model does not have."""
 
 import os
 

@@ -269,7 +269,7 @@ def _environment(settings: Sequence[str], clear: bool) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _kernel_messages(machine: Machine) -> Iterator[None]:
-    """Show what the kernel has to say while a program runs: a kill for lack of memory."""
+    """Show the kernel's messages while a program runs: a kill for lack of memory."""
     before = len(machine.log)
     try:
         yield

@@ -68,7 +68,7 @@ def arguments(parser: Parser) -> None:
         type=number(int, 1),
         default=5,
         metavar="N",
-        help="Differences told of each kind (default: %(default)s).",
+        help="Differences printed of each kind (default: %(default)s).",
     )
     add(
         "--why",
@@ -336,16 +336,16 @@ def _save(state: str | None, done: dict[str, Record]) -> None:
 
 def _print(records: list[Record], stream: TextIO, *, shown: int, summary: bool) -> None:
     from samepage.verify.group import Outcome
-    from samepage.verify.lines import tell_excluded, tell_record, tell_summary
+    from samepage.verify.lines import excluded_lines, record_lines, summary_lines
 
     for record in records:
         if not summary or record["outcome"] != Outcome.AGREES.value:
-            for line in tell_record(record, shown):
+            for line in record_lines(record, shown):
                 print(line, file=stream)
-    for line in tell_excluded(records):
+    for line in excluded_lines(records):
         print(line, file=stream)
     if summary:
-        for line in tell_summary(records):
+        for line in summary_lines(records):
             print(line, file=stream)
 
 

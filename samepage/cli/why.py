@@ -64,7 +64,7 @@ def arguments(parser: Parser) -> None:
     add(
         "--epoch",
         metavar="TIME",
-        help="Protect written pages again each TIME (100ms, say), so that later writers are "
+        help="Protect written pages again each TIME (such as 100ms), so that later writers are "
         "found too, and savings are no upper bounds. Costs the processes a fault for each page "
         "that they write to in an epoch.",
     )

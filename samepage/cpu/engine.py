@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     class Registers(Protocol):
         """A saved set of all registers: general, floating-point and vector ones, flags.
 
-        It belongs to the engine that made it, and does not change when the CPU goes on.
+        It belongs to the engine that made it, and does not change when the CPU continues.
         """
 
         def read(self, register: int) -> int:

@@ -20,7 +20,7 @@ ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 def private_block(size: int) -> mmap.mmap:
-    """Anonymous memory of this process: frames that nobody has touched cost the host nothing.
+    """Anonymous memory of this process: frames that were never touched cost the host nothing.
     In huge pages where the host has them, since programs touch hundreds of frames, and each
     would be a page fault of the host."""
     block = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MapFlags.NORESERVE)

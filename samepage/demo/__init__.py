@@ -1,4 +1,4 @@
-"""The story of a shared library in memory, told with evidence: `samepage demo`.
+"""The story of a shared library in memory, shown with evidence: `samepage demo`.
 
 Two programs use one library. `story` takes them through five instants of their lives and
 writes down, at each, what the page tables and the page cache hold. It does so on any

@@ -144,8 +144,8 @@ class Library:
 
 @dataclass(slots=True)
 class ActReport:
-    """One pair of programs. `about` says what the reader should know of them, "" if that is
-    plain. `live` is None where `no_live` says why."""
+    """One pair of programs. `about` is a note for the reader, "" if none is needed.
+    `live` is None where `no_live` has the reason."""
 
     title: str
     about: str
@@ -160,7 +160,7 @@ class ActReport:
 
 @dataclass(slots=True)
 class Story:
-    """The whole demonstration. `skipped` says what was left out, and why."""
+    """The whole demonstration. `skipped` names what was left out, and why."""
 
     acts: list[ActReport] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

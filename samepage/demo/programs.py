@@ -48,7 +48,7 @@ _STARTS = ("__libc_start_main", "__libc_start_call_main")
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Two programs, the library, and by address in the library the functions of it that
-    the first program may call. `about` is what to tell a reader of them."""
+    the first program may call. `about` is a note for the reader."""
 
     library: Library
     first: Program

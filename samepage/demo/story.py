@@ -45,7 +45,7 @@ from samepage.stop_at import StopAt
 _PAGE, _WORD = 4096, 8
 
 
-def tell_story(*, live: bool = True) -> Story:
+def make_story(*, live: bool = True) -> Story:
     """Both acts, on the model and, unless `live` is False, on the live kernel too.
 
     Raises `SamepageError` if this system has no two programs for it.
@@ -117,7 +117,7 @@ def _evidence(
 ) -> Evidence:
     with side:
         side.prepare(scenario)
-        return Telling(side, choice).tell(calls)
+        return Narrator(side, choice).gather(calls)
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class _Moment:
     contents: dict[int, bytes]
 
 
-class Telling:
+class Narrator:
     """The five steps on one side. `first` and `second` are the programs, once started."""
 
     def __init__(self, side: HoldingSide, choice: Choice) -> None:
@@ -137,7 +137,7 @@ class Telling:
         self.choice = choice
         self.path = choice.library.path
 
-    def tell(self, calls: dict[int, str]) -> Evidence:
+    def gather(self, calls: dict[int, str]) -> Evidence:
         """Run both programs, and gather the evidence. `calls` are the library's functions
         by address, of which the first program's first call is to be found.
 
@@ -151,7 +151,7 @@ class Telling:
         call = self._call(mapped, calls)
         first.run_to(StopAt.EXIT)
 
-        # The first program stands still from here on: what it has can only stay as it is.
+        # The first program is stopped from here on: what it has can only stay as it is.
         first_before = self._moment(first)
         cached = set(side.cached(path))
         self.second = second = side.start(self.choice.second.command)
@@ -184,7 +184,7 @@ class Telling:
 
     def _call(self, mapped: Mapped, calls: dict[int, str]) -> Call:
         first, path = self.first, self.path
-        before, told = first.faults(), len(first.file_faults(path))
+        before, seen = first.faults(), len(first.file_faults(path))
         functions = {mapped.base + address: name for address, name in calls.items()}
         address, fetched = first.run_until_call(functions)
         after = first.faults()
@@ -197,7 +197,7 @@ class Telling:
             page.frame,
             fetched,
             present,
-            first.file_faults(path)[told:],
+            first.file_faults(path)[seen:],
             len(self.side.cached(path)),
             after[0] - before[0],
             after[1] - before[1],
@@ -251,7 +251,7 @@ class Telling:
         return _Moment(pages, contents)
 
     def _write(self, seen: dict[int, Page], before: _Moment) -> Write | None:
-        """The page that tells most: one that only the second program has copied; else one
+        """The most instructive page: one that only the second program has copied; else one
         that both have, each its own. None if it copied none that it had seen before."""
         first, second = self._moment(self.first), self._moment(self.second)
         copied = [
@@ -290,7 +290,7 @@ class Telling:
         )
 
     def _writer(self, number: int) -> str:
-        """Whose instruction made the second program's copy, where that is told."""
+        """Whose instruction made the second program's copy, where that is known."""
         faults = self.second.file_faults(self.path)
         copies = [f.by for f in faults if f.file_page == number and f.kind == "copy-on-write"]
         return copies[-1] if copies else ""

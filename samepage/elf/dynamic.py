@@ -113,7 +113,7 @@ class Dynamic:
 
     def _read(self, elf: ElfFile, segment: ProgramHeader) -> None:
         """What is read is what p_vaddr leads to; p_offset is not looked at, and p_filesz only
-        says that there is a section.
+        has a section.
         """
         if not segment.filesz:
             return

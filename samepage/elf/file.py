@@ -92,7 +92,7 @@ class ElfFile:
     def open(cls, path: str) -> "ElfFile":
         """Map the file at `path` read-only. Raises `OSError` and `ElfError`.
 
-        A FIFO is no file that could be mapped, so nobody waits for its other end.
+        O_NONBLOCK: opening a FIFO, which cannot be mapped, does not wait for its other end.
         """
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:

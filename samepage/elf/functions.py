@@ -8,7 +8,7 @@ reaches that far. Functions written in assembler may have no size; they reach up
 next symbol. Between two functions of a stripped library there may be others whose names
 are gone: there the answer is None rather than a wrong name.
 
-Several names may stand for one address (`write`, `__write`). The plainest is told: the one
+Several names may have one address (`write`, `__write`). The plainest is shown: the one
 with the fewest leading underscores, then the shortest.
 """
 

@@ -8,7 +8,7 @@ DT_HASH: buckets and chains of symbol indices, linked lists.
 
 A hostile table may have indices out of bounds and chains that never end. The bounds are
 checked here, once for the whole table; a chain's walk is limited by the number of
-symbols by whoever walks it. DT_GNU_HASH does not say how many symbols there are: the
+symbols by whoever walks it. DT_GNU_HASH does not record how many symbols there are: the
 last chain ends at the last symbol. Source: `_dl_setup_hash`, `do_lookup_x` of glibc.
 """
 
@@ -61,7 +61,7 @@ def read_gnu_hash(elf: ElfFile, address: int) -> GnuHash:
     offset, rest = elf.file_offset(what, address, _HEADER.size)
     nbuckets, symoffset, bloom_size, shift = _HEADER.unpack_from(elf.buffer, offset)
     word = elf.layout.word
-    # A table without buckets is no table to glibc, whatever else it says: what is left of one
+    # A table without buckets is no table to glibc, whatever else it has: what is left of one
     # whose section has been removed are zeros.
     if nbuckets == 0:
         nothing = np.empty(0, _U32)

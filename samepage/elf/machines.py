@@ -1,7 +1,7 @@
 """What the relocation types of each architecture mean.
 
 Every architecture numbers its own relocation types, but a dynamic linker does only a
-dozen different things with them. `Kind` names those; the tables say which type of which
+dozen different things with them. `Kind` names those; the tables give which type of which
 architecture is which. x86-64 is complete as far as glibc's ld.so accepts types in a
 dynamic object; of the others, the types that linkers put into dynamic objects are here.
 Sources: the psABI documents of the architectures, `elf_machine_rela` of glibc.

@@ -97,7 +97,7 @@ def _expand_relr(elf: ElfFile, dynamic: Dynamic) -> U64:
 
 
 def expand_relr(elf: ElfFile, entries: U64) -> U64:
-    """The addresses that the entries of a DT_RELR table stand for, in order."""
+    """The addresses that the entries of a DT_RELR table encode, in order."""
     size = elf.layout.word_size
     is_address = (entries & np.uint64(1)) == 0
     if not is_address[0]:

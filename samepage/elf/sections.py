@@ -1,7 +1,7 @@
 """Section headers: names for ranges of the file, where it still has them.
 
 A dynamic linker does not look at sections, and a file without any is valid. They are
-read only to tell people which part of a library a page belongs to.
+read only to name the part of a library that a page belongs to.
 """
 
 import numpy as np
@@ -62,7 +62,7 @@ def read_sections(elf: ElfFile) -> list[Section]:
 
 
 def section_headers(elf: ElfFile) -> Table:
-    """The table of sections; empty if the file has none, or says that it is where the file is
+    """The table of sections; empty if the file has none, or claims an offset where the file is
     not: no loader looks there, so the library is a good one.
     """
     if not elf.shnum or elf.shoff + elf.shnum * elf.layout.shdr.itemsize > elf.size:

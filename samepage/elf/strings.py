@@ -7,8 +7,8 @@ array of 8-byte words, in which each name starts at a word boundary and is padde
 zeros. Loads of 8 bytes at unaligned offsets (a NumPy view with a stride of one byte)
 make that gathering one operation per table, and names are compared word by word.
 
-How long a name is, a bitmap tells that has a bit for each byte of the text, set where
-the byte is zero: 8 bytes of it, shifted to the name's first bit, say for 57 bytes at once
+The length of a name comes from a bitmap with a bit for each byte of the text, set where
+the byte is zero: 8 bytes of it, shifted to the name's first bit, give for 57 bytes at once
 where the first zero is. Longer names are rare, and take another look.
 
 The GNU hash of a name c[0..n) is h = 5381 * 33^n + sum c[i] * 33^(n-1-i) modulo 2^32.

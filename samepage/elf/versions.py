@@ -2,7 +2,7 @@
 
 A version index accompanies each symbol. Index 0 is local and 1 global without version;
 from 2 on it names a version that the file defines (verdef) or needs of a library by
-name (verneed). Bit 15 of a symbol's entry says "hidden": of a definition, that it is
+name (verneed). Bit 15 of a symbol's entry means "hidden": of a definition, that it is
 not the default one (`name@V` instead of `name@@V`).
 
 verdef and verneed are linked lists of records of 20 and 16 bytes, each with a list of 8

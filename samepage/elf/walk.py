@@ -58,7 +58,7 @@ def find_files(
 
 
 def open_objects(path: str) -> Iterator[DynamicObject]:
-    """The dynamic objects that an argument stands for.
+    """The dynamic objects that an argument names.
 
     Raises `SamepageError` for a file that is none and has none in it.
     """

@@ -1,4 +1,4 @@
-"""The programs of a group, and how they are written: `:::` stands between them."""
+"""The programs of a group, and how they are written: `:::` separates them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Family(Tracer):
     """Follows all processes of a machine, and keeps their memory beyond their end.
 
     A process is seen when it ends, or when its parent does, whichever comes first: by then
-    nobody has adopted it, so its parent is the one that forked it.
+    no reaper has adopted it, so its parent is the one that forked it.
     """
 
     def __init__(self, machine: Machine) -> None:

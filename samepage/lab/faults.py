@@ -1,7 +1,7 @@
-"""Fault counts that both sides count alike: from a process's start to its instant.
+"""Fault counts that both sides count in the same way: from a process's start to its instant.
 
 A program's faults begin with the entry to the `execve` that made it, those of a forked
-child with the fork (`copy_process` sets the counters to 0), and later execs go on counting.
+child with the fork (`copy_process` sets the counters to 0), and later execs continue the count.
 Faults after the instant (a thread id cleared while the process goes) do not count. Neither
 /proc nor a snapshot knows these bounds, so whoever ran the programs fills in the counts.
 """

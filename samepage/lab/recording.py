@@ -42,7 +42,7 @@ Packed = dict[str, Any]
 class RecordedFile:
     """A file that the programs had mapped at their instant, or (not `mapped`) may have read
     before. `content` is None where it was not kept; `sha256` is None where the file could not
-    be read (it was deleted, say)."""
+    be read (for example, it was deleted)."""
 
     path: str
     size: int | None = None

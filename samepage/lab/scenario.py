@@ -60,7 +60,7 @@ class MachineOptions:
 class HostState:
     """What a run finds on its host that decides pages, by path where it is of a file.
 
-    `folios` are a file's large folios in the page cache; `resident` says which pages of a
+    `folios` are a file's large folios in the page cache; `resident` has which pages of a
     file are cached: files that are not in it are cached whole. `readahead` is how many pages
     the host reads ahead, `xstate_size` how many bytes of registers its CPU saves in a signal
     frame; 0 where it is not known. `splits_updates`: its CPU faults twice where an instruction

@@ -1,6 +1,6 @@
 """What `follow` follows: processes and their descendants, cgroups, a command that it starts.
 
-A `Target` says which processes belong to it at the moment, and puts events on them and on
+A `Target` knows which processes belong to it at the moment, and puts events on them and on
 whatever joins them later. samepage itself, and what it starts for its own purposes, belongs to
 none.
 """

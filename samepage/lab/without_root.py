@@ -1,13 +1,13 @@
 """What an ordinary user can see of their own processes: one software event, and pagemap without
 frame numbers.
 
-PAGE_FAULTS_MIN is raised for each minor fault in user mode, and says nothing of what became of it.
+PAGE_FAULTS_MIN is raised for each minor fault in user mode, and does not show what became of it.
 pagemap shows a user whether a page is mapped by one process only. So a fault is taken for a write
 if the page is mapped here alone at the second reading, and is no page of a file; and that for a
 copy if the page was present before the fault: at the first reading, or because this process or
 one that it descends from had a fault there already. Other faults were reads.
 
-Two things remain unknown, and the answer says so: a write by the last owner, which copies
+Two things remain unknown, and the answer names them: a write by the last owner, which copies
 nothing, is counted as a copy; and what the kernel writes into buffers is not seen.
 """
 

@@ -28,7 +28,7 @@ class Arena:
         self._at = 0
 
     def take(self, length: int) -> tuple[mmap.mmap, int]:
-        """A buffer, and where in it `length` bytes are that are zero and nobody else's."""
+        """A buffer, and where in it `length` bytes are that are zero and not used otherwise."""
         at = (self._at + _ALIGN - 1) & -_ALIGN
         if self._chunk is None or at + length > len(self._chunk):
             at = 0

@@ -49,7 +49,7 @@ class Binding:
     user: LinkMap
     definer: LinkMap | None
     kind: str
-    """"normal" or "protected", as LD_DEBUG=bindings says."""
+    """"normal" or "protected", as LD_DEBUG=bindings prints."""
     weak: bool
     relocation: TypeClass
     reason: str
@@ -111,7 +111,7 @@ class Binder:
     def bind(self, links: list[LinkMap]) -> Bindings:
         """Find the definitions for all references of `links`, in their order.
 
-        References without definition have -1; `Bindings.undefined` tells which matter.
+        References without definition have -1; `Bindings.undefined` has those that matter.
         """
         definers = [self._maps[index] for index, _ in self._unique.table.values()]
         searched = [link for scope in _distinct_scopes(links) for link in scope]

@@ -2,7 +2,7 @@
 
 `ldconfig` writes it. The new format ("glibc-ld.so.cache1.1") may follow an old one in
 the same file. An entry has the library's name, its path, what kind of ELF it is, and a
-hardware capability; bit 62 of the latter says that its low half is the index of a
+hardware capability; bit 62 of the latter means that its low half is the index of a
 glibc-hwcaps subdirectory whose name is in the file's extension section. Of entries for
 the same name, the one of the best supported subdirectory wins, otherwise the first
 plain one. Source: `dl-cache.h`, `search_cache` of glibc.

@@ -14,7 +14,7 @@ class LinkError(SamepageError):
 
 
 class FailedAssertion(LinkError):
-    """ld.so ends with a failed assertion in one of its functions, which says nothing of why."""
+    """ld.so ends with a failed assertion, whose message does not give the reason."""
 
     def __init__(self, why: str, function: str, assertion: str) -> None:
         super().__init__(f"{why}, for which ld.so ends with an assertion ({function})")

@@ -332,7 +332,7 @@ class ImageMemory(HostFiles):
         return region if last <= region.end else None
 
     def _split(self, start: int, offsets: I64) -> Iterator[tuple[Region | None, I64 | slice, I64]]:
-        """Tell for each region which words lie in it, and where in it; then, with None,
+        """Yield for each region which words lie in it, and where in it; then, with None,
         those that lie in two regions or in none.
         """
         if not len(offsets):

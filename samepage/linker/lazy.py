@@ -2,7 +2,7 @@
 
 A PLT entry that has not been used pushes its number and jumps, by way of `GOT[1]` and
 `GOT[2]`, into ld.so, which looks the symbol up, stores the function's address into the
-entry's slot, and goes on there. Our linker has bound all symbols before it relocates
+entry's slot, and jumps there. Our linker has bound all symbols before it relocates
 anything, so all that is left is to fetch the answer. It has to be there early: an IFUNC
 resolver may call through the PLT of its own object, while that is being relocated.
 """
@@ -22,7 +22,7 @@ class LazySlot:
     """One entry of DT_JMPREL that waits for its first call.
 
     `function` is 0 where there is none; then `undefined` has the symbol's name, unless it
-    is weak. `resolver` tells that the address is that of the function's IFUNC resolver.
+    is weak. `resolver` is set if the address is that of the function's IFUNC resolver.
     """
 
     place: int

@@ -1,7 +1,7 @@
 """The linker: from a program's path to a relocated image, in ld.so's order.
 
-`Linker.link` is ld.so's `dl_main` as a list of steps. Each step's own module says how it
-is done; here is why it stands at its place.
+`Linker.link` is ld.so's `dl_main` as a list of steps. Each step's own module explains how it
+is done; here is why it comes at its place.
 """
 
 from collections.abc import Callable, Mapping

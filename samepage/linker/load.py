@@ -30,7 +30,7 @@ class Loader:
     """The objects of one namespace (`_ns_loaded`).
 
     `maps` has them in load order: the program, ld.so as the kernel mapped it, then each
-    library when it was mapped. `warnings` has what ld.so would have said on stderr.
+    library when it was mapped. `warnings` has what ld.so would have printed on stderr.
     """
 
     def __init__(self, memory: Memory, config: LinkerConfig) -> None:
@@ -162,7 +162,7 @@ class Loader:
         kind: MapKind = MapKind.LIBRARY,
         preload: bool = False,
     ) -> LinkMap:
-        """The object that `name` stands for when `loader` needs it, mapped if it is new.
+        """The object that `name` names when `loader` needs it, mapped if it is new.
 
         Raises `LinkError` if there is no such library, `ElfError` if it is a broken one.
         """

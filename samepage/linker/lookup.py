@@ -7,7 +7,7 @@ entry; its type must be one that code or data has; and its version must fit. A r
 without version takes the base version, or the only version that an object has.
 
 Of the definitions in an object the first one in the chain counts. If it is hidden or
-local it is passed over, and the search goes on with the next object. So for nearly every
+local it is passed over, and the search continues with the next object. So for nearly every
 reference the first candidate is the answer, which is one step for all of them
 (`_first`). What is left takes all candidates, sorted by reference and object (`_all`).
 

@@ -62,7 +62,7 @@ class Memory(Protocol):
     ) -> int:
         """Map a file, or anonymous memory. Returns the address.
 
-        With MAP_ANONYMOUS, `file` only says whose memory it will be.
+        With MAP_ANONYMOUS, `file` only names whose memory it will be.
         """
         ...
 

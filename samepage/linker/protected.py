@@ -4,7 +4,7 @@ STV_PROTECTED lets a library use its own symbol directly. A program that was lin
 -fPIE may have taken the symbol over: a COPY relocation gives it the variable, an undefined
 function symbol with a value makes its own PLT entry the function's address. Then both have
 a variable, or an address, of their own. ld.so warns; and if the library has the property
-NEEDED_INDIRECT_EXTERN_ACCESS, which says that its users never do so, it is an error.
+NEEDED_INDIRECT_EXTERN_ACCESS, which promises that its users never do so, it is an error.
 
 Source: `_dl_check_protected_symbol` of glibc 2.35 (errors) and 2.36 (and warnings).
 """

@@ -54,7 +54,7 @@ class References:
     """The distinct references of an object, and what each is bound to.
 
     `definer` is the index of the defining object in the load order, or -1; `definition`
-    the symbol's index there. `lazy` tells which are only used by entries of DT_JMPREL,
+    the symbol's index there. `lazy` marks those only used by entries of DT_JMPREL,
     so that lazy binding leaves them for later.
     """
 

@@ -2,7 +2,7 @@
 
 A program names its ld.so (PT_INTERP), and the file has its version in its text: `ld.so (...)
 stable release version 2.36.` `rules_of` reads that, and `rules_for` gives the rules. The
-linker asks a rule by its name and never compares versions itself. Each field says since
+linker asks a rule by its name and never compares versions itself. Each field states since
 which version it holds, and the commit in glibc's repository that made it so.
 """
 
@@ -19,7 +19,7 @@ _BANNER = re.compile(
 Version = tuple[int, int]
 
 HOST: Version = (2, 36)
-"""What is assumed of an ld.so that does not say its version."""
+"""What is assumed of an ld.so of unknown version."""
 
 
 @record(frozen=True)

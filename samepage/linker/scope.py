@@ -4,7 +4,7 @@ ld.so takes each name through the scope, object by object: a Bloom filter, a buc
 a chain of hashes. Here the question is turned round. The chains of DT_GNU_HASH are the
 hashes of all definitions, so those of all objects of a scope are joined with the hashes
 of all names that are looked for, by sorting both together: after that, the entries of a
-hash stand side by side, in the order of the scope, right before the names that have it.
+hash lie side by side, in the order of the scope, right before the names that have it.
 Time and memory grow with the number of names plus that of entries, not with their
 product; and a chain that never ends has no power.
 
@@ -98,7 +98,7 @@ class Scope:
     def candidates(self, hashes: U32) -> Candidates:
         """The entries that have the hash of each name, but for its lowest bit."""
         wanted = (hashes | np.uint32(1)).astype(np.int64)
-        # Most definitions are wanted by nobody: a bitmap of the upper bits drops them.
+        # Most definitions have no reference: a bitmap of the upper bits drops them.
         present = np.zeros(1 << _FILTER_BITS, np.bool_)
         present[wanted >> _FILTER_SHIFT] = True
         entries: I64 = present[self._keys_in_filter].nonzero()[0]

@@ -61,7 +61,7 @@ class LinkerConfig:
     """What ld.so takes from its environment, its build and its CPU.
 
     `library_path` and `preload` are the values of LD_LIBRARY_PATH and LD_PRELOAD;
-    `lib` is what $LIB stands for; `cwd` is the working directory; `secure` is AT_SECURE;
+    `lib` is the value of $LIB; `cwd` is the working directory; `secure` is AT_SECURE;
     `bind_now` is LD_BIND_NOW.
     """
 
@@ -104,7 +104,7 @@ class LinkerConfig:
 
 @record
 class Attempt:
-    """One file that the search tried: `source` says why there, `outcome` what came of it."""
+    """One file that the search tried: `source` is the reason for it, `outcome` the result."""
 
     name: str
     path: str
@@ -407,9 +407,9 @@ def _no_library(file: OpenFile) -> str:
 
 
 def _token(text: str, at: int) -> tuple[str, int]:
-    """The token after the `$` at `at`, and where the text goes on; "" if there is none.
+    """The token after the `$` at `at`, and where the text continues; "" if there is none.
 
-    `$NAME` must not be followed by a letter, digit or underscore; `${NAME}` stands alone.
+    `$NAME` must not be followed by a letter, digit or underscore.
     """
     for token in ("ORIGIN", "PLATFORM", "LIB"):
         if text.startswith("{" + token + "}", at + 1):

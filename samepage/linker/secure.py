@@ -1,6 +1,6 @@
 """Whether Linux starts a program in secure mode (AT_SECURE), for the user that we are.
 
-A set-user-ID or set-group-ID program of somebody else, and one with file capabilities, has
+A set-user-ID or set-group-ID program of another user, and one with file capabilities, has
 rights that its user has not. So its user must not choose the code that it runs: ld.so then
 takes no directory from LD_LIBRARY_PATH, no path from LD_PRELOAD, and follows $ORIGIN only into
 the system's own directories.

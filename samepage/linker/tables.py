@@ -67,7 +67,7 @@ class SymbolTables:
     """The tables of `links`, which `at` numbers by `LinkMap.index`.
 
     Invariant: the rows of object k are `first[k]` to `first[k + 1]`, in the order of its
-    own table. One more row, -1, stands for no symbol: all its fields are 0, and its owner
+    own table. One more row, -1, means no symbol: all its fields are 0, and its owner
     is -1, for which `index` has -1.
     """
 

@@ -1,7 +1,7 @@
 """Libraries that a file needs for nothing: none of its symbols is bound to them.
 
 ld.so loads them nevertheless, with all that they need. The linker's `--as-needed` leaves them
-out. What the file's own references say is all that is looked at, as `ldd -u` does: a library
+out. Only the file's own references count, as `ldd -u` does: a library
 may be needed for what its constructors do.
 """
 

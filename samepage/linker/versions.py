@@ -23,7 +23,7 @@ class VersionTable:
 
 
 class VersionNumbers:
-    """Numbers for versions, from 1; 0 stands for "no version" (`hash == 0`).
+    """Numbers for versions, from 1; 0 means "no version" (`hash == 0`).
 
     They are the same whatever else is loaded, so one may serve several links.
     """

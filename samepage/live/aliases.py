@@ -3,7 +3,7 @@
 A container's files are seen through an overlay mount, and maps names them by the overlay's device
 and inode. The page cache belongs to the inode of the layer below, which containers of
 the same image share: two files by their numbers, the same frames in memory. Nothing in
-/proc names the lower inode, but the frames tell: a frame of the page cache belongs to one
+/proc names the lower inode, but the frames show it: a frame of the page cache belongs to one
 inode, so two "files" that have a frame in common are one.
 
 The same holds for other file systems that show numbers of their own (bind-mounted

@@ -64,17 +64,17 @@ class BackgroundCollector:
     def batches(self, tally: Tally) -> Iterator[Batch]:
         """Yield the child's batches as they come, and add to `tally`. To be called once."""
         count = 0
-        told: Tally | None = None
+        result: Tally | None = None
         with open(self._sizes, "rb") as sizes, open(self._file, "r+b", buffering=0) as file:
             for item in _items(sizes.read, file.fileno()):
                 if isinstance(item, Tally):
-                    told = item
+                    result = item
                     continue
                 count += len(item.processes)
                 yield item
         _, status = os.waitpid(self._child, 0)
-        if status == 0 and told is not None:
-            tally.add(told)
+        if status == 0 and result is not None:
+            tally.add(result)
             return
         yield Batch([], array("Q"), b"", list(range(count)))
         yield from collect_system(

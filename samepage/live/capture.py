@@ -3,8 +3,8 @@
     collect     the bytes of /proc/PID/{maps,pagemap,stat,...}        samepage.live.collect
     build       a snapshot of them                                    samepage.live.system
 
-The kernel has no snapshot of memory: processes go on while they are read, and every number
-is from the moment it was read. A group of processes that stand still (stopped, or idle) is
+The kernel has no snapshot of memory: processes run while they are read, and every number
+is from the moment it was read. A group of processes that do not run (stopped, or idle) is
 captured exactly; the rest as well as /proc allows, with what went wrong counted in `Tally`
 and kept in `meta`.
 """

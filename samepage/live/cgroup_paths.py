@@ -1,7 +1,7 @@
 """Where a cgroup or a systemd unit has its directory in cgroup v2.
 
 cgroup v2 is mounted at /sys/fs/cgroup, or, where v1 is in use too, at /sys/fs/cgroup/unified
-(systemd's "hybrid" layout): /proc/mounts says it. systemd gives each unit a cgroup of its name.
+(systemd's "hybrid" layout): /proc/mounts shows it. systemd gives each unit a cgroup of its name.
 """
 
 import os

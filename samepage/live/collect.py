@@ -68,7 +68,7 @@ class Batch:
     entries: memoryview | bytes
     dropped: list[int]
     huge_known: bool = True
-    """Whether `RawProcess.huge` is complete: `PAGEMAP_SCAN` told it."""
+    """Whether `RawProcess.huge` is complete: `PAGEMAP_SCAN` reported it."""
 
 
 class Vanished(Exception):
@@ -123,7 +123,7 @@ class Collector:
     def salvage(self) -> tuple[Batch, int]:
         """Return what is complete, without the process being read, and the next number.
 
-        To be called when the thread that runs `batches` is to be given up; it may go on
+        To be called when the thread that runs `batches` is to be given up; it may continue
         until its next batch is full, but changes nothing of what is returned.
         """
         batch, view, processes, runs, filled, number = self._done

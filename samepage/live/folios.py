@@ -6,7 +6,7 @@ A file system with large folios (ext4 since Linux 6.16) reads a file in pieces o
 all of a folio of which a page lies in its window. Who wants to predict a fault must know
 them. How a file was cut depends on who read it first and how, so it cannot be computed.
 
-/proc/kpageflags tells: the first page of a folio has COMPOUND_HEAD, the others have
+/proc/kpageflags shows them: the first page of a folio has COMPOUND_HEAD, the others have
 COMPOUND_TAIL. The frames of the file come from pagemap, by way of a mapping of our own.
 """
 
@@ -32,7 +32,7 @@ Folios = list[tuple[int, int]]
 def large_folios(path: str) -> Folios:
     """The large folios of a file; pages that are not cached are read in.
 
-    Raises `OSError` if the file cannot be mapped or the kernel does not tell frames.
+    Raises `OSError` if the file cannot be mapped or the kernel hides frame numbers.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -56,7 +56,7 @@ def _cut(frames: kpage.Numbers) -> Folios:
     numbers, inverse = np.unique(frames, return_inverse=True)
     flags = kpage.read_flags(numbers)
     if not len(numbers) or not numbers[0] or (flags & np.uint64(Kpf.NOPAGE)).all():
-        raise OSError(0, "the kernel does not tell frames")
+        raise OSError(0, "the kernel hides frame numbers")
     tail = ((flags & np.uint64(Kpf.COMPOUND_TAIL)) != 0)[inverse]
     first = np.flatnonzero(~tail)
     counts = np.diff(first, append=len(frames))

@@ -7,9 +7,9 @@ processor's cache, and while the kernel hands out the next one, costs nearly not
 it for ten million pages afterwards costs as much as reading them.
 
 The rows are found in a table of two levels, like a page table: `_block_of` is indexed by the
-upper bits of the frame number and says which block of 64 rows the lower bits index. Frames
+upper bits of the frame number and gives which block of 64 rows the lower bits index. Frames
 of a system lie together, so the blocks are few, also where the numbers are large. Block 0
-stands for all that were never seen. What was not seen has row 0, the one for "no frame": so the
+serves all that were never seen. What was not seen has row 0, the one for "no frame": so the
 tables begin as zeros, of which only those in use become memory.
 """
 
@@ -41,9 +41,9 @@ of `_block_of`."""
 
 @record(eq=False)
 class FoundFrames:
-    """What the pages tell of the frames that they have, in the order they were first seen.
+    """What the pages show of their frames, in the order they were first seen.
 
-    Invariants: all columns have the same length; row 0 stands for "no frame", and its
+    Invariants: all columns have the same length; row 0 means "no frame", and its
     `number` is 0; no number occurs twice.
     """
 

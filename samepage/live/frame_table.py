@@ -61,7 +61,7 @@ def classify(
     proc: str,
     ours: Numbers,
 ) -> FrameTable:
-    """Return the frames with these numbers by what the kernel says of them; without files yet.
+    """Return the frames with these numbers with the kernel's flags and counts; without files yet.
 
     `mapped` is how many pages of the capture have each. Frames that are `exclusive` need no look
     into kpagecount. Those that are `assumed` to be anonymous and small, as pagemap shows them,

@@ -1,6 +1,6 @@
-r"""The files behind the mappings: what maps' text cannot tell.
+r"""The files behind the mappings: what the text of maps does not show.
 
-The page cache belongs to the inode, so files are told apart by device and inode, as maps
+The page cache belongs to the inode, so files are distinguished by device and inode, as maps
 gives them. The rest is asked of the file itself, once per inode, through a door that
 leads to it whatever became of its name:
 

@@ -71,7 +71,7 @@ def read_marks(flags: kpage.Numbers, proc: str = "/proc") -> Marks:
 def mark_is_right(proc: str = "/proc") -> bool:
     """Whether KPF_KSM is set for merged frames only, as a page of our own shows.
 
-    True also where that page's flags cannot be read: then nobody's can.
+    True also where that page's flags cannot be read: then no page's can.
     """
     return not own_page_flags(proc) & Kpf.KSM
 

@@ -1,6 +1,6 @@
 """Frames of which only smaps shows that KSM merged them.
 
-Where kpageflags does not show which frames are merged (`samepage.live.ksm` says why), the
+Where kpageflags does not show which frames are merged (`samepage.live.ksm` explains why), the
 processes that have doubtful ones are asked for their smaps: "KSM:" is the number of merged pages of
 a VMA. What one VMA decides for a frame helps with the others that map it, so this repeats until
 nothing more is decided. On all other kernels nothing is doubtful, and nothing is read.

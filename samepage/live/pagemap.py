@@ -12,7 +12,7 @@ nanosecond per page: 20 minutes for all of it. So the resident ranges come first
   limit is assumed: the end of the last VMA is the end (`end_of_memory`).
 - Before that, and on a /proc that is not the kernel's, the VMAs of `maps` are the ranges.
   A VMA of more than `HUGE_VMA` pages (a reservation of a Go or Java runtime) is read only if
-  `smaps` says that something in it is resident.
+  `smaps` shows that something in it is resident.
 
 Ranges with a small gap between them are read in one call, since a system call costs as much
 as some hundred entries of a gap; empty entries are dropped when they are decoded.

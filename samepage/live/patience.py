@@ -2,10 +2,10 @@
 
 Reading /proc/PID/maps, pagemap or cmdline takes the address space's lock, and waits for it
 without end: a thread that is stuck in D state (a disk or a network file system that does not
-answer) may hold it. Nothing in /proc says beforehand whether it will. So the reading is
+answer) may hold it. Nothing in /proc shows beforehand whether it will. So the reading is
 done by a thread of its own, one step at a time; when a process takes longer than the limit,
 that thread is left to itself, the process is counted in `Tally.stuck`, and a new thread
-goes on with the next one. (The wait can be ended by SIGKILL only, so the thread goes away when
+continues with the next one. (The wait can be ended by SIGKILL only, so the thread goes away when
 the process is freed, or when we exit.)
 
 The same holds for the mapped files: looking at one on a file system that does not answer

@@ -14,14 +14,14 @@ from samepage.live.procfs import read_file
 from samepage.snapshot.writes import Area, Frames
 
 ONLY_HERE = 1 << 62
-"""Set in a stand-in for the frame of a page that one process maps."""
+"""Set in a placeholder for the frame of a page that one process maps."""
 _PID_SHIFT = 40
 _MOST = 1 << 16
 """Entries for one read: half a megabyte."""
 
 
 def read_private_frames(pid: int, scanner: Scanner) -> Frames:
-    """Read one process: the present pages of its private areas; without root with stand-ins
+    """Read one process: the present pages of its private areas; without root with placeholders
     for frame numbers (`ONLY_HERE`). Raises `OSError`; ESRCH or ENOENT if it is gone."""
     vmas = list(read_vmas(pid))
     maps = read_file(f"/proc/{pid}/maps")
@@ -47,7 +47,7 @@ def read_private_frames(pid: int, scanner: Scanner) -> Frames:
     file_page = entries & np.uint64(Pm.FILE) != 0
     frames = entries & np.uint64(Pm.PFRAME)
     if len(frames) and not frames.any():
-        frames = _stand_ins(pid, pages, entries)
+        frames = _placeholders(pid, pages, entries)
     return Frames(pages, frames, maps_file[place] & ~file_page, file_page, swapped)
 
 
@@ -59,7 +59,7 @@ def sees_frame_numbers() -> bool:
     return bool(entry & Pm.PFRAME)
 
 
-def _stand_ins(
+def _placeholders(
     pid: int, pages: npt.NDArray[np.uint64], entries: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
     """Numbers in place of frame numbers, which only root is shown: 0 for a page that several map,

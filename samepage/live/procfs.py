@@ -2,7 +2,7 @@
 
 A process may exit between any two system calls of ours, and its memory may be none of our
 business. Neither is an error of a capture: the process is left out and counted. `Tally` is
-that count; a report says it in one line.
+that count; a report names it in one line.
 """
 
 import os
@@ -65,7 +65,7 @@ def read_short(path: str) -> bytes:
     """Return a whole file of /proc that is made in one piece. Raises `OSError`.
 
     Such a file comes with the first read as far as there is room, so one that fills less than
-    the room is at its end, and the read that would say so can be left out.
+    the room is at its end, and the read that would return 0 can be left out.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

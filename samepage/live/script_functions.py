@@ -1,6 +1,6 @@
 """The functions of scripts and of generated code: perf maps and jitdump files.
 
-A runtime that generates code can say which function a piece of it belongs to, in one of two
+A runtime that generates code can export which function a piece of it belongs to, in one of two
 forms that perf defines:
 
 - /tmp/perf-PID.map: lines `START SIZE NAME`, in hexadecimal (tools/perf/Documentation/

@@ -1,7 +1,7 @@
-"""The same sums without frame numbers: what the kernel itself says in /proc/PID/smaps.
+"""The same sums without frame numbers: what the kernel itself reports in /proc/PID/smaps.
 
 A user without CAP_SYS_ADMIN gets no frame numbers (since Linux 4.2), but smaps of the
-processes that are their own. It has RSS, PSS and the rest of each VMA, but does not tell which
+processes that are their own. It has RSS, PSS and the rest of each VMA, but does not show which
 pages are shared with whom.
 """
 

@@ -66,7 +66,7 @@ class CaptureBuilder:
     """Takes batches in their order, then builds the capture.
 
     Without `all_flags` it does not ask for the flags of anonymous frames, which most frames of
-    a system are. Only what is dirty, and what was merged by KSM, is then not told exactly.
+    a system are. Only what is dirty, and what was merged by KSM, is then not exact.
     `everything` is whether all processes are read. `cgroups` are control groups of which the memory
     is asked for, beside those of the processes. `without_us` leaves what this process maps out
     of the map counts, unless it is captured itself.
@@ -235,7 +235,7 @@ class CaptureBuilder:
         flags, numbers = found.flags[order], found.number[order].astype(np.uint64)
         exclusive = assumed = np.zeros(len(order), dtype=bool)
         if self._huge_known:
-            # Of a folio mapped by one huge entry pagemap tells it of the first page only.
+            # Of a folio mapped by one huge entry pagemap reports it for the first page only.
             is_small = (flags & np.uint16(PageFlags.HUGE)) == 0
             exclusive = is_small & ((flags & np.uint16(PageFlags.EXCLUSIVE)) != 0)
             if not self.all_flags:

@@ -127,8 +127,8 @@ def _map(cost: Cost) -> Iterator[str]:
     """Runs of pages with the same sections and state, one line each."""
     yield "  map: . shared, w shared until written, C copied at load, z zero until written"
     runs = groupby(cost.pages, key=lambda page: (page.state, page.sections))
-    for (state, sections), alike in runs:
-        run = list(alike)
+    for (state, sections), group in runs:
+        run = list(group)
         end = run[-1].address + run[-1].count * cost.page_size
         pages = sum(page.count for page in run)
         yield (

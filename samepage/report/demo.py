@@ -21,7 +21,7 @@ ANSWER = (
     "Who puts the library's text into physical memory, when, and how is it known to be there "
     "already? The kernel does, not ld.so, and not at mmap but at the first touch of a page: "
     "the page fault looks the page up in the page cache under (device, inode, file page), "
-    "reads it from the file only if nobody has before, and enters its frame in the page table "
+    "reads it from the file only if no process has before, and enters its frame in the page table "
     "of the process, so the next program's fault finds the same frame under the same key."
 )
 
@@ -33,9 +33,9 @@ def print_story(story: Story, terminal: Terminal) -> None:
     for number, act in enumerate(story.acts, 1):
         _print_act(number, act, terminal)
     for reason in story.skipped:
-        _say(terminal, reason, style="note")
+        _line(terminal, reason, style="note")
         terminal.print()
-    _say(terminal, ANSWER, style="bold")
+    _line(terminal, ANSWER, style="bold")
 
 
 def write_json(story: Story, stream: TextIO) -> None:
@@ -50,21 +50,21 @@ def _print_act(number: int, act: ActReport, terminal: Terminal) -> None:
     first, second = act.first[0], act.second[0]
     name = printable(os.path.basename(library.path))
     terminal.print(f"Act {number}. {act.title}", "heading")
-    _say(
+    _line(
         terminal,
         f"{_command(act.first)}\n{_command(act.second)}\nboth use {printable(library.path)}: "
         f"{size(library.pages)}, known to the kernel as device "
         f"{os.major(library.device)}:{os.minor(library.device)}, inode {library.inode}.",
     )
     if act.about:
-        _say(terminal, act.about)
+        _line(terminal, act.about)
     if act.cold:
         start = f"{name} is in no page cache at the start: it must come from the disk."
         if act.live is not None and act.live.mapped.cached_before:
             start += " (On the model. The live kernel did not drop it when we asked.)"
-        _say(terminal, start)
+        _line(terminal, start)
     if act.no_live:
-        _say(terminal, f"Only on the model; on the live kernel not: {act.no_live}.", style="note")
+        _line(terminal, f"Only on the model; on the live kernel not: {act.no_live}.", style="note")
     terminal.print()
     _step_mapped(act, terminal, first, name)
     _step_call(act, terminal, first, name)
@@ -75,7 +75,7 @@ def _print_act(number: int, act: ActReport, terminal: Terminal) -> None:
 
 def _step_mapped(act: ActReport, terminal: Terminal, first: str, name: str) -> None:
     _heading(terminal, 1, "mmap gives addresses, and no memory")
-    _say(
+    _line(
         terminal,
         f"ld.so has mapped the segments of {name} into {first}, the last mmap has just "
         "returned. The kernel noted which addresses show which part of the file.",
@@ -90,7 +90,7 @@ def _step_mapped(act: ActReport, terminal: Terminal, first: str, name: str) -> N
         ("... and now (ld.so has read the header)", lambda e: str(e.mapped.cached_pages)),
     )
     if act.live is not None and not act.cold:
-        _say(
+        _line(
             terminal,
             "(On this system the file had been read before. The model counts it as read too, "
             "but gives a page its frame only when it is first used, so that it can be seen.)",
@@ -101,7 +101,7 @@ def _step_mapped(act: ActReport, terminal: Terminal, first: str, name: str) -> N
 def _step_call(act: ActReport, terminal: Terminal, first: str, name: str) -> None:
     call = act.model.call
     _heading(terminal, 2, f"The first call into the library: {call.function}")
-    _say(
+    _line(
         terminal,
         f"{first} calls {printable(call.function)}, whose code is in page {call.file_page} of the "
         "file. "
@@ -125,7 +125,7 @@ def _step_call(act: ActReport, terminal: Terminal, first: str, name: str) -> Non
         ("faults since step 1, whole process", lambda e: str(e.call.minor + e.call.major)),
         ("... that read from the disk (major)", lambda e: str(e.call.major)),
     )
-    _say(terminal, f"The faults on {name}, one by one, as the model tells them:")
+    _line(terminal, f"The faults on {name}, one by one, as the model records them:")
     columns = [
         Column("Fault"),
         Column("File page"),
@@ -151,7 +151,7 @@ def _step_call(act: ActReport, terminal: Terminal, first: str, name: str) -> Non
 
 def _step_second(act: ActReport, terminal: Terminal, first: str, second: str) -> None:
     _heading(terminal, 3, "A second program: the same frames")
-    _say(
+    _line(
         terminal,
         f"{first} stays at its end, {second} runs to its own. Its mmap is another one; its "
         "faults find the pages in the page cache by the inode, whatever the address.",
@@ -198,7 +198,7 @@ def _print_frames(act: ActReport, terminal: Terminal) -> None:
             found = (page.first_frame, page.second_frame, page.cache_frame) if page else ()
             row += [str(frame) for frame in found] or ["-"] * 3
         rows.append(row)
-    _say(terminal, "Frame numbers of some, in both programs' page tables and in the page cache:")
+    _line(terminal, "Frame numbers of some, in both programs' page tables and in the page cache:")
     terminal.print_table(columns, rows)
     terminal.print()
 
@@ -207,36 +207,36 @@ def _step_write(act: ActReport, terminal: Terminal, first: str, second: str) -> 
     write = act.model.write
     _heading(terminal, 4, "A write to private data: a copy for the writer")
     if write is None:
-        _say(terminal, f"{second} wrote to no page of the library's data that it had seen before.")
+        _line(terminal, f"{second} wrote to no page of the library's data that it had seen before.")
         terminal.print()
         return
-    _say(
+    _line(
         terminal,
         f"{second} sees page {write.file_page} of the file in the page cache's frame, and then "
         f"writes to it ({printable(write.by) or 'ld.so or the program'}). The kernel copies the "
         f"page to a new frame for {second} alone.",
     )
 
-    def told(cell: Callable[[Write], str]) -> Cell:
+    def row(cell: Callable[[Write], str]) -> Cell:
         return lambda evidence: cell(evidence.write) if evidence.write else "-"
 
     _facts(
         act,
         terminal,
-        (f"frame in {second} before the write", told(lambda w: str(w.frame_before))),
-        ("... after it", told(lambda w: str(w.frame_after))),
-        (f"frame in {first} before", told(lambda w: str(w.first_frame_before))),
-        ("... after", told(lambda w: str(w.first_frame_after))),
-        ("frame in the page cache", told(lambda w: str(w.cache_frame))),
-        (f"first changed word, in {second}", told(lambda w: f"{w.second_word:#x}")),
-        (f"... in {first}", told(lambda w: f"{w.first_word_after:#x}")),
-        ("... in the page cache", told(lambda w: f"{w.cache_word:#x}")),
-        ("... in the file on disk", told(lambda w: f"{w.file_word:#x}")),
-        (f"page of {first} unchanged", told(lambda w: _yes(w.first_unchanged))),
-        ("page cache equals file", told(lambda w: _yes(w.file_unchanged))),
+        (f"frame in {second} before the write", row(lambda w: str(w.frame_before))),
+        ("... after it", row(lambda w: str(w.frame_after))),
+        (f"frame in {first} before", row(lambda w: str(w.first_frame_before))),
+        ("... after", row(lambda w: str(w.first_frame_after))),
+        ("frame in the page cache", row(lambda w: str(w.cache_frame))),
+        (f"first changed word, in {second}", row(lambda w: f"{w.second_word:#x}")),
+        (f"... in {first}", row(lambda w: f"{w.first_word_after:#x}")),
+        ("... in the page cache", row(lambda w: f"{w.cache_word:#x}")),
+        ("... in the file on disk", row(lambda w: f"{w.file_word:#x}")),
+        (f"page of {first} unchanged", row(lambda w: _yes(w.first_unchanged))),
+        ("page cache equals file", row(lambda w: _yes(w.file_unchanged))),
         (
             "pages copied by the two",
-            told(lambda w: f"{len(w.copied_by_first)} and {len(w.copied_by_second)}"),
+            row(lambda w: f"{len(w.copied_by_first)} and {len(w.copied_by_second)}"),
         ),
     )
 
@@ -269,7 +269,7 @@ def _heading(terminal: Terminal, number: int, title: str) -> None:
     terminal.print(f"{number}. {printable(title)}", "bold")
 
 
-def _say(terminal: Terminal, words: str, style: str = "") -> None:
+def _line(terminal: Terminal, words: str, style: str = "") -> None:
     terminal.print(words, style)
 
 

@@ -1,6 +1,6 @@
 """The forms of output, one row each, and where output goes.
 
-Every command asks for its output in the same way, `-o FILE|DIR` and `-f FORM`, and says which
+Every command asks for its output in the same way, `-o FILE|DIR` and `-f FORM`, and declares which
 of these forms it has. Without `-f` the suffix of FILE decides, without FILE it is the first one.
 """
 
@@ -24,7 +24,7 @@ class Form:
     """One form of output.
 
     `module` has `write(sharing, stream)`, if it is a form of a snapshot's report as text. A
-    `document` is UTF-8 whatever the locale says. One that is `exact` also shows what is dirty or
+    `document` is UTF-8 in every locale. One that is `exact` also shows what is dirty or
     merged, for which a live capture reads more.
     """
 
@@ -93,7 +93,7 @@ def _by_path(path: str, forms: Sequence[Form]) -> Form:
     if found is None:
         known = " ".join(suffix for form in forms for suffix in form.suffixes)
         directory = ", or a directory (ending in /)" if SNAPSHOT in forms else ""
-        raise SamepageError(f"cannot tell the format of {path}: use {known}{directory}")
+        raise SamepageError(f"unknown format of {path}: use {known}{directory}")
     return found
 
 

@@ -1,7 +1,7 @@
 """What a file needs, as a tree: each object below the one that it was loaded for.
 
-An object stands once, where it was loaded; a library that others need, too, is not repeated.
-Behind its path stand the rule that led there, its size, and the pages that loading it copies.
+An object appears once, where it was loaded; a library that others need, too, is not repeated.
+Behind its path are the rule that led there, its size, and the pages that loading it copies.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def tree_document(result: LinkResult, *, with_pages: bool) -> dict[str, Any]:
 
 
 def _parent(link: LinkMap, result: LinkResult) -> LinkMap | None:
-    """Whose line an object stands below: its loader's; the interpreter's and a preload's is
+    """Whose line an object is below: its loader's; the interpreter's and a preload's is
     the program.
     """
     program = result.maps[0]

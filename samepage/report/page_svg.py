@@ -1,9 +1,9 @@
 """A file's pages as a picture: one cell per page, in rows of `COLUMNS`, as inline SVG.
 
-A cell's colour says who has the page: mapped by one process, by several (darker with more),
-copied, in the page cache only, or by nobody. Equal neighbours of a row are one rectangle, so
+A cell's colour shows who has the page: mapped by one process, by several (darker with more),
+copied, in the page cache only, or absent. Equal neighbours of a row are one rectangle, so
 that a library of ten thousand pages stays a small picture; in files of more than
-`MOST_CELLS` pages a cell stands for several pages, and shows the most that one of them has.
+`MOST_CELLS` pages a cell represents several pages, and shows the most that one of them has.
 It is drawn without script; the text of each rectangle appears when the pointer rests on it.
 """
 
@@ -33,7 +33,7 @@ def picture(page_map: PageMap, total: int) -> str:
         shift += 1
     known = {page.page: page for page in page_map.coarser(shift).pages()}
     cells = -(-total >> shift)
-    # In a large file most is absent: rows in which nobody has a page are left out.
+    # In a large file most is absent: rows without any page are left out.
     rows = (
         sorted({index // COLUMNS for index in known})
         if cells > FEW_CELLS

@@ -35,7 +35,7 @@ class Cut(enum.Enum):
 
     END = "end"
     COMMAND = "command"
-    """The directory of the program says least of a command line, then its end: they go."""
+    """The directory of the program is the least useful part of a command line, then its end."""
     PATH = "path"
     """A path ends with what it is: its start goes, or the middle of a file name that is too
     long alone. Further lines are folded."""
@@ -61,7 +61,7 @@ class Terminal:
     ) -> None:
         """Write to a stream (None: stdout).
 
-        Without a width it is the terminal's, or what COLUMNS says, or 80. A stream whose
+        Without a width it is the terminal's, or that of COLUMNS, or 80. A stream whose
         encoding lacks a character gets an escape for it, not an error.
         """
         self.stream = stream or sys.stdout

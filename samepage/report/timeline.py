@@ -3,7 +3,7 @@
     order pid  event            address        pages  frame  file page              at
         2   1  file read fault  0x7ffff7d31000     3     11  libc.so.6 page 1  hit  strlen
 
-`frame` is the frame of the page that faulted. "hit" and "miss" tell whether the page cache
+`frame` is the frame of the page that faulted. "hit" and "miss" mean whether the page cache
 had the page. The last column is the function whose instruction did it; it is empty where
 the kernel did it itself (exec, or a system call's buffer).
 """

@@ -24,7 +24,7 @@ from samepage.snapshot.columns import PAGE_SIZE, File, Snapshot
 from samepage.snapshot.kinds import FrameKind, PageFlags
 
 MAX_ROWS = 2000
-"""More rows than that are not made: nobody scrolls through a million pages."""
+"""More rows than that are not made: no user scrolls through a million pages."""
 
 _KINDS = {
     FrameKind.UNKNOWN: "?",

@@ -20,7 +20,7 @@ VERSION = 1
 class Observation:
     """What was looked at: `processes` as (pid, command name), for `seconds`, with so many
     `epochs` of re-armed pages; `missing` has a line for each thing that could not be seen;
-    `suppositions` are the answers to --what-if; `notes` say which functions have no names;
+    `suppositions` are the answers to --what-if; `notes` name which functions have no names;
     `model`: the kernel was the model's."""
 
     processes: Sequence[tuple[int, str]]

@@ -167,7 +167,7 @@ def _check_pages(snapshot: Snapshot) -> None:
         pid = snapshot.processes[process[run]].pid
         broken("pages", row, f"{address:#x} of pid {pid} is in no VMA")
     if (np.append(low, len(pages)) != snapshot.bounds).any():
-        raise SamepageError("snapshot: the pages of the VMAs are not where they are said to be")
+        raise SamepageError("snapshot: the pages of the VMAs are not at the rows of `page_start`")
 
 
 def _outside(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64], pages: int) -> int:

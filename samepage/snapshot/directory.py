@@ -1,6 +1,6 @@
 """A directory of files that changes as a whole.
 
-Somebody may read the directory while it is written again (a report over a capture that a
+A reader may have the directory open while it is written again (a report over a capture that a
 timer repeats), and a writer may be killed at any instant, or the disk be full. So:
 
 1. The writer fills a temporary sibling directory, `.NAME.XXXX.tmp`, and flushes each file
@@ -73,7 +73,7 @@ def reading(
 
 
 def _refuse_other_contents(target: str, names: Sequence[str]) -> None:
-    """A directory of somebody's own files must not be swapped away and removed."""
+    """A directory of a user's own files must not be swapped away and removed."""
     try:
         entries = os.listdir(target)
     except FileNotFoundError:
@@ -254,6 +254,6 @@ def _open_directory(target: str, shown: str, stack: contextlib.ExitStack) -> int
 
 
 def _open_file(directory: int, name: str, stack: contextlib.ExitStack) -> IO[bytes]:
-    # O_NONBLOCK: a pipe that somebody put there must not make us wait for ever
+    # O_NONBLOCK: a pipe in its place must not block us for ever
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)
     return stack.enter_context(os.fdopen(descriptor, "rb"))

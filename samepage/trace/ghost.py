@@ -2,12 +2,12 @@
 
 A group is compared as it is at one instant, with all its processes stopped together. A
 parent that waits for its child makes that impossible: the child has to go before the
-parent goes on, and with the child its page tables go.
+parent continues, and with the child its page tables go.
 
-But an address space outlives a process if somebody else uses it (`mm_users`). So before a
+But an address space outlives a process if another task uses it (`mm_users`). So before a
 process ends, it is made to call `clone(CLONE_VM)`: the new process, its ghost, shares the
 address space itself, not a copy. There is no second page table, no page is write-protected
-or copied, no map count changes. The process then goes on to its end, its parent hears of
+or copied, no map count changes. The process then runs to its end, its parent hears of
 it, and `/proc/GHOST/pagemap` shows the memory as it was.
 
 The ghost executes one system call, `close_range` of everything, since open pipe ends that
@@ -36,10 +36,10 @@ class Killed(Exception):
 def make_ghost(tid: int) -> int:
     """Give the address space of a stopped thread to a ghost; its pid.
 
-    `tid` stands at the entry of a system call, or at the delivery of a signal with a
-    `syscall` instruction just behind it (`stands_behind_syscall`). Afterwards it stands at
+    `tid` is stopped at the entry of a system call, or at the delivery of a signal with a
+    `syscall` instruction just behind it (`is_behind_syscall`). Afterwards it is at
     the exit of the injected call, with its registers as they were before; the caller
-    decides how it goes on. Raises `Killed`.
+    decides how it continues. Raises `Killed`.
     """
     saved = ptrace.get_registers(tid)
     if ptrace.syscall_info(tid)[0] is SyscallOp.ENTRY:
@@ -57,13 +57,13 @@ def make_ghost(tid: int) -> int:
 
 
 def call_again(tid: int, number: int) -> None:
-    """Have a thread that stands behind a `syscall` instruction make that call (again)."""
+    """Have a thread that is just behind a `syscall` instruction make that call (again)."""
     registers = ptrace.get_registers(tid)
     arguments = (registers.rdi, registers.rsi, registers.rdx)
     _arrange(tid, registers, number, arguments)
 
 
-def stands_behind_syscall(tid: int) -> bool:
+def is_behind_syscall(tid: int) -> bool:
     """Whether the thread's last instruction was `syscall`, as in a write that got SIGPIPE."""
     registers = ptrace.get_registers(tid)
     if registers.orig_rax == ptrace.NO_SYSCALL:
@@ -103,7 +103,7 @@ def _arrange(
 
 
 def _run_until(tid: int, kind: StopKind) -> None:
-    """Let the thread go on to its next stop of this kind; signals wait until it is done."""
+    """Let the thread run to its next stop of this kind; signals wait until it is done."""
     held_back: list[int] = []
     while ptrace.resume(tid, syscalls=True):
         stop = ptrace.wait(tid)

@@ -6,7 +6,7 @@ and is held at two instants:
 - when ld.so has relocated everything and is about to call `__libc_early_init`, the first
   code of a library that it runs (IFUNC resolvers apart). Its memory then is what
   relocation made of it. AT_ENTRY would be too late for that: constructors have run.
-- at when LD_DEBUG has also told the order of the constructors.
+- at when LD_DEBUG has also printed the order of the constructors.
 
 Then it is killed. The program's own code has not run, its libraries' constructors have.
 """
@@ -147,9 +147,9 @@ def observe(
             finally:
                 process.kill()
             stderr.seek(0)
-            said = stderr.read().decode("utf-8", "replace").strip()
+            message = stderr.read().decode("utf-8", "replace").strip()
             if not finished:
-                line = said.splitlines()[-1] if said else process.ended
+                line = message.splitlines()[-1] if message else process.ended
                 raise EndedInLdso(path, process.last or line)
             run.debug = _read_debug(run.output)
     return run

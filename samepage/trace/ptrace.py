@@ -145,7 +145,7 @@ def listen(tid: int) -> None:
 
 
 def resume(tid: int, signal: int = 0, *, syscalls: bool = False) -> bool:
-    """Let a stopped tracee go on, delivering `signal`; with `syscalls` it stops at each.
+    """Let a stopped tracee continue, delivering `signal`; with `syscalls` it stops at each.
 
     False if it has been killed meanwhile, which a tracer must expect at any time.
     """
@@ -164,7 +164,7 @@ def event_message(tid: int) -> int:
 
 
 class SyscallOp(enum.IntEnum):
-    """Where a tracee stands, as `PTRACE_GET_SYSCALL_INFO` tells."""
+    """Where a tracee is stopped, as `PTRACE_GET_SYSCALL_INFO` reports."""
 
     NONE = 0
     ENTRY = 1
@@ -172,7 +172,7 @@ class SyscallOp(enum.IntEnum):
 
 
 def syscall_info(tid: int) -> tuple[SyscallOp, int]:
-    """Where the tracee stands, and the number of the system call at its entry (else -1)."""
+    """Where the tracee is stopped, and the number of the system call at its entry (else -1)."""
     buffer = ctypes.create_string_buffer(88)
     _ptrace(Request.GET_SYSCALL_INFO, tid, len(buffer), ctypes.addressof(buffer))
     op = SyscallOp(buffer.raw[0]) if buffer.raw[0] < 3 else SyscallOp.NONE

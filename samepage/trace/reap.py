@@ -38,7 +38,7 @@ def set_subreaper(on: bool) -> bool:
 def end_all(pids: set[int], kept: set[int]) -> None:
     """End these tracees, and all others of this thread but `kept`, and leave no zombie.
 
-    A process that is killed right after a fork has a child of which we were never told: it
+    A process that is killed right after a fork has a child that was never reported to us: it
     is traced from its first moment, and waits for us. Only /proc still knows it.
     """
     todo = set(pids)

@@ -39,7 +39,7 @@ class CodeRanges:
         self._ends[low:high] = [end]
 
     def add_made(self, tasks: Iterable[tuple[int, int, bytes]]) -> None:
-        """Add what the kernel's records say was made executable."""
+        """Add what the kernel's records show as made executable."""
         for mappings in read_tasks(list(tasks)).mappings.values():
             for made in mappings:
                 self.add_mapping(made.start, made.end, made.perms, made.name)

@@ -19,7 +19,7 @@ programs run in the group before, stays mapped, so that map counts and copy-on-w
 what they would be if all had reached their last instruction and stayed.
 
 A child of vfork that exits without exec has no address space of its own and leaves nothing.
-What cannot be held is told in `Tree.lost` with its reason, never left out silently.
+What cannot be held is listed in `Tree.lost` with its reason, never left out silently.
 
 Leaving the `with` block kills and reaps every process. If this process is killed instead,
 the kernel does it (`PTRACE_O_EXITKILL`, which all descendants inherit).
@@ -39,7 +39,7 @@ from samepage.abi.auxv import Aux
 from samepage.errors import SamepageError
 from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 from samepage.trace import ptrace
-from samepage.trace.ghost import Killed, call_again, make_ghost, stands_behind_syscall
+from samepage.trace.ghost import Killed, call_again, is_behind_syscall, make_ghost
 from samepage.trace.launch import Launch, auxiliary_vector, launch
 from samepage.trace.launch import fault_counts as read_fault_counts
 from samepage.trace.ptrace import Stop, StopKind
@@ -141,7 +141,7 @@ class TracedGroup:
         self.timeout = timeout
         self.trees: list[Tree] = []
         self.xstate_size = 0
-        """What `ptrace.xstate_size` says of the CPU, once a program runs."""
+        """What `ptrace.xstate_size` reports of the CPU, once a program runs."""
         self._tasks: dict[int, Process] = {}
         self._early: set[int] = set()
         self._ended: set[int] = set()
@@ -151,7 +151,7 @@ class TracedGroup:
         self._was_subreaper = False
 
     def __enter__(self) -> Self:
-        # Orphans come to us and not to init, which in a container may reap nobody.
+        # Orphans come to us and not to init, which in a container may reap no orphan.
         self._was_subreaper = set_subreaper(True)
         return self
 
@@ -373,7 +373,7 @@ class TracedGroup:
             self._hold(tree, process, tid)
             return
         if process.in_tree and not process.leaving and _is_fatal(process.pid, stop.signal):
-            if stands_behind_syscall(tid):
+            if is_behind_syscall(tid):
                 process.count_faults()
                 self._leave_ghost(tree, process, tid, stop.signal)
             else:
@@ -420,7 +420,7 @@ class TracedGroup:
             ptrace.resume(tid)
 
     def _on_last_exit(self, tree: Tree, process: Process, tid: int) -> None:
-        """All threads that the process still has stand at their exits, `tid` among them."""
+        """All threads that the process still has are stopped at their exits, `tid` among them."""
         if not process.in_tree:
             process.wait_status = ptrace.event_message(tid)
             self._hold(tree, process, tid)
@@ -450,7 +450,7 @@ class TracedGroup:
             and not process.leaving
             and not process.holder
         ):
-            # exit_group kills a thread that stands at its own exit: that stop is never told,
+            # exit_group kills a thread that is at its own exit: that stop is never reported,
             # and this end may come after the others' stops.
             self._on_last_exit(tree, process, next(iter(process.exiting)))
 
@@ -479,7 +479,7 @@ def _is_fatal(pid: int, number: int) -> bool:
 
 
 def _arm(process: Process) -> None:
-    """Have the CPU stop a process where its `hold` says. Raises `SamepageError`."""
+    """Have the CPU stop a process at its `hold`. Raises `SamepageError`."""
     try:
         if process.hold.address:
             ptrace.set_breakpoint(process.pid, process.hold.address)

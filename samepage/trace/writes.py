@@ -1,6 +1,6 @@
 """Who writes: the page faults of writes, and what the kernel did about each.
 
-A write to a shared page faults, and three events of the same thread tell what happened:
+A write to a shared page faults, and three events of the same thread show what happened:
 
 1. `exceptions:page_fault_user` or `page_fault_kernel`: address, instruction, error code.
    Bit 0 of the code: a page was present; bit 1: a write (Intel SDM, "Page-Fault Exception").

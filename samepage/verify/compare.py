@@ -29,11 +29,11 @@ from samepage.snapshot.columns import PAGE_SHIFT, Snapshot
 from samepage.snapshot.kinds import PageFlags
 from samepage.verify.difference import PAGE_KINDS, Difference, DifferenceKind
 from samepage.verify.side import EXCLUDED_VMAS, ProcessPages, Side, VmaRow, same_files
-from samepage.verify.story import tell_page, tell_vma
+from samepage.verify.story import describe_page, describe_vma
 from samepage.verify.sums import Sums, group_sums
 
 SHOWN = 10
-"""How many differences of one kind are told in full; all are counted."""
+"""How many differences of one kind are printed in full; all are counted."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -114,27 +114,27 @@ class _Comparer:
         self.ours, self.theirs, self.files = ours, theirs, files
         self.out, self.shown = out, shown
 
-    def _report(self, kind: DifferenceKind, count: int, told: Iterable[Difference]) -> None:
+    def _report(self, kind: DifferenceKind, count: int, found: Iterable[Difference]) -> None:
         """Count `count` differences, and keep the first ones' stories."""
         self.out.counts[kind] += count
         have = sum(1 for difference in self.out.differences if difference.kind is kind)
-        self.out.differences += islice(told, max(0, self.shown - have))
+        self.out.differences += islice(found, max(0, self.shown - have))
 
     def _pages_differ(
         self, kind: DifferenceKind, process: int, vpages: npt.NDArray[np.uint64]
     ) -> None:
         if len(vpages):
-            told = (
+            found = (
                 Difference(
                     kind,
                     process,
                     vpage << PAGE_SHIFT,
-                    tell_page(self.ours, process, vpage),
-                    tell_page(self.theirs, process, vpage),
+                    describe_page(self.ours, process, vpage),
+                    describe_page(self.theirs, process, vpage),
                 )
                 for vpage in vpages.tolist()
             )
-            self._report(kind, len(vpages), told)
+            self._report(kind, len(vpages), found)
 
     def vmas(self) -> None:
         for process in range(len(self.ours.pids)):
@@ -143,10 +143,10 @@ class _Comparer:
             for start in sorted(left.keys() | right.keys()):
                 ours, theirs = left.get(start), right.get(start)
                 if ours is None or theirs is None or not self._same_vma(ours, theirs):
-                    told = Difference(
-                        DifferenceKind.VMA, process, start, tell_vma(ours), tell_vma(theirs)
+                    found = Difference(
+                        DifferenceKind.VMA, process, start, describe_vma(ours), describe_vma(theirs)
                     )
-                    self._report(DifferenceKind.VMA, 1, [told])
+                    self._report(DifferenceKind.VMA, 1, [found])
 
     def _same_vma(self, ours: VmaRow, theirs: VmaRow) -> bool:
         """By end, permissions, offset and file; by name where there is no file."""
@@ -204,14 +204,14 @@ class _Comparer:
         forth, back = _first_with_same(ours), _first_with_same(theirs)
         broken = (theirs != theirs[forth]) | (ours != ours[back])
         rows = np.flatnonzero(broken)
-        told = self._tell_frames(rows, process, vpage, forth, back)
-        self._report(DifferenceKind.FRAME, len(rows), told)
+        found = self._describe_frames(rows, process, vpage, forth, back)
+        self._report(DifferenceKind.FRAME, len(rows), found)
         first = 0
         for wrong in bad:
             wrong |= broken[first : first + len(wrong)]
             first += len(wrong)
 
-    def _tell_frames(
+    def _describe_frames(
         self,
         rows: Rows,
         process: Rows,
@@ -231,8 +231,8 @@ class _Comparer:
                 DifferenceKind.FRAME,
                 at,
                 page << PAGE_SHIFT,
-                f"{other(row, int(forth[row]))}: {tell_page(self.ours, at, page)}",
-                f"{other(row, int(back[row]))}: {tell_page(self.theirs, at, page)}",
+                f"{other(row, int(forth[row]))}: {describe_page(self.ours, at, page)}",
+                f"{other(row, int(back[row]))}: {describe_page(self.theirs, at, page)}",
             )
 
     def sums(self) -> None:
@@ -246,8 +246,8 @@ class _Comparer:
             for vma, ours in zip(self.ours.vmas[process], left[process], strict=True):
                 theirs = by_range.get((vma.start, vma.end))
                 if theirs is not None and ours != theirs:
-                    told = tell_sums(process, vma, ours, theirs)
-                    self._report(DifferenceKind.SUMS, 1, [told])
+                    found = describe_sums(process, vma, ours, theirs)
+                    self._report(DifferenceKind.SUMS, 1, [found])
 
     def faults(self) -> None:
         for process in range(len(self.ours.pids)):
@@ -260,13 +260,15 @@ class _Comparer:
                     self._report(kind, 1, [Difference(kind, process, 0, str(left), str(right))])
 
 
-def tell_sums(process: int, vma: VmaRow, ours: Sums, theirs: Sums) -> Difference:
+def describe_sums(process: int, vma: VmaRow, ours: Sums, theirs: Sums) -> Difference:
     """The sums that differ, both sides', in bytes."""
     names = [name for name, a, b in zip(Sums._fields, ours, theirs, strict=True) if a != b]
     left, right = (
         " ".join(f"{name}={getattr(sums, name)}" for name in names) for sums in (ours, theirs)
     )
-    return Difference(DifferenceKind.SUMS, process, vma.start, f"{left} in {tell_vma(vma)}", right)
+    return Difference(
+        DifferenceKind.SUMS, process, vma.start, f"{left} in {describe_vma(vma)}", right
+    )
 
 
 def _first_with_same(values: npt.NDArray[np.uint64]) -> Rows:

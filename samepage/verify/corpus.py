@@ -2,7 +2,7 @@
 
 Each group is compared in a process of its own, forked from this one: whatever a program or
 its emulation does to that process (a crash inside the CPU's library, memory without end),
-the run goes on. A worker that dies takes its traced programs with it (PTRACE_O_EXITKILL).
+the run continues. A worker that dies takes its traced programs with it (PTRACE_O_EXITKILL).
 
 A run can be broken off and taken up again: results are kept by the text of their lines.
 """

@@ -1,4 +1,4 @@
-"""A difference between model and kernel, and how both sides tell it."""
+"""A difference between model and kernel, and how both sides describe it."""
 
 import enum
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ PAGE_KINDS = frozenset(
         DifferenceKind.KERNEL_SUMS,
     }
 )
-"""The kinds that say that memory differs; the others say that the way to it did."""
+"""The kinds in which memory differs; in the others only the way to it does."""
 
 
 @dataclass(slots=True, frozen=True)

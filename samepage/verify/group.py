@@ -49,7 +49,7 @@ class Options:
     fault-around leaves out a page that another CPU has locked just then
     (`next_uptodate_folio`), and a signal comes one instruction earlier or later. Where a
     first live run differs from the model and a further one does not, those two runs differ
-    from each other. The verdict is that of the run that agrees, and says that it was not
+    from each other. The verdict is that of the run that agrees, and records that it was not
     the first; nothing is overlooked in any run.
 
     `recording` takes the place of the live kernel; `recording_name` is its file's name.
@@ -82,9 +82,9 @@ class Options:
 class Verdict:
     """The result for one group.
 
-    `keys` names the processes that differences refer to by position. `reason` says why it
-    could not be tried. `weaker` says why frames were not compared, if they were not.
-    `attempt` is the number of the live run. `notes` are what else a reader must know:
+    `keys` names the processes that differences refer to by position. `reason` is why it
+    could not be tried. `weaker` is why frames were not compared, if they were not.
+    `attempt` is the number of its live run. `notes` are what else a reader must know:
     processes that could not be held, files that could not be evicted, system calls that the
     model does not have.
     """

@@ -1,7 +1,7 @@
 """The model against the kernel's own arithmetic: `/proc/PID/smaps`.
 
 The comparison of two snapshots sums up both sides by our own rules. These rules could be
-wrong on both sides alike, so the model's sums are also set against those that the kernel
+wrong on both sides in the same way, so the model's sums are also set against those that the kernel
 prints. Its `Pss` and its split into shared and private count every process of the machine,
 ours the group: where no other process matters, in resident, clean, dirty and anonymous
 bytes, they must be equal.
@@ -13,7 +13,7 @@ from samepage.snapshot.columns import Snapshot
 from samepage.verify.compare import Comparison
 from samepage.verify.difference import Difference, DifferenceKind
 from samepage.verify.side import Side
-from samepage.verify.story import tell_vma
+from samepage.verify.story import describe_vma
 from samepage.verify.sums import Sums, group_sums
 
 Smaps = Mapping[int, Mapping[int, Mapping[bytes, int]]]
@@ -40,14 +40,14 @@ def compare_with_smaps(
             if left != right:
                 result.counts[DifferenceKind.KERNEL_SUMS] += 1
                 if result.counts[DifferenceKind.KERNEL_SUMS] <= shown:
-                    told = f"{_tell(left, right)} in {tell_vma(vma)}"
+                    text = f"{_differing(left, right)} in {describe_vma(vma)}"
                     result.differences.append(
                         Difference(
                             DifferenceKind.KERNEL_SUMS,
                             process,
                             vma.start,
-                            told,
-                            _tell(right, left),
+                            text,
+                            _differing(right, left),
                         )
                     )
 
@@ -65,5 +65,5 @@ def _of_kernel(fields: Mapping[bytes, int]) -> dict[str, int]:
     return {"clean": clean << 10, "dirty": dirty << 10, "anonymous": anonymous << 10}
 
 
-def _tell(one: Mapping[str, int], other: Mapping[str, int]) -> str:
+def _differing(one: Mapping[str, int], other: Mapping[str, int]) -> str:
     return " ".join(f"{name}={value}" for name, value in one.items() if value != other[name])

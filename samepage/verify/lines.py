@@ -11,9 +11,9 @@ from samepage.verify.record import Record
 _WORST = 10
 
 
-def tell_record(record: Record, shown: int) -> Iterator[str]:
+def record_lines(record: Record, shown: int) -> Iterator[str]:
     """One line for each program of the group, then what differs, both sides' stories."""
-    yield from _tell_programs(record)
+    yield from _program_lines(record)
     if record["weaker"]:
         yield f"  weaker test: {record['weaker']}; present pages and smaps sums were compared"
     yield from (f"  note: {note}" for note in record["notes"])
@@ -27,7 +27,7 @@ def tell_record(record: Record, shown: int) -> Iterator[str]:
             yield f"      kernel  {difference['kernel']}"
 
 
-def _tell_programs(record: Record) -> Iterator[str]:
+def _program_lines(record: Record) -> Iterator[str]:
     outcome = record["outcome"]
     if outcome == Outcome.UNTRIED.value:
         yield f"{outcome}: {join_commands(record['commands'])}: {record['reason']}"
@@ -43,14 +43,14 @@ def _tell_programs(record: Record) -> Iterator[str]:
         yield f"{outcome}: {shlex.join(argv)}: {pages}{children}{ended}"
 
 
-def tell_excluded(records: Sequence[Record]) -> Iterator[str]:
+def excluded_lines(records: Sequence[Record]) -> Iterator[str]:
     """What no comparison has looked at, and why."""
     reasons = {name: why for record in records for name, why in record["excluded"].items()}
     for name, why in sorted(reasons.items()):
         yield f"not compared: {name}: {why}"
 
 
-def tell_summary(records: Sequence[Record]) -> Iterator[str]:
+def summary_lines(records: Sequence[Record]) -> Iterator[str]:
     """How many groups agree, how many pages, and the worst offenders."""
     outcomes = Counter(record["outcome"] for record in records)
     memory = sum(r["same_memory"] and r["outcome"] != Outcome.UNTRIED.value for r in records)

@@ -1,6 +1,6 @@
 """Our linker against glibc's ld.so, for one program: objects, order, bindings, bytes.
 
-ld.so's side comes from `samepage.trace.ldso`: what LD_DEBUG says, and the memory of the
+ld.so's side comes from `samepage.trace.ldso`: what LD_DEBUG prints, and the memory of the
 process when everything is relocated. Ours is linked at the same addresses. Then every
 byte of every writable and RELRO page of every object is compared. Words may only differ
 by the rules of `Rule`: each is one thing that ld.so alone can know, and the words are

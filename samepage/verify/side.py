@@ -6,7 +6,7 @@ side by side: processes by their position in the list of pairs, files by their i
 pages as arrays over all processes in that order.
 
 Two files are the same if device and inode are; where one of the kernels does not know the
-other's devices (an in-memory overlay, say) the path decides. Several System V segments have
+other's devices (an in-memory overlay, for example) the path decides. Several System V segments have
 one path, and what a removed file was called is often random: these are the same if they are
 mapped at the same place.
 """
@@ -46,7 +46,7 @@ class ProcessPages:
     """The present pages of one process, ascending; all arrays have the same length.
 
     `vma` is the position of each page's VMA in `Side.vmas[process]`; `kind`, `file` and
-    `index` are those of its frame (`FrameKind.UNKNOWN`, -1, -1 where the frame is not told).
+    `index` are those of its frame (`FrameKind.UNKNOWN`, -1, -1 where the frame is unknown).
     """
 
     vpage: U64

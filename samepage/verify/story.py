@@ -1,4 +1,4 @@
-"""What one side has to say about a page: its VMA, its frame, and how it came there."""
+"""What one side knows about a page: its VMA, its frame, and how it came there."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from samepage.snapshot.kinds import FrameKind, PageFlags
 from samepage.verify.side import Side, VmaRow
 
 _KIND_WORDS = {
-    FrameKind.UNKNOWN: "a frame that is not told",
+    FrameKind.UNKNOWN: "an unknown frame",
     FrameKind.ANON: "an anonymous frame",
     FrameKind.SHMEM: "a frame of shared memory",
     FrameKind.ZERO: "the zero page",
@@ -23,7 +23,7 @@ _AROUND = "file read fault"
 """The kind of event that maps neighbours too."""
 
 
-def tell_vma(vma: VmaRow | None) -> str:
+def describe_vma(vma: VmaRow | None) -> str:
     """A VMA as a line of `/proc/PID/maps`."""
     if vma is None:
         return "no VMA"
@@ -31,7 +31,7 @@ def tell_vma(vma: VmaRow | None) -> str:
     return f"{span} {vma.perms} {vma.offset:08x} {vma.name}".rstrip()
 
 
-def tell_page(side: Side, process: int, vpage: int) -> str:
+def describe_page(side: Side, process: int, vpage: int) -> str:
     """The page's VMA and frame, and the last event that touched it if events are known."""
     vma = _vma_at(side, process, vpage)
     pages = side.pages[process]
@@ -40,18 +40,18 @@ def tell_page(side: Side, process: int, vpage: int) -> str:
         what = "not present"
     else:
         dirty = "dirty" if pages.flags[at] & np.uint16(PageFlags.DIRTY) else "clean"
-        what = f"{_tell_frame(side, process, at)}, {dirty}"
+        what = f"{_describe_frame(side, process, at)}, {dirty}"
     event = _last_event(side, process, vpage)
-    return f"{what}; in {tell_vma(vma)}" + (f"; {event}" if event else "")
+    return f"{what}; in {describe_vma(vma)}" + (f"; {event}" if event else "")
 
 
-def _tell_frame(side: Side, process: int, at: int) -> str:
+def _describe_frame(side: Side, process: int, at: int) -> str:
     pages = side.pages[process]
     kind = FrameKind(int(pages.kind[at]))
     number = f" {int(pages.frame[at])}" if pages.frame[at] else ""
     if kind is FrameKind.FILE:
         file = int(pages.file[at])
-        path = side.paths[file] if file >= 0 else "a file that is not told"
+        path = side.paths[file] if file >= 0 else "an unknown file"
         return f"page {int(pages.index[at])} of {path} (frame{number})"
     return _KIND_WORDS[kind] + (f" ({number.strip()})" if number else "")
 
@@ -70,7 +70,7 @@ def _last_event(side: Side, process: int, vpage: int) -> str:
     mine = [event for event in side.snapshot.events if event.pid == side.pids[process]]
     here = [event for event in mine if event.address >> PAGE_SHIFT == vpage]
     if here:
-        return " ".join(_tell_event(here[-1]))
+        return " ".join(_describe_event(here[-1]))
     around = [
         event
         for event in mine
@@ -79,10 +79,10 @@ def _last_event(side: Side, process: int, vpage: int) -> str:
     if not around or side.pages[process].find(vpage) < 0:
         return ""
     where = f"{around[-1].address >> PAGE_SHIFT << PAGE_SHIFT:x}"
-    return f"mapped around {where} by " + " ".join(_tell_event(around[-1]))
+    return f"mapped around {where} by " + " ".join(_describe_event(around[-1]))
 
 
-def _tell_event(event: Event) -> Iterator[str]:
+def _describe_event(event: Event) -> Iterator[str]:
     yield f"event {event.order}: {event.kind}"
     if event.ip:
         yield f"at ip {event.ip:x}"

@@ -1,6 +1,6 @@
 """Recording the truth: live runs of some groups, each one seen twice.
 
-The kernel's own result varies a little (`group.Options.attempts` says why). A recording is
+The kernel's own result varies a little (`group.Options.attempts` explains why). A recording is
 compared with for years, so a group is run until two of its runs agree in every respect, and
 what they agree in is recorded. The model has no part in it.
 """
@@ -30,7 +30,7 @@ def record(
 ) -> Recording:
     """Run every group live, and return what the kernel had in memory for them.
 
-    `keep` says of which mapped files the recording has the contents too. `on_result` is called
+    `keep` selects the mapped files whose contents the recording has too. `on_result` is called
     as each group is recorded. Raises `SamepageError` if a group cannot be run, if no two
     of its runs agree, or if the kernel shows no frame numbers.
     """

@@ -13,7 +13,7 @@ import pytest
 
 from samepage.cli.main import run
 from samepage.demo.programs import choose
-from samepage.demo.story import tell_story
+from samepage.demo.story import make_story
 from samepage.live.cached_frames import why_no_frames
 
 PROGRAM = [sys.executable, "-c", "from samepage.cli.main import main; main()", "demo"]
@@ -137,7 +137,7 @@ def test_the_second_act_knows_every_name(story: Any) -> None:
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "/no/such/compiler")
-    story = tell_story(live=False)
+    story = make_story(live=False)
     assert len(story.acts) == 1
     assert story.skipped == ["The second act needs a C compiler, and there is none (cc)."]
 
@@ -239,7 +239,7 @@ def test_each_other_pair_tells_the_story_too(number: int, monkeypatch: pytest.Mo
         pytest.skip(f"{pair[0][0]} or {pair[1][0]} is not here")
     monkeypatch.setattr(programs, "_PAIRS", (pair,))
     monkeypatch.setenv("CC", "/none")
-    story = tell_story(live=not NO_LIVE)
+    story = make_story(live=not NO_LIVE)
     act = story.acts[0]
     for evidence in (act.model, act.live):
         if evidence is None:

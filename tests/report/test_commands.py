@@ -85,7 +85,7 @@ def test_report_writes_a_file(saved: str, tmp_path: pathlib.Path) -> None:
         ),
         (
             ["diff", "/", "/", "-o", "x.html"],
-            "samepage: cannot tell the format of x.html: use .txt",
+            "samepage: unknown format of x.html: use .txt",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_the_suffix_tells_the_format(tmp_path: pathlib.Path) -> None:
     assert choose("x.d/", None, REPORTS) is SNAPSHOT
     assert choose("x.prom", None, REPORTS) is PROMETHEUS
     assert choose("x.json", "prometheus", REPORTS) is PROMETHEUS
-    with pytest.raises(SamepageError, match=r"cannot tell the format of x\.pdf"):
+    with pytest.raises(SamepageError, match=r"unknown format of x\.pdf"):
         choose("x.pdf", None, REPORTS)
-    with pytest.raises(SamepageError, match=r"cannot tell the format of x: use \.txt \.json$"):
+    with pytest.raises(SamepageError, match=r"unknown format of x: use \.txt \.json$"):
         choose("x", None, TEXT_OR_JSON)

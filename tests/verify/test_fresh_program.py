@@ -8,7 +8,7 @@ import pytest
 
 from samepage.lab.environment import ENVIRONMENT
 from samepage.verify.group import Options, Outcome, verify_group
-from samepage.verify.lines import tell_record
+from samepage.verify.lines import record_lines
 from samepage.verify.record import to_record
 from tests.verify.test_subset import WHY_NOT
 
@@ -56,7 +56,7 @@ def test_a_fresh_program_with_nameless_files_agrees(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-w", "-O1", tmp_path / "fresh.c", "-o", program], check=True)
     verdict = verify_group([[program]], Options(ENVIRONMENT, timeout=60, attempts=3))
     if verdict.outcome is not Outcome.AGREES:
-        pytest.fail("\n".join(tell_record(to_record(verdict), shown=3)), pytrace=False)
+        pytest.fail("\n".join(record_lines(to_record(verdict), shown=3)), pytrace=False)
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -19,7 +19,7 @@ from samepage.lab.scenario import Scenario
 from samepage.lab.side import observe
 from samepage.verify import truth
 from samepage.verify.group import Options, Outcome, judge, verify_group
-from samepage.verify.lines import tell_record
+from samepage.verify.lines import record_lines
 from samepage.verify.record import to_record
 from tests.verify.test_subset import WHY_NOT
 
@@ -46,7 +46,7 @@ def test_the_model_has_the_memory_that_was_recorded(name: str, commands: Command
     if verdict.outcome is Outcome.UNTRIED and "is another file here" in verdict.reason:
         pytest.skip(verdict.reason)
     if verdict.outcome is not Outcome.AGREES:
-        pytest.fail("\n".join(tell_record(to_record(verdict), shown=3)), pytrace=False)
+        pytest.fail("\n".join(record_lines(to_record(verdict), shown=3)), pytrace=False)
 
 
 def test_there_is_a_recording_of_each_kind() -> None:

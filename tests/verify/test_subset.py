@@ -19,7 +19,7 @@ from samepage.lab.scenario import Scenario
 from samepage.lab.side import observe
 from samepage.verify.corpus import read_corpus
 from samepage.verify.group import Options, Outcome, verify_group
-from samepage.verify.lines import tell_record
+from samepage.verify.lines import record_lines
 from samepage.verify.record import to_record
 
 SUBSET = read_corpus(str(Path(__file__).with_name("subset.txt")))
@@ -53,7 +53,7 @@ def test_the_model_has_the_memory_that_the_kernel_has(commands: Commands) -> Non
             pytest.skip(error.message)
     verdict = verify_group(commands, Options(ENVIRONMENT, timeout=60, timeline=True, attempts=5))
     if verdict.outcome is not Outcome.AGREES:
-        pytest.fail("\n".join(tell_record(to_record(verdict), shown=3)), pytrace=False)
+        pytest.fail("\n".join(record_lines(to_record(verdict), shown=3)), pytrace=False)
 
 
 def test_the_subset_has_forty_groups() -> None:

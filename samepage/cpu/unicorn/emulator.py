@@ -394,7 +394,7 @@ class Emulator:
 
     def request_stop(self) -> None:
         """From another thread: make `run` return at the start of the next block of code, so
-        that the registers are right and the program can go on later."""
+        that the registers are right and the program can continue later."""
         with self._mode:
             self._stop_requested.value = 1
             if self._no_exit_request.value:

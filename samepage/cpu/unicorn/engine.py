@@ -395,7 +395,7 @@ class UnicornEngine:
         return True
 
     def _stop_filling(self, stop: CpuStop) -> bool:
-        """Make `run` return for this reason, before the access; False says so to Unicorn."""
+        """Make `run` return for this reason, before the access; False is the answer to Unicorn."""
         self._stop = stop
         self._emulator.stop()
         return False

@@ -1,6 +1,6 @@
 """Where the operands of an instruction lie in memory.
 
-Unicorn tells the page of a page fault, the hardware the address (CR2). What a program gets
+Unicorn reports the page of a page fault, the hardware the address (CR2). What a program gets
 as `si_addr` is therefore worked out from the instruction: the operand that begins in the
 page is the one at fault, at its first byte; one that begins before it is at fault at the
 page's first byte. So no operand's size is needed. Only the registers of 64-bit mode count,

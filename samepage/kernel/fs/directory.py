@@ -131,7 +131,7 @@ class Directory(DirectoryBase):
         self.touch()
 
     def _count_subdirectory(self, step: int) -> None:
-        if self.nlink >= 2:  # some host file systems always say 1
+        if self.nlink >= 2:  # some host file systems always report 1
             self.nlink += step
 
     def is_empty(self) -> bool:

@@ -76,7 +76,7 @@ class FileLocks:
         self._flocks[file] = kind
 
     def conflict(self, wanted: RecordLock) -> RecordLock | None:
-        """The first lock that stands in the way (F_GETLK)."""
+        """The first lock that conflicts (F_GETLK)."""
         return next((held for held in self._records if held.conflicts(wanted)), None)
 
     def set(self, wanted: RecordLock) -> None:

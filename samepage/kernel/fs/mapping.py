@@ -1,6 +1,6 @@
 """The content of regular files, as the page cache sees it (`struct address_space`).
 
-Three kinds of storage stand behind a page that is not cached:
+A page that is not cached comes from one of three kinds of storage:
 
 - `HostMapping`: a host file, read-only. Nothing is read before a page is asked for.
 - `CopiedMapping`: a file that was copied up. It is a new set of pages; those that were not

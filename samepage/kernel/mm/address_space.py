@@ -139,7 +139,7 @@ class Layout:
 class Limits:
     """What a process may take: its `RLIMIT_*` in bytes, and the system's own bounds.
 
-    `privileged` stands for CAP_IPC_LOCK: memory may be locked beyond `memlock`. Nothing is
+    `privileged` is CAP_IPC_LOCK: memory may be locked beyond `memlock`. Nothing is
     mapped below `min_address`, which is the sysctl vm.mmap_min_addr, or 0 with CAP_SYS_RAWIO.
     """
 

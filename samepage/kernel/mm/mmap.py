@@ -1,6 +1,6 @@
 """System calls that make and remove mappings: mmap, munmap, brk.
 
-None of them gives memory; they only say what a range means, unless the memory is locked or
+None of them gives memory; they only define what a range means, unless the memory is locked or
 MAP_POPULATE asks for it. Checks come in Linux's order (mm/mmap.c and mm/vma.c of 6.18),
 since the errno depends on it.
 """
@@ -71,7 +71,7 @@ def do_mmap(
     """Map `length` bytes and return the address; no page becomes present.
 
     `prot` and `flags` are `Prot` and `MapFlags` bits. `file` is the content of a file, `offset`
-    its byte offset, `path` what /proc/PID/maps shows; `may_read` and `may_write` say what it
+    its byte offset, `path` what /proc/PID/maps shows; `may_read` and `may_write` are what it
     was opened for. `filp` is the open file description: only mappings through the same one
     merge. One without a `file` cannot be mapped, except with `zero_device`: that is /dev/zero.
     Without both the memory is anonymous.

@@ -218,7 +218,7 @@ class PageCache:
                 self._frames.put(pfn)
 
     def _read_ahead(self, inode: MappedFile, index: int, stop: int, ra: FileRa | None) -> None:
-        """Get page `index` for `read`, which will go on up to `stop`."""
+        """Get page `index` for `read`, which will continue up to `stop`."""
         if inode.shmem:
             self.load(inode, [index], index)
         elif self._warm(inode, index):

@@ -1,4 +1,4 @@
-"""Where a new mapping goes if the program does not say: `get_unmapped_area`.
+"""Where a new mapping goes if the program gives no address: `get_unmapped_area`.
 
 The highest gap below `mmap_base` that fits (`arch_get_unmapped_area_topdown`); if there is
 none, the lowest above the bottom-up base. A stack keeps its guard gap below it free.

@@ -79,7 +79,7 @@ class AnonVma:
 class Vma:
     """Addresses from `start` up to `end` (bytes, page-aligned).
 
-    `file` and `pgoff` (pages) say what backs it; without a file it is anonymous, and
+    `file` and `pgoff` (pages) are what backs it; without a file it is anonymous, and
     `pgoff` is the page number of its first address when it was made. `filp` is the
     open file description: mappings of one inode by two `open`s do not merge.
     `special` names pages that the kernel installs: `[vdso]`, `[vvar]`. `anon_vma` is set

@@ -25,7 +25,7 @@ from samepage.records import record
 
 @record
 class MergeRequest:
-    """What a range would be if it stood alone (`vma_merge_struct`).
+    """What a range would be if it were alone (`vma_merge_struct`).
 
     `vma` has the flags, file, offset and anon_vma of the range; it is not, or not yet, in
     the address space unless `middle` names the VMA that it is a part of. `copied_from` is
@@ -54,7 +54,7 @@ def _anon_vma_allows(mm: AddressSpace, target: Vma, request: MergeRequest) -> bo
 
 
 def _continues(lower: Vma, upper: Vma) -> bool:
-    """Flags, file and offset go on from one to the other."""
+    """Flags, file and offset continue from one to the other."""
     return (
         lower.end == upper.start
         and lower.flags == upper.flags

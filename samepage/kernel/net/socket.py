@@ -38,7 +38,7 @@ class Message:
 
 class Socket(OpenFile):
     """An open socket. What its family does not have answers EOPNOTSUPP, as the `sock_no_*` do
-    that stand in Linux's `proto_ops`; where a call would wait, it answers EAGAIN."""
+    of Linux's `proto_ops`; where a call would wait, it returns EAGAIN."""
 
     seekable = False
     pollable = True

@@ -42,7 +42,7 @@ _WORD = (1 << 64) - 1
 
 
 class BadExecutable(SysError):
-    """The file cannot be executed; `reason` says why in words."""
+    """The file cannot be executed; `reason` is the reason in words."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(number)

@@ -138,7 +138,7 @@ def _notify_parent(process: Process) -> None:
 
 
 def _clear_child_tid(task: Task) -> None:
-    """Tell a joining thread that this one is gone (`mm_release`)."""
+    """Wake the thread that joins this one (`mm_release`)."""
     address, task.clear_child_tid = task.clear_child_tid, 0
     if address and task.mm.users + len(task.process.threads) > 2:
         try:

@@ -48,7 +48,7 @@ def lock(
                 raise SysError(errno.ETIMEDOUT)
             yield Wait(deadline)
     except Interrupted:
-        raise SysError(errno.ERESTART) from None  # whatever the handler's SA_RESTART says
+        raise SysError(errno.ERESTART) from None  # whether or not the handler has SA_RESTART
     finally:
         if not waiter.owns:
             _leave(task, key, waiter)

@@ -1,4 +1,4 @@
-"""Restartable sequences: the area in which the kernel tells a thread its CPU (rseq(2)).
+"""Restartable sequences: the area in which the kernel publishes a thread's CPU (rseq(2)).
 
 Each time a thread that has one comes back to user mode after it had lost the CPU, the
 kernel writes to the area (`__rseq_handle_notify_resume` in kernel/rseq.c). The write is an
@@ -12,7 +12,7 @@ from samepage.kernel.mm.uaccess import copy_to_user
 from samepage.kernel.process.task import Task
 
 _RSEQ_CS = 8
-"""Where the pointer to the critical section is: cleared, as nobody is inside of one."""
+"""Where the pointer to the critical section is: cleared, as no thread is inside of one."""
 
 
 def handle_notify_resume(task: Task) -> None:

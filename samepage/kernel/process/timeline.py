@@ -27,8 +27,8 @@ class TimelineEvent:
     """One event of the memory's history.
 
     `ip` is the instruction at which it happened, 0 if no program's instruction led to it.
-    `code` and `file` say what was mapped at `ip` and at the event's address: what it was
-    then, for the mapping may be gone, or another one, when somebody asks.
+    `code` and `file` are what was mapped at `ip` and at the event's address: what it was
+    then, for the mapping may be gone, or another one, when the event is read.
     """
 
     pid: int

@@ -13,7 +13,7 @@ it needs, and is attached to a machine's `Tracers`:
 A process that `stop` holds is in a tracing stop, and does not run until `resume`. One that
 is held in `on_exit` ends all the same, as far as others can see: its files are closed, its
 parent gets its signal. But it keeps its memory as its last instruction left it, as if it
-stood at PTRACE_EVENT_EXIT, until `process.exit.release_memory`.
+was stopped at PTRACE_EVENT_EXIT, until `process.exit.release_memory`.
 """
 
 from __future__ import annotations

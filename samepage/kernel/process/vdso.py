@@ -2,7 +2,7 @@
 
 The image is one of a Linux kernel, by default the host's (`samepage.kernel.vdso_image`), so that
 a program finds the same symbols, and touches the same pages of it, as natively. Its functions
-read the time from the `[vvar]` pages. Ours say that there is no usable clock source
+read the time from the `[vvar]` pages. Ours have no usable clock source
 (VDSO_CLOCKMODE_NONE): `clock_gettime` then falls back to the system call. Only the coarse
 clocks and `time`, which need no clock source, are answered from `[vvar]`; the kernel
 keeps those words up to date (`update_vsyscall`).

@@ -51,7 +51,7 @@ def sys_process_madvise(
 
 
 def _memory_of(task: Task, pidfd: int) -> AddressSpace:
-    """The memory of the process that a descriptor stands for (`pidfd_get_task`,
+    """The memory of the process that a descriptor refers to (`pidfd_get_task`,
     `mm_access`). Raises `SysError` with EBADF, ESRCH or EPERM."""
     if pidfd in _PIDFD_SELF:
         return task.mm

@@ -19,7 +19,7 @@ _FUTEX_PRIVATE, _FUTEX_REALTIME = 128, 256
 _LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _LOCK_PI2 = 6, 7, 8, 13
 _WAIT, _WAKE, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_BITSET, _WAKE_BITSET = 0, 1, 3, 4, 5, 9, 10
 _WITH_CLOCK = (_WAIT_BITSET, _LOCK_PI2)
-"""The commands that FUTEX_CLOCK_REALTIME may stand with."""
+"""The commands that FUTEX_CLOCK_REALTIME may be combined with."""
 _FUTEX2_U32, _FUTEX2_PRIVATE = 2, 128
 _WAITV = struct.Struct("<QQII")
 """`struct futex_waitv`: value, address, flags, nothing."""

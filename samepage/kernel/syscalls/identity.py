@@ -274,7 +274,7 @@ def sys_setsid(task: Task) -> int:
 
 @syscall(Sys.GETRUSAGE)
 def sys_getrusage(task: Task, who: I32, address: int) -> int:
-    """`getrusage(2)`; RUSAGE_THREAD tells of the whole process."""
+    """`getrusage(2)`; RUSAGE_THREAD reports the whole process."""
     if who not in (-1, 0, 1):
         raise SysError(errno.EINVAL)
     usage = usage_of(task.process) if who >= 0 else task.process.children_usage

@@ -12,7 +12,7 @@ from samepage.kernel.process.task import Process, Task
 from samepage.kernel.syscalls.table import I32, U32, syscall
 
 _NR_OPEN = 1 << 20
-"""`fs.nr_open`: what nobody may exceed."""
+"""`fs.nr_open`: the limit that no process may exceed."""
 
 
 def find_process(task: Task, pid: int) -> Process:

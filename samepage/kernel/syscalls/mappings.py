@@ -50,7 +50,7 @@ def sys_pkey_mprotect(task: Task, address: int, length: int, prot: int, key: I32
 
 @syscall(Sys.PKEY_ALLOC, Sys.PKEY_FREE)
 def sys_pkey_alloc(task: Task) -> int:
-    """`pkey_alloc(2)`, `pkey_free(2)`: the CPU has no protection keys, and Linux tells that
+    """`pkey_alloc(2)`, `pkey_free(2)`: the CPU has no protection keys, and Linux reports that
     by EINVAL (`execute_only_pkey`, `mm_pkey_alloc` on x86)."""
     raise SysError(errno.EINVAL)
 

@@ -1,5 +1,5 @@
 """System calls on NUMA policies. The machine has one node, so that every policy has the same
-effect; what a thread has set is checked and told as `mm/mempolicy.c` does it.
+effect; what a thread has set is checked and reported as `mm/mempolicy.c` does it.
 
 `mbind` is not there: it would give VMAs a policy, by which they split and merge.
 """
@@ -87,7 +87,7 @@ def sys_get_mempolicy(
     """`get_mempolicy(2)`."""
     if (mask and not max_node) or flags & ~(_F_NODE | _F_ADDR | _F_MEMS_ALLOWED):
         raise SysError(errno.EINVAL)
-    mode, nodes = _told(task, address, flags)
+    mode, nodes = _policy_at(task, address, flags)
     if mode_at:
         put_u32(task.mm, mode_at, mode)
     if mask:
@@ -95,7 +95,7 @@ def sys_get_mempolicy(
     return 0
 
 
-def _told(task: Task, address: int, flags: int) -> tuple[int, int]:
+def _policy_at(task: Task, address: int, flags: int) -> tuple[int, int]:
     """The mode or node, and the set of nodes (`do_get_mempolicy`)."""
     policy = task.memory_policy
     if flags & _F_MEMS_ALLOWED:

@@ -158,10 +158,10 @@ def sys_select(
     if timeout:
         deadline = task.kernel.clock.monotonic() + read_timeval(task, timeout)
     wait = _select(task, n, (reads, writes, excepts), deadline)
-    return _tell_time_left(task, wait, deadline, timeout, pack_timeval)
+    return _store_time_left(task, wait, deadline, timeout, pack_timeval)
 
 
-def _tell_time_left(
+def _store_time_left(
     task: Task,
     wait: Generator[Wait, None, int],
     deadline: int | None,
@@ -188,7 +188,7 @@ def sys_pselect6(
     if sigmask:
         set_mask(task, *get_struct(task.mm, sigmask, "<QQ"))
     wait = with_mask(task, _select(task, n, (reads, writes, excepts), deadline))
-    return _tell_time_left(task, wait, deadline, timeout, pack_timespec)
+    return _store_time_left(task, wait, deadline, timeout, pack_timespec)
 
 
 def _select(

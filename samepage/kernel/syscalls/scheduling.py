@@ -1,5 +1,5 @@
 """System calls on scheduling. There is one CPU and no priorities: policies and nice values
-are remembered and told, and change nothing else."""
+are stored and reported, and change nothing else."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def sys_rt_tgsigqueueinfo(task: Task, pid: I32, tid: I32, signal: I32, info: int
 
 
 def _read_siginfo(task: Task, target: Process, signal: int, address: int) -> SigInfo:
-    """What a program wants a signal to carry; only the kernel may say that it is from the
+    """What a program wants a signal to carry; only the kernel may claim that it is from the
     kernel, or from `kill`. Raises `SysError` with EFAULT or EPERM."""
     _, _, code, _, sender, uid, value = get_struct(task.mm, address, SIGINFO)
     if (code >= 0 or code == SI_TKILL) and target is not task.process:

@@ -2,7 +2,7 @@
 
 A handler is declared with `@syscall(Sys.NAME)` in one of the modules of this package. Its
 first parameter is the task; the others get the raw registers, converted as their
-annotations say: `I32`, `U32` and `I64` are what C's `int`, `unsigned` and `long` are, and
+annotations request: `I32`, `U32` and `I64` are what C's `int`, `unsigned` and `long` are, and
 a plain `int` is the unsigned 64-bit value (a pointer or a `size_t`).
 
 A handler returns a non-negative int, raises `SysError`, or is a generator that yields

@@ -61,7 +61,7 @@ _RSEQ_MIN_SIZE = 32
 
 @syscall(Sys.RSEQ)
 def sys_rseq(task: Task, address: int, size: U32, flags: I32, signature: U32) -> int:
-    """`rseq(2)`: the kernel tells the thread its CPU, which is 0 always."""
+    """`rseq(2)`: the kernel publishes the thread's CPU, which is always 0."""
     if flags & 1:
         task.rseq_area = 0
         return 0

@@ -106,7 +106,7 @@ def _copy(source: AddressSpace, sources: _Parts, target: AddressSpace, targets: 
 
 
 def _pieces(sources: _Parts, targets: _Parts) -> Iterator[tuple[int, int, int]]:
-    """(from, to, length) for two vectors laid beside each other, cut where either goes on to
+    """(from, to, length) for two vectors laid beside each other, cut where either moves on to
     another part or page."""
     left, right = deque(sources), deque(targets)
     while left and right:

@@ -3,7 +3,7 @@
 It does what glibc's `dlopen` does, by the same steps and system calls, except where only
 ld.so itself could: it cannot hand out thread-local storage, which is ld.so's to allocate
 for every thread, and nothing it loads is in ld.so's lists, so that `dladdr` and
-`dl_iterate_phdr` do not know of it (the unwinder is told separately). A library that
+`dl_iterate_phdr` do not know of it (the unwinder is informed separately). A library that
 needs more than this gives is refused with the reason, before any of its code has run.
 
 Nothing of the library is touched that relocation does not touch, until the first of its
@@ -16,7 +16,7 @@ library to the global scope of later `dlopen` calls. Everything is bound at once
 
 So is the end of a library (`_dl_close_worker`): each `Library` counts once, and what no
 open one needs, or is bound to, is unmapped. What defines a unique symbol (STB_GNU_UNIQUE)
-stays, as objects that nobody knows of may have its address.
+stays, as unknown objects may have its address.
 """
 
 import ctypes
@@ -114,7 +114,7 @@ class Library:
         return self[name]
 
     def __getitem__(self, name: str) -> Any:
-        """The C function `name`; it returns an int until its `restype` says otherwise."""
+        """The C function `name`; it returns an int until its `restype` is set otherwise."""
         if name not in self._functions:
             prototype = ctypes.CFUNCTYPE(ctypes.c_int)
             self._functions[name] = prototype(self.address_of(name))
@@ -282,7 +282,7 @@ class Process:
         return found
 
     def _find(self, name: str, load: bool) -> LinkMap:
-        """The object that `name` stands for, if it is one of the program's own libraries,
+        """The object that `name` names, if it is one of the program's own libraries,
         or one that we have loaded; otherwise it is mapped, if we may `load` it. One that an
         extension module has brought along is not touched: both share the file's pages.
         """
@@ -342,7 +342,7 @@ class Process:
             link.relocated = True
 
     def _register_unwinding(self, link: LinkMap) -> None:
-        """Tell libgcc's unwinder of the library's frames, if C++ or alike is in use."""
+        """Register the library's frames with libgcc's unwinder, if C++ or the like is in use."""
         header = link.object.elf.segment(SegmentType.GNU_EH_FRAME)
         register = self._unwinder("__register_frame")
         if header is None or register is None:

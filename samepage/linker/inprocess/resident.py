@@ -1,6 +1,6 @@
 """Which pages of a library are in memory in this process, and which of them are copies.
 
-/proc/self/pagemap tells both without privileges; frame numbers are not needed.
+/proc/self/pagemap shows both without privileges; frame numbers are not needed.
 """
 
 import struct

@@ -13,7 +13,7 @@ must be there as code. It is one page, with the tables that it reads behind it:
                 undefined weak variable (`_dl_tlsdesc_return`, `_dl_tlsdesc_undefweak`)
     undefined   writes a message and exits: what a call of an undefined function comes to
 
-The bytes are written out; beside each stands the instruction.
+The bytes are written out; beside each is the instruction.
 """
 
 import struct

@@ -199,7 +199,7 @@ class LdsoState:
         vdso = self._vdso
         order = [program, *([vdso] if vdso else [])]
         order += [link for link in self._result.maps if link not in (program, ldso)]
-        # ld.so's own map stands where libraries first needed it.
+        # ld.so's own map lies where libraries first needed it.
         wanted = [link for link in self._result.search_list if link is not program]
         following = wanted[wanted.index(ldso) + 1 :]
         place = min((order.index(link) for link in following), default=len(order))

@@ -1,7 +1,7 @@
 """From a fresh `execve` to a linked program: what ld.so's `dl_main` does, step by step.
 
 The order is ld.so's, since the addresses that the kernel gives depend on it. After `start`
-the thread stands at the first instruction of our own code, which calls the constructors
+the thread is at the first instruction of our own code, which calls the constructors
 and enters the program when the machine runs it.
 
 What the libc of the program expects of its loader decides what else is set up: a program
@@ -158,12 +158,12 @@ class BuiltinLoader:
                 f"{name}: auditors need ld.so itself; run the program without --loader builtin", 2
             )
         for warning in result.warnings:
-            self._say(warning_line(self.name, program.name, warning, self._config))
+            self._print(warning_line(self.name, program.name, warning, self._config))
         for link in result.search_list:
             read_tables(self.memory, link)
         return result
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         """Write a line to the program's stderr."""
         text = os.fsencode(line + "\n")
         with contextlib.suppress(OSError):
@@ -272,7 +272,7 @@ class BuiltinLoader:
         return calls
 
     def functions(self, link: LinkMap, single: Tag | None, array: Tag) -> list[int]:
-        """The functions of DT_INIT and DT_INIT_ARRAY (or alike), as they are in memory."""
+        """The functions of tag `single` and of the array of tag `array`, as they are in memory."""
         dynamic = link.object.dynamic
         found = []
         if single is not None and dynamic.get(single):

@@ -51,7 +51,7 @@ class UserSide:
         yield
 
     def jump(self, address: int) -> None:
-        """Let the thread go on at `address` with the stack that it was started with."""
+        """Let the thread continue at `address` with the stack that it was started with."""
         cpu = self.kernel.cpu
         cpu.write(REG_PC, address)
         cpu.write(REG_SP, self.sp)

@@ -27,7 +27,7 @@ NO_FLAG = Flag(0)
 
 @dataclass(frozen=True, slots=True)
 class EventSpec:
-    """What to record. `sample` says what each record holds; `filter` is a filter of a
+    """What to record. `sample` is what each record holds; `filter` is a filter of a
     tracepoint; `stack` is how many bytes of user stack to copy (a multiple of 8), with
     the user registers in the mask `registers`."""
 

@@ -1,4 +1,4 @@
-"""/proc: what the model tells about itself, in Linux's own formats.
+"""/proc: what the model reports about itself, in Linux's own formats.
 
 - `view`: what the kernel must provide. `nodes`: files whose text is made when read.
 - `root`: the root. `fixed`: what is always in it. `process`: /proc/PID.

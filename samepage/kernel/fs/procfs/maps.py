@@ -48,7 +48,7 @@ def vma_records(
     mm: AddressSpace, show: Callable[[AddressSpace, Vma], str]
 ) -> Callable[[int], tuple[bytes, int] | None]:
     """A record for each VMA (`m_start`, `m_next`): the position is an address, so that a
-    reader goes on where it was, whatever was mapped meanwhile. Memory that is gone, as at
+    reader continues where it was, whatever was mapped meanwhile. Memory that is gone, as at
     `execve`, has none."""
 
     def next_record(position: int) -> tuple[bytes, int] | None:

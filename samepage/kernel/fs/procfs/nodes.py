@@ -17,7 +17,7 @@ from samepage.kernel.fs.path import Path
 
 
 class TextNode(Inode):
-    """A file of text; `store` takes what is written (None: EIO, as Linux says)."""
+    """A file of text; `store` takes what is written (None: EIO, as on Linux)."""
 
     def __init__(
         self, sb: Superblock, mode: int, store: Callable[[bytes], None] | None = None
@@ -159,7 +159,7 @@ class ProcDirectory(DirectoryBase):
 class NumberDirectory(ProcDirectory):
     """A directory whose entries are numbers that come and go: descriptors, tasks.
 
-    `numbers` lists them, `make` makes the inode of one. An inode is kept while `key` says
+    `numbers` lists them, `make` makes the inode of one. An inode is kept while `key` shows
     that it is the same thing (another open file on the same descriptor is not).
     """
 

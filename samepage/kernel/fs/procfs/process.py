@@ -170,7 +170,7 @@ def _cmdline(process: ProcessView) -> bytes:
     layout = mm.layout
     text = maps.peek(mm, layout.arg_start, layout.arg_end)
     if text and not text.endswith(b"\0") and layout.env_start == layout.arg_end:
-        # setproctitle() wrote over the end: one string, which may go on in the environment.
+        # setproctitle() wrote over the end: one string, which may continue into the environment.
         text = maps.peek(mm, layout.arg_start, layout.env_end).partition(b"\0")[0]
     return text
 

@@ -1,6 +1,6 @@
 """The root of /proc.
 
-What is in it is made, and the code for it imported, when somebody looks into it: most
+What is in it is made, and the code for it imported, at the first lookup: most
 programs never do.
 """
 
@@ -29,7 +29,7 @@ class ProcFs:
         self.root = RootDirectory(self, sb, mounts)
 
     def current(self) -> tuple[int, int]:
-        """The pid and tid of who runs, 0 if nobody does."""
+        """The pid and tid of the running task, 0 if there is none."""
         if self.kernel is None:
             return 0, 0
         return self.kernel.current_pid, self.kernel.current_tid

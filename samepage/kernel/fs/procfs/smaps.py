@@ -113,7 +113,7 @@ def _line(name: str, size: int) -> str:
 
 
 def _figures(mm: AddressSpace, stats: MemSizeStats, *, rollup: bool) -> str:
-    """`__show_smap`. With `rollup` it tells the kinds of PSS as well."""
+    """`__show_smap`. With `rollup` it prints the kinds of PSS as well."""
     shown = [("Rss", stats.resident), ("Pss", stats.pss >> PSS_SHIFT)]
     shown += [("Pss_Dirty", stats.pss_dirty >> PSS_SHIFT)]
     if rollup:
@@ -144,7 +144,7 @@ def _figures(mm: AddressSpace, stats: MemSizeStats, *, rollup: bool) -> str:
 
 
 def smaps_entry(mm: AddressSpace, vma: Vma) -> str:
-    """What /proc/PID/smaps says of one VMA (`show_smap`)."""
+    """The lines of one VMA in /proc/PID/smaps (`show_smap`)."""
     flags = "".join(f"{name} " for flag, name in MNEMONICS.items() if vma.flags & flag)
     parts = [
         map_line(mm, vma),

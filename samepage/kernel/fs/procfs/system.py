@@ -194,7 +194,7 @@ def loadavg(kernel: KernelView) -> str:
 
 
 def version() -> str:
-    """The version that uname tells."""
+    """The version that uname reports."""
     host = os.uname()
     return f"Linux version {host.release} (samepage@model) {host.version}\n"
 

@@ -13,7 +13,7 @@ from samepage.kernel.mm.page_cache import PageCache
 
 class ProcessView(Protocol):
     """One process. Once it is a zombie (`exited`), `mm` is None, it has no file open, and
-    what `fs` says is not shown. `policy` is the scheduling policy with its real-time
+    what `fs` excludes is not shown. `policy` is the scheduling policy with its real-time
     priority. `tids` are those of its threads, of a zombie the pid. `state` is R, S, T, t or
     Z; times are in ns, `start_time_ns` since boot; masks have bit n-1 for signal n."""
 
