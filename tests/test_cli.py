@@ -31,7 +31,7 @@ def test_a_bug_of_ours_is_one_line_too(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("run", "PROGRAM"),
         ("run --nosuch true", "--nosuch"),
@@ -43,17 +43,17 @@ def test_a_bug_of_ours_is_one_line_too(capsys, monkeypatch):
         ("rnu true", "did you mean run?"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_status_2(line, told, capsys):
+def test_a_wrong_command_line_is_one_line_and_status_2(line, message, capsys):
     assert run(line.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("samepage: ")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_help_that_says_what_it_does(name, capsys):
+def test_each_command_has_a_help_text(name, capsys):
     assert run([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"usage: samepage {name}")
@@ -115,7 +115,7 @@ def test_options_may_follow_and_part_arguments(capsys):
     assert capsys.readouterr().out.count('"path"') == 2
 
 
-def test_help_tells_the_exit_statuses(capsys):
+def test_help_lists_the_exit_statuses(capsys):
     assert run(["--help"]) == 0
     assert "Exit status: 0; 1 if" in capsys.readouterr().out
     assert run(["run", "--help"]) == 0

@@ -1,4 +1,4 @@
-"""The documents say what is there: examples run, commands, targets, files and links exist."""
+"""The documents are true: examples run, commands, targets, files and links exist."""
 
 import importlib
 import json
@@ -70,7 +70,7 @@ def test_every_package_is_in_the_architecture() -> None:
     assert positions == sorted(positions)
 
 
-def test_what_the_walks_pass_by_is_where_they_say() -> None:
+def test_functions_that_the_walks_name_exist() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     steps = re.findall(r"([A-Za-z_][\w.]*) +((?:\w+/)+\w+\.py) ", text)
     assert len(steps) > 30

@@ -22,7 +22,7 @@ class MappingChange(NamedTuple):
     name: str
     """The file, "[heap]", or "" for memory without a name."""
     start: int
-    """Its address, 0 if the name says all."""
+    """Its address, 0 if the name is enough."""
     before: int
     after: int
     copied: int

@@ -13,7 +13,7 @@ file 2 is shared memory. Pages that are present:
                 0x300  vdso -> 90
     pid 3  c    0x100  copy 0 -> 30    0x101  copy 1 -> 31    0x400  shmem 0 -> 40 (dirty)
 
-Frame 14 is libc 4 in the page cache; nobody maps it. On the whole system frame 11 is mapped
+Frame 14 is libc 4 in the page cache; no process maps it. On the whole system frame 11 is mapped
 10 times, frame 40 is mapped 4 times, and the rest as in the group.
 """
 

@@ -1,6 +1,6 @@
 """The analysis of a live capture against the kernel's own smaps, VMA by VMA.
 
-The processes stand still: a parent and its forked children, stopped. What the kernel and we
+The processes do not run: a parent and its forked children, stopped. What the kernel and we
 look at is then the same, and no page may be off.
 """
 
@@ -26,7 +26,7 @@ shared[: 8 * 4096] = b"s" * 8 * 4096
 private = bytearray(b"p") * (2 << 20)
 untouched = mmap.mmap(-1, 16 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 total = sum(untouched[::4096])
-# Read, then half of it written: the kernel tells how many of these are dirty, but not which.
+# Read, then half of it written: the kernel shows how many of these are dirty, but not which.
 descriptor = os.memfd_create("half")
 os.ftruncate(descriptor, 32 * 4096)
 half = mmap.mmap(descriptor, 32 * 4096)
@@ -79,7 +79,7 @@ def wait_until_stopped(pid: int) -> None:
 def snapshot(stopped: list[int]) -> Snapshot:
     found = capture(stopped)
     if not found.frames_visible:
-        pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
+        pytest.skip("the kernel shows frame numbers only with CAP_SYS_ADMIN")
     return found
 
 

@@ -1,7 +1,7 @@
 """The cost that is read from a file is what the kernel counts in a process.
 
 The oracle: a program that loads the library is held right after relocation, and the
-kernel's pagemap tells which pages of the library are private copies.
+kernel's pagemap shows which pages of the library are private copies.
 """
 
 import os

@@ -72,7 +72,7 @@ def test_a_pid_that_was_given_out_again_is_another_process() -> None:
     assert pids == [(1, 1), (2, None), (None, 2)]
 
 
-def test_start_times_of_two_boots_say_nothing() -> None:
+def test_start_times_of_two_boots_are_not_compared() -> None:
     before, after = started("x", (1, "/a", 10)), started("y", (1, "/a", 30))
     for match in (Match.AUTO, Match.PID):
         (process,) = diff(before, after, match).processes
@@ -99,7 +99,7 @@ def test_pages_at_other_addresses_are_not_compared_by_address() -> None:
     assert file.content_changed
 
 
-def test_a_file_that_nobody_has_any_more_is_lost() -> None:
+def test_a_file_without_mappings_after_is_lost() -> None:
     result = diff(world((1, "/a", [0, 1])), Snapshot.empty("live"))
     (file,) = result.files
     assert file.after == NO_FILE

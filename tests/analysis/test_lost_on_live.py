@@ -55,7 +55,7 @@ def wait_for_libc(pid: int) -> str:
 def test_a_copy_and_a_deleted_libc_are_found(processes: list[int]) -> None:
     snapshot = capture(processes)
     if not snapshot.frames_visible:
-        pytest.skip("the kernel tells frame numbers only with CAP_SYS_ADMIN")
+        pytest.skip("the kernel shows frame numbers only with CAP_SYS_ADMIN")
     found = [lost for lost in lost_sharing(Sharing(snapshot)) if "libc" in lost.name]
     assert len(found) == 1, [file.path for file in snapshot.files]
     (lost,) = found

@@ -51,7 +51,7 @@ def two_files(second: str, *, dev: int = 1, deleted: bool = False, **other: obje
         (two_files("/opt/libx.so"), Cause.COPY),
     ],
 )
-def test_the_cause_is_told(snapshot: Snapshot, cause: Cause) -> None:
+def test_cause_of_lost_sharing(snapshot: Snapshot, cause: Cause) -> None:
     (lost,) = lost_sharing(Sharing(snapshot))
     assert (lost.frames, lost.saved_frames) == (5, 2)
     assert [twin.cause for twin in lost.twins] == [None, cause]
@@ -67,7 +67,7 @@ def test_the_cause_is_told(snapshot: Snapshot, cause: Cause) -> None:
         "/home/me/p/.tox/py311/lib/python3.11/site-packages/x.so",
     ],
 )
-def test_a_virtual_environment_is_told_by_its_name(path: str) -> None:
+def test_a_virtual_environment_is_recognized_by_its_path(path: str) -> None:
     for dev in (1, 2):  # also on a disk of its own
         system = Copy(1, "/usr/lib/python3.11/site-packages/x.so", False, ("",), 1)
         other = Copy(dev, path, False, ("",), 9)
@@ -81,7 +81,7 @@ def test_what_is_only_called_alike_is_a_copy(path: str) -> None:
     assert causes([keep, Copy(1, path, False, ("",), 1)]) == [None, Cause.COPY]
 
 
-def test_another_container_is_told_on_the_same_device_too() -> None:
+def test_another_container_on_the_same_device_is_recognized() -> None:
     keep = Copy(1, "/layers/1/x.so", False, ("docker:1", "docker:2"), 9)
     other = Copy(1, "/layers/2/x.so", False, ("docker:3",), 1)
     assert causes([keep, other]) == [None, Cause.CONTAINER]

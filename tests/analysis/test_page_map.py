@@ -8,7 +8,7 @@ from samepage.snapshot.kinds import FrameKind, PageFlags
 from tests.analysis.sample import sample
 
 
-def test_each_page_of_a_file_is_told() -> None:
+def test_page_map_shows_each_page_of_a_file() -> None:
     maps = page_maps(Sharing(sample()), [0, 1, 2])
     assert maps[0].pages() == [
         FilePage(0, cached=True, mapped=1, copied=0),
@@ -21,7 +21,7 @@ def test_each_page_of_a_file_is_told() -> None:
     assert maps[2].pages() == [FilePage(0, cached=True, mapped=1, copied=0)]
 
 
-def test_copies_are_told_in_runs_and_by_process() -> None:
+def test_copies_are_listed_in_runs_and_by_process() -> None:
     builder = SnapshotBuilder("model")
     file = builder.add_file(1, 1, "/lib/x")
     for pid in (1, 2):
@@ -51,6 +51,6 @@ def test_a_coarser_map_has_the_most_of_each_block() -> None:
     assert libc.coarser(0).pages() == libc.pages()
 
 
-def test_a_file_that_nobody_has_is_an_empty_map() -> None:
+def test_a_file_without_mappings_is_an_empty_map() -> None:
     (empty,) = page_maps(Sharing(Snapshot.empty()), [0]).values()
     assert empty.pages() == empty.coarser(3).pages() == empty.copied_runs() == []

@@ -101,7 +101,7 @@ def test_a_file_knows_who_maps_and_who_copied_it(sharing: Sharing) -> None:
     assert (shm.frames, shm.copied_pages, sharing.degrees[2]) == (1, 0, {1: 1})
 
 
-def test_the_totals_say_what_sharing_saves(sharing: Sharing) -> None:
+def test_totals_of_what_sharing_saves(sharing: Sharing) -> None:
     totals = sharing.totals
     assert totals.processes == 3
     assert totals.virtual_pages == 12 + 11 + 5
@@ -115,7 +115,7 @@ def test_the_totals_say_what_sharing_saves(sharing: Sharing) -> None:
     assert (totals.swapped_pages, totals.copied_pages, totals.unknown_pages) == (1, 3, 0)
 
 
-def test_without_frame_numbers_only_what_is_known_is_told() -> None:
+def test_without_frame_numbers_only_known_sums_are_reported() -> None:
     builder = SnapshotBuilder("live")
     builder.add_process(Process(1))
     builder.add_vma(1, 4096, 5 * 4096, "r--p", 0, -1, "")

@@ -108,7 +108,7 @@ def test_the_areas_lie_in_user_space():
 
 
 @pytest.mark.parametrize("prot", range(8))
-def test_a_new_entry_permits_what_its_protection_says_but_no_write(prot):
+def test_a_new_entry_permits_its_protection_but_no_write(prot):
     entry = mk_pte(PFN, PROTECTION_MAP[prot])
     assert entry != 0
     assert pte_pfn(entry) == PFN

@@ -1,4 +1,4 @@
-"""`link` of several files: trees, what is missing, what is not used, as ldd says it."""
+"""`link` of several files: trees, what is missing, what is not used, compared with ldd."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_unused_libraries_are_those_of_ldd(
     assert len(ours) == 2
 
 
-def test_missing_is_what_ldd_r_says(capsys: pytest.CaptureFixture[str], workshop: Workshop) -> None:
+def test_missing_is_that_of_ldd_r(capsys: pytest.CaptureFixture[str], workshop: Workshop) -> None:
     path = program(workshop)
     assert run(["link", "--missing", path]) == 0
     assert capsys.readouterr().out == ""

@@ -16,13 +16,13 @@ from samepage.report.tables import cell_len
 from tests.live.live_processes import read_smaps
 from tests.live.proc_tree import FILE, PRESENT, ProcTree, maps_line
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 with open("/proc/self/pagemap", "rb") as _pagemap:
     _pagemap.seek(id(object) // 4096 * 8)
     FRAMES_VISIBLE = int.from_bytes(_pagemap.read(8), "little") & ((1 << 55) - 1) != 0
 needs_frames = pytest.mark.skipif(
-    not FRAMES_VISIBLE, reason="the kernel tells frame numbers only with CAP_SYS_ADMIN"
+    not FRAMES_VISIBLE, reason="the kernel shows frame numbers only with CAP_SYS_ADMIN"
 )
 
 
@@ -70,7 +70,7 @@ def test_the_whole_system_fits_80_columns() -> None:
 
 
 def test_live_and_report_of_one_capture_print_the_same(tmp_path: Path) -> None:
-    # A /proc of files stands still: other processes of this machine would not.
+    # A /proc of files does not change: other processes of this machine would not.
     tree = ProcTree(tmp_path / "proc")
     for pid in range(10, 20):
         maps = maps_line(0x400000, 0x403000, "r-xp 00000000 08:01 5 /lib/x.so")
@@ -182,22 +182,22 @@ def test_an_unknown_suffix_is_refused_before_the_work(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sleeper_of_nobody() -> Iterator[int]:
-    with subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY) as process:
+def sleeper_of_other_user() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "1000"], user=OTHER_USER, group=OTHER_USER) as process:
         wait_for_program(process.pid, "sleep")
         yield process.pid
         process.kill()
 
 
-def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+def as_other_user(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command without privileges."""
-    # Everything is imported first: nobody may not be able to read this environment.
+    # Everything is imported first: the other user may not be able to read this environment.
     code = f"""
 import os, samepage.cli.live, samepage.live.capture, samepage.live.smaps
 import samepage.report.json, samepage.report.text, samepage.report.output
 import samepage.report.file_text, encodings.idna, locale
 from samepage.cli.main import main
-os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+os.setgroups([]); os.setgid({OTHER_USER}); os.setuid({OTHER_USER})
 main({list(arguments)!r})
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -207,12 +207,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @needs_root
-def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_said(
-    sleeper_of_nobody: int,
+def test_without_privileges_own_processes_are_shown_and_missing_ones_counted(
+    sleeper_of_other_user: int,
 ) -> None:
-    done = as_nobody("live")
+    done = as_other_user("live")
     assert done.returncode == 0
-    row = next(line for line in done.stdout.splitlines() if f" {sleeper_of_nobody} " in line)
+    row = next(line for line in done.stdout.splitlines() if f" {sleeper_of_other_user} " in line)
     assert row.split()[:2] == ["sleep", "1000"]
     assert row.split()[3] not in ("0", "?")
     assert done.stderr.count("\n") == 1
@@ -222,8 +222,8 @@ def test_without_privileges_the_own_processes_are_shown_and_what_is_missing_is_s
 
 
 @needs_root
-def test_without_privileges_a_report_has_the_kernels_sums(sleeper_of_nobody: int) -> None:
-    document = json.loads(as_nobody("live", str(sleeper_of_nobody), "-f", "json").stdout)
+def test_without_privileges_a_report_has_the_kernels_sums(sleeper_of_other_user: int) -> None:
+    document = json.loads(as_other_user("live", str(sleeper_of_other_user), "-f", "json").stdout)
     (process,) = document["processes"]
     # Who else maps a file's page, and with it Pss, changes with each program that comes or goes.
     for name, theirs in (
@@ -233,13 +233,13 @@ def test_without_privileges_a_report_has_the_kernels_sums(sleeper_of_nobody: int
         ("swapped", "Swap"),
     ):
         assert {vma["start"]: vma[f"{name}_pages"] * 4 for vma in process["vmas"]} == {
-            start: vma[theirs] for start, vma in read_smaps(sleeper_of_nobody).items()
+            start: vma[theirs] for start, vma in read_smaps(sleeper_of_other_user).items()
         }
     parts = ("shared_clean", "shared_dirty", "private_clean", "private_dirty")
     assert process["rss_pages"] == sum(process[f"{part}_pages"] for part in parts)
     assert process["pss_pages"] * 4 == sum(vma["pss_kib"] for vma in process["vmas"])
     assert process["uss_pages"] < process["pss_pages"] < process["rss_pages"]
-    # Nothing is known of frames, so nothing is said to be saved.
+    # Nothing is known of frames, so no saving is reported.
     assert document["totals"]["frames"] == document["totals"]["saved_pages"] == 0
     assert {file["saved_pages"] for file in document["files"]} == {0}
 

@@ -1,4 +1,4 @@
-"""Commands that need the model's processor say so in one line elsewhere."""
+"""Commands that need the model's processor fail with one line elsewhere."""
 
 import os
 

@@ -145,7 +145,7 @@ def test_stop_at_entry_and_main_is_before_the_program_prints() -> None:
         assert done.returncode == 0
 
 
-def test_timeline_tells_events_in_their_order() -> None:
+def test_timeline_lists_events_in_their_order() -> None:
     lines = run("-f", "timeline", "true").stderr.splitlines()
     assert "event" in lines[0]
     assert any("copy-on-write" in line and "libc.so.6" in line for line in lines)

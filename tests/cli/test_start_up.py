@@ -6,7 +6,7 @@ import sys
 
 from samepage.machine.machine import DEBUG_VARIABLE
 
-TELL = """
+RUN = """
 import os, sys
 from samepage.cli.main import run
 status = run(["run", "--quiet", "true"])
@@ -15,7 +15,7 @@ print(*sorted({"typing", "dataclasses", "inspect", "numpy", "rich", "unicorn"} &
 
 
 def test_a_run_without_a_report_imports_nothing_heavy() -> None:
-    command = [sys.executable, "-c", TELL]
+    command = [sys.executable, "-c", RUN]
     env = os.environ | {DEBUG_VARIABLE: ""}
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert result.stdout == "\n"

@@ -136,7 +136,7 @@ async def test_a_file_is_opened_down_to_its_frames(sleepers: list[int]) -> None:
         assert column(app, 0) == [pwd.getpwuid(os.getuid()).pw_name]
 
 
-def test_without_frames_nothing_is_said_of_them(sleepers: list[int]) -> None:
+def test_without_frames_none_are_shown(sleepers: list[int]) -> None:
     snapshot = capture(sleepers)
     frames = snapshot.frames
     snapshot.frames = Frames(*(getattr(frames, name)[:0] for name in fields(frames)))
@@ -200,7 +200,7 @@ async def test_a_model_run_is_shown_once() -> None:
         assert column(app, 0) == ["/bin/a", "/bin/b", "/bin/c"]
 
 
-def test_without_a_terminal_it_says_so() -> None:
+def test_without_a_terminal_is_a_one_line_error() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from samepage.cli.main import main; main()", "top"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`samepage why` where it may not, or cannot, see all: one clear line says what is missing."""
+"""`samepage why` where it may not, or cannot, see all: one clear line names what is missing."""
 
 import contextlib
 import ctypes
@@ -166,7 +166,7 @@ def test_a_process_under_seccomp_is_left_alone_and_named(no_rights: list[str]) -
     assert "its first ones can" in flat(run.stdout)
 
 
-def test_without_the_right_to_trace_later_writers_are_said_to_be_missing(
+def test_without_the_right_to_trace_later_writers_are_reported_missing(
     no_rights: list[str],
 ) -> None:
     code = (

@@ -1,4 +1,4 @@
-"""The sweep over all programs notices what differs, and goes on where it was."""
+"""The sweep over all programs notices what differs, and continues where it was."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_the_first_differing_line_is_named() -> None:
     assert difference(expected, Outcome(1, b"a\nb\n", b"")).startswith("status: 0")
 
 
-def test_programs_that_differ_from_the_model_or_from_themselves_are_told_apart(
+def test_programs_that_differ_from_the_model_or_from_themselves_are_distinguished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert examine("/usr/bin/true")["outcome"] == "agrees"

@@ -1,4 +1,4 @@
-"""`samepage demo`: what it prints, and above all whether its evidence says what it claims."""
+"""`samepage demo`: what it prints, and above all whether its evidence shows what it claims."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_the_first_call_makes_the_functions_page_present(
         assert call["minor"] + call["major"] > 0
 
 
-def test_the_model_and_the_live_kernel_tell_the_same_of_the_first_call(story: Any) -> None:
+def test_model_and_live_kernel_agree_on_the_first_call(story: Any) -> None:
     if NO_LIVE:
         pytest.skip(NO_LIVE)
     for act in story["acts"]:
@@ -135,14 +135,14 @@ def test_the_second_act_knows_every_name(story: Any) -> None:
     assert model["mapped"]["base"] != model["second"]["base"]
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "/no/such/compiler")
     story = make_story(live=False)
     assert len(story.acts) == 1
     assert story.skipped == ["The second act needs a C compiler, and there is none (cc)."]
 
 
-def test_a_compiler_that_fails_is_told_in_a_line(
+def test_a_failing_compiler_is_a_one_line_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CC", "false")
@@ -152,7 +152,7 @@ def test_a_compiler_that_fails_is_told_in_a_line(
     assert "could not compile the example: no message." in printed
 
 
-def test_frame_numbers_that_are_hidden_are_told_in_a_line(
+def test_hidden_frame_numbers_are_reported_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = "/proc/PID/pagemap hides frame numbers from all but root (CAP_SYS_ADMIN)"
@@ -231,7 +231,7 @@ def test_no_two_programs_with_a_library_is_an_error_in_one_line(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_each_other_pair_tells_the_story_too(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_other_pair_shows_the_story(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from samepage.demo import programs
 
     pair = programs._PAIRS[number]

@@ -45,7 +45,7 @@ def test_an_address_before_the_first_function_has_no_name() -> None:
     assert symbols.at(2**63) is None
 
 
-def test_the_plainest_of_several_names_is_told() -> None:
+def test_the_plainest_of_several_names_is_shown() -> None:
     if not os.path.exists(LIBC):
         pytest.skip("no libc at Debian's path")
     symbols = SymbolsByAddress(ElfFile.open(LIBC))

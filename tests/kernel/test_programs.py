@@ -1,7 +1,7 @@
 """Real programs give the same output and exit status on the model as natively.
 
 To add a program, add a line to `COMMANDS`, quoted as for a shell. `{file}`, `{dir}` and
-`{repo}` stand for a text file, a directory tree and a git repository made for the test;
+`{repo}` are a text file, a directory tree and a git repository made for the test;
 other braces are doubled.
 """
 

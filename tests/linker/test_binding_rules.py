@@ -1,7 +1,7 @@
 """Each rule of symbol binding, as a small program that the real ld.so links too.
 
 Every test compares all bindings and every relocated byte with ld.so's; the assertions
-say what the rule is.
+explain the rule.
 """
 
 import subprocess

@@ -281,13 +281,13 @@ def test_a_file_that_is_no_library_ends_the_search_as_in_ldso(
     for directories in (f"{workshop.directory}:{workshop.directory}/good", str(workshop.directory)):
         environment = {"PATH": "/usr/bin", "LD_LIBRARY_PATH": directories}
         real = subprocess.run([path], env=environment, capture_output=True, text=True, check=False)
-        said = real.stderr.strip().rpartition("libraries: ")[2]
+        theirs = real.stderr.strip().rpartition("libraries: ")[2]
         try:
             ours = load(path, library_path=directories)
         except SamepageError as error:
             # While it starts, ld.so has no text for most error numbers.
             mine = error.message.replace("Is a directory", f"Error {errno.EISDIR}")
-            assert mine.removesuffix(f", needed by {path}") == said
+            assert mine.removesuffix(f", needed by {path}") == theirs
         else:
             assert real.returncode == 7
             assert "liba.so" in ours

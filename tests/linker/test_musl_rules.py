@@ -101,7 +101,7 @@ def test_missing_libraries_and_symbols(musl: Workshop) -> None:
     assert any("libdeep.so: cannot open" in error for error in link(path).errors)
     build(musl, "two/libdeep.so", "int other(void){return 1;}", "-shared", "-fPIC")
     assert "deep: symbol not found" in listed(path)[1]
-    # All is bound at once, whatever the program says.
+    # All is bound at once, whatever the program asks for.
     assert any("undefined symbol: deep" in error for error in link(path).errors)
 
 

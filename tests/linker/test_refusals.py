@@ -109,7 +109,7 @@ RESOLVER = """
 
 
 def test_a_resolver_that_uses_a_lazy_plt_too_early(workshop: Workshop, needs_ptrace: None) -> None:
-    """A pointer to the function stands in DT_RELA, before the PLT's slots have their base."""
+    """A pointer to the function is in DT_RELA, before the PLT's slots have their base."""
     workshop.library("libb.so", "int helper(void){return 1;}")
     workshop.library("liba.so", RESOLVER, "-L.", "-lb", "-Wl,-z,lazy", "-fplt")
     path = workshop.program("int f(void); int main(){return f();}", "-la", "-lb")
@@ -176,7 +176,7 @@ def open_workshop() -> Iterator[Workshop]:
 
 
 def test_set_user_id_programs(open_workshop: Workshop, needs_ptrace: None) -> None:
-    """The real ld.so in secure mode: the program says whether the library was found."""
+    """The real ld.so in secure mode: the program prints whether the library was found."""
     workshop = open_workshop
     if os.getuid() != 0 or os.statvfs(workshop.directory).f_flag & os.ST_NOSUID:
         pytest.skip("needs root, and a file system without nosuid")

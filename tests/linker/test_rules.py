@@ -1,5 +1,5 @@
 """The rules by version of glibc. Only one version is installed: for the others the source is
-the authority, and the file and commit stand at each rule.
+the authority, and the file and commit are given at each rule.
 """
 
 from pathlib import Path

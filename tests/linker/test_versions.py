@@ -1,4 +1,4 @@
-"""Missing versions and libraries without them: what ld.so says, and where it ends."""
+"""Missing versions and libraries without them: what ld.so prints, and where it ends."""
 
 import subprocess
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.linker.workshop import Workshop
 Agree = Callable[..., object]
 
 
-def test_a_missing_version_is_told_as_ldso_does(workshop: Workshop) -> None:
+def test_a_missing_version_is_reported_as_by_ldso(workshop: Workshop) -> None:
     script = workshop.directory / "versions"
     script.write_text("V1 { global: f; }; V2 { global: g; } V1;")
     source = "int f(void){return 1;} int g(void){return 2;}"
@@ -28,8 +28,8 @@ def test_a_missing_version_is_told_as_ldso_does(workshop: Workshop) -> None:
         load(path)
 
 
-def test_what_only_earns_a_warning_is_told_with_the_link(workshop: Workshop, agree: Agree) -> None:
-    """ld.so says it on stderr. The library has to have versions of others, at least."""
+def test_version_warnings_are_returned_with_the_link(workshop: Workshop, agree: Agree) -> None:
+    """ld.so prints it on stderr. The library has to have versions of others, at least."""
     script = workshop.directory / "versions"
     script.write_text("V1 { global: f; };")
     source = '#include <stdio.h>\nint f(void){return puts("");}'
@@ -65,7 +65,7 @@ def test_a_library_that_lost_its_versions_ends_the_link(workshop: Workshop) -> N
     assert Linker(ImageMemory(), LinkerConfig(), keep_going=True).link(path).errors == []
 
 
-def test_packed_relocations_need_the_version_of_libc_that_says_so(workshop: Workshop) -> None:
+def test_packed_relocations_need_glibc_abi_dt_relr(workshop: Workshop) -> None:
     path = workshop.build(
         "program",
         "int a; int *b[9] = {&a, &a}; int main(){return 0;}",
@@ -99,7 +99,7 @@ def _sysv_hash(name: bytes) -> int:
     return value
 
 
-def test_an_undefined_symbol_is_told_with_its_version(workshop: Workshop) -> None:
+def test_an_undefined_symbol_is_reported_with_its_version(workshop: Workshop) -> None:
     script = workshop.directory / "versions"
     script.write_text("V1 { global: f; g; };")
     flag = f"-Wl,--version-script={script}"

@@ -19,7 +19,7 @@ KEYS = (
 
 
 def frames_are_visible() -> bool:
-    """Whether the kernel tells us frame numbers (CAP_SYS_ADMIN)."""
+    """Whether the kernel shows us frame numbers (CAP_SYS_ADMIN)."""
     page = memoryview(bytearray(4096))
     assert page
     with open("/proc/self/maps") as maps:
@@ -30,7 +30,7 @@ def frames_are_visible() -> bool:
 
 
 needs_frames = pytest.mark.skipif(
-    not frames_are_visible(), reason="the kernel tells frame numbers only with CAP_SYS_ADMIN"
+    not frames_are_visible(), reason="the kernel shows frame numbers only with CAP_SYS_ADMIN"
 )
 
 

@@ -44,7 +44,7 @@ class ProcTree:
         return base
 
     def frame(self, frame: int, count: int, flags: int) -> None:
-        """Say what the kernel knows of a frame."""
+        """Set what the kernel knows of a frame."""
         write_sparse(self.path / "kpagecount", {frame: count})
         write_sparse(self.path / "kpageflags", {frame: flags})
 

@@ -1,4 +1,4 @@
-"""Our counts from frames against the kernel's smaps, for processes that stand still."""
+"""Our counts from frames against the kernel's smaps, for processes that do not run."""
 
 import os
 import subprocess
@@ -131,9 +131,9 @@ time.sleep(1000)
 
 
 def assert_equal_to_smaps(pids: list[int]) -> None:
-    """Every sum of every VMA of the processes is what smaps says: no page off.
+    """Every sum of every VMA of the processes equals that of smaps: no page off.
 
-    They stand still, but other processes of the machine map the same libraries and come and
+    They do not run, but other processes of the machine map the same libraries and come and
     go between the two readings, which changes a Pss. So each VMA must be equal once, and
     what is wrong with a VMA must be wrong each time.
     """
@@ -321,7 +321,7 @@ def huge_pages() -> Iterator[None]:
         file.write(str(before))
 
 
-def test_hugetlb_pages_are_told_apart_and_not_resident(
+def test_hugetlb_pages_are_distinguished_and_not_resident(
     huge_pages: None, stopped_program: Start
 ) -> None:
     pid = stopped_program(HUGETLB)

@@ -23,7 +23,7 @@ def read(path: str) -> str | None:
 
 
 @pytest.mark.parametrize("path", BINARIES)
-def test_it_is_what_readelf_says(path: str) -> None:
+def test_build_id_equals_that_of_readelf(path: str) -> None:
     try:
         notes = subprocess.run(["readelf", "-n", path], capture_output=True, text=True, check=True)
     except FileNotFoundError:

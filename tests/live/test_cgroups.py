@@ -96,7 +96,7 @@ def make_file(path: Path, megabytes: int) -> Path:
 
 
 class Worker:
-    """A process in a group, which goes on when it is told to."""
+    """A process in a group, which continues when it gets a line."""
 
     def __init__(self, code: str, *arguments: str) -> None:
         self.process = subprocess.Popen(

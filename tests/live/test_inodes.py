@@ -1,4 +1,4 @@
-"""Which file a mapping is of, when its name does not tell."""
+"""Which file a mapping is of, when its name does not show it."""
 
 import subprocess
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """Hostile programs: nothing that a guest does reaches the host.
 
-Each program tries to do harm, as root where the tests run as root. Most say what they were
-told by the kernel, so that a refusal is seen to be the model's, not an accident.
+Each program tries to do harm, as root where the tests run as root. Most print the answers of
+the kernel, so that a refusal is seen to be the model's, not an accident.
 """
 
 import hashlib

@@ -133,7 +133,7 @@ def test_a_fork_bomb_ends_at_the_time_limit() -> None:
             status = error.exit_status
         else:
             status = guest.exit_code or 0
-    # Or it was told EAGAIN or ENOMEM, or killed.
+    # Or it got EAGAIN or ENOMEM, or killed.
     assert status in (124, 0, 1, 254, 137)
 
 
@@ -241,7 +241,7 @@ def test_too_little_ram_is_the_programs_failure_never_ours(name: str, ram: str) 
     elif code == 137:
         assert killed
     else:
-        # The program was told ENOMEM, and said so in its own way.
+        # The program got ENOMEM, and reported it in its own way.
         assert code in (1, 2, 126, 127, 254, 255), (code, guest.stdout)
 
 
@@ -253,7 +253,7 @@ def test_a_program_gives_the_right_result_where_there_is_enough_ram(name: str) -
     assert (machine.run(guest), guest.stdout) == (0, expected)
 
 
-def test_the_oom_killer_says_whom_it_killed() -> None:
+def test_the_oom_killer_names_the_killed_process() -> None:
     source = "x = []\nwhile True: x.append(bytes(range(256)) * 4096)"
     done = subprocess.run(
         [sys.executable, "-m", "samepage", "run", "-q", "--ram", "32M", PYTHON, "-S", "-c", source],

@@ -1,4 +1,4 @@
-"""What a Python user gets wrong is told in one line, as a `SamepageError`."""
+"""What a Python user gets wrong is reported in one line, as a `SamepageError`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def _length_of_first_instruction(machine: Machine, guest: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "told"),
+    ("mistake", "message"),
     [
         (lambda m, g: m.run(g, until="start"), "'start': it is one of entry, main, exit"),
         (lambda m, g: Machine(ram="64M").run(g), "is not on this machine"),
@@ -42,12 +42,12 @@ def _length_of_first_instruction(machine: Machine, guest: Any) -> int:
         (lambda m, g: Machine(epoch_ns=-1), "before 1970"),
     ],
 )
-def test_a_mistake_is_told(mistake: Callable[[Any, Any], object], told: str) -> None:
+def test_a_mistake_is_a_samepage_error(mistake: Callable[[Any, Any], object], message: str) -> None:
     machine = Machine(ram="64M")
     guest = machine.spawn(["/bin/true"])
     with pytest.raises(SamepageError) as caught:
         mistake(machine, guest)
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert "\n" not in caught.value.message
 
 

@@ -30,7 +30,7 @@ def test_report_prints_the_answer(saved: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("3 processes with 112 KiB")
 
 
-def test_report_tells_of_one_file(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_one_file(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["report", saved, "--file", "lib/libc.so.6"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "/lib/libc.so.6 (inode 100, 6 pages)",
@@ -89,7 +89,7 @@ def test_report_writes_a_file(saved: str, tmp_path: pathlib.Path) -> None:
         ),
     ],
 )
-def test_what_is_no_snapshot_is_told_in_one_line(
+def test_a_path_without_a_snapshot_is_a_one_line_error(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == 2
@@ -99,7 +99,7 @@ def test_what_is_no_snapshot_is_told_in_one_line(
     assert captured.out == ""
 
 
-def test_diff_tells_by_its_status_if_asked(
+def test_diff_exit_code_shows_differences(
     saved: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parquet.write(Snapshot.empty(), tmp_path / "empty")

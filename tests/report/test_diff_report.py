@@ -10,7 +10,7 @@ from samepage.snapshot.columns import Snapshot
 from tests.analysis.sample import sample
 
 
-def test_no_difference_is_said_in_a_line() -> None:
+def test_no_difference_is_one_line() -> None:
     assert answer(diff(sample(), sample())) == [
         "No difference: the same processes have the same pages."
     ]

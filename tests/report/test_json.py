@@ -1,4 +1,4 @@
-"""The JSON report obeys the shipped schema, and says what was counted by hand."""
+"""The JSON report obeys the shipped schema, and has the values counted by hand."""
 
 import io
 import json

@@ -54,7 +54,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None
         write_report(sample(), tmp_path / "no" / "x.json")
 
 
-def test_the_suffix_tells_the_format(tmp_path: pathlib.Path) -> None:
+def test_the_suffix_selects_the_format(tmp_path: pathlib.Path) -> None:
     for name, start in (("a.json", "{"), ("b.html", "<!DOCTYPE"), ("c.txt", "3 processes")):
         write_report(sample(), tmp_path / name)
         assert (tmp_path / name).read_text().startswith(start)

@@ -64,11 +64,11 @@ def test_80_columns_have_all_numbers_of_a_process() -> None:
     assert "b 2 20 KiB 12 KiB 28 KiB 12 KiB 4 KiB 3 9 0" in rows
 
 
-def test_a_file_tells_who_maps_and_who_copied_it() -> None:
+def test_a_file_lists_the_processes_that_map_and_copy_it() -> None:
     assert "1: 4+1, 2: 3+2" in printed(sample(), 80)
 
 
-def test_what_is_lost_and_what_is_missing_is_told() -> None:
+def test_lost_sharing_and_missing_processes_are_reported() -> None:
     text = printed(sample(), 200)
     assert "Lost sharing: 8 KiB more if equal files were one inode" in text
     assert "8 KiB  /layer/lib/libc.so.6 (1 process: 3; in web): in another container" in text
@@ -97,7 +97,7 @@ def test_names_cannot_move_the_cursor_or_colour_the_terminal() -> None:
     assert "[kthread]" in text
 
 
-def test_frames_that_the_kernel_hides_are_told() -> None:
+def test_hidden_frames_are_reported() -> None:
     builder = SnapshotBuilder("live")
     for pid in (1, 2, 3):
         builder.add_process(Process(pid, exe=f"/bin/{pid // 2}"))
@@ -154,7 +154,7 @@ def test_an_empty_column_is_left_out() -> None:
     assert lines == [("Name  B", True), ("x     1", False), ("y", False)]
 
 
-def test_what_is_too_long_is_cut_where_it_says_least() -> None:
+def test_long_cells_are_cut_at_their_least_useful_end() -> None:
     assert shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 12, Cut.PATH) == "...libc.so.6"
     assert shortened("/lib/_ctypes.cpython-311.so", 15, Cut.PATH) == "_ctype...311.so"
     assert shortened("/lib/math.cpython-311.so", 15, Cut.PATH) == "math.c...311.so"

@@ -16,5 +16,5 @@ def test_each_event_is_a_line() -> None:
     ]  # fmt: skip
 
 
-def test_a_snapshot_without_events_says_so() -> None:
+def test_a_snapshot_without_events_is_one_line() -> None:
     assert list(lines(Snapshot.empty())) == ["No events: only runs on the model record them."]

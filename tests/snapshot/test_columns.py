@@ -41,7 +41,7 @@ def small() -> Snapshot:
 
 
 def complaint(directory: pathlib.Path, table: str, change: Change) -> str:
-    """Return what is said of `small()` when one of its tables in files was changed."""
+    """Return the error for `small()` when one of its tables in files was changed."""
     parquet.write(small(), directory)
     path = directory / f"{table}.parquet"
     pq.write_table(change(pq.read_table(path)), path)

@@ -1,4 +1,4 @@
-"""The dense and the sparse lookup say the same as a dictionary."""
+"""The dense and the sparse lookup agree with a dictionary."""
 
 import numpy as np
 import pytest

@@ -90,7 +90,7 @@ def test_a_link_to_the_directory_stays_a_link(tmp_path: pathlib.Path) -> None:
     assert number_of(parquet.read(tmp_path / "snap")) == 2
 
 
-def test_files_of_somebody_else_are_not_replaced(tmp_path: pathlib.Path) -> None:
+def test_directories_of_other_files_are_not_replaced(tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SamepageError, match=r"holds 'thesis.txt'"):
         parquet.write(numbered(1), tmp_path)

@@ -182,8 +182,8 @@ def test_threads_end_and_the_process_is_held() -> None:
 
 
 def test_a_thread_may_be_gone_without_its_exit_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    # exit_group wakes a thread from that stop; on a busy machine its end is told last. Our own
-    # pid stands for the process, since only its files are read.
+    # exit_group wakes a thread from that stop; on a busy machine its end is reported last. Our own
+    # pid represents the process, since only its files are read.
     monkeypatch.setattr(ptrace, "event_message", lambda tid: 3 << 8)
     group, pid = TracedGroup(), os.getpid()
     process = Process(pid, (), program("true"), threads={pid, 2, 3})
@@ -230,7 +230,7 @@ def test_what_cannot_be_executed_is_an_error_of_one_line(
     assert left_behind() == set()
 
 
-def test_a_child_that_we_were_never_told_of_is_ended_too() -> None:
+def test_a_child_that_was_never_reported_is_ended() -> None:
     """Its parent is killed between the fork and our hearing of it."""
     for delay in (0.0, 0.001, 0.002, 0.004, 0.008):
         with TracedGroup(timeout=0.05 + delay) as group, pytest.raises(SamepageError):

@@ -146,7 +146,7 @@ def test_what_is_excluded_is_named_and_changes_nothing() -> None:
     assert list(result.excluded) == ["[vvar]"]
 
 
-def test_a_difference_tells_both_stories() -> None:
+def test_a_difference_describes_both_sides() -> None:
     memory = two_pages()
     kernel = kernel_of(memory)
     del memory.pages[10, 101]
@@ -157,7 +157,7 @@ def test_a_difference_tells_both_stories() -> None:
     assert first.kernel.endswith("), clean; in 64000-66000 r-xp 00000000 /a")
 
 
-def test_all_differences_are_counted_and_the_first_are_told() -> None:
+def test_all_differences_are_counted_and_the_first_described() -> None:
     memory = two_pages()
     kernel = kernel_of(memory)
     memory.pages.clear()
@@ -166,7 +166,7 @@ def test_all_differences_are_counted_and_the_first_are_told() -> None:
     assert sum(d.kind is DifferenceKind.PRESENT for d in result.differences) == 1
 
 
-def test_removed_files_are_told_apart_by_their_place() -> None:
+def test_removed_files_are_distinguished_by_address() -> None:
     """Their names are of no help: one for several, or random."""
 
     def memory(first: str, second: str, *, crossed: bool = False) -> Snapshot:

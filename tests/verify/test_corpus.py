@@ -77,7 +77,7 @@ def test_what_is_known_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(seen) == 2
 
 
-def test_the_command_says_in_one_line_what_could_not_be_tried(
+def test_failed_groups_are_one_line_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(["verify", "no-such-program"]) == 2

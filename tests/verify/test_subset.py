@@ -36,7 +36,7 @@ def _why_not() -> str | None:
     except (SamepageError, OSError) as error:
         return f"programs cannot be observed here: {error}"
     if not observation.snapshot.frames_visible:
-        return "the kernel tells no frame numbers (root sees them)"
+        return "the kernel shows no frame numbers (root sees them)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which instructions fault once, for writing, is told by the assembler's own encoding."""
+"""Which instructions fault once, for writing, is known from the assembler's own encoding."""
 
 import shutil
 import subprocess

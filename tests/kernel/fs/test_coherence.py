@@ -53,7 +53,7 @@ def test_a_mapping_made_before_the_copy_up_keeps_the_old_content(vfs, ctx):
 
 @pytest.mark.parametrize("last", ["name", "file", "mapping"])
 @pytest.mark.parametrize("name", [b"/dir/inner", b"/new"])
-def test_a_removed_file_takes_no_memory_once_nobody_has_it(vfs, ctx, name, last):
+def test_a_removed_file_takes_no_memory_after_its_last_user(vfs, ctx, name, last):
     before = vfs.cache._frames.n_used
     file = vfs.open(ctx, name, os.O_RDWR | os.O_CREAT).get()
     file.write(b"x" * PAGE_SIZE)

@@ -73,7 +73,7 @@ def supported():
 @pytest.mark.usefixtures("supported")
 @settings(max_examples=60, deadline=None)
 @given(TREES, st.lists(PATHS, min_size=1, max_size=12))
-def test_every_path_leads_where_the_live_kernel_says(entries, paths):
+def test_path_walks_end_where_the_live_kernels_do(entries, paths):
     place = pathlib.Path(tempfile.mkdtemp(prefix="samepage-root-"))
     try:
         root = place / "root"

@@ -52,7 +52,7 @@ def test_record_locks_agree_with_those_of_the_host(steps):
                         native = real(fds[other], F_OFD_GETLK, fcntl.F_WRLCK, probe, 1)
                         assert (found.kind if found else fcntl.F_UNLCK) == native[0]
                         if found:
-                            # Which of several readers is told is not specified.
+                            # Which of several readers is reported is not specified.
                             assert found.start <= probe < found.end
         finally:
             for fd in fds:

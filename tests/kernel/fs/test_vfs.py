@@ -43,7 +43,7 @@ def test_all_names_of_a_file_reach_the_same_inode(vfs, ctx):
 
 
 def test_a_bind_mount_of_the_host_reaches_the_same_inode(tree):
-    # /proc/self/root is the host's own alias of the tree, standing for a bind mount.
+    # /proc/self/root is the host's own alias of the tree, here in place of a bind mount.
     vfs = boot(tree)
     inode = vfs.lookup(vfs.context(), b"/file").inode
     assert vfs.hostfs.inode(os.fsencode(f"/proc/self/root{tree}/file")) is inode
@@ -328,7 +328,7 @@ def data_and_holes(seek, size):
 
 
 @pytest.mark.parametrize("page", [None, 0, 4, 5, 6, 9, 10, 19])
-def test_holes_of_a_host_file_are_told_as_the_host_tells_them(tree, page):
+def test_holes_of_a_host_file_are_those_of_the_host(tree, page):
     size = 20 * 4096 - 100
     path = tree / "sparse"
     with open(path, "wb") as file:

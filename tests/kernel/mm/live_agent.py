@@ -104,10 +104,10 @@ class Agent:
             done = call(SYS["mincore"], *args, ctypes.addressof(self.vector))
             return done or self.vector.raw[: args[1] // PAGE].hex()
         if name == "fork":  # a child that lives on, and only waits
-            ready, say = os.pipe()
+            ready, signal = os.pipe()
             pid = os.fork()
             if not pid:
-                os.write(say, b"r")
+                os.write(signal, b"r")
                 while True:
                     os.read(self.never(), 1)
             os.read(ready, 1)
@@ -119,7 +119,7 @@ class Agent:
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
             return 0
-        if name == "descend":  # go on as the child; the parent keeps its memory
+        if name == "descend":  # continue as the child; the parent keeps its memory
             pid = os.fork()
             if pid:
                 _, status = os.waitpid(pid, 0)

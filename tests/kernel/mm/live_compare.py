@@ -122,7 +122,7 @@ def run_live(operations: list[list], file_size: int = 0) -> list:
 
 
 def normal_vmas(vmas: list, model_keys: list[str]) -> list:
-    """VMAs with only what both sides can tell."""
+    """VMAs with only what both sides can report."""
     result = []
     for start, end, perms, offset, name, sums in vmas:
         kept = {key: sums.get(key, 0) for key in model_keys if key != "flags"}
@@ -138,7 +138,7 @@ def normal_pages(present: list) -> list:
 
 
 def first_difference(operations: list[list]) -> str | None:
-    """Run both sides; tell the first difference, or None.
+    """Run both sides; return the first difference, or None.
 
     The agent's Python may, seldom, fault itself while a touch is being counted. A true
     difference comes every time, so one is believed only after three runs.

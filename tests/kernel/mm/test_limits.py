@@ -1,4 +1,4 @@
-"""What a process may not have, and which errno says so."""
+"""What a process may not have, and which errno it gets."""
 
 import errno
 

@@ -115,7 +115,7 @@ def test_shared_anonymous_memory_ends_with_its_last_mapping(memory):
     check_invariants(memory)
 
 
-def test_the_kernel_tells_of_each_frame_that_it_writes_to(memory):
+def test_each_frame_that_the_kernel_writes_to_is_reported(memory):
     mm = memory.space()
     base = do_mmap(mm, 0, PAGE, RW, ANON)
     put_u64(mm, base, 1)

@@ -1,4 +1,4 @@
-"""What `exec` takes, and what it says to files that it cannot take.
+"""What `exec` takes, and which error it gives for files that it cannot take.
 
 Programs of all kinds that gcc makes run as natively. For files that are no programs, the
 oracle is the live kernel where it can be asked without danger: the errno of `execve`.
@@ -363,7 +363,7 @@ def judge(program: str) -> None:
         return
     assert time.monotonic() - started < 5
     assert "\n" not in error.message
-    # After the point of no return the live kernel kills it; we can still say why.
+    # After the point of no return the live kernel kills it; we can still give the reason.
     assert expected.exit_code == 128 + 11
     assert error.exit_status == 126
 

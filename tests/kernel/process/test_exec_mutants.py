@@ -1,6 +1,6 @@
 """Mutants of the headers of real programs, through `exec`.
 
-Whatever a header says, the file is refused with an error for the user, or becomes a program
+Whatever a header has, the file is refused with an error for the user, or becomes a program
 that runs up to a limit; and the machine's invariants hold after it.
 """
 

@@ -295,7 +295,7 @@ def test_one_file_is_one_library_and_is_not_loaded_with_noload(workshop: Worksho
 
 
 def test_constructors_of_all_that_a_library_uses_run_before_it(workshop: Workshop) -> None:
-    """Also of what another `dlopen` has mapped, and nobody has used yet."""
+    """Also of what another `dlopen` has mapped, and which has not been used yet."""
     ready = "static int ready; __attribute__((constructor)) static void start(void){ready = 1;}"
     workshop.library("libp.so", ready + "int p(void){return ready;}")
     workshop.library("libq.so", "int p(void); int q(void){return p();}")

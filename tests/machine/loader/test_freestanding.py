@@ -145,7 +145,7 @@ def test_the_exit_function_runs_destructors(workshop: Workshop) -> None:
         *FREE,
         "-ld",
     )
-    # glibc's own _dl_fini fails an assertion where nobody needs ld.so.
+    # glibc's own _dl_fini fails an assertion where no object needs ld.so.
     assert builtin(program) == (1, b"bye\n")
 
 
@@ -393,7 +393,7 @@ def test_a_resolver_that_does_not_return_is_an_error(workshop: Workshop, body: s
     assert machine.run(other) == 0
 
 
-def test_a_preload_that_is_missing_is_told_and_ignored(workshop: Workshop) -> None:
+def test_a_missing_preload_is_reported_and_ignored(workshop: Workshop) -> None:
     program = workshop.program(SYSCALLS + "void _start(void) { leave(6); }", *FREE)
     environment = {"LD_PRELOAD": "libnone.so"}
     native = subprocess.run([program], env=environment, capture_output=True, check=False)

@@ -168,7 +168,7 @@ def test_the_allocated_frame_is_the_one_that_the_page_has(record: Callable[..., 
         assert shown == {page: run.after[pid, page] for page in shown}
 
 
-def test_the_kernels_writes_for_a_system_call_are_told_apart(record: Callable[..., Run]) -> None:
+def test_writes_of_system_calls_are_distinguished(record: Callable[..., Run]) -> None:
     work = "os.preadv(os.open('/dev/zero', 0), [memoryview(memory)[: 100 * page]], 0)"
     run = record(work, workers=1)
     (pid,) = run.workers
@@ -206,7 +206,7 @@ def test_threads_and_processes_started_later_are_recorded(record: Callable[..., 
     assert run.pages(WriteKind.COPY, others.pop()) == set(range(100, 180))
 
 
-def test_first_touches_are_told_from_copies(record: Callable[..., Run]) -> None:
+def test_first_touches_are_distinguished_from_copies(record: Callable[..., Run]) -> None:
     work = (
         "fresh = mmap.mmap(-1, 64 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); "
         "fresh.madvise(mmap.MADV_NOHUGEPAGE); "

@@ -149,7 +149,7 @@ TEST(code_is_private_after_fork) {
     CHILD(printf("child %d\n", ((int (*)(void))page)()));
 }
 
-static void tell_registers(int signal, siginfo_t *info, void *context) {
+static void print_registers(int signal, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     printf("SIG%s at +%ld, rbx %lld\n", sigabbrev_np(signal),
            (long)((char *)registers[REG_RIP] - expected), (long long)registers[REG_RBX]);
@@ -157,7 +157,7 @@ static void tell_registers(int signal, siginfo_t *info, void *context) {
 }
 
 TEST(nothing_after_a_port_access_is_executed) {
-    handle_info(SIGSEGV, tell_registers, 0);
+    handle_info(SIGSEGV, print_registers, 0);
     static long word;
     unsigned char bytes[] = {0x31, 0xdb, 0xe4, 0x80,     /* xor ebx, ebx; in al, 0x80 */
                              0x48, 0xff, 0xc3,           /* inc rbx */

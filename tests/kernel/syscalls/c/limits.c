@@ -1,4 +1,4 @@
-/* Resource limits, randomness, and what the machine tells of itself. */
+/* Resource limits, randomness, and what the machine reports of itself. */
 #include "oracle.h"
 #include <sys/random.h>
 #include <sys/sysinfo.h>

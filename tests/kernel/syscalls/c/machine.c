@@ -27,7 +27,7 @@ TEST(memory_policy_is_the_default_one) {
     SHOW(syscall(SYS_get_mempolicy, &mode, mask, 40000, 0, 0));
 }
 
-TEST(memory_policy_is_told_as_it_was_set) {
+TEST(get_mempolicy_returns_what_was_set) {
     unsigned long node0 = 1, node1 = 2, both = 3;
     for (int mode = 0; mode < 8; mode++) {
         printf("%d\n", mode);
@@ -56,7 +56,7 @@ TEST(memory_policy_is_told_as_it_was_set) {
     printf("next node %d\n", mode);
 }
 
-TEST(protection_keys_that_nobody_has) {
+TEST(pkey_calls_without_protection_keys) {
     void *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     SHOW(syscall(SYS_pkey_alloc, 1, 0));
     SHOW(syscall(SYS_pkey_alloc, 0, 4));

@@ -211,7 +211,7 @@ TEST(madvise_drops_pages) {
     printf("%d %c\n", s[0], s[PAGE]);
 }
 
-TEST(mincore_tells_what_is_resident) {
+TEST(mincore_reports_resident_pages) {
     unsigned char where[4] = {9, 9, 9, 9};
     char *p = anonymous(4, RW);
     p[0] = p[2 * PAGE] = 1;
@@ -500,7 +500,7 @@ static long kilobytes(const char *path, const char *name, void *of) {
     return found;
 }
 
-TEST(smaps_tells_what_madv_free_gave_away) {
+TEST(smaps_shows_pages_of_madv_free) {
     // The newest pages are in a batch of the CPU's, which it does not find.
     char *p = anonymous(1000, RW);
     memset(p, 1, 1000 * PAGE);

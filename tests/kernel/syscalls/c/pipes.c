@@ -329,7 +329,7 @@ TEST(unix_socket_addresses) {
     SHOW(rmdir(folder));
 }
 
-TEST(truncated_packets_are_told) {
+TEST(recvmsg_flags_truncated_packets) {
     for (int kind = SOCK_STREAM; kind <= SOCK_SEQPACKET; kind++) {
         int s[2];
         if (kind != SOCK_STREAM && kind != SOCK_DGRAM && kind != SOCK_SEQPACKET)
@@ -355,7 +355,7 @@ TEST(truncated_packets_are_told) {
     }
 }
 
-TEST(descriptors_without_room_are_told_as_truncated) {
+TEST(recvmsg_flags_truncated_scm_rights) {
     int s[2];
     socketpair(AF_UNIX, SOCK_STREAM, 0, s);
     for (int room = 0; room <= 40; room += 4) {

@@ -8,7 +8,7 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
-TEST(poll_tells_what_is_ready) {
+TEST(poll_reports_ready_files) {
     int fds[2];
     pipe(fds);
     struct pollfd p[4] = {{fds[0], POLLIN, 0}, {fds[1], POLLOUT, 0}, {-1, POLLIN, 9}, {99, POLLIN, 0}};
@@ -43,7 +43,7 @@ TEST(poll_waits_for_another_process) {
     show_end(child);
 }
 
-TEST(select_tells_what_is_ready) {
+TEST(select_reports_ready_files) {
     int fds[2];
     pipe(fds);
     fd_set in, out;

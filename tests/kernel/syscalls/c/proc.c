@@ -61,7 +61,7 @@ static void show_name(char *address) {
     fclose(maps);
 }
 
-TEST(maps_tell_what_a_file_is_called_by_now) {
+TEST(maps_shows_the_new_name_of_a_renamed_file) {
     char directory[] = "/tmp/oracle-XXXXXX";
     chdir(mkdtemp(directory));
     int fd = open("first", O_RDWR | O_CREAT, 0600);

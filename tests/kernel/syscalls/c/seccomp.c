@@ -131,7 +131,7 @@ TEST(seccomp_filters_compare) {
               });
 }
 
-static void tell_call(int signal, siginfo_t *info, void *context) {
+static void print_call(int signal, siginfo_t *info, void *context) {
     printf("signal %d code %d errno %d call %d arch %x\n", signal, info->si_code,
            info->si_errno, info->si_syscall, info->si_arch);
 }
@@ -148,9 +148,9 @@ TEST(seccomp_answers) {
     CHILD(answer(SYS_getpgid, 0x00010000); getpgid(0));
     CHILD(answer(SYS_getpgid, SECCOMP_RET_TRAP); getpgid(0));
     CHILD(signal(SIGSYS, SIG_IGN); answer(SYS_getpgid, SECCOMP_RET_TRAP); getpgid(0));
-    CHILD(handle_info(SIGSYS, tell_call, 0); answer(SYS_getpgid, SECCOMP_RET_TRAP | 77);
+    CHILD(handle_info(SIGSYS, print_call, 0); answer(SYS_getpgid, SECCOMP_RET_TRAP | 77);
           SHOW(syscall(SYS_getpgid, 0)));
-    CHILD(handle_info(SIGSYS, tell_call, 0); answer(SYS_getpgid, SECCOMP_RET_KILL_PROCESS);
+    CHILD(handle_info(SIGSYS, print_call, 0); answer(SYS_getpgid, SECCOMP_RET_KILL_PROCESS);
           getpgid(0));
 }
 

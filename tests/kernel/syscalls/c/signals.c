@@ -218,7 +218,7 @@ TEST(sleep_is_never_restarted) {
     printf("%d\n", count);
 }
 
-TEST(wait_is_restarted_unless_told_not_to) {
+TEST(wait_is_restarted_only_with_sa_restart) {
     for (int restart = 0; restart < 2; restart++) {
         handle(SIGALRM, counter, restart ? SA_RESTART : 0);
         pid_t child = fork();
@@ -273,7 +273,7 @@ TEST(sigwait_takes_pending_signals) {
     show_end(child);
 }
 
-TEST(sigchld_tells_how_a_child_ended) {
+TEST(sigchld_reports_how_a_child_ended) {
     void teller_of_child(int signal, siginfo_t *info, void *context) {
         (void)signal, (void)context;
         printf("SIGCHLD code %d status %d\n", info->si_code, info->si_status);
@@ -410,7 +410,7 @@ static void fault_teller(int signal, siginfo_t *info, void *context) {
     siglongjmp(jump, 1);
 }
 
-TEST(segv_tells_code_and_page) {
+TEST(sigsegv_reports_code_and_page) {
     handle_info(SIGSEGV, fault_teller, 0);
     char *page = expected = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (!sigsetjmp(jump, 1))
@@ -434,8 +434,8 @@ TEST(segv_tells_code_and_page) {
         ((void (*)(void))0)();
 }
 
-TEST(faults_tell_the_address_of_each_kind_of_operand) {
-    void tell_address(int signal, siginfo_t *info, void *context) {
+TEST(sigsegv_reports_the_address_of_each_kind_of_operand) {
+    void print_address(int signal, siginfo_t *info, void *context) {
         ucontext_t *at = context;
         printf("SIG%s code %d address %lx %llx error %llx\n", sigabbrev_np(signal), info->si_code,
                (long)info->si_addr, at->uc_mcontext.gregs[REG_CR2], at->uc_mcontext.gregs[REG_ERR]);
@@ -445,7 +445,7 @@ TEST(faults_tell_the_address_of_each_kind_of_operand) {
         int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
         return mmap((void *)address, pages * PAGE, prot, flags, -1, 0);
     }
-    handle_info(SIGSEGV, tell_address, 0);
+    handle_info(SIGSEGV, print_address, 0);
     char *nothing = map(0x10000000, 4, PROT_NONE), *constant = map(0x10100000, 4, PROT_READ);
     char *end = map(0x10200000, 1, PROT_READ | PROT_WRITE) + PAGE;
 #define FAULT(text)                                                                      \

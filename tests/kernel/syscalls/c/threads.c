@@ -210,7 +210,7 @@ static void *die_with_lock(void *argument) {
     return NULL;
 }
 
-TEST(robust_mutexes_tell_of_a_dead_owner) {
+TEST(robust_mutexes_report_a_dead_owner) {
     pthread_mutexattr_t attributes;
     pthread_t thread;
     robust = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -462,12 +462,12 @@ TEST(a_spinning_thread_does_not_stop_the_others) {
 TEST(reader_writer_locks_and_once) {
     static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    void say(void) { printf("once\n"); }
+    void print_once(void) { printf("once\n"); }
     SHOW(pthread_rwlock_rdlock(&lock));
     SHOW(pthread_rwlock_tryrdlock(&lock));
     SHOW(pthread_rwlock_trywrlock(&lock) == EBUSY);
-    pthread_once(&once, say);
-    pthread_once(&once, say);
+    pthread_once(&once, print_once);
+    pthread_once(&once, print_once);
 }
 
 static int *word;

@@ -10,7 +10,7 @@ static long faults(void) {
     return usage.ru_minflt;
 }
 
-/* What smaps says of the mapping that starts at `address`. */
+/* The line of smaps for the mapping that starts at `address`. */
 static void show_dirty(const char *when, void *address) {
     char line[512], start[32];
     snprintf(start, sizeof start, "%lx-", (unsigned long)address);
