@@ -1,9 +1,9 @@
 """Booting: the parts of a machine's kernel are made and connected here (init/main.c).
 
     Engine           the CPU, with its RAM     Entry        system calls, faults, ticks
-    Frames           who uses which frame      Scheduler    whose turn it is
+    Frames           users of each frame       Scheduler    which task runs next
     PageCache        pages of files            ProcessTable, FutexQueues, Clock
-    Vfs, Network     files and sockets         Tracers      who watches
+    Vfs, Network     files and sockets         Tracers      tools that observe
 
 No part knows the kernel as a whole. What `process` and `syscalls` use of it is listed in
 `process.services`, what `/proc` shows of it in `fs.procfs.view`.

@@ -1,6 +1,6 @@
 """The kernel's invariants, checked while it runs (CONFIG_DEBUG_VM, mm/page_table_check.c).
 
-What the types state of themselves is counted again here from what the hardware sees, the
+The invariants that the types state are checked here against what the hardware sees, the
 page tables in RAM. With `KernelConfig.debug` this is done
 
 - after each page fault: the entry that it has left at its address (`check_entry`);
@@ -235,13 +235,13 @@ def check_space(mm: AddressSpace) -> Words:
 
 
 def _which(entries: Words, question: Callable[[int], bool]) -> npt.NDArray[np.bool_]:
-    """The answer for each entry to a question on its flags, which few differ in."""
+    """A property of each entry's flags, computed once for each distinct value."""
     flags, number = np.unique(entries & ~_FRAME, return_inverse=True)
     return np.array([question(int(flag)) for flag in flags], bool)[number]
 
 
 def check_memory(frames: Frames, cache: PageCache) -> None:
-    """All frames, their counts had again from all page tables and the page cache.
+    """All frames, with their counts computed again from all page tables and the page cache.
 
     `cache.spaces` are all address spaces, each of them as `check_space` demands. `mapcount` is
     the number of entries that map a frame; `references` is that, with one more for the page

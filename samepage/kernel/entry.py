@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from samepage.kernel.process.services import Services
 
     class Checks(Protocol):
-        """What the kernel lets be checked (`debug.Debug`)."""
+        """Where the kernel calls its checks (`debug.Debug`)."""
 
         def after_page_fault(self, mm: AddressSpace, address: int, access: Access) -> None: ...
         def at_exit(self) -> None: ...
@@ -195,8 +195,8 @@ class Entry:
     def _tick(self, task: Task) -> None:
         """The timer interrupt, which comes in real time (`sched_tick`).
 
-        Only a program that has computed through a whole period without a system call feels
-        it: then time has passed for it, and others have their turn.
+        It affects only a program that has computed for a whole period without a system call:
+        then time has passed for it, and others run.
         """
         kernel = self._kernel
         entries, self._entries_at_tick = self._entries_at_tick, kernel.clock.system_calls

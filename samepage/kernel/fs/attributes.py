@@ -60,7 +60,7 @@ def utimens(ctx: FsContext, inode: Inode, atime: int | None, mtime: int | None) 
 
 
 def touch(ctx: FsContext, inode: Inode) -> None:
-    """Set both times to now, which all who may write to it may do. Raises `SysError(EACCES)`."""
+    """Set both times to now, for which write permission is enough. Raises `SysError(EACCES)`."""
     if not ctx.cred.owns(inode):
         ctx.cred.require(inode, MAY_WRITE)
     now = inode.sb.clock()

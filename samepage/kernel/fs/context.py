@@ -1,4 +1,4 @@
-"""Who asks: the credentials and the places that a path walk starts from."""
+"""The caller of a file operation: its credentials, and where its path walks start."""
 
 import errno
 import stat

@@ -121,7 +121,7 @@ class Directory(DirectoryBase):
         self.touch()
 
     def remove(self, name: bytes) -> None:
-        """Take an existing entry away; the inode's own link count is the caller's."""
+        """Remove an existing entry; the caller updates the inode's link count."""
         inode = self.names.pop(name)
         if self.below(name) is not None:
             self.names[name] = None

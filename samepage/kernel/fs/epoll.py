@@ -36,8 +36,8 @@ class Watch:
 
 
 class Epoll(OpenFile):
-    """An open epoll set. An entry is a file and the descriptor it was added under; it goes
-    when the last descriptor of the file does."""
+    """An open epoll set. An entry is a file and the descriptor it was added under; it is removed
+    with the last descriptor of the file."""
 
     seekable = False
     pollable = True
@@ -140,7 +140,7 @@ def _contains(file: OpenFile, wanted: OpenFile) -> bool:
 
 
 def _depth(file: OpenFile) -> int:
-    """How many epoll sets are one inside of the other from `file` down
+    """The depth of nested epoll sets, from `file` down
     (`ep_loop_check_proc`)."""
     inner = file.watched()
     return 0 if inner is None else 1 + max(map(_depth, inner), default=0)

@@ -99,7 +99,7 @@ class FdTable:
             self.cloexec.discard(fd)
 
     def close(self, fd: int) -> None:
-        """Take a descriptor away, and the process's record locks on the file with it.
+        """Remove a descriptor, and the process's record locks on its file.
 
         Raises `SysError(EBADF)`.
         """

@@ -250,7 +250,7 @@ class OpenFile:
         raise SysError(errno.EINVAL)
 
     def write_unseen(self, length: int) -> int | None:
-        """Write without a look at the data, so that no page of it need be there: how many
+        """Write without looking at the data, none of which has to be present: how many
         bytes were taken, or None if they must be seen. Raises `SysError`."""
         return None
 
@@ -271,7 +271,7 @@ class OpenFile:
         return self
 
     def put(self) -> None:
-        """Count one reference less, and release the file with the last (`fput`)."""
+        """Drop one reference; the last one releases the file (`fput`)."""
         self.refs -= 1
         if self.refs == 0:
             if self.inode.locks is not None:

@@ -173,7 +173,7 @@ class Inode:
         raise SysError(errno.EPERM)
 
     def remove(self, name: bytes) -> None:
-        """Take an existing entry away, from a directory that takes names."""
+        """Remove an existing entry of a directory that takes names."""
         raise SysError(errno.EPERM)
 
     def is_empty(self) -> bool:

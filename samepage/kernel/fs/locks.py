@@ -1,7 +1,7 @@
 """File locks: flock, and record locks of processes and of open files (fs/locks.c).
 
-The three kinds do not meet each other, except that record locks of processes and of open
-files (OFD) are one set. A lock that cannot be had raises EAGAIN; the system-call layer
+The three kinds do not conflict with each other, except that record locks of processes and of open
+files (OFD) are one set. A lock that conflicts raises EAGAIN; the system-call layer
 waits and tries again. There is no deadlock detection across waiting tasks.
 """
 

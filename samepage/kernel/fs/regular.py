@@ -224,7 +224,7 @@ class RegularFile(OpenFile):
         write_back(self.inode.sb.cache, self.inode.mapping)
 
     def release(self) -> None:
-        """The last descriptor is gone; with it, maybe, a file without a name."""
+        """The last descriptor is closed, which may free a file without a name."""
         self.inode.opened -= 1
         self.inode.writers -= self.writable and self.takes_write_access
         self.inode.dropped()

@@ -226,7 +226,7 @@ class BufferStreamFile(OpenFile):
         return len(data)
 
     def poll(self) -> int:
-        """Input that is there, and output always."""
+        """Input that is available, and output always."""
         mask = 0
         if self.readable:
             if self.inode.input:

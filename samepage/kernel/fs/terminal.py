@@ -72,7 +72,7 @@ class Terminal:
         elif request == TIOCSPGRP:
             self.foreground = struct.unpack("<i", memory.read(argument, 4))[0]
         elif request in (TCSBRK, TCXONC, TCFLSH, TIOCSCTTY, TIOCNOTTY):
-            pass  # nothing is buffered here, and the one terminal is everybody's
+            pass  # nothing is buffered here, and all share the one terminal
         else:
             raise SysError(errno.ENOTTY)
         return 0

@@ -7,7 +7,7 @@
     /sys         what programs ask about the CPU
 
 Paths are bytes, as on Linux. Each call gets the caller's `FsContext` first:
-where `/` and `.` are and who asks.
+where `/` and `.` are, and with which credentials.
 """
 
 from __future__ import annotations

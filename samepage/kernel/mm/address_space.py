@@ -313,7 +313,7 @@ class AddressSpace:
         return self
 
     def put(self) -> None:
-        """Drop a hold of it (`mmput`); without any, everything is given back."""
+        """Drop one reference (`mmput`); the last one frees everything."""
         self.users -= 1
         if not self.users:
             self.destroy()

@@ -1,4 +1,4 @@
-"""Reclaim: which pages go when no frame is free, without anything being lost.
+"""Reclaim: which pages are dropped when no frame is free, without losing anything.
 
 There is no swap, so only clean pages of files can go: their next use reads them again. Linux
 keeps them in a list in the order in which they came (`PageCache.owner` is that list), and
@@ -56,7 +56,7 @@ class Thrashing:
         return self._in_vain > self._limit
 
     def over(self) -> None:
-        """A process was killed: what follows has a new chance."""
+        """A process was killed: the count starts again."""
         self._in_vain = 0
 
 
@@ -70,7 +70,7 @@ class DirectReclaim:
         self._thrashing = Thrashing(frames.ram.n_frames)
 
     def __call__(self) -> int:
-        """Free some frames; return how many, 0 if to continue is no use."""
+        """Free some frames; return how many, 0 if it is pointless to continue."""
         freed = shrink(self._cache, self._frames)
         if not freed:
             return 0
@@ -78,7 +78,7 @@ class DirectReclaim:
         return 0 if in_vain else freed
 
     def victim_killed(self) -> None:
-        """The OOM killer has acted: what follows has a new chance."""
+        """The OOM killer has acted: the count starts again."""
         self._thrashing.over()
 
 

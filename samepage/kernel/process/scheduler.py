@@ -3,7 +3,7 @@
 A task runs until its system call must wait, it has used its time slice, or it is gone.
 Blocked tasks are asked in turn whether they can continue now. When none can, virtual time
 jumps to the earliest deadline; if there is none, but a task reads a host file, the kernel
-waits for that; and if there is none either, the programs have locked each other up.
+waits for that; and if there is none either, the programs are deadlocked.
 """
 
 from __future__ import annotations

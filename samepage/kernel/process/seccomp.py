@@ -1,4 +1,4 @@
-"""seccomp: a thread gives up system calls, for itself and its children (kernel/seccomp.c).
+"""seccomp: a thread restricts its own system calls and its children's (kernel/seccomp.c).
 
 In strict mode four calls are left. In filter mode a program in classic BPF looks at the
 number and the arguments of each call and decides: do it, answer an errno, raise SIGSYS, kill

@@ -1,4 +1,4 @@
-"""The process table: pids, who is there, and who adopts and reaps whom (kernel/pid.c,
+"""The process table: pids, the processes that exist, adoption and reaping (kernel/pid.c,
 kernel/exit.c)."""
 
 from collections.abc import ItemsView, Iterator, ValuesView

@@ -30,7 +30,7 @@ _WAITV_MAX = 128
 def sys_futex(
     task: Task, address: int, operation: I32, value: I32, timeout: int, address2: int, value3: U32
 ) -> SyscallResult:
-    """`futex(2)`; condition variables with priority inheritance are not there."""
+    """`futex(2)`; without condition variables with priority inheritance."""
     command = operation & ~(_FUTEX_PRIVATE | _FUTEX_REALTIME)
     private = bool(operation & _FUTEX_PRIVATE)
     queues, mm = task.kernel.futexes, task.mm

@@ -1,4 +1,4 @@
-"""Who a process is: ids, groups, sessions, limits, priorities, prctl."""
+"""The identity of a process: ids, groups, sessions, limits, priorities, prctl."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """System calls on NUMA policies. The machine has one node, so that every policy has the same
 effect; what a thread has set is checked and reported as `mm/mempolicy.c` does it.
 
-`mbind` is not there: it would give VMAs a policy, by which they split and merge.
+`mbind` is not implemented: it would give VMAs a policy, by which they split and merge.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ _SCHED_ATTR_KNOWN = 56
 
 @syscall(Sys.SCHED_SETATTR)
 def sys_sched_setattr(task: Task, pid: I32, address: int, flags: U32) -> int:
-    """`sched_setattr(2)`; SCHED_DEADLINE is not there, as no policy changes who runs."""
+    """`sched_setattr(2)`; SCHED_DEADLINE is not supported, as no policy has an effect."""
     if not address or flags or pid < 0:
         raise SysError(errno.EINVAL)
     size = get_u32(task.mm, address)

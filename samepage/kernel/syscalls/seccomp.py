@@ -1,4 +1,4 @@
-"""System calls with which a thread gives up system calls."""
+"""System calls by which a thread restricts its system calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What handlers share: reading arguments from user memory, and waiting for files."""
+"""Common to handlers: reading arguments from user memory, and waiting for files."""
 
 from __future__ import annotations
 
