@@ -6,7 +6,17 @@ that a tracer holds at its exit keeps its memory as its last instruction left it
 """
 
 from samepage.abi.resource import Rlimit
-from samepage.abi.signal import CLD_DUMPED, CLD_EXITED, CLD_KILLED, SA_NOCLDWAIT, SIG_IGN, SIGCHLD
+from samepage.abi.signal import (
+    CLD_DUMPED,
+    CLD_EXITED,
+    CLD_KILLED,
+    SA_NOCLDWAIT,
+    SI_KERNEL,
+    SIG_IGN,
+    SIGCHLD,
+    SIGCONT,
+    SIGHUP,
+)
 from samepage.kernel.errors import SysError
 from samepage.kernel.mm.uaccess import copy_to_user, get_struct, get_u32, get_u64, put_u32
 from samepage.kernel.process.futex import FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS, wake
@@ -91,7 +101,9 @@ def _end_process(task: Task, status: int) -> None:
         if child.parent_death_signal and child.threads:
             send_to_process(child, SigInfo(child.parent_death_signal, pid=process.pid))
         _reparent(kernel.processes.find_new_reaper(process), child)
+        _kill_orphaned_pgrp(child, process)
     process.children.clear()
+    _kill_orphaned_pgrp(process, process.parent)
     _notify_parent(process)
 
 
@@ -102,6 +114,21 @@ def release_memory(process: Process) -> None:
     mm, process.mm = process.mm, None
     if mm is not None:
         mm.put()
+
+
+def _kill_orphaned_pgrp(process: Process, parent: Process | None) -> None:
+    """Wake the stopped jobs of the group of `process` if it is orphaned without the link between
+    `process` and `parent`, one of which has just exited (`kill_orphaned_pgrp`)."""
+    table = process.kernel.processes
+    if parent is None or parent.pgid == process.pgid or parent.sid != process.sid:
+        return
+    group = [each for each in table.values() if each.pgid == process.pgid]
+    if not any(task.stopped for each in group for task in each.threads.values()):
+        return
+    if table.is_orphaned(process.pgid):
+        for signal in (SIGHUP, SIGCONT):
+            for each in group:
+                send_to_process(each, SigInfo(signal, SI_KERNEL))
 
 
 def _reparent(new_parent: Process | None, child: Process) -> None:

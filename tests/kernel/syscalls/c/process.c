@@ -295,6 +295,94 @@ TEST(process_groups_and_sessions) {
     show_status(status);
 }
 
+static void print_signal(int signal, siginfo_t *info, void *context) {
+    (void)context;
+    printf("signal %d code %d pid %d\n", signal, info->si_code, info->si_pid);
+}
+
+/* A child that is stopped, in a process group of its own. */
+static pid_t stopped_job(int to_ignore) {
+    pid_t job = fork();
+    if (!job) {
+        setpgid(0, 0);
+        handle_info(SIGHUP, print_signal, 0);
+        handle_info(SIGCONT, print_signal, 0);
+        if (to_ignore)
+            signal(SIGHUP, SIG_IGN);
+        raise(SIGSTOP);
+        printf("job continues\n");
+        _exit(7);
+    }
+    int status;
+    waitpid(job, &status, WUNTRACED);
+    show_status(status);
+    return job;
+}
+
+TEST(orphaned_process_group_with_stopped_jobs_gets_sighup_and_sigcont) {
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    for (int to_ignore = 0; to_ignore < 2; to_ignore++) {
+        pid_t leader = fork();
+        if (!leader) {
+            setsid();
+            stopped_job(to_ignore);
+            _exit(0);
+        }
+        int first, second; /* of the leader and the job; only the job prints */
+        wait(&first);
+        wait(&second);
+        SHOW(WEXITSTATUS(first) + WEXITSTATUS(second));
+    }
+}
+
+TEST(process_group_that_keeps_a_parent_outside_stays_stopped) {
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t job = 0;
+    int fds[2];
+    pipe(fds);
+    pid_t parent = fork();
+    if (!parent) {
+        job = stopped_job(0);
+        write(fds[1], &job, sizeof job);
+        _exit(0);
+    }
+    show_end(parent);
+    read(fds[0], &job, sizeof job);
+    SHOW(waitpid(job, NULL, WNOHANG)); /* now a child of ours, in another group of our session */
+    kill(job, SIGKILL);
+    show_end(job);
+}
+
+TEST(exit_of_the_last_link_orphans_a_process_group) {
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t leader = fork();
+    if (!leader) {
+        setsid();
+        pid_t link = fork();
+        if (!link) {
+            setpgid(0, 0);
+            pid_t job = fork();
+            if (!job) {
+                handle_info(SIGHUP, print_signal, 0);
+                handle_info(SIGCONT, print_signal, 0);
+                raise(SIGSTOP);
+                printf("job continues\n");
+                _exit(7);
+            }
+            int status;
+            waitpid(job, &status, WUNTRACED);
+            show_status(status);
+            _exit(0);
+        }
+        waitpid(link, NULL, 0);
+        _exit(0);
+    }
+    int first, second;
+    wait(&first);
+    wait(&second);
+    SHOW(WEXITSTATUS(first) + WEXITSTATUS(second));
+}
+
 TEST(rusage_of_children_is_inherited) {
     struct rusage usage;
     CHILD(static volatile char memory[1 << 20]; for (int i = 0; i < 1 << 20; i += PAGE) memory[i] = 1);
