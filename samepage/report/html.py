@@ -86,7 +86,8 @@ def _sections(sharing: Sharing, lost: Sequence[LostSharing]) -> Iterable[tuple[s
 
 def _origin(sharing: Sharing) -> str:
     meta = sharing.snapshot.meta
-    known = [f"{key} {meta[key]}" for key in ("source", "host", "kernel", "time") if key in meta]
+    keys = ("source", "engine", "host", "kernel", "time")
+    known = [f"{key} {meta[key]}" for key in keys if key in meta]
     return f"<p><small>{escape(printable(', '.join(known)))}</small></p>\n"
 
 

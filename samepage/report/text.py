@@ -113,6 +113,8 @@ def answer(sharing: Sharing, lost: Sequence[LostSharing] = ()) -> list[str]:
     if lost:
         saved = sum(each.saved_frames for each in lost)
         lines.append(f"Lost sharing: {size(saved)} more if equal files were one inode (see below).")
+    if engine := sharing.snapshot.meta.get("engine"):
+        lines.append(f"Run on the model, with the engine {engine}.")
     return lines
 
 

@@ -194,3 +194,10 @@ def test_only_some_of_many_mappers_are_named() -> None:
     (libx,) = sharing.files
     assert mapped_by(sharing, libx) == "5: 5, 4: 4, and 3 more"
     assert mapped_by(sharing, libx, 5) == "5: 5, 4: 4, 3: 3, 2: 2, 1: 1"
+
+
+def test_a_model_run_names_its_engine() -> None:
+    builder = SnapshotBuilder("model", engine="unicorn")
+    builder.add_process(Process(1, argv=("true",)))
+    assert "Run on the model, with the engine unicorn." in printed(builder.build(), 80)
+    assert "engine" not in printed(many(1), 80)
