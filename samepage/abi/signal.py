@@ -38,6 +38,9 @@ SIGRTMIN = 32
 MAX_SIGNAL = 64
 """`_NSIG`."""
 
+SIGINFO_SIZE = 128
+"""`SI_MAX_SIZE`: bytes of `siginfo_t`."""
+
 SIG_DFL = 0
 SIG_IGN = 1
 

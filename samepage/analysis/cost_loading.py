@@ -10,8 +10,7 @@ from samepage.abi.elf import SegmentFlags
 from samepage.elf.dynamic import Tag
 from samepage.elf.object import DynamicObject
 from samepage.elf.relocated_pages import text_relocations
-
-_RELR_VERSION = "GLIBC_ABI_DT_RELR"
+from samepage.elf.versions import RELR_VERSION
 
 
 def load_problems(library: DynamicObject, page_size: int) -> list[str]:
@@ -79,6 +78,6 @@ def _versions(library: DynamicObject) -> list[str]:
             )
     names = {version.name for version in library.versions.needed}
     of_libc = any(name.startswith("libc.so.") for name in needed)
-    if library.dynamic.get(Tag.RELR) is not None and of_libc and _RELR_VERSION not in names:
-        lines.append(f"DT_RELR without {_RELR_VERSION} dependency: glibc refuses it")
+    if library.dynamic.get(Tag.RELR) is not None and of_libc and RELR_VERSION not in names:
+        lines.append(f"DT_RELR without {RELR_VERSION} dependency: glibc refuses it")
     return lines

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+STACK_GUARD_PAGES = 256
+"""`stack_guard_gap` of mm/mmap.c, the same on every architecture."""
+
+
 class Access(enum.IntEnum):
     """What an instruction wants of a page."""
 

@@ -26,6 +26,10 @@ VER_FLG_BASE = 1
 VER_FLG_WEAK = 2
 HIDDEN = 0x8000
 INDEX_MASK = 0x7FFF
+GLIBC_2_2_5 = ("GLIBC_2.2.5", 0x09691A75)
+"""Name and hash of the oldest version of glibc on x86-64."""
+RELR_VERSION = "GLIBC_ABI_DT_RELR"
+"""What an object with DT_RELR has to need of libc."""
 
 _VERDEF = struct.Struct("<HHHHIII")
 _VERDAUX = struct.Struct("<II")

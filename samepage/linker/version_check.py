@@ -16,12 +16,11 @@ glibc 2.36.
 from collections.abc import Iterator
 
 from samepage.elf.dynamic import Tag
+from samepage.elf.versions import RELR_VERSION
 from samepage.linker.errors import FailedAssertion, LinkError
 from samepage.linker.maps import LinkMap
 from samepage.linker.references import Bindings, symbol_and_version
 from samepage.linker.rules import LdsoRules
-
-_RELR_VERSION = "GLIBC_ABI_DT_RELR"
 
 
 def check_versions(
@@ -69,7 +68,7 @@ def check_versions(
                     yield LinkError(f"{provider.name}: {message}", 1)
         packs = rules.packs_relative and link.object.dynamic.get(Tag.RELR) is not None
         if packs and not _may_pack(link, by_name):
-            yield LinkError(f"{link.name}: DT_RELR without {_RELR_VERSION} dependency", 1)
+            yield LinkError(f"{link.name}: DT_RELR without {RELR_VERSION} dependency", 1)
 
 
 def missing_tables(
@@ -107,4 +106,4 @@ def _may_pack(link: LinkMap, by_name: dict[str, LinkMap]) -> bool:
         and version.file.startswith("libc.so.")
         and version.file in by_name
     }
-    return not of_libc or _RELR_VERSION in of_libc
+    return not of_libc or RELR_VERSION in of_libc

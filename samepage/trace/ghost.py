@@ -19,14 +19,12 @@ executed, so no page is touched that was not in use already.
 import os
 import signal
 
+from samepage.abi.sched import Clone
+from samepage.arch import Sys
 from samepage.trace import ptrace
-from samepage.trace.ptrace import Registers, StopKind, SyscallOp
+from samepage.trace.ptrace import SYSCALL_INSTRUCTION, Registers, StopKind, SyscallOp
 
-_SYS_CLONE = 56
-_SYS_CLOSE_RANGE = 436
-_CLONE_VM = 0x100
-_SYSCALL_LENGTH = 2
-_SYSCALL_INSTRUCTION = b"\x0f\x05"
+_SYSCALL_LENGTH = len(SYSCALL_INSTRUCTION)
 
 
 class Killed(Exception):
@@ -44,9 +42,9 @@ def make_ghost(tid: int) -> int:
     saved = ptrace.get_registers(tid)
     if ptrace.syscall_info(tid)[0] is SyscallOp.ENTRY:
         # The system call about to be made becomes the clone.
-        _arrange(tid, saved, _SYS_CLONE, (_CLONE_VM,), entered=True)
+        _arrange(tid, saved, Sys.CLONE, (Clone.VM,), entered=True)
     else:
-        _arrange(tid, saved, _SYS_CLONE, (_CLONE_VM,))
+        _arrange(tid, saved, Sys.CLONE, (Clone.VM,))
         _run_until(tid, StopKind.SYSCALL)
     _run_until(tid, StopKind.CLONE)
     ghost = ptrace.event_message(tid)
@@ -69,13 +67,13 @@ def is_behind_syscall(tid: int) -> bool:
     if registers.orig_rax == ptrace.NO_SYSCALL:
         return False
     code = ptrace.read_memory(tid, registers.rip - _SYSCALL_LENGTH, _SYSCALL_LENGTH)
-    return code == _SYSCALL_INSTRUCTION
+    return code == SYSCALL_INSTRUCTION
 
 
 def _close_files(ghost: int) -> None:
     while ptrace.wait(ghost).kind is not StopKind.NEW:
         ptrace.resume(ghost)
-    _arrange(ghost, ptrace.get_registers(ghost), _SYS_CLOSE_RANGE, (0, 2**32 - 1))
+    _arrange(ghost, ptrace.get_registers(ghost), Sys.CLOSE_RANGE, (0, 2**32 - 1))
     _run_until(ghost, StopKind.SYSCALL)
     _run_until(ghost, StopKind.SYSCALL)
 

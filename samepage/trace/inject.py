@@ -30,9 +30,8 @@ from collections.abc import Iterator
 from samepage.abi.ptrace import Options
 from samepage.errors import SamepageError
 from samepage.trace import ptrace
-from samepage.trace.ptrace import NO_SYSCALL, Registers, Stop, StopKind
+from samepage.trace.ptrace import NO_SYSCALL, SYSCALL_INSTRUCTION, Registers, Stop, StopKind
 
-_SYSCALL_INSTRUCTION = b"\x0f\x05"
 _ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
 _STOP_LIMIT = 2.0
 """Seconds to wait for a thread to stop: one in uninterruptible sleep does not."""
@@ -153,7 +152,7 @@ def _syscall_offset() -> int:
         for line in file:
             if line.endswith("[vdso]\n"):
                 start, end = (int(word, 16) for word in line.split(" ", 1)[0].split("-"))
-                offset = ctypes.string_at(start, end - start).find(_SYSCALL_INSTRUCTION)
+                offset = ctypes.string_at(start, end - start).find(SYSCALL_INSTRUCTION)
                 if offset >= 0:
                     return offset
     raise SamepageError("the vDSO of this kernel has no system call instruction")

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 
 from samepage.abi.auxv import parse_auxv
 from samepage.abi.prctl import ADDR_NO_RANDOMIZE, Pr
+from samepage.arch import Sys
 from samepage.errors import SamepageError
 from samepage.records import record
 from samepage.trace import ptrace
@@ -35,8 +36,6 @@ STACK_LIMIT = 8 << 20
 
 OPEN_FILES_LIMIT = 1024
 """RLIMIT_NOFILE: some programs size a table by it."""
-
-_EXECVE = 59
 
 
 @record(frozen=True)
@@ -104,7 +103,7 @@ def _run_to_exec(pid: int) -> int | None:
                 return None
             case StopKind.EXEC:
                 return minor_faults(pid) - before
-            case StopKind.SYSCALL if ptrace.syscall_info(pid)[1] == _EXECVE:
+            case StopKind.SYSCALL if ptrace.syscall_info(pid)[1] == Sys.EXECVE:
                 before = minor_faults(pid)
         signal_number = stop.signal if stop.kind is StopKind.SIGNAL else 0
         ptrace.resume(pid, signal_number, syscalls=True)

@@ -24,6 +24,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from samepage.abi.auxv import Aux
+from samepage.abi.page import HOST_PAGE_SIZE
+from samepage.arch import Sys
 from samepage.elf.header import ElfError
 from samepage.elf.layout import I64
 from samepage.elf.object import DynamicObject
@@ -36,14 +38,12 @@ from samepage.trace.ptrace import Stop, StopKind
 TIMEOUT = 60.0
 """Seconds from exec to the entry point, by default."""
 
-PAGE = 4096
 _PATIENCE = 5.0
 """Seconds that killed processes are waited for."""
 _MOST_AT_ONCE = 1 << 30
 """Bytes of one read: the kernel's own limit is a page below 2 GiB."""
 _FATAL = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 
-_SYS_MPROTECT, _SYS_ARCH_PRCTL = 10, 158
 _EARLY_INIT = "__libc_early_init"
 
 
@@ -103,9 +103,11 @@ class LdsoRun:
         An absent page of anonymous memory is one that was never written to, or read.
         """
         with open(f"/proc/{self.pid}/pagemap", "rb", buffering=0) as file:
-            raw = os.pread(file.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
+            raw = os.pread(
+                file.fileno(), (end - start) // HOST_PAGE_SIZE * 8, start // HOST_PAGE_SIZE * 8
+            )
         present: I64 = (np.frombuffer(raw, np.uint64) >> np.uint64(62)).nonzero()[0]
-        return present * PAGE
+        return present * HOST_PAGE_SIZE
 
 
 def observe(
@@ -284,12 +286,12 @@ def _to_entry(
     entry = auxiliary_vector(run.pid)[Aux.ENTRY]
     ptrace.set_breakpoint(run.pid, entry)
     # All is mapped when the thread pointer is set; but auditors need one earlier.
-    early, awaited = None, _SYS_ARCH_PRCTL
+    early, awaited = None, Sys.ARCH_PRCTL
     while early is None and ptrace.get_registers(run.pid).rip != entry:
         if not _run_to_syscall(process, awaited):
             return False
         run.files = mapped_files(run.pid)
-        early, awaited = _early_init(run.files), _SYS_MPROTECT
+        early, awaited = _early_init(run.files), Sys.MPROTECT
     relocated = early or entry
     for address in dict.fromkeys((relocated, entry)):
         ptrace.set_breakpoint(run.pid, address)

@@ -194,6 +194,7 @@ class Registers(ctypes.Structure):
 
 
 NO_SYSCALL = 2**64 - 1
+SYSCALL_INSTRUCTION = b"\x0f\x05"
 """In `orig_rax`: the tracee is in no system call, and none is to be restarted."""
 
 

@@ -36,6 +36,7 @@ from types import TracebackType
 from typing import Self
 
 from samepage.abi.auxv import Aux
+from samepage.arch import Sys
 from samepage.errors import SamepageError
 from samepage.stop_at import CALL_LENGTH, MAX_START_STEPS, StopAt, is_call
 from samepage.trace import ptrace
@@ -50,9 +51,6 @@ from samepage.trace.reap import (
     set_subreaper,
     status_lines,
 )
-
-_SYS_EXIT = 60
-_SYS_EXIT_GROUP = 231
 
 _HARMLESS = frozenset(
     {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, 19, 20, 21, 22}
@@ -388,7 +386,7 @@ class TracedGroup:
             called = ptrace.get_registers(tid).orig_rax
             (self._hold(tree, process, tid) if after_call(called) else self._resume(process, tid))
             return
-        ends = number == _SYS_EXIT_GROUP or (number == _SYS_EXIT and len(process.threads) == 1)
+        ends = number == Sys.EXIT_GROUP or (number == Sys.EXIT and len(process.threads) == 1)
         if op is ptrace.SyscallOp.ENTRY and process.in_tree and ends and not process.leaving:
             process.count_faults()
             status = (ptrace.get_registers(tid).rdi & 0xFF) << 8
@@ -414,7 +412,7 @@ class TracedGroup:
         process.exiting.add(tid)
         if process.exiting >= process.threads:
             self._on_last_exit(tree, process, tid)
-        elif ptrace.get_registers(tid).orig_rax == _SYS_EXIT:
+        elif ptrace.get_registers(tid).orig_rax == Sys.EXIT:
             process.exiting.discard(tid)
             process.threads.discard(tid)
             ptrace.resume(tid)

@@ -21,6 +21,7 @@ import numpy as np
 from samepage.abi.elf import SegmentFlags
 from samepage.elf.header import ElfError
 from samepage.elf.layout import U64
+from samepage.elf.versions import GLIBC_2_2_5
 from samepage.errors import SamepageError
 from samepage.linker.errors import LinkError
 from samepage.linker.ifunc import SandboxResolver
@@ -372,18 +373,15 @@ def _compare_bindings(
         comparison.binding_differences.append(f"only samepage: {_line(entry)}")
 
 
-_GLIBC_2_2_5 = ("GLIBC_2.2.5", 0x09691A75)
-
-
 def _malloc_bindings(linker: Linker, result: LinkResult) -> Iterator[tuple[str, ...]]:
     """ld.so's own lookups: it goes over to the program's malloc (`__rtld_malloc_init_real`)."""
     program = result.maps[0]
     if linker.loader.interpreter not in result.search_list or linker.binder is None:
         return
     for name in ("calloc", "free", "malloc", "realloc"):
-        found = linker.binder.find(name, program.scopes, _GLIBC_2_2_5)
+        found = linker.binder.find(name, program.scopes, GLIBC_2_2_5)
         if found is not None:
-            yield (program.name, found[0].name, "normal", name, _GLIBC_2_2_5[0])
+            yield (program.name, found[0].name, "normal", name, GLIBC_2_2_5[0])
 
 
 def _line(entry: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """The user space of x86-64 with four-level tables (arch/x86/include/asm/page_64_types.h,
 processor.h and elf.h; arch/x86/mm/mmap.c)."""
 
-from samepage.arch.arch import Layout
+from samepage.arch.arch import STACK_GUARD_PAGES, Layout
 from samepage.arch.x86_64.paging import PAGE_SIZE
 
 ADDRESS_LIMIT = 1 << 47
@@ -13,12 +13,11 @@ TASK_SIZE = ADDRESS_LIMIT - PAGE_SIZE
 """`TASK_SIZE_MAX`."""
 STACK_TOP = TASK_SIZE
 _MIN_GAP = 128 << 20
-_STACK_GUARD_GAP = 256 * PAGE_SIZE
 
 
 def mmap_base(stack_limit: int) -> int:
     """`mmap_base` in arch/x86/mm/mmap.c."""
-    gap = max(stack_limit + _STACK_GUARD_GAP, _MIN_GAP)
+    gap = max(stack_limit + STACK_GUARD_PAGES * PAGE_SIZE, _MIN_GAP)
     gap = min(gap, STACK_TOP // 6 * 5)
     return _page_align(STACK_TOP - gap)
 

@@ -8,6 +8,7 @@ old rsp - 128 (red zone)      or the top of the alternate stack
 
 import struct
 
+from samepage.abi.signal import SIGINFO_SIZE
 from samepage.arch.arch import SignalContext, SignalFrame
 from samepage.arch.x86_64.registers import Reg
 
@@ -26,14 +27,13 @@ _REST = struct.Struct("<QQQQQ")
 _MCONTEXT_SIZE = 256
 _MASK = struct.Struct("<Q")
 _SIZE = _HEAD.size + _MCONTEXT_SIZE + _MASK.size
-_SIGINFO_SIZE = 128
 _USER_FLAGS = 0x0005_0DD5 & ~0x0005_0000
 """The flags that sigreturn may set: arithmetic ones, trap and direction (FIX_EFLAGS)."""
 
 
 def _place(sp: int, fpu_size: int) -> tuple[int, int]:
     fpstate = sp - fpu_size & ~63
-    return (fpstate - _SIZE - _SIGINFO_SIZE & ~15) - 8, fpstate
+    return (fpstate - _SIZE - SIGINFO_SIZE & ~15) - 8, fpstate
 
 
 def _pack(restorer: int, context: SignalContext) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from samepage.arch import PAGE_SHIFT
 from samepage.arch.x86_64.registers import Reg
+from samepage.cpu.unicorn.rmw import PREFIXES
 from samepage.records import record
 
 _NUMBERED = (
@@ -21,7 +22,6 @@ _NUMBERED = (
 """The registers as instructions number them."""
 _RSP, _RBP = 4, 5
 _SEGMENTS = {0x64: Reg.FS_BASE, 0x65: Reg.GS_BASE}
-_PREFIXES = frozenset(b"\x66\x67\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65")
 
 _WITH_MODRM = frozenset(
     [
@@ -108,7 +108,7 @@ class _Decoder:
         return []
 
     def _prefixes(self) -> None:
-        while self.code[self.at] in _PREFIXES:
+        while self.code[self.at] in PREFIXES:
             prefix = self._byte()
             self.narrow |= prefix == 0x66
             if prefix == 0x67:

@@ -14,7 +14,7 @@ write another. (Opcodes: Intel SDM volume 2, appendix A.)
 LONGEST_INSTRUCTION = 15
 """Bytes; the CPU refuses a longer one."""
 
-_PREFIXES = frozenset(b"\x66\x67\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65")
+PREFIXES = frozenset(b"\x66\x67\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65")
 _ALL = 0xFF
 
 
@@ -49,7 +49,7 @@ def writes_back(code: bytes) -> bool:
     """Whether the x86-64 instruction at the start of `code` stores to the operand that it
     loads. `code` may be cut off after `LONGEST_INSTRUCTION` bytes."""
     at = 0
-    while at < len(code) and code[at] in _PREFIXES:
+    while at < len(code) and code[at] in PREFIXES:
         at += 1
     if at < len(code) and code[at] & 0xF0 == 0x40:  # REX
         at += 1

@@ -22,6 +22,7 @@ from samepage.arch import (
     pte_mkwrite,
     pte_pfn,
 )
+from samepage.arch.arch import STACK_GUARD_PAGES
 from samepage.kernel.mm.frames import FrameKind, Frames
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.page_table import PageTable
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 MMAP_MIN_ADDR = 0x10000
 """Where the kernel itself puts nothing below (CONFIG_LSM_MMAP_MIN_ADDR)."""
-STACK_GUARD_GAP = 256 << PAGE_SHIFT
+STACK_GUARD_GAP = STACK_GUARD_PAGES << PAGE_SHIFT
 
 
 class RssKind(enum.IntEnum):

@@ -14,6 +14,7 @@ from samepage.abi.signal import (
     SA_ONSTACK,
     SA_RESTORER,
     SIGCHLD,
+    SIGINFO_SIZE,
     SIGSYS,
     SS_AUTODISARM,
     SS_DISABLE,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 
 _FRAME = ARCH.signal_frame
-_SIGINFO_SIZE = 128
 
 
 class FrameFault(Exception):
@@ -123,4 +123,4 @@ def pack_siginfo(info: SigInfo) -> bytes:
         body = struct.pack("<iiiiqq", info.pid, info.uid, info.status, 0, 0, 0)
     else:
         body = struct.pack("<iiQ", info.pid, info.uid, info.value)
-    return (head + body).ljust(_SIGINFO_SIZE, b"\0")
+    return (head + body).ljust(SIGINFO_SIZE, b"\0")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 
 from samepage.abi.fcntl import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from samepage.abi.time import NS
-from samepage.arch import PAGE_SHIFT
 from samepage.kernel.errors import SysError
 from samepage.kernel.fs.file import OpenFile
 from samepage.kernel.fs.path import Path
@@ -22,9 +21,9 @@ from samepage.kernel.mm.uaccess import (
     strncpy_from_user,
 )
 from samepage.kernel.process.task import Task, Wait
+from samepage.kernel.process.user_stack import MAX_ARG_STRLEN
 from samepage.records import record
 
-MAX_ARG_STRLEN = 32 << PAGE_SHIFT
 MAX_RW_COUNT = 0x7FFF_F000
 IOV_MAX = 1024
 _IOVEC = struct.Struct("<QQ")

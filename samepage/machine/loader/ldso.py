@@ -26,6 +26,7 @@ from samepage.arch import Sys
 from samepage.elf.machines import KIND_TABLES, Kind, kinds_of
 from samepage.elf.notes import build_id
 from samepage.elf.object import DynamicObject
+from samepage.elf.versions import GLIBC_2_2_5
 from samepage.linker.errors import LinkError
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.maps import LinkMap, MapKind
@@ -55,7 +56,6 @@ _OPTIONAL_TLS = 512
 _HWCAP_X86_64 = 2
 _RSEQ_SIZE, _RSEQ_SIGNATURE, _RSEQ_USED = 32, 0x53053053, 20
 _PRIVATE = ("GLIBC_PRIVATE", 0x0963CF85)
-_GLIBC_2_2_5 = ("GLIBC_2.2.5", 0x09691A75)
 _AUDIT_ROOM = 16 * 16
 _PATH_ELEMENT = struct.Struct("<5Q")
 
@@ -156,12 +156,12 @@ class LdsoState:
         """libc's functions in place of ld.so's own, before its RELRO is protected."""
         private = self._ldso.private
         functions = {
-            "malloc": (private.malloc, _GLIBC_2_2_5),
-            "calloc": (private.calloc, _GLIBC_2_2_5),
-            "free": (private.free, _GLIBC_2_2_5),
-            "realloc": (private.realloc, _GLIBC_2_2_5),
-            "pthread_mutex_lock": (private.mutex_lock, _GLIBC_2_2_5),
-            "pthread_mutex_unlock": (private.mutex_unlock, _GLIBC_2_2_5),
+            "malloc": (private.malloc, GLIBC_2_2_5),
+            "calloc": (private.calloc, GLIBC_2_2_5),
+            "free": (private.free, GLIBC_2_2_5),
+            "realloc": (private.realloc, GLIBC_2_2_5),
+            "pthread_mutex_lock": (private.mutex_lock, GLIBC_2_2_5),
+            "pthread_mutex_unlock": (private.mutex_unlock, GLIBC_2_2_5),
         }
         for name, (place, version) in functions.items():
             address = self.find_function(name, version)
