@@ -13,10 +13,10 @@ is None.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,7 @@ class Diff(NamedTuple):
     @property
     def equal(self) -> bool:
         """Return whether nothing changed."""
-        changes: Iterable[Any] = (*self.processes, *self.files)
+        changes: Iterable[ProcessChange | FileChange] = (*self.processes, *self.files)
         return self.before == self.after and not any(change.changed for change in changes)
 
 
@@ -243,7 +243,7 @@ def _matched(
 ) -> Matched:
     dated = same_boot and all(use.process.start_time is not None for use in (*before, *after))
 
-    def key(use: ProcessUse) -> Any:
+    def key(use: ProcessUse) -> Hashable:
         process = use.process
         if match is Match.PID:
             # A process that called exec is still the same. Where a snapshot does not record when
@@ -251,7 +251,7 @@ def _matched(
             return process.pid, process.start_time if dated else process.exe
         return process.exe, process.argv
 
-    waiting: dict[Any, list[ProcessUse]] = {}
+    waiting: dict[Hashable, list[ProcessUse]] = {}
     for use in reversed(after):
         waiting.setdefault(key(use), []).append(use)
     pairs: Matched = []

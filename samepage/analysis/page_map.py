@@ -5,7 +5,7 @@ copied. It looks once more at the pages of those VMAs that have copies of the wa
 """
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ def page_maps(sharing: Sharing, files: Collection[int]) -> dict[int, PageMap]:
     return {file: _page_map(file, of_frames, of_copies) for file in files}
 
 
-def _page_map(file: int, frames: Any, copies: Any) -> PageMap:
+def _page_map(file: int, frames: tuple[I64, I64, I64], copies: tuple[I64, I64, I64]) -> PageMap:
     (cached, mapped), (copied, times) = (
         (index[number == file], value[number == file]) for number, index, value in (frames, copies)
     )

@@ -5,7 +5,6 @@ end), not what they forked and waited for.
 """
 
 from array import array
-from typing import Any
 
 from samepage import __version__
 from samepage.arch import PAGE_SHIFT, pte_dirty, pte_pfn, pte_write, pte_young
@@ -112,7 +111,7 @@ def _page_flags(mm: AddressSpace, pfn: int, entry: int) -> int:
 
 def _add_frames(builder: SnapshotBuilder, machine: Machine, numbers: set[int]) -> None:
     frames, cache = machine.kernel.frames, machine.kernel.cache
-    columns: list[list[Any]] = [[] for _ in range(6)]
+    columns: list[list[int]] = [[] for _ in range(6)]
     for pfn in sorted(numbers):
         owner = cache.owner.get(pfn)
         file, index = -1, -1

@@ -151,7 +151,7 @@ def document(result: Diff) -> dict[str, Any]:
     }
 
 
-def state(before: Any, after: Any) -> str:
+def state(before: object, after: object) -> str:
     """Return "new", "lost" or "kept"."""
     return "new" if before is None else "lost" if after is None else "kept"
 

@@ -137,7 +137,9 @@ class SnapshotBuilder:
         """
         self._vmas.append((pid, start, end, Mapping(perms, offset, file, text(name)), smaps))
 
-    def add_pages(self, pid: int, vpages: Any, frames: Any, flags: Any) -> None:
+    def add_pages(
+        self, pid: int, vpages: npt.ArrayLike, frames: npt.ArrayLike, flags: npt.ArrayLike
+    ) -> None:
         """Add virtual pages of one process: arrays of the same length, see `PageFlags`.
 
         `frames` are frame numbers, 0 where the frame is not known.
@@ -145,7 +147,13 @@ class SnapshotBuilder:
         self._pages.setdefault(pid, []).append(_arrays((vpages, frames, flags), _PAGE_TYPES))
 
     def add_frames(
-        self, frames: Any, kinds: Any, files: Any, indexes: Any, mapcounts: Any, flags: Any
+        self,
+        frames: npt.ArrayLike,
+        kinds: npt.ArrayLike,
+        files: npt.ArrayLike,
+        indexes: npt.ArrayLike,
+        mapcounts: npt.ArrayLike,
+        flags: npt.ArrayLike,
     ) -> None:
         """Add frames: arrays of the same length, see `FrameKind` and `FrameFlags`.
 
@@ -244,7 +252,9 @@ class SnapshotBuilder:
         )
 
 
-def _arrays(columns: Sequence[Any], types: Sequence[Any]) -> list[npt.NDArray[Any]]:
+def _arrays(
+    columns: Sequence[npt.ArrayLike], types: Sequence[npt.DTypeLike]
+) -> list[npt.NDArray[Any]]:
     arrays = [
         np.ascontiguousarray(values, dtype=dtype)
         for values, dtype in zip(columns, types, strict=True)

@@ -6,6 +6,7 @@ runs when one is read or written, and each complaint names table, row and value 
 the file.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -37,7 +38,7 @@ def broken(table: str, row: int, why: str) -> NoReturn:
     raise SamepageError(f"snapshot: table {table}, row {row}: {why}")
 
 
-def refuse(table: str, wrong: Marks, why: Any) -> None:
+def refuse(table: str, wrong: Marks, why: Callable[[int], str]) -> None:
     """Raise the error for the first row that is wrong; `why` makes the text from its number."""
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -91,7 +92,9 @@ def _check_references(snapshot: Snapshot) -> None:
         ("events", of_events),
     ):
         wrong = (files < -1) | (files >= count)
-        refuse(table, wrong, lambda row, of=files: f"file {of[row]} is in no row of files")
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            broken(table, row, f"file {files[row]} is in no row of files")
     groups, charged = len(snapshot.cgroups), snapshot.charged
     if len(charged) not in (0, len(snapshot.frames)):
         raise SamepageError("snapshot: table frames: not all have a control group")

@@ -86,6 +86,7 @@ class Library:
     def __init__(self, link: LinkMap, mapped: list[LinkMap], process: "Process") -> None:
         self._link = link
         self._process = process
+        # Any: ctypes has no public type of a function whose attributes can be set.
         self._functions: dict[str, Any] = {}
         self._closed = False
         self.path = link.name
@@ -355,7 +356,7 @@ class Process:
         self._unwinding[link] = start + 4 + distance
         register(self._unwinding[link])
 
-    def _unwinder(self, name: str) -> Callable[[int], Any] | None:
+    def _unwinder(self, name: str) -> Callable[[int], object] | None:
         """A function of libgcc_s, if some object of the process has brought it along."""
         alive = [link for link in self.loader.maps if link.scopes]
         found = self._binder.find(name, [alive])
