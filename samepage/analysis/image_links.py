@@ -23,7 +23,6 @@ from samepage.linker.errors import LinkError
 from samepage.linker.link import Linker, LinkResult
 from samepage.linker.search import LinkerConfig
 from samepage.linker.tree_memory import TreeMemory
-from samepage.records import replace
 
 MACHINES = {
     "386": ElfMachine.I386,

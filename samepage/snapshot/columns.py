@@ -85,7 +85,7 @@ class File(NamedTuple):
     build_id: str | None = None
     """In hexadecimal."""
     version: int = 0
-    """Tells apart files that show the same device and inode (`samepage.live.identity`)."""
+    """Distinguishes files that show the same device and inode (`samepage.live.identity`)."""
 
 
 class Mapping(NamedTuple):

@@ -201,9 +201,9 @@ def _compare_ends(result: Comparison, model: Observation, kernel: Observation) -
     for number, (ours, theirs) in enumerate(zip(model.statuses, kernel.statuses, strict=False)):
         if ours == theirs:
             continue
-        told = (f"command {number + 1}: {describe_end(s) or 'held'}" for s in (ours, theirs))
+        ends = (f"command {number + 1}: {describe_end(s) or 'held'}" for s in (ours, theirs))
         result.counts[DifferenceKind.END] += 1
-        result.differences.insert(0, Difference(DifferenceKind.END, -1, 0, *told))
+        result.differences.insert(0, Difference(DifferenceKind.END, -1, 0, *ends))
 
 
 def _compare_processes(result: Comparison, model: Observation, kernel: Observation) -> None:

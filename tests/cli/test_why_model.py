@@ -34,7 +34,7 @@ def test_the_model_names_who_copied(tmp_path: Path) -> None:
     assert [process["name"] for process in found["processes"]] == ["fork"] * 3
 
 
-def test_the_answer_says_that_it_is_the_models(tmp_path: Path) -> None:
+def test_the_answer_states_that_it_is_the_models(tmp_path: Path) -> None:
     run = subprocess.run([*WHY, "--model", "true"], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert "1 process (true), on the model" in run.stdout

@@ -48,7 +48,7 @@ def test_copies_and_addresses_of_functions_are_as_they_should_be(workshop: Works
     assert found(link(workshop.program(source, "-la", "-no-pie", "-fno-pic"))) == set()
 
 
-def test_the_text_marks_interposition_and_says_why_a_rule_was_passed_over(
+def test_the_text_marks_interposition_and_explains_why_a_rule_was_passed_over(
     workshop: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = "int id(void){{return {n};}} int {name}(void){{return id();}}"

@@ -106,7 +106,7 @@ def test_processes_with_one_address_space_are_named(tmp_path: Path) -> None:
     assert same_memory(sharing) == [(process.pid, child)]
     (note,) = (line for line in notes(sharing) if "one address space" in line)
     assert f"{process.pid}, {child}" in note
-    # As it says: two processes share each page here, and smaps counts it for each.
+    # Two processes share each page here, and smaps counts it for each.
     one, two = sharing.processes
     assert one.usage.private_dirty == two.usage.private_dirty == 0
     assert alone.processes[0].usage.private_dirty * 4 == kernel > 1024

@@ -75,7 +75,7 @@ def is_atomic(code: bytes) -> bool:
     An emulator of several CPUs, as QEMU's TCG, then translates for writing at once, too
     (`atomic_mmu_lookup`)."""
     at = 0
-    while code[at] in _PREFIXES:
+    while code[at] in PREFIXES:
         if code[at] == _LOCK:
             return True
         at += 1

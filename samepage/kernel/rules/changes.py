@@ -13,7 +13,7 @@ Version = tuple[int, int]
 
 @record(frozen=True)
 class Change:
-    """When a rule became what its field of `KernelRules` says."""
+    """When a rule became what its field of `KernelRules` describes."""
 
     since: Version
     commit: str

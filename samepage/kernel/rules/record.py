@@ -1,6 +1,6 @@
 """`KernelRules`: the rules by which one version of Linux differs from another.
 
-True is what 6.18 does. `changes.CHANGES` says of each field what it was before, since when it is
+True is what 6.18 does. `changes.CHANGES` lists for each field what it was before, since when it is
 so, and by which commit.
 """
 
