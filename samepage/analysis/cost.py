@@ -153,7 +153,8 @@ def _pages(tables: CostTables) -> list[PageCost]:
     starts = [load.vaddr // size for load in loads]
     states: dict[int, tuple[int, PageState, bool]] = {}
     stored = sorted({*causes, *others})
-    for load, following_start in zip(loads, [*starts[1:], _END], strict=True):
+    # A file may have no PT_LOAD at all: then there is no page either.
+    for load, following_start in zip(loads, [*starts[1:], _END][: len(loads)], strict=True):
         last_of_file = (load.vaddr + load.filesz + size - 1) // size
         end = min((load.vaddr + load.memsz + size - 1) // size, following_start)
         if load.vaddr + load.memsz > _END:
