@@ -8,7 +8,7 @@ and handles show no difference where the open file is the overlay's. But the pag
 frame for each page of a file: where the same page of "one file" is two frames, they are two files.
 
 VMAs that have a frame in common map the same file. What they have is put together, and what then
-contradicts each other (another frame for the same page) is distinguished by `File.version`. Where no
+contradicts each other (another frame for the same page) gets another `File.version`. Where no
 page of two files is resident in both, nothing shows that they are two.
 """
 

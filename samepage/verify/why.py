@@ -3,7 +3,7 @@
 A program runs under the live kernel's events, and on the model. Processes correspond in the order
 of their creation. Of each, every page that was copied (after a fork, or from a file) must have
 been copied by the same function on both sides. Pages of files are compared by file and page,
-others by their address (both sides place memory in the same way, without randomization); the stack is
+others by their address (both sides place memory in one way, without randomization); the stack is
 left out, where the bytes of the environment and the kernel's random ones lie.
 """
 
