@@ -132,7 +132,7 @@ page[100:104] = b"page"
 page.flush()
 os.fsync(fd)
 os.fchmod(fd, 0o777)
-os.fchown(fd, 1, 2)
+attempt(os.fchown, fd, 1, 2)
 os.utime("file", (1, 2))
 attempt(os.setxattr, "file", "user.x", b"1")
 os.truncate("other", 3)

@@ -26,6 +26,8 @@ BEHAVIOURS = [
     for name in re.findall(r"^(?:TEST|IN_PLACE)\((\w+)\)", source.read_text(), re.MULTILINE)
 ]
 NATIVE_RUNS = 4
+AS_GCC_14 = ["-Werror=implicit-function-declaration", "-Werror=incompatible-pointer-types"]
+"""What gcc refuses from version 14 on, so that an older one finds it too."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     if shutil.which("gcc") is None:
         pytest.skip("there is no C compiler")
     target = tmp_path_factory.mktemp("behaviours") / "behaviours"
-    flags = ["-O1", "-w", "-std=gnu17", "-D_GNU_SOURCE", "-pthread", "-fno-stack-protector"]
+    flags = ["-O1", *AS_GCC_14, "-std=gnu17", "-D_GNU_SOURCE", "-pthread", "-fno-stack-protector"]
     subprocess.run(["gcc", *flags, *SOURCES, "-o", target, "-lm"], check=True)
     return str(target)
 

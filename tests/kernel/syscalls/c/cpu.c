@@ -1,6 +1,7 @@
 /* What instructions do that the CPU cannot or may not execute, and code that programs write. */
 #include "oracle.h"
 #include <fenv.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <ucontext.h>
 

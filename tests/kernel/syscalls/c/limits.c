@@ -1,5 +1,7 @@
 /* Resource limits, randomness, and what the machine reports of itself. */
 #include "oracle.h"
+#include <grp.h>
+#include <sys/fsuid.h>
 #include <sys/random.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>

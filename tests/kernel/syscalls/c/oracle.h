@@ -6,7 +6,9 @@
  */
 #ifndef ORACLE_H
 #define ORACLE_H
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>

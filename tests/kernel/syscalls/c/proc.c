@@ -112,7 +112,7 @@ TEST(a_program_that_was_removed_still_knows_itself) {
 }
 
 /* Lines of a file of /proc that start with one of the names, or how many do. */
-static void show_lines(const char *path, const char *names[], int count_only) {
+static void show_lines(const char *path, char *names[], int count_only) {
     static char line[4096];
     FILE *file = fopen(path, "r");
     int found = 0;

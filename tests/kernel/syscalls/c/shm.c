@@ -1,5 +1,6 @@
 /* System V shared memory. Ids and what other segments the system has are not printed. */
 #include "oracle.h"
+#include <grp.h>
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
