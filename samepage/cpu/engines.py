@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from samepage.cpu.engine import Engine, PageFaultHandler
     from samepage.cpu.sandbox import MakeSandbox
 
-NAMES = ("unicorn",)
+NAMES = ("unicorn", "native")
 DEFAULT = "unicorn"
 
 
@@ -29,6 +29,10 @@ def prepare(name: str = DEFAULT) -> None:
 def make_engine(name: str, ram_size: int, on_page_fault: PageFaultHandler) -> Engine:
     """An engine with `ram_size` bytes of memory (`cpu.engine.MakeEngine`)."""
     _check(name)
+    if name == "native":
+        from samepage.cpu.native.engine import NativeEngine
+
+        return NativeEngine(ram_size, on_page_fault)
     from samepage.cpu.unicorn.engine import UnicornEngine
 
     return UnicornEngine(ram_size, on_page_fault)

@@ -28,6 +28,7 @@ BEHAVIOURS = [
 NATIVE_RUNS = 4
 AS_GCC_14 = ["-Werror=implicit-function-declaration", "-Werror=incompatible-pointer-types"]
 """What gcc refuses from version 14 on, so that an older one finds it too."""
+ENGINES = ("unicorn", "native")
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +41,9 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(target)
 
 
-@pytest.fixture(scope="module")
-def machine() -> tuple[Machine, int]:
-    machine = Machine("1G", timeout=30)
+@pytest.fixture(scope="module", params=ENGINES)
+def machine(request: pytest.FixtureRequest) -> tuple[Machine, int]:
+    machine = Machine("1G", timeout=30, engine=request.param)
     kernel = machine.kernel
     return machine, kernel.frames.n_used - len(kernel.cache.owner)
 
