@@ -157,6 +157,8 @@ class SignalFrame:
     legacy_fpu_size: int
     """An area of the floating-point registers of this size has no mark at its end."""
     fpu_mark_size: int
+    fpu_mark: Callable[[bytes], bytes]
+    """From an area of the floating-point registers: what Linux writes at its end."""
     size: int
     """Bytes of the frame up to the siginfo, which follows it."""
     place: Callable[[int, int], tuple[int, int]]

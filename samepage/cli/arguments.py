@@ -173,6 +173,19 @@ def check_by(by: str | None, output: str | None, form: Form) -> None:
         )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Declare `--engine`: what executes the programs of the model machine."""
+    from samepage.cpu import engines
+
+    parser.add_argument(
+        "--engine",
+        choices=engines.NAMES,
+        default=engines.DEFAULT,
+        help="What executes the programs: an emulator, or this processor itself in processes of "
+        "their own (default: %(default)s).",
+    )
+
+
 def add_top(parser: argparse.ArgumentParser, default: int = 20) -> None:
     """Declare `--top`: how many rows a person wants to see."""
     parser.add_argument(

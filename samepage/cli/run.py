@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from samepage.cli.arguments import (
     USAGE_ERROR,
     Parser,
+    add_engine,
     add_file,
     add_output,
     add_programs,
@@ -104,6 +105,7 @@ def arguments(parser: Parser) -> None:
         metavar="DIR",
         help="Save the files that the programs changed in the new directory DIR.",
     )
+    add_engine(parser)
     add(
         "--max-instructions",
         type=number(int, 1),
@@ -142,6 +144,7 @@ class Options:
     clear_env: bool
     cwd: str | None
     export: str | None
+    engine: str
     max_instructions: int | None
     timeout: float | None
     file: str | None
@@ -167,7 +170,7 @@ def command(options: Options) -> int:
         raise SamepageError(f"cannot export to {options.export}: it exists already")
     from samepage.cpu import engines
 
-    engines.prepare()
+    engines.prepare(options.engine)
     from samepage.lab.model_side import ModelSide
 
     with contextlib.ExitStack() as stack:
@@ -215,6 +218,7 @@ def _scenario(options: Options, stack: contextlib.ExitStack, *, events: bool) ->
             ram=options.ram,
             root=start.root,
             user=start.user,
+            engine=options.engine,
             cold=options.cold,
             seed=options.seed,
             timeline=events,

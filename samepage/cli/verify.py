@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from samepage import records
-from samepage.cli.arguments import Parser, add_output, add_programs, number
+from samepage.cli.arguments import Parser, add_engine, add_output, add_programs, number
 from samepage.cli.blas import use_one_thread
 from samepage.cli.processor import need_models_processor
 from samepage.errors import SamepageError
@@ -98,6 +98,7 @@ def arguments(parser: Parser) -> None:
         help="Compare the model with the recording FILE instead of this kernel: on any "
         "machine, and without root.",
     )
+    add_engine(parser)
     add(
         "--env",
         action="append",
@@ -128,6 +129,7 @@ class Options:
     record: str | None
     with_files: str
     against: str | None
+    engine: str
     extra: list[str]
 
 
@@ -199,12 +201,13 @@ def _found(words: Sequence[str]) -> Commands:
 
 def _how(options: Options) -> group.Options:
     """How groups are compared."""
-    from samepage.lab.environment import ENVIRONMENT
+    from samepage.cpu.engines import hidden_features
+    from samepage.lab.environment import environment
     from samepage.stop_at import StopAt
     from samepage.verify import group
 
     return group.Options(
-        {**ENVIRONMENT, **_variables(options.extra)},
+        {**environment(hidden_features(options.engine)), **_variables(options.extra)},
         StopAt(options.stop),
         cold=options.cold,
         timeout=options.timeout,
@@ -212,6 +215,7 @@ def _how(options: Options) -> group.Options:
         against_kernel=options.against_kernel,
         shown=options.shown,
         attempts=options.attempts,
+        engine=options.engine,
     )
 
 

@@ -148,6 +148,9 @@ if TYPE_CHECKING:
         fault for its load and then one for its store. A processor takes one, for the store; a
         host whose CPU is itself emulated, two. An engine that executes on the host's CPU does as
         that does."""
+        read_clock: Callable[[], int]
+        """The kernel sets it: nanoseconds since boot, of its clock. An engine that can answer
+        the guests' reading of a time stamp counter takes that from here."""
 
         @property
         def hwcap(self) -> int:

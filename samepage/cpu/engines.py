@@ -21,9 +21,10 @@ def prepare(name: str = DEFAULT) -> None:
     """Begin in a thread what takes long in making an engine, for the first `make_engine`.
     Raises `EngineError` if the engine is not installed."""
     _check(name)
-    from samepage.cpu.unicorn.emulator import prepare
+    if name == "unicorn":
+        from samepage.cpu.unicorn.emulator import prepare
 
-    prepare()
+        prepare()
 
 
 def make_engine(name: str, ram_size: int, on_page_fault: PageFaultHandler) -> Engine:
@@ -42,6 +43,8 @@ def hidden_features(name: str = DEFAULT) -> str:
     """What a program must be kept from using where an engine's run is compared with the host's
     own, in the form of `glibc.cpu.hwcaps`: the host's CPU may have it, the engine's has not."""
     _check(name)
+    if name == "native":
+        return ""
     from samepage.cpu.unicorn.features import HIDDEN_FEATURES
 
     return HIDDEN_FEATURES

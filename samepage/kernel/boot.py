@@ -56,6 +56,7 @@ class Kernel:
         self.stop_request = StopRequest()
         self.entry = Entry(self, self.stop_request)
         self.cpu = make_engine(config.ram, self.entry.page_fault)
+        self.cpu.read_clock = self.clock.monotonic
         self.ram = self.cpu.ram
         self.frames = Frames(self.ram, self.cpu.flush_icache)
         self.cache = PageCache(self.frames, cold=config.cold, ra_pages=config.readahead)

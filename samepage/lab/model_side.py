@@ -73,6 +73,7 @@ class ModelSide:
             time_slice=1 if self._whole_trees else TIME_SLICE,
             readahead=scenario.host.readahead or VM_READAHEAD_PAGES,
             xstate_size=scenario.host.xstate_size,
+            engine=options.engine,
             host=scenario.host.kernel,
             kernel=options.kernel,
             splits_updates=scenario.host.splits_updates,

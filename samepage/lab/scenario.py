@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from samepage.cpu import engines
 from samepage.lab.commands import Commands
 from samepage.lab.environment import CWD
 from samepage.records import record, replace
@@ -40,8 +41,8 @@ class MachineOptions:
     `ram` is a size as `Machine` takes it, `root` what programs see as `/`.
     `cold`: no file is in the page cache at the start. `timeline` keeps every event, so that
     a difference can name what made a page. `max_instructions` 0 is no limit. `loader`,
-    `lazy` and `user` are as in `Machine.spawn`. `kernel` is the version of Linux whose rules
-    hold; None for those of the host.
+    `lazy` and `user` are as in `Machine.spawn`, `engine` as in `Machine`. `kernel` is the
+    version of Linux whose rules hold; None for those of the host.
     """
 
     ram: str = RAM
@@ -54,6 +55,7 @@ class MachineOptions:
     lazy: bool = False
     user: tuple[int, int] | None = None
     kernel: str | None = None
+    engine: str = engines.DEFAULT
 
 
 @record(frozen=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from samepage.cpu.engines import DEFAULT
 from samepage.errors import SamepageError
 from samepage.lab.commands import Commands
 from samepage.lab.keys import Key, describe_key
@@ -65,6 +66,7 @@ class Options:
     attempts: int = 5
     recording: Recording | None = None
     recording_name: str = ""
+    engine: str = DEFAULT
 
     def scenario(self, commands: Commands) -> Scenario:
         """What both sides run for a group."""
@@ -74,7 +76,7 @@ class Options:
             stop_at=self.stop_at,
             timeout=self.timeout,
             cold=self.cold,
-            machine=MachineOptions(timeline=self.timeline),
+            machine=MachineOptions(timeline=self.timeline, engine=self.engine),
         )
 
 

@@ -19,7 +19,7 @@ def test_a_machine_and_its_snapshot_name_the_engine_that_ran(name):
 
 
 def test_an_engine_that_is_not_there_is_an_error_of_one_line():
-    with pytest.raises(SamepageError, match="no engine 'bochs': it is one of unicorn"):
+    with pytest.raises(SamepageError, match="no engine 'bochs': it is one of unicorn, native"):
         Machine("64M", engine="bochs")
 
 

@@ -27,8 +27,17 @@ _REST = struct.Struct("<QQQQQ")
 _MCONTEXT_SIZE = 256
 _MASK = struct.Struct("<Q")
 _SIZE = _HEAD.size + _MCONTEXT_SIZE + _MASK.size
+_SW_BYTES_AT, _MARK_SIZE = 464, 4
+_MAGIC1, _MAGIC2 = 0x4650_5853, 0x4650_5845
 _USER_FLAGS = 0x0005_0DD5 & ~0x0005_0000
 """The flags that sigreturn may set: arithmetic ones, trap and direction (FIX_EFLAGS)."""
+
+
+def _fpu_mark(area: bytes) -> bytes:
+    """FP_XSTATE_MAGIC2, after an area whose software bytes begin with FP_XSTATE_MAGIC1 (so that
+    it is known to be whole); zeros after one of a CPU without XSAVE."""
+    magic = int.from_bytes(area[_SW_BYTES_AT : _SW_BYTES_AT + 4], "little")
+    return (_MAGIC2 if magic == _MAGIC1 else 0).to_bytes(_MARK_SIZE, "little")
 
 
 def _place(sp: int, fpu_size: int) -> tuple[int, int]:
@@ -80,7 +89,8 @@ SIGNAL_FRAME = SignalFrame(
     registers=_GENERAL,
     red_zone=128,
     legacy_fpu_size=512,
-    fpu_mark_size=4,
+    fpu_mark_size=_MARK_SIZE,
+    fpu_mark=_fpu_mark,
     size=_SIZE,
     place=_place,
     pack=_pack,

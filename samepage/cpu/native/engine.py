@@ -151,7 +151,9 @@ class NativeEngine:
             self._control = Control()
         except OSError as error:
             raise EngineError(f"the native engine has no shared memory: {error}") from None
-        self._close = weakref.finalize(self, _close, self._stubs, self._control, self._ram_fd)
+        self._close = weakref.finalize(
+            self, _close, os.getpid(), self._stubs, self._control, self._ram_fd
+        )
         self.ram = Ram(ram_size, self._make_block)
         self._on_page_fault = on_page_fault
         self.read_clock: Callable[[], int] = time.monotonic_ns
@@ -171,7 +173,7 @@ class NativeEngine:
         self.faults = 0
         """How often the MMU was asked."""
         self._words = self._control.words
-        self._spare.append(self._new_stub([0] * 256))
+        self._spare.append(self._start_stub([0] * 256))
         self._xstate = XState(self._fpu())
         self.fpu_size = self._xstate.size
         at = self._at = self._control.registers
@@ -252,11 +254,14 @@ class NativeEngine:
 
     def _new_stub(self, used: list[int]) -> Stub:
         """Start a stub; the registers stay, though its first frame overwrites them."""
-        saved = self.save() if self._stubs else None
+        saved = self.save()
+        stub = self._start_stub(used)
+        self.restore(saved)
+        return stub
+
+    def _start_stub(self, used: list[int]) -> Stub:
         stub = Stub(self._control, self._ram_fd, choose_base(used))
         self._stubs.append(stub)
-        if saved is not None:
-            self.restore(saved)
         return stub
 
     def _end(self, stub: Stub) -> None:
@@ -560,7 +565,9 @@ def _check_host() -> int:
     return values.get(Aux.HWCAP, 0)
 
 
-def _close(stubs: list[Stub], control: Control, ram_fd: int) -> None:
+def _close(owner: int, stubs: list[Stub], control: Control, ram_fd: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the process that they belong to ends
     for stub in stubs:
         stub.close()
     control.close()

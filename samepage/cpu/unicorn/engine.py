@@ -36,6 +36,8 @@ from samepage.cpu.unicorn.rmw import LONGEST_INSTRUCTION, is_atomic, writes_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from samepage.cpu.engine import PageFaultHandler, Registers
 
 _ACCESS = {
@@ -98,6 +100,8 @@ class UnicornEngine:
     def __init__(self, ram_size: int, on_page_fault: PageFaultHandler) -> None:
         self.ram = ram = Ram(ram_size)
         self._on_page_fault = on_page_fault
+        self.read_clock: Callable[[], int] = time.monotonic_ns
+        """Not asked: Unicorn has a counter of its own."""
         self._active: UnicornContext | None = None
         self._root = 0
         """Of the active address space."""

@@ -89,7 +89,7 @@ def _fpu_area(cpu: Engine, size: int) -> bytes:
     area = cpu.read_fpu()
     if size <= _FRAME.legacy_fpu_size:
         return area
-    return area.ljust(size + _FRAME.fpu_mark_size, b"\0")
+    return area.ljust(size, b"\0") + _FRAME.fpu_mark(area)
 
 
 def rt_sigreturn(task: Task, cpu: Engine) -> None:
