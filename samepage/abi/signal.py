@@ -38,8 +38,8 @@ SIGRTMIN = 32
 MAX_SIGNAL = 64
 """`_NSIG`."""
 
-SIGINFO_SIZE = 128
-"""`SI_MAX_SIZE`: bytes of `siginfo_t`."""
+SI_MAX_SIZE = 128
+"""Bytes of `siginfo_t`."""
 
 SIG_DFL = 0
 SIG_IGN = 1

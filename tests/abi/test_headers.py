@@ -88,7 +88,7 @@ NEWER = {
     "PM_SCAN_WP_MATCHING",
 }
 """Numbers that the headers of Linux 6.1 do not have yet; newer headers are compared."""
-NO_MACRO = {"ADDR_NO_RANDOMIZE", "PTRACE_POKEUSER", "SYS_SECCOMP"}
+NO_MACRO = {"ADDR_NO_RANDOMIZE", "PTRACE_POKEUSER", "SI_MAX_SIZE", "SYS_SECCOMP"}
 """Enumerators, and names that only the kernel's own headers have: `#ifdef` does not see them."""
 
 

@@ -8,7 +8,7 @@ old rsp - 128 (red zone)      or the top of the alternate stack
 
 import struct
 
-from samepage.abi.signal import SIGINFO_SIZE
+from samepage.abi.signal import SI_MAX_SIZE
 from samepage.arch.arch import SignalContext, SignalFrame
 from samepage.arch.x86_64.registers import Reg
 
@@ -42,7 +42,7 @@ def _fpu_mark(area: bytes) -> bytes:
 
 def _place(sp: int, fpu_size: int) -> tuple[int, int]:
     fpstate = sp - fpu_size & ~63
-    return (fpstate - _SIZE - SIGINFO_SIZE & ~15) - 8, fpstate
+    return (fpstate - _SIZE - SI_MAX_SIZE & ~15) - 8, fpstate
 
 
 def _pack(restorer: int, context: SignalContext) -> bytes:

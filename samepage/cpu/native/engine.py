@@ -157,6 +157,7 @@ class NativeEngine:
         self.ram = Ram(ram_size, self._make_block)
         self._on_page_fault = on_page_fault
         self.read_clock: Callable[[], int] = time.monotonic_ns
+        self.splits_updates = False  # the host's CPU does as it does
         self._contexts: set[NativeContext] = set()
         self._active: NativeContext | None = None
         self._current: Stub | None = None

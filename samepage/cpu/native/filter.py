@@ -92,7 +92,7 @@ def _is(number: int, value: int) -> list[Test]:
 
 
 def _all(*tests: Test, skip: int = 1) -> list[bytes]:
-    """Go on after these instructions if all tests hold; `skip` instructions further if not."""
+    """Continue after these instructions if all tests hold; `skip` instructions further if not."""
     program: list[bytes] = []
     for left, (at, operation, operand, wanted) in zip(
         range(len(tests) - 1, -1, -1), tests, strict=True

@@ -168,7 +168,7 @@ class Stub:
         return self._process
 
     def ring(self) -> None:
-        """Let it do what the control memory says, and wait for its next report."""
+        """Let it do what the control memory holds, and wait for its next report."""
         try:
             os.write(self._bell, _WAKE)
         except BrokenPipeError:

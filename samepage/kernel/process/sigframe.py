@@ -13,8 +13,8 @@ from samepage.abi.signal import (
     SA_NODEFER,
     SA_ONSTACK,
     SA_RESTORER,
+    SI_MAX_SIZE,
     SIGCHLD,
-    SIGINFO_SIZE,
     SIGSYS,
     SS_AUTODISARM,
     SS_DISABLE,
@@ -123,4 +123,4 @@ def pack_siginfo(info: SigInfo) -> bytes:
         body = struct.pack("<iiiiqq", info.pid, info.uid, info.status, 0, 0, 0)
     else:
         body = struct.pack("<iiQ", info.pid, info.uid, info.value)
-    return (head + body).ljust(SIGINFO_SIZE, b"\0")
+    return (head + body).ljust(SI_MAX_SIZE, b"\0")

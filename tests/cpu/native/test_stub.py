@@ -1,4 +1,4 @@
-"""The program of the stub is what its source says."""
+"""The program of the stub is what its source assembles to."""
 
 import shutil
 import subprocess

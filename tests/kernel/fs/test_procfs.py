@@ -27,6 +27,7 @@ from samepage.kernel.mm.frames import Frames
 from samepage.kernel.mm.mmap import do_mmap
 from samepage.kernel.mm.page_cache import PageCache
 from samepage.kernel.mm.uaccess import copy_to_user
+from samepage.kernel.rules import rules_of
 from tests.kernel.fs_helpers import Clock, NoEngine, fails, names
 
 BASE = 0x10_0000_0000
@@ -123,7 +124,8 @@ def test_smaps_figures_have_the_kernels_form():
             bytes_ = int(size.split()[0]) << 10
             bytes_ <<= PSS_SHIFT if name.startswith("Pss") else 0
             setattr(stats, places[name], bytes_)
-    assert smaps._figures(stats, rollup=True) == live
+    mm = SimpleNamespace(rules=rules_of(os.uname().release))
+    assert smaps._figures(mm, stats, rollup=True) == live
 
 
 def shape(content):
