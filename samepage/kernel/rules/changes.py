@@ -1,6 +1,7 @@
 """Each rule that changed: since which version, by which commit, and what it was before.
 
-Sources: the trees of Linux 6.1 and 6.12 as Debian 12 builds them, and the messages of the commits.
+Source: the trees of Linux 6.1 and 6.12 as Debian 12 builds them; the commits, and the versions
+between these two and after them, are still to be checked against Linux's repository.
 A version is that of the release; where a stable series has the change as well, `backported`
 names the series. A commit is "" where only the trees were compared: then the version is the
 first one that is known to have it.
