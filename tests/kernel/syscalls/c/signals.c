@@ -743,6 +743,9 @@ static void until_asleep(pid_t pid) {
 
 /* What each call does whose thread is stopped in it, and continued: few end with EINTR. */
 TEST(calls_that_a_stop_interrupts) {
+    /* Both run after SIGCONT: only the parent prints, so that the order is one. */
+    struct { long result, ms; int error; } *seen =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     for (int call = 0; call < N_CALLS; call++) {
         int ends[2], status;
         pipe(ends);
@@ -752,11 +755,10 @@ TEST(calls_that_a_stop_interrupts) {
             handle(SIGUSR1, nothing, 0);
             clock_gettime(CLOCK_MONOTONIC, &before);
             errno = 0;
-            long result = wait_in(call, ends[0]);
-            int error = errno;
+            seen->result = wait_in(call, ends[0]);
+            seen->error = errno;
             clock_gettime(CLOCK_MONOTONIC, &after);
-            long ms = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
-            printf("  %ld %s, too late: %d\n", result, error ? strerrorname_np(error) : "", ms > 3000);
+            seen->ms = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
             _exit(0);
         }
         printf("call %d\n", call);
@@ -774,6 +776,8 @@ TEST(calls_that_a_stop_interrupts) {
         if (call == PAUSE || call == SIGSUSPEND || call == FUTEX_WAIT_FOREVER)
             kill(child, SIGUSR1);
         show_end(child);
+        const char *error = seen->error ? strerrorname_np(seen->error) : "";
+        printf("  %ld %s, too late: %d\n", seen->result, error, seen->ms > 3000);
     }
 }
 
