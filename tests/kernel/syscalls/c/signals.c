@@ -747,8 +747,10 @@ TEST(calls_that_a_stop_interrupts) {
     struct { long result, ms; int error; } *seen =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     for (int call = 0; call < N_CALLS; call++) {
-        int ends[2], status;
+        int ends[2], leave[2], status;
+        char byte;
         pipe(ends);
+        pipe(leave);
         pid_t child = fork();
         if (!child) {
             struct timespec before, after;
@@ -759,6 +761,8 @@ TEST(calls_that_a_stop_interrupts) {
             seen->error = errno;
             clock_gettime(CLOCK_MONOTONIC, &after);
             seen->ms = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
+            while (read(leave[0], &byte, 1) != 1)
+                ;
             _exit(0);
         }
         printf("call %d\n", call);
@@ -775,6 +779,7 @@ TEST(calls_that_a_stop_interrupts) {
             write(ends[1], "x", 1);
         if (call == PAUSE || call == SIGSUSPEND || call == FUTEX_WAIT_FOREVER)
             kill(child, SIGUSR1);
+        write(leave[1], "x", 1);
         show_end(child);
         const char *error = seen->error ? strerrorname_np(seen->error) : "";
         printf("  %ld %s, too late: %d\n", seen->result, error, seen->ms > 3000);
