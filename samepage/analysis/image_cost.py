@@ -16,11 +16,10 @@ from samepage.elf.header import ElfError
 from samepage.errors import SamepageError
 from samepage.images.image import Image
 from samepage.images.limits import ImageError
+from samepage.lab.environment import SEARCH_PATH
 from samepage.linker.link import Linker
 from samepage.linker.tree_memory import TreeMemory
 from samepage.snapshot.columns import Snapshot
-
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,11 @@ def computed_cost(image: Image, reason: str) -> ContainerCost:
     arguments = image.config.process.arguments
     if not arguments:
         raise ImageError(f"{image.name}: the image starts nothing by itself")
-    environment = dict(p.split("=", 1) for p in image.config.process.environment if "=" in p)
     path = arguments[0]
     candidates = [path] if "/" in path else []
-    for directory in () if candidates else environment.get("PATH", _PATH).split(":"):
+    for directory in (
+        () if candidates else image.config.process.variables.get("PATH", SEARCH_PATH).split(":")
+    ):
         candidates.append(f"{directory}/{path}")
     found = (image.tree.lookup(candidate) for candidate in candidates)
     node = next((node for node in found if node is not None and node.entry.content), None)

@@ -72,14 +72,7 @@ _Found = tuple[Node, Content]
 
 def _objects(image: Image) -> dict[str, _Found]:
     """The ELF files by soname and directory, else by path: libx.so.1.2 and .1.3 are versions."""
-    found: dict[str, _Found] = {}
-    seen: set[int] = set()
-    for node, content in image.tree.files():
-        if id(content) in seen or not content.is_elf:
-            continue
-        seen.add(id(content))
-        found[_name(node, content)] = (node, content)
-    return found
+    return {_name(*found): found for found in image.tree.elf_files()}
 
 
 def _name(node: Node, content: Content) -> str:

@@ -76,11 +76,7 @@ def check_links(image: Image) -> Links:
     links = Links([], [], 0, {}, {})
     objects: dict[Content, DynamicObject] = {}
     expected = MACHINES.get(image.config.architecture)
-    seen: set[int] = set()
-    for node, content in tree.files():
-        if id(content) in seen or not content.is_elf:
-            continue
-        seen.add(id(content))
+    for node, content in tree.elf_files():
         assert content.path is not None
         try:
             elf = ElfFile.open(content.path)
@@ -181,11 +177,8 @@ def _link(
 
 def config_of(image: Image, node: Node) -> LinkerConfig:
     """The loader's settings for a program of an image that a container of it starts."""
-    environment = dict(
-        pair.split("=", 1) for pair in image.config.process.environment if "=" in pair
-    )
     secure = bool(node.entry.mode & (stat.S_ISUID | stat.S_ISGID))
-    return LinkerConfig.from_environment(environment, secure=secure)
+    return LinkerConfig.from_environment(image.config.process.variables, secure=secure)
 
 
 def _content(node: Node) -> Content:

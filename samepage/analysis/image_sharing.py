@@ -101,6 +101,9 @@ def share_images(images: Sequence[Image]) -> ImageSharing:
     result.shared = sum(inodes[key][0].size for key, seen in users.items() if len(seen) > 1)
 
     # Only files of equal size can be equal: the others are never read.
+    repeated = {
+        (number, item.path) for number, image in enumerate(images) for item in copied_up(image)
+    }
     by_size: dict[int, list[Inode]] = defaultdict(list)
     for key, (content, _) in inodes.items():
         by_size[content.size].append(key)
@@ -114,7 +117,9 @@ def share_images(images: Sequence[Image]) -> ImageSharing:
             if len(same) > 1:
                 places = [inodes[key][1] for key in same]
                 result.lost.append(
-                    LostFile(size, inodes[same[0]][0].is_elf, _cause(images, places), places)
+                    LostFile(
+                        size, inodes[same[0]][0].is_elf, _cause(images, places, repeated), places
+                    )
                 )
     result.lost.sort(key=lambda item: (-item.lost, item.places[0].path))
     return result
@@ -130,7 +135,7 @@ def _first_names(image: Image) -> dict[int, str]:
     return names
 
 
-def _cause(images: Sequence[Image], places: list[Place]) -> str:
+def _cause(images: Sequence[Image], places: list[Place], repeated: set[tuple[int, str]]) -> str:
     if len({place.image for place in places}) == 1:
         return WITHIN
     layers = set()
@@ -139,10 +144,8 @@ def _cause(images: Sequence[Image], places: list[Place]) -> str:
         layers.add(diff_ids[place.layer] if place.layer < len(diff_ids) else id(place))
     if len(layers) == 1 and len({place.path for place in places}) == 1:
         return SAME_LAYER
-    for place in places:
-        for replaced in images[place.image].tree.replaced:
-            if replaced.path == place.path and replaced.lower.digest == replaced.upper.digest:
-                return COPIED_UP
+    if any((place.image, place.path) in repeated for place in places):
+        return COPIED_UP
     return LAYERS
 
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from samepage.kernel.fs.rootfs import RootFs
     from samepage.lab.commands import Commands
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""What runtimes set where an image sets none."""
-
 
 @record(frozen=True)
 class Start:
@@ -80,11 +77,12 @@ def of_image(image: Image, files: RootFs, programs: Commands, settings: dict[str
     Raises `SamepageError` if it starts nothing.
     """
     from samepage.images.user import user_of
+    from samepage.lab.environment import SEARCH_PATH
 
     process = image.config.process
     uid, gid, home = user_of(image)
-    pairs = (pair.split("=", 1) for pair in process.environment if "=" in pair)
-    environment = {"PATH": _PATH, "HOME": home, **dict(pairs), **settings}
+    # Runtimes set these two where an image does not.
+    environment = {"PATH": SEARCH_PATH, "HOME": home, **process.variables, **settings}
     if not programs:
         if not process.arguments:
             raise SamepageError(f"{image.name}: the image starts nothing by itself: name a program")

@@ -92,6 +92,11 @@ class ArchiveBlobs:
         except OSError as error:
             raise ImageError(f"{path}: {error.strerror or error}") from None
 
+    def whole(self) -> BinaryIO:
+        """The archive itself from its start, expanded."""
+        self._file.seek(0)
+        return self._file
+
     def __contains__(self, path: str) -> bool:
         return os.path.normpath(path) in self._members
 

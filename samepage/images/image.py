@@ -26,6 +26,11 @@ class Process:
         """The command line: the entry point, then its default arguments."""
         return self.entrypoint + self.command
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment by name."""
+        return dict(pair.split("=", 1) for pair in self.environment if "=" in pair)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -68,7 +68,7 @@ def _read(path: str, tag: str | None, store: Store, keep: Keep, architecture: st
             raise ImageError(f"{path}: neither a file nor a directory")
         archive = ArchiveBlobs(path)
         if tag is None and not (oci.is_layout(archive) or docker.is_saved(archive)):
-            return _from_files(path, store, keep)
+            return _from_files(archive, store, keep)
         return _from_blobs(archive, tag, store, keep, architecture)
     blobs = DirectoryBlobs(path)
     if oci.is_layout(blobs) or docker.is_saved(blobs):
@@ -80,12 +80,11 @@ def _read(path: str, tag: str | None, store: Store, keep: Keep, architecture: st
     return _from_directories(path, [path])
 
 
-def _from_files(path: str, store: Store, keep: Keep) -> Image:
+def _from_files(archive: ArchiveBlobs, store: Store, keep: Keep) -> Image:
     """An archive of a root's files, as `docker export` writes: one layer."""
     layer = Layer("")
-    with open(path, "rb", buffering=0) as file:
-        layer.chain_id = read_tar_layer(file, layer, store, keep, None)
-    return Image(path, Config(), [layer])
+    layer.chain_id = read_tar_layer(archive.whole(), layer, store, keep, None)
+    return Image(archive.name, Config(), [layer])
 
 
 def _from_directories(name: str, places: list[str]) -> Image:

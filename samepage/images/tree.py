@@ -166,6 +166,15 @@ class Tree:
             if node.names is not None:
                 waiting += [node.names[name] for name in sorted(node.names, reverse=True)]
 
+    def elf_files(self) -> Iterator[tuple[Node, Content]]:
+        """The ELF files whose bytes were kept, each content once, at its first path."""
+        seen: set[int] = set()
+        for node, content in self.files():
+            if id(content) not in seen:
+                seen.add(id(content))
+                if content.is_elf:
+                    yield node, content
+
     def files(self) -> Iterator[tuple[Node, Content]]:
         """The regular files, hard links each."""
         for node in self.walk():
