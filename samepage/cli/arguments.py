@@ -124,6 +124,15 @@ def number(
     return convert
 
 
+def variables(settings: Sequence[str]) -> dict[str, str]:
+    """The variables of `--env NAME=VALUE`. Raises `SamepageError` for what is none."""
+    pairs = [text.partition("=") for text in settings]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise SamepageError(f"--env {name}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
 class _Select(argparse.Action):
     """Appends (kind, value) to `selection`; the kind is the option's name."""
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 
-from samepage.cli.arguments import Parser, add_output, number
+from samepage.cli.arguments import Parser, add_output, number, variables
 from samepage.cli.blas import use_one_thread
 from samepage.errors import SamepageError
 from samepage.records import replace
@@ -89,7 +89,7 @@ def command(
     from --env.
     """
     chosen = choose(output, form, TEXT_OR_JSON)
-    environment = {**os.environ, **_variables(extra)}
+    environment = {**os.environ, **variables(extra)}
     if tree or missing or unused or len(files) > 1 or os.path.isdir(files[0]):
         if check or trail or bindings or pages:
             raise SamepageError("--check, --trail, --bindings and --pages take one FILE")
@@ -206,14 +206,6 @@ def _check(
         _print(lines, form, output)
     good = all(comparison.agrees and not comparison.theirs for comparison in comparisons)
     return 0 if good else 1
-
-
-def _variables(extra: Iterable[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in extra]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise SamepageError(f"--env {name}: write NAME=VALUE")
-    return {name: value for name, _, value in pairs}
 
 
 def _print(lines: Iterable[str], form: Form, output: str | None) -> None:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from samepage import records
-from samepage.cli.arguments import Parser, add_engine, add_output, add_programs, number
+from samepage.cli.arguments import (
+    Parser,
+    add_engine,
+    add_output,
+    add_programs,
+    number,
+    variables,
+)
 from samepage.cli.blas import use_one_thread
 from samepage.cli.processor import need_models_processor
 from samepage.errors import SamepageError
@@ -169,7 +176,7 @@ def _compare_causes(groups: Sequence[Commands], options: Options) -> int:
     from samepage.verify.why import verify_causes
 
     status = AGREES
-    env = {**ENVIRONMENT, **_variables(options.extra)}
+    env = {**ENVIRONMENT, **variables(options.extra)}
     with writing(options.output, choose(options.output, options.form, (TEXT,))) as stream:
         for argv in (argv for commands in groups for argv in commands):
             found = verify_causes(argv, env, timeout=options.timeout, attempts=options.attempts)
@@ -207,7 +214,7 @@ def _how(options: Options) -> group.Options:
     from samepage.verify import group
 
     return group.Options(
-        {**environment(hidden_features(options.engine)), **_variables(options.extra)},
+        {**environment(hidden_features(options.engine)), **variables(options.extra)},
         StopAt(options.stop),
         cold=options.cold,
         timeout=options.timeout,
@@ -262,14 +269,6 @@ def _compare(groups: Sequence[Commands], how: group.Options, options: Options) -
         else:
             _print(results, stream, shown=options.shown, summary=many)
     return _status(results)
-
-
-def _variables(extra: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in extra]
-    for name, equals, _ in pairs:
-        if not name or not equals:
-            raise SamepageError(f"--env {name}: write NAME=VALUE")
-    return {name: value for name, _, value in pairs}
 
 
 def _one(commands: Commands, options: group.Options) -> Record:
