@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from samepage.errors import SamepageError
+from samepage.live.process_files import parse_stat
 from samepage.live.procfs import list_pids
 from samepage.trace.perf.session import Session
 
@@ -202,9 +203,9 @@ def family(pids: Sequence[int], *, ours: bool = False) -> list[int]:
 def parent_of(pid: int) -> int:
     """The parent of a process, 0 if there is none or it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return parse_stat(file.read())[1]
+    except OSError:
         return 0
 
 
