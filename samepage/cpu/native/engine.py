@@ -15,13 +15,16 @@ by one (with the trap flag).
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
 import time
 import weakref
 
-from samepage.abi.auxv import Aux
+from samepage.abi.auxv import Aux, parse_auxv
+from samepage.abi.mman import Prot
+from samepage.abi.signal import SIGSEGV, SIGSYS, SIGTRAP, SS_AUTODISARM
 from samepage.arch import ADDRESS_LIMIT, ARCH, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Access
 from samepage.arch.x86_64.paging import Pte
 from samepage.arch.x86_64.registers import Reg
@@ -45,12 +48,11 @@ from samepage.cpu.native.control import (
     TRAP,
     Control,
 )
-from samepage.cpu.native.mappings import PROT_WRITE, Mappings, munmap, rights
+from samepage.cpu.native.mappings import Mappings, munmap, rights
 from samepage.cpu.native.stub import (
     INTERRUPT,
     MASK,
     SLOT_SHIFT,
-    SS_AUTODISARM,
     Stub,
     choose_base,
 )
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
 
     from samepage.cpu.engine import PageFaultHandler, Registers
 
-_SIGSYS, _SIGSEGV, _SIGTRAP = 31, 11, 5
-_ENOMEM = 12
 _WORD = (1 << 64) - 1
 _TRAP_FLAG = 0x100
 _FIRST_FLAGS = 0x202
@@ -405,14 +405,14 @@ class NativeEngine:
         if through_page >= 0:
             self._open_page = -1
             context.flush_tlb_range(through_page, through_page + PAGE_SIZE)
-        if signal == _SIGSYS:
+        if signal == SIGSYS:
             return self._refused_call()
         if signal == INTERRUPT:
             return _INTERRUPT_STOP
         vector = words[self._at + TRAP]
-        if vector == Vector.PAGE_FAULT and signal == _SIGSEGV:
+        if vector == Vector.PAGE_FAULT and signal == SIGSEGV:
             return self._page_fault(context, resume_at)
-        if stepping and vector == Vector.DEBUG and signal == _SIGTRAP and not own_flag:
+        if stepping and vector == Vector.DEBUG and signal == SIGTRAP and not own_flag:
             return _INTERRUPT_STOP if single_step else None
         if vector == Vector.GENERAL_PROTECTION and self._read_time():
             return _INTERRUPT_STOP if single_step else None
@@ -456,7 +456,7 @@ class NativeEngine:
         """After a call that failed: no mapping was left for it. All go."""
         stub, error = context.stub, self._words[layout.ERROR]
         assert stub is not None
-        if error != _ENOMEM:
+        if error != errno.ENOMEM:
             reason = os.strerror(error)
             raise EngineError(f"a process of the native engine cannot map the RAM: {reason}")
         context.mappings.clear()
@@ -510,7 +510,7 @@ class NativeEngine:
         self._beside_stub(context, address)
         if access is Access.EXECUTE and address >> PAGE_SHIFT in self._no_exec:
             page = self._open_page = address & PAGE_MASK
-            prot = rights(entry) & ~PROT_WRITE
+            prot = rights(entry) & ~Prot.WRITE
             context.calls.append(context.mappings.map_page(page, entry & Pte.FRAME, prot))
         else:
             context.calls += context.mappings.fill(ram, slot, address, self._no_exec)
@@ -527,7 +527,7 @@ class NativeEngine:
         """The flag is not the guest's: SYSCALL has copied it too."""
         words = self._words
         words[at] &= ~_TRAP_FLAG
-        if self._control.signal == _SIGSYS:
+        if self._control.signal == SIGSYS:
             words[self._at + GENERAL[Reg.R11]] &= ~_TRAP_FLAG
 
     def _read_time(self) -> bool:
@@ -554,11 +554,9 @@ def _check_host() -> int:
     """AT_HWCAP, if the processor and the kernel are what a stub needs. Raises `EngineError`."""
     if os.uname().machine != ARCH.name:
         raise EngineError(f"the native engine needs a processor of {ARCH.name}")
-    values = {}
     try:
         with open("/proc/self/auxv", "rb") as file:
-            data = memoryview(file.read()).cast("Q").tolist()
-        values = dict(zip(data[::2], data[1::2], strict=False))
+            values = parse_auxv(file.read())
     except OSError as error:
         raise EngineError(f"the native engine cannot read /proc/self/auxv: {error}") from None
     if not values.get(Aux.HWCAP2, 0) & _HWCAP2_FSGSBASE:

@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import struct
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.arch import ARCH, Sys
 from samepage.cpu.native.control import BELL, CODE_SIZE
 
 RAM_FD = 3
 _PIPE_IN, _PIPE_OUT = 0, 1
 
-MAP_FIXED = 0x10
-MAP_RAM = 0x01 | MAP_FIXED
-"""MAP_SHARED | MAP_FIXED."""
-MAP_POPULATE = 0x8000
-_PROT_ALL = 7
+MAP_RAM = MapFlags.SHARED | MapFlags.FIXED
+_PROT_ALL = Prot.READ | Prot.WRITE | Prot.EXEC
 
 _LOAD, _RETURN = 0x20, 0x06
 _EQUAL, _GREATER, _NOT_LESS, _SET = 0x15, 0x25, 0x35, 0x45
@@ -59,9 +57,9 @@ def make_filter(base: int, key: int) -> bytes:
     ram = [
         (_argument(2), _GREATER, _PROT_ALL, False),
         (_argument(2) + 4, _EQUAL, 0, True),
-        (_argument(3), _SET, _LOW & ~(MAP_RAM | MAP_POPULATE), False),
-        (_argument(3), _SET, MAP_RAM & MAP_FIXED, True),
-        (_argument(3), _SET, MAP_RAM & ~MAP_FIXED, True),
+        (_argument(3), _SET, _LOW & ~(MAP_RAM | MapFlags.POPULATE), False),
+        (_argument(3), _SET, MapFlags.FIXED, True),
+        (_argument(3), _SET, MapFlags.SHARED, True),
         (_argument(3) + 4, _EQUAL, 0, True),
         (_argument(4), _EQUAL, RAM_FD, True),
     ]

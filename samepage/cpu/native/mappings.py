@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from array import array
 
+from samepage.abi.mman import MapFlags, Prot
 from samepage.arch import PAGE_SHIFT, PAGE_SIZE, PMD_SHIFT, PTRS_PER_TABLE, Sys
 from samepage.arch.x86_64.paging import Pte
 from samepage.cpu.native.control import CALL
-from samepage.cpu.native.filter import MAP_POPULATE, MAP_RAM, RAM_FD
+from samepage.cpu.native.filter import MAP_RAM, RAM_FD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 _READABLE = Pte.PRESENT | Pte.ACCESSED
 _WRITABLE = Pte.WRITE | Pte.DIRTY
 _EMPTY = bytes(8 * PTRS_PER_TABLE)
@@ -42,8 +42,8 @@ def rights(entry: int) -> int:
     """What an entry of the last level allows the stub: PROT_* bits, 0 for no mapping."""
     if entry & _READABLE != _READABLE:
         return 0
-    prot = PROT_READ if entry & Pte.NX else PROT_READ | PROT_EXEC
-    return prot | PROT_WRITE if entry & _WRITABLE == _WRITABLE else prot
+    prot = Prot.READ if entry & Pte.NX else Prot.READ | Prot.EXEC
+    return prot | Prot.WRITE if entry & _WRITABLE == _WRITABLE else prot
 
 
 class Mappings:
@@ -103,7 +103,7 @@ class Mappings:
             prot = rights(entry)
             page = begin + (at << PAGE_SHIFT)
             if no_exec and page >> PAGE_SHIFT in no_exec:
-                prot &= ~PROT_EXEC
+                prot &= ~Prot.EXEC
             if not prot:
                 continue
             frame = entry & Pte.FRAME
@@ -133,5 +133,5 @@ class Mappings:
 
 
 def _mmap(start: int, size: int, prot: int, frame: int) -> bytes:
-    flags = MAP_RAM | MAP_POPULATE if size <= _POPULATE_AT_MOST * PAGE_SIZE else MAP_RAM
+    flags = MAP_RAM | MapFlags.POPULATE if size <= _POPULATE_AT_MOST * PAGE_SIZE else MAP_RAM
     return CALL.pack(Sys.MMAP, start, size, prot, flags, RAM_FD, frame)

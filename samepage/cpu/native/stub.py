@@ -16,6 +16,7 @@ import struct
 import time
 from contextlib import suppress
 
+from samepage.abi.signal import SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SS_AUTODISARM
 from samepage.arch import LEVEL_SHIFTS, PAGE_SIZE, STACK_TOP
 from samepage.cpu.engine import EngineError
 from samepage.cpu.native import control as layout
@@ -40,9 +41,6 @@ _PAGES_IN_SLOT = 1 << SLOT_SHIFT - PAGE_SIZE.bit_length() + 1
 
 _HANDLER_AT = 8
 """Where `stub.bin` has the place of its signal handler."""
-_SA_SIGINFO, _SA_ONSTACK, _SA_RESTORER = 0x4, 0x0800_0000, 0x0400_0000
-SS_AUTODISARM = 1 << 31
-"""The signal stack is always used from its upper end, wherever the guest's pointer is."""
 _ALL_SIGNALS = (1 << 64) - 1
 STOPS = tuple(
     map(
@@ -61,7 +59,7 @@ STOPS = tuple(
 MASK = _ALL_SIGNALS & ~sum(1 << number - 1 for number in STOPS)
 """A guest is stopped by these signals; others, of a terminal for instance, are not for it."""
 INTERRUPT = int(signal.SIGUSR1)
-_MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
+_MFD_EXEC = 0x10
 _WAKE = b"\1"
 _RANDOM = random.SystemRandom()
 
@@ -88,9 +86,9 @@ def _code() -> tuple[int, int]:
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}") from None
     try:
-        fd = os.memfd_create("samepage-stub", _MFD_CLOEXEC | _MFD_EXEC)
+        fd = os.memfd_create("samepage-stub", os.MFD_CLOEXEC | _MFD_EXEC)
     except OSError:  # before Linux 6.3 there is no such flag
-        fd = os.memfd_create("samepage-stub", _MFD_CLOEXEC)
+        fd = os.memfd_create("samepage-stub", os.MFD_CLOEXEC)
     os.write(fd, program)
     return fd, int.from_bytes(program[_HANDLER_AT : _HANDLER_AT + 8], "little")
 
@@ -118,8 +116,9 @@ class Stub:
         words[layout.BASE], words[layout.BELOW] = self.base, self.base
         words[layout.ABOVE], words[layout.ABOVE_SIZE] = self.above
         at = 8 * layout.SIGNAL_STACK
+        # The stack is always used from its upper end, wherever the guest's pointer is.
         struct.pack_into("<QIIQ", control.bytes, at, here + STACK_AT, SS_AUTODISARM, 0, STACK_SIZE)
-        flags = _SA_SIGINFO | _SA_ONSTACK | _SA_RESTORER
+        flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER
         at = 8 * layout.ACTION
         handler = self.base + _code()[1]
         struct.pack_into("<QQQQ", control.bytes, at, handler, flags, handler, _ALL_SIGNALS)
