@@ -13,7 +13,6 @@ from enum import StrEnum
 
 from samepage.abi.elf import ElfMachine, ElfType
 from samepage.elf.dynamic import Tag
-from samepage.elf.file import ElfFile
 from samepage.elf.header import ElfError
 from samepage.elf.object import DynamicObject
 from samepage.images.image import Image
@@ -75,12 +74,13 @@ def check_links(image: Image) -> Links:
     tree = image.tree
     links = Links([], [], 0, {}, {})
     objects: dict[Content, DynamicObject] = {}
+    memory = TreeMemory(tree, objects)
     expected = MACHINES.get(image.config.architecture)
     for node, content in tree.elf_files():
-        assert content.path is not None
         try:
-            elf = ElfFile.open(content.path)
-            found = DynamicObject(elf)
+            file = memory.open(node.path)
+            memory.close(file)
+            found, elf = file.object, file.object.elf
             program = _is_program(found, node)
         except (ElfError, OSError):
             if node.entry.mode & 0o111 and not _is_relocatable(content):
@@ -100,9 +100,8 @@ def check_links(image: Image) -> Links:
         elif elf.machine != ElfMachine.X86_64 or elf.layout.bits != 64:
             links.not_checked.setdefault(elf.machine, []).append(node.path)
         else:
-            objects[content] = found
             links.programs.append(node.path)
-            for finding in _link(node, image, tree, objects):
+            for finding in _link(node, found, image, objects):
                 _note(links, finding, node)
     return links
 
@@ -157,10 +156,9 @@ def _run_paths(found: DynamicObject, node: Node, tree: Tree) -> Iterator[Finding
 
 
 def _link(
-    node: Node, image: Image, tree: Tree, objects: dict[Content, DynamicObject]
+    node: Node, program: DynamicObject, image: Image, objects: dict[Content, DynamicObject]
 ) -> Iterator[Finding]:
-    path = node.path
-    interpreter = objects[_content(node)].interpreter
+    path, tree, interpreter = node.path, image.tree, program.interpreter
     if interpreter is None or tree.lookup(interpreter) is None:
         yield Finding(Kind.MISSING_INTERPRETER, path, interpreter or "", "execve fails: ENOENT")
         return
@@ -179,11 +177,6 @@ def config_of(image: Image, node: Node) -> LinkerConfig:
     """The loader's settings for a program of an image that a container of it starts."""
     secure = bool(node.entry.mode & (stat.S_ISUID | stat.S_ISGID))
     return LinkerConfig.from_environment(image.config.process.variables, secure=secure)
-
-
-def _content(node: Node) -> Content:
-    assert node.entry.content is not None
-    return node.entry.content
 
 
 def _findings(result: LinkResult) -> Iterator[Finding]:

@@ -100,10 +100,10 @@ def share_images(images: Sequence[Image]) -> ImageSharing:
     result.total = sum(content.size for content, _ in inodes.values())
     result.shared = sum(inodes[key][0].size for key, seen in users.items() if len(seen) > 1)
 
-    # Only files of equal size can be equal: the others are never read.
     repeated = {
         (number, item.path) for number, image in enumerate(images) for item in copied_up(image)
     }
+    # Only files of equal size can be equal: the others are never read.
     by_size: dict[int, list[Inode]] = defaultdict(list)
     for key, (content, _) in inodes.items():
         by_size[content.size].append(key)

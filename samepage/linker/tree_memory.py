@@ -1,4 +1,4 @@
-"""A picture of memory whose files are a container image's, not the host's.
+"""An outline of memory whose files are a container image's, not the host's.
 
 Names resolve within the image. Files of one `Content` are one file, as hard links are.
 """
@@ -12,14 +12,14 @@ from samepage.elf.file import ElfFile
 from samepage.elf.object import DynamicObject
 from samepage.images.layer import Content
 from samepage.images.tree import Node, Tree
-from samepage.linker.image import ImageMemory
 from samepage.linker.memory import OpenFile
+from samepage.linker.outline import OutlineMemory
 
 _MOST_TEXT = 16 << 20
 
 
-class TreeMemory(ImageMemory):
-    """An `ImageMemory` over the files of `tree`, whose ELF files must have been kept.
+class TreeMemory(OutlineMemory):
+    """An `OutlineMemory` over the files of `tree`, whose ELF files must have been kept.
 
     `objects` is one for all programs of an image: then each library is parsed once. `directory`
     is where a program starts, for relative paths.
