@@ -246,7 +246,7 @@ class CgroupAccounts:
         snapshot = self._snapshot
         if not all_were_read(snapshot) or not len(snapshot.charged):
             return None
-        mapped = (snapshot.frames.kind == FrameKind.SHMEM) & (self._sharing.counted.mapped > 0)
+        mapped = mapped_shmem(self._sharing)
         frames = int((mapped & self._within(path)[snapshot.charged]).sum())
         return min(frames * PAGE_SIZE, _shmem(group), _file_mapped(group))
 
@@ -263,6 +263,12 @@ class CgroupAccounts:
 def asked_groups(snapshot: Snapshot) -> list[str]:
     """Return the paths of the control groups that were asked for by `--cgroup`."""
     return [key.removeprefix(ASKED_CGROUP) for key in snapshot.meta if key.startswith(ASKED_CGROUP)]
+
+
+def mapped_shmem(sharing: Sharing) -> Marks:
+    """Return which frames are shared memory that processes of the snapshot map."""
+    shmem: Marks = sharing.snapshot.frames.kind == FrameKind.SHMEM
+    return shmem & (sharing.counted.mapped > 0)
 
 
 def all_were_read(snapshot: Snapshot) -> bool:

@@ -16,10 +16,9 @@ swap cache that are not mapped (at most SwapCached). Lines that a kernel does no
 
 from typing import NamedTuple
 
-from samepage.analysis.cgroup_memory import all_were_read
+from samepage.analysis.cgroup_memory import all_were_read, mapped_shmem
 from samepage.analysis.sharing import Sharing
 from samepage.snapshot.columns import PAGE_SIZE
-from samepage.snapshot.kinds import FrameKind
 
 
 class MachineMemory(NamedTuple):
@@ -92,6 +91,5 @@ def _mapped_files(sharing: Sharing, mapped: int, shmem: int, cache: int) -> int 
     snapshot = sharing.snapshot
     if not all_were_read(snapshot) or not len(snapshot.frames):
         return None
-    frames = (snapshot.frames.kind == FrameKind.SHMEM) & (sharing.counted.mapped > 0)
-    shared = min(int(frames.sum()) * PAGE_SIZE, shmem, mapped)
+    shared = min(int(mapped_shmem(sharing).sum()) * PAGE_SIZE, shmem, mapped)
     return min(mapped - shared, cache)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from samepage.analysis.groups import by_unit
 from samepage.analysis.lost_sharing import users_of
 from samepage.analysis.sharing import FileUse, ProcessUse, Sharing
@@ -39,14 +37,13 @@ class OldVersion(NamedTuple):
 
 def old_versions(sharing: Sharing) -> list[OldVersion]:
     """Return them, the largest first."""
-    vmas, files = sharing.snapshot.vmas, sharing.snapshot.files
-    executed = {mapping.file for mapping in vmas.mappings if "x" in mapping.perms}
+    mappings = sharing.snapshot.vmas.mappings
+    executed = {mapping.file for mapping in mappings if "x" in mapping.perms}
     found = [
         _old(sharing, use)
         for use in sharing.files
         if use.file.deleted and use.number in executed and use.processes and _is_installed(use)
     ]
-    assert all(files[old.use.number].deleted for old in found)
     return sorted(found, key=lambda old: (-old.frames, old.use.file.path, old.use.file.ino))
 
 
@@ -63,4 +60,4 @@ def _old(sharing: Sharing, use: FileUse) -> OldVersion:
 
 def total_frames(found: list[OldVersion]) -> int:
     """Return how many frames all of them take."""
-    return int(np.sum([old.frames for old in found], dtype=np.int64))
+    return sum(old.frames for old in found)
