@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from samepage.arch import PAGE_SHIFT
+from samepage.arch import PAGE_SHIFT, Sys
 from samepage.kernel.mm.address_space import EventKind, vma_name
 from samepage.kernel.mm.vma import VmFlags
 from samepage.kernel.process.task import Process, Task
@@ -25,7 +25,6 @@ from samepage.machine import Machine
 from samepage.snapshot.columns import Snapshot
 from samepage.snapshot.writes import KERNEL, Area, Function, WriteKind, WriteTable
 
-_EXECVE, _EXECVEAT = 59, 322
 _KINDS = {
     EventKind.COW: WriteKind.COPY,
     EventKind.REUSE: WriteKind.REUSE,
@@ -51,7 +50,7 @@ class ModelWrites(Tracer):
 
     def on_syscall_entry(self, task: Task, registers: list[int]) -> None:
         """Memory is replaced at an execve."""
-        if registers[0] in (_EXECVE, _EXECVEAT):
+        if registers[0] in (Sys.EXECVE, Sys.EXECVEAT):
             self._before_exec[task.process.pid] = len(self._rows.get(task.process.pid, ()))
 
     def on_syscall_exit(self, task: Task, result: int) -> None:
