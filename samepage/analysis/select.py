@@ -1,10 +1,9 @@
 """Choosing processes of a snapshot as on the running system (`samepage.groups.selection`)."""
 
 import os
-import pwd
 
 from samepage.errors import SamepageError
-from samepage.groups.selection import Selection, choose
+from samepage.groups.selection import Selection, choose, user_number
 from samepage.snapshot.columns import Snapshot
 from samepage.snapshot.subset import subset
 
@@ -16,12 +15,9 @@ def select(snapshot: Snapshot, selection: Selection) -> Snapshot:
     another machine, where the name may have another number.
     """
 
-    def user_number(name: str) -> int | None:
+    def number_here(name: str) -> int | None:
         if snapshot.meta.get("host", "") != os.uname().nodename:
             raise SamepageError(f"user {name}: the snapshot is of another host, use the number")
-        try:
-            return pwd.getpwnam(name).pw_uid
-        except KeyError:
-            return None
+        return user_number(name)
 
-    return subset(snapshot, set(choose(selection, snapshot.processes, user_number=user_number)))
+    return subset(snapshot, set(choose(selection, snapshot.processes, user_number=number_here)))

@@ -84,6 +84,16 @@ class Selection:
 Runs = Callable[[str, int], bool]
 
 
+def user_number(name: str) -> int | None:
+    """Return the number of a user of this machine by name, None if there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
 def choose(
     selection: Selection,
     processes: Sequence[Chosen],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from samepage.errors import SamepageError
 from samepage.groups.control_group import find_container
-from samepage.groups.selection import Selection, choose
+from samepage.groups.selection import Selection, choose, user_number
 from samepage.live.container_names import ContainerNames
 from samepage.live.process_files import parse_cgroup, parse_stat
 from samepage.live.procfs import list_pids, read_file
@@ -54,16 +54,6 @@ def find_processes(selection: Selection, proc: str = "/proc") -> list[int]:
 
     candidates = list(_candidates(selection, proc))
     return choose(selection, candidates, user_number=user_number, runs=runs)
-
-
-def user_number(name: str) -> int | None:
-    """Return the number of a user of this machine by name, None if there is none."""
-    import pwd
-
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
 
 
 def _candidates(selection: Selection, proc: str) -> Iterator[Candidate]:
